@@ -1,0 +1,169 @@
+"""Files and folders that appear whole or not at all.
+
+A checkpoint, a feature cache or an export is written beside its final place, flushed to the disk, and renamed. A folder
+carries a `manifest.json`, written last, with the size and SHA-256 of every file in it: a folder without a manifest was
+not made here or is not finished, and a file that disagrees with it is damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+_TEMPORARY = ".incomplete-"
+
+
+class DamagedError(ValueError):
+    """A file or folder exists but is not what was once written there."""
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Replace `path` by a UTF-8 file holding `text`; a reader sees the old file or the new one, never a part."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Replace `path` by `value` as JSON.
+
+    Raises:
+        ValueError: a NaN or an infinity, which JSON does not know.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what was written there becomes `path` when the block ends without error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_beside(path)
+    try:
+        yield temporary
+        _fsync(temporary)
+        os.replace(temporary, path)
+        _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; it becomes `path`, manifest included, when the block ends.
+
+    A folder that stands at `path` already is replaced if it has a manifest of ours.
+
+    Raises:
+        FileExistsError: `path` exists and was not written by this function.
+    """
+    path = Path(path)
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise FileExistsError(f"{path} exists and was not made by this program; it is left alone")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_beside(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        _write_manifest(temporary)
+        _replace_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def verify_folder(folder: str | Path) -> None:
+    """Check every file of a folder made by `atomic_folder` against its manifest.
+
+    Raises:
+        DamagedError: the manifest is missing or unreadable, or a file is missing, truncated or changed; names the file.
+    """
+    folder = Path(folder)
+    for name, entry in read_manifest(folder).items():
+        file = folder / name
+        if not file.is_file():
+            raise DamagedError(f"{file} is missing")
+        if file.stat().st_size != entry["size"]:
+            raise DamagedError(f"{file} has {file.stat().st_size} bytes, {entry['size']} were written")
+        if sha256_of(file) != entry["sha256"]:
+            raise DamagedError(f"{file} has changed since it was written (SHA-256 differs)")
+
+
+def read_manifest(folder: str | Path) -> dict[str, dict]:
+    """File name -> {"size": bytes, "sha256": hex} of a folder made by `atomic_folder`.
+
+    Raises:
+        DamagedError: no manifest, or one that cannot be read.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        return {str(name): {"size": int(e["size"]), "sha256": str(e["sha256"])} for name, e in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"{path} is missing or unreadable ({type(error).__name__})") from error
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Delete what interrupted writes left directly inside `folder`: only names that this module gives."""
+    for leftover in Path(folder).glob(f"{_TEMPORARY}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def remove_folder(folder: str | Path) -> None:
+    """Delete a folder made by `atomic_folder`; an interruption leaves it without its name, never half there.
+
+    Raises:
+        FileExistsError: the folder has no manifest, so it is not ours to delete.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        raise FileExistsError(f"{folder} was not made by this program; it is left alone")
+    doomed = _temporary_beside(folder)
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def _write_manifest(folder: Path) -> None:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    entries = {
+        file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": sha256_of(file)} for file in files
+    }
+    for file in files:
+        _fsync(file)
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
+    _fsync(manifest)
+    _fsync(folder)
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    if path.exists():
+        remove_folder(path)
+    os.rename(temporary, path)
+    _fsync(path.parent)
+
+
+def _temporary_beside(path: Path) -> Path:
+    return path.parent / f"{_TEMPORARY}{path.name}-{uuid.uuid4().hex[:12]}"
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
