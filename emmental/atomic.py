@@ -1,8 +1,8 @@
 """Files and folders that appear whole or not at all.
 
-A checkpoint, a feature cache or an export is written beside its final place, flushed to the disk, and renamed. A folder
-carries a `manifest.json`, written last, with the size and SHA-256 of every file in it: a folder without a manifest was
-not made here or is not finished, and a file that disagrees with it is damaged.
+A checkpoint, a feature cache or an export is written beside its final place, flushed to the disk, and renamed.
+A folder carries a `manifest.json`, written last, with the size and SHA-256 of every file in it: a folder without a
+manifest was not made here or is not finished, and a file that disagrees with it is damaged.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def write_json(path: str | Path, value: object) -> None:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what was written there becomes `path` when the block ends without error."""
+    """Yield a temporary path beside `path`; what was written there becomes `path` when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_beside(path)
@@ -87,7 +87,7 @@ def verify_folder(folder: str | Path) -> None:
     """Check every file of a folder made by `atomic_folder` against its manifest.
 
     Raises:
-        DamagedError: the manifest is missing or unreadable, or a file is missing, truncated or changed; names the file.
+        DamagedError: the manifest is missing or unreadable, or the named file is missing, truncated or changed.
     """
     folder = Path(folder)
     for name, entry in read_manifest(folder).items():

@@ -1,0 +1,162 @@
+"""Scores to masks: the five mask formulas, and nowhere else.
+
+Movement pruning and its relatives after Sanh, Wolf and Rush 2020 (arXiv 2005.07683); the hard concrete distribution
+after Louizos, Welling and Kingma 2018 (arXiv 1712.01312).
+
+The functions return masks without a gradient; the `*Binarizer` classes wrap them in a straight-through estimator.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor
+
+L0_LEFT, L0_RIGHT, L0_TEMPERATURE = -0.1, 1.1, 2 / 3
+"""Hard concrete: the interval (l, r) the gate is stretched to, and the temperature b."""
+_L0_NOISE_MARGIN = 1e-4
+
+
+def count_kept(fraction: float, total: int) -> int:
+    """floor(fraction * total) of the decimal number that `fraction` prints as: 0.29 of 100 is 29, not 28.
+
+    Raises:
+        ValueError: the fraction is outside [0, 1].
+    """
+    if not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"threshold must be a fraction of weights to keep, from 0 to 1, not {fraction}")
+    return math.floor(Fraction(repr(float(fraction))) * total)
+
+
+def minimum_kept(total: int) -> int:
+    """Elements that a threshold method keeps at least: floor(0.005 * total) + 1."""
+    return 5 * total // 1000 + 1
+
+
+def top_mask(scores: Tensor, keep: int) -> Tensor:
+    """Bool mask, of the shape of `scores`, of exactly the `keep` highest; ties go to the lowest row-major index.
+
+    Raises:
+        ValueError: a score is NaN (checked on CPU; on a GPU the mask then keeps nothing, so that no host
+            synchronisation is needed, and the training step's finite check ends the run).
+    """
+    if keep <= 0:
+        return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    if keep >= scores.numel():
+        _refuse_nan(scores)
+        return torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
+    return above_with_ties(scores, *kth_highest(scores, keep))
+
+
+def kth_highest(scores: Tensor, keep: int) -> tuple[Tensor | float, Tensor | int]:
+    """The `keep`-th highest score and how many scores equal to it are among the `keep` highest.
+
+    0 < keep <= number of scores. Selection, not sorting: linear time.
+    """
+    flat = scores.detach().reshape(-1)
+    if flat.device.type != "cpu":
+        boundary = torch.kthvalue(flat.float(), flat.numel() - keep + 1).values
+        boundary = torch.where(flat.isnan().any(), torch.full_like(boundary, math.nan), boundary).to(flat.dtype)
+        return boundary, keep - (flat > boundary).sum()
+    _refuse_nan(flat)
+    position = flat.numel() - keep
+    boundary = float(np.partition(flat.float().numpy(), position)[position])
+    return boundary, keep - int(torch.count_nonzero(flat > boundary))
+
+
+def above_with_ties(scores: Tensor, boundary: Tensor | float, ties: Tensor | int) -> Tensor:
+    """Bool mask of the scores above `boundary` and of the first `ties`, in flat order, that equal it."""
+    flat = scores.detach().reshape(-1)
+    mask = flat > boundary
+    equal = flat == boundary
+    if flat.device.type != "cpu":
+        mask |= equal & (equal.cumsum(0) <= ties)
+    elif int(torch.count_nonzero(equal)) <= ties:
+        mask |= equal
+    else:
+        mask[torch.nonzero(equal).squeeze(-1)[: int(ties)]] = True
+    return mask.view(scores.shape)
+
+
+def topk_mask(scores: Tensor, threshold: float) -> Tensor:
+    """Movement pruning: the floor(threshold * n) highest scores."""
+    return top_mask(scores, count_kept(threshold, scores.numel()))
+
+
+def magnitude_mask(weight: Tensor, threshold: float) -> Tensor:
+    """Magnitude pruning: the floor(threshold * n) weights of highest absolute value."""
+    return topk_mask(weight.detach().abs(), threshold)
+
+
+def threshold_mask(scores: Tensor, threshold: float, sigmoid: bool) -> Tensor:
+    """Soft movement pruning: scores (with `sigmoid`, sigmoid(scores)) above the threshold, `minimum_kept` at least."""
+    values = torch.sigmoid(scores.detach()) if sigmoid else scores.detach()
+    _refuse_nan(values)
+    mask = values > threshold
+    fewest = minimum_kept(values.numel())
+    if values.device.type == "cpu":
+        return mask if int(torch.count_nonzero(mask)) >= fewest else top_mask(scores, fewest)
+    return torch.where(torch.count_nonzero(mask) >= fewest, mask, top_mask(scores, fewest))
+
+
+def hard_concrete_mask(scores: Tensor, training: bool, generator: torch.Generator | None = None) -> Tensor:
+    """L0 gates in [0, 1], dtype of `scores`: sampled in training, their deterministic form otherwise."""
+    logits = scores.detach()
+    if training:
+        low, high = _L0_NOISE_MARGIN, 1 - _L0_NOISE_MARGIN
+        noise = torch.empty_like(logits).uniform_(low, high, generator=generator)
+        gate = torch.sigmoid((noise.log() - torch.log1p(-noise) + logits) / L0_TEMPERATURE)
+    else:
+        gate = torch.sigmoid(logits)
+    _refuse_nan(gate)
+    return (gate * (L0_RIGHT - L0_LEFT) + L0_LEFT).clamp_(0.0, 1.0)
+
+
+def hard_concrete_slope(mask: Tensor, training: bool) -> Tensor:
+    """Derivative of `hard_concrete_mask` by its scores, from the mask alone; 0 where the gate is clamped."""
+    gate = (mask - L0_LEFT) / (L0_RIGHT - L0_LEFT)
+    slope = (L0_RIGHT - L0_LEFT) * gate * (1 - gate)
+    if training:
+        slope = slope / L0_TEMPERATURE
+    return slope.masked_fill_((mask <= 0) | (mask >= 1), 0.0)
+
+
+def _refuse_nan(values: Tensor) -> None:
+    if values.device.type == "cpu" and values.numel() and bool(values.max().isnan()):
+        raise ValueError("mask scores hold NaN: training has diverged, or the checkpoint is damaged")
+
+
+class _StraightThrough(torch.autograd.Function):
+    """A mask whose gradient is handed to the scores unchanged."""
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient, *[None] * (len(ctx.needs_input_grad) - 1)
+
+
+class TopKBinarizer(_StraightThrough):
+    """`apply(scores, threshold)`: mask (shape and dtype of scores) of the floor(threshold * n) highest scores."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, scores: Tensor, threshold: float) -> Tensor:
+        return topk_mask(scores, threshold).to(scores.dtype)
+
+
+class ThresholdBinarizer(_StraightThrough):
+    """`apply(scores, threshold, sigmoid)`: mask (shape and dtype of scores) of scores, or sigmoids, above it."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, scores: Tensor, threshold: float, sigmoid: bool) -> Tensor:
+        return threshold_mask(scores, threshold, sigmoid).to(scores.dtype)
+
+
+class MagnitudeBinarizer:
+    """`apply(weight, threshold)`: mask (shape and dtype of weight) of the highest magnitudes; it has no gradient."""
+
+    @staticmethod
+    def apply(weight: Tensor, threshold: float) -> Tensor:
+        """See the class."""
+        return magnitude_mask(weight, threshold).to(weight.dtype)

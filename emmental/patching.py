@@ -1,0 +1,118 @@
+"""nn.Linear to MaskedLinear and back, in place, by a filter on names and modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from emmental.modules.masked_nn import MaskedLinear
+
+LayerFilter = Callable[[str, nn.Module], bool]
+
+
+def every_linear(name: str, module: nn.Module) -> bool:
+    """The filter that takes every plain `nn.Linear`."""
+    return True
+
+
+def mask_linears(
+    model: nn.Module,
+    layer_filter: LayerFilter = every_linear,
+    *,
+    pruning_method: str = "topK",
+    mask_init: str = "constant",
+    mask_scale: float = 0.0,
+) -> list[str]:
+    """Replace in place each `nn.Linear` of `model` that `layer_filter(name, module)` takes by a `MaskedLinear`.
+
+    Weights and biases stay the same parameter objects; mask scores are created beside them.
+
+    Returns:
+        The dotted names of the layers that were replaced.
+
+    Raises:
+        ValueError: nothing matched, or an unknown method or start of the scores.
+    """
+    chosen = [
+        name for name, module in model.named_modules() if type(module) is nn.Linear and layer_filter(name, module)
+    ]
+    if not chosen:
+        raise ValueError(f"no nn.Linear of {type(model).__name__} matched the filter, so there is nothing to mask")
+    for name in chosen:
+        linear = linears[name]
+        with torch.device("meta"):
+            masked = MaskedLinear(
+                linear.in_features,
+                linear.out_features,
+                linear.bias is not None,
+                dtype=linear.weight.dtype,
+                pruning_method=pruning_method,
+                mask_init=mask_init,
+                mask_scale=mask_scale,
+            )
+        masked.weight, masked.bias = linear.weight, linear.bias
+        if masked.mask_scores is not None:
+            masked.mask_scores = nn.Parameter(torch.empty_like(linear.weight))
+            masked.reset_mask_scores()
+        masked.train(linear.training)
+        model.set_submodule(name, masked)
+    return chosen
+
+
+@torch.no_grad()
+def unmask_linears(model: nn.Module, apply_masks: bool = True) -> list[str]:
+    """Replace in place each `MaskedLinear` by the `nn.Linear` it came from: the inverse of `mask_linears`.
+
+    Args:
+        model: a model with masked layers.
+        apply_masks: multiply the weights by their masks (evaluation form), so that the model's logits in evaluation
+            stay as they are; False gives the weights back untouched.
+
+    Returns:
+        The dotted names of the layers that were replaced.
+
+    Raises:
+        ValueError: the model has no masked layer.
+    """
+    chosen = masked_layers(model)
+    if not chosen:
+        raise ValueError(f"{type(model).__name__} has no masked layer")
+    for name, masked in chosen.items():
+        training = masked.training
+        linear = nn.Linear(
+            masked.in_features, masked.out_features, masked.bias is not None, device="meta", dtype=masked.weight.dtype
+        )
+        linear.weight, linear.bias = masked.weight, masked.bias
+        if apply_masks:
+            linear.weight = nn.Parameter(masked.eval().masked_weight(), requires_grad=masked.weight.requires_grad)
+        linear.train(training)
+        model.set_submodule(name, linear)
+    return list(chosen)
+
+
+def set_threshold(
+    model: nn.Module, threshold: float | None, boundary: tuple[float, Sequence[int]] | None = None
+) -> None:
+    """Give every masked layer its threshold, and record it in `model.config` where that has a place for it.
+
+    Args:
+        model: a model with masked layers.
+        threshold: fraction of weights kept (`topK`, `magnitude`) or score threshold; None keeps every weight.
+        boundary: of a global top-k: the score above which weights stay and, for each masked layer in order, how many
+            scores equal to it stay too. It decides in the place of `threshold`.
+    """
+    layers = list(masked_layers(model).values())
+    for index, layer in enumerate(layers):
+        layer.threshold = threshold
+        layer.boundary = None if boundary is None else (boundary[0], boundary[1][index])
+    config = getattr(model, "config", None)
+    if hasattr(config, "global_boundary"):
+        config.threshold = threshold
+        config.global_boundary = None if boundary is None else [boundary[0], list(boundary[1])]
+
+
+def masked_layers(model: nn.Module) -> dict[str, MaskedLinear]:
+    """Dotted name -> layer, for every `MaskedLinear` of `model` in its own order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, MaskedLinear)}

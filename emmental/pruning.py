@@ -1,0 +1,162 @@
+"""How much to prune and when: the threshold's schedule, regularization, global top-k, and what remains.
+
+Formulas: Sanh, Wolf and Rush 2020 (arXiv 2005.07683), after the cubic schedule of Zhu and Gupta 2017
+(arXiv 1710.01878); the L0 penalty is Louizos, Welling and Kingma 2018 (arXiv 1712.01312).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from emmental.modules.binarizer import L0_LEFT, L0_RIGHT, L0_TEMPERATURE, count_kept, kth_highest
+from emmental.patching import masked_layers, set_threshold
+
+REGULARIZATIONS = ("l1", "l0")
+GLOBAL_TOPK_METHODS = ("topK", "threshold")
+
+
+def schedule_threshold(
+    step: int,
+    total_step: int,
+    warmup_steps: int,
+    initial_threshold: float,
+    final_threshold: float,
+    initial_warmup: int,
+    final_warmup: int,
+    final_lambda: float,
+) -> tuple[float, float]:
+    """Threshold and weight of the regularization at an update.
+
+    Constant at the start for initial_warmup * warmup_steps updates, cubic from there, constant at the end for
+    final_warmup * warmup_steps updates. Training counts updates from 1, so the last one is at `final_threshold` exactly.
+
+    Args:
+        step: number of the update.
+        total_step: number of updates in all.
+        warmup_steps: warm-up of the learning rate, in updates: the unit of the two phases below.
+        initial_threshold: threshold of the first phase.
+        final_threshold: threshold of the last phase.
+        initial_warmup: length of the first phase, in units of `warmup_steps`.
+        final_warmup: length of the last phase, in units of `warmup_steps`.
+        final_lambda: weight of the regularization in the last phase.
+
+    Returns:
+        (threshold, regu_lambda); regu_lambda = final_lambda * threshold / final_threshold, or final_lambda throughout
+        when final_threshold is 0.
+    """
+    start = initial_warmup * warmup_steps
+    constant = (initial_warmup + final_warmup) * warmup_steps
+    if step <= start:
+        threshold = initial_threshold
+    elif step > total_step - final_warmup * warmup_steps:
+        threshold = final_threshold
+    else:
+        remaining = 1 - (step - start) / (total_step - constant)
+        threshold = final_threshold + (initial_threshold - final_threshold) * remaining**3
+    regu_lambda = final_lambda * threshold / final_threshold if final_threshold else final_lambda
+    return threshold, regu_lambda
+
+
+def regularization(model: nn.Module, mode: str) -> Tensor:
+    """Penalty on the mask scores, a scalar averaged over the masked matrices.
+
+    l1: mean sigmoid(S). l0: mean sigmoid(S - b log(-l / r)), the expected share of open hard concrete gates.
+
+    Raises:
+        ValueError: unknown mode, or a model without mask scores (`magnitude`, or dense).
+    """
+    if mode not in REGULARIZATIONS:
+        raise ValueError(f"regularization must be one of {', '.join(REGULARIZATIONS)}, not {mode!r}")
+    scores = _scores_of(model)
+    shift = 0.0 if mode == "l1" else L0_TEMPERATURE * math.log(-L0_LEFT / L0_RIGHT)
+    return torch.stack([torch.sigmoid(score - shift).mean() for score in scores]).mean()
+
+
+@torch.no_grad()
+def global_boundary(model: nn.Module, fraction: float) -> tuple[float, list[int]] | None:
+    """One boundary for all matrices, so that floor(fraction * n) scores of all n are kept.
+
+    Ties at the boundary go to the earlier matrix and, inside one, to the lower index.
+
+    Returns:
+        (score, ties): weights with a higher score stay, and in each matrix the first `ties[i]` that equal it;
+        None when all stay.
+
+    Raises:
+        ValueError: the model has no mask scores, or the fraction is outside [0, 1].
+    """
+    scores = [score.detach().reshape(-1) for score in _scores_of(model)]
+    total = sum(score.numel() for score in scores)
+    keep = count_kept(fraction, total)
+    if keep == total:
+        return None
+    if keep == 0:
+        return math.inf, [0] * len(scores)
+    boundary, ties = (float(value) for value in kth_highest(torch.cat(scores), keep))
+    budgets, left = [], int(ties)
+    for score in scores:
+        budgets.append(min(left, int(torch.count_nonzero(score == boundary))))
+        left -= budgets[-1]
+    return boundary, budgets
+
+
+@torch.no_grad()
+def refresh_masks(
+    model: nn.Module,
+    threshold: float | None,
+    boundary: tuple[float, list[int]] | None = None,
+    noise_seed: int | None = None,
+    count_changes: bool = False,
+) -> float | None:
+    """Make the masks of one optimizer update.
+
+    Args:
+        model: a model with masked layers.
+        threshold, boundary: as for `set_threshold`.
+        noise_seed: seed of the `l0` noise of this update; each layer draws from its own stream.
+        count_changes: measure the churn as well.
+
+    Returns:
+        The churn when asked for: the share of mask entries (for `l0`: of open gates) that differ from the masks
+        before, in [0, 1]; None when there were none before.
+    """
+    layers = list(masked_layers(model).values())
+    before = [layer.kept_mask for layer in layers] if count_changes else []
+    set_threshold(model, threshold, boundary)
+    for index, layer in enumerate(layers):
+        layer.noise_seed = None if noise_seed is None else noise_seed + index
+        _ = layer.mask
+    if not before or any(mask is None for mask in before):
+        return None
+    changed = sum(int(((old > 0) != (layer.mask > 0)).sum()) for old, layer in zip(before, layers, strict=True))
+    return changed / sum(mask.numel() for mask in before)
+
+
+def masks_of(model: nn.Module) -> dict[str, Tensor]:
+    """Dotted name -> bool mask (out_features, in_features) in use, of every masked layer; `l0`: gates above 0."""
+    return {name: layer.mask > 0 for name, layer in masked_layers(model).items()}
+
+
+def densities(model: nn.Module) -> dict[str, float]:
+    """Dotted name -> share of weights that remain, in [0, 1], of every masked layer."""
+    return {
+        name: int(torch.count_nonzero(layer.mask)) / layer.mask.numel() for name, layer in masked_layers(model).items()
+    }
+
+
+def remaining_weights(model: nn.Module) -> float:
+    """Weights that remain in the masked layers, in % of theirs; 100 for a dense model."""
+    masks = [layer.mask for layer in masked_layers(model).values()]
+    if not masks:
+        return 100.0
+    return 100.0 * sum(int(torch.count_nonzero(mask)) for mask in masks) / sum(mask.numel() for mask in masks)
+
+
+def _scores_of(model: nn.Module) -> list[nn.Parameter]:
+    scores = [layer.mask_scores for layer in masked_layers(model).values() if layer.mask_scores is not None]
+    if not scores:
+        raise ValueError("the model has no mask scores: magnitude pruning and dense models learn none")
+    return scores
