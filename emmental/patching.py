@@ -35,9 +35,8 @@ def mask_linears(
     Raises:
         ValueError: nothing matched, or an unknown method or start of the scores.
     """
-    chosen = [
-        name for name, module in model.named_modules() if type(module) is nn.Linear and layer_filter(name, module)
-    ]
+    linears = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
+    chosen = [name for name, module in linears.items() if layer_filter(name, module)]
     if not chosen:
         raise ValueError(f"no nn.Linear of {type(model).__name__} matched the filter, so there is nothing to mask")
     for name in chosen:

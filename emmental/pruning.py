@@ -31,7 +31,7 @@ def schedule_threshold(
     """Threshold and weight of the regularization at an update.
 
     Constant at the start for initial_warmup * warmup_steps updates, cubic from there, constant at the end for
-    final_warmup * warmup_steps updates. Training counts updates from 1, so the last one is at `final_threshold` exactly.
+    final_warmup * warmup_steps updates. Training counts updates from 1: the last is at `final_threshold` exactly.
 
     Args:
         step: number of the update.
