@@ -1,0 +1,158 @@
+"""Which rows make a batch: rows of similar length, so that little is padded, in an order that all ranks agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Sampler
+
+POOL_BATCHES = 50
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """The rows of one batch on one rank.
+
+    Attributes:
+        indices: (B,) int64, positions in the dataset.
+        weights: (B,) float32, 1 for a row that counts and 0 for one that only fills the batch.
+    """
+
+    indices: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class _RankBatches(Sampler[RowBatch]):
+    """Cuts an order of rows into global batches of `batch_size * world_size` and yields one rank's share of each."""
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, rank: int, world_size: int) -> None:
+        if batch_size < 1 or not 0 <= rank < world_size:
+            raise ValueError(f"batch size {batch_size}, rank {rank} of {world_size} ranks: no such share")
+        if len(lengths) == 0:
+            raise ValueError("there are no examples to make batches of")
+        self.lengths = np.asarray(lengths)
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.start_batch = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.global_batch_size)
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        for members in self._global_batches()[self.start_batch :]:
+            yield self._share(members)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Rows of a complete batch over all ranks."""
+        return self.batch_size * self.world_size
+
+    def _global_batches(self) -> list[np.ndarray]:
+        """The rows of every global batch, in order; only the last one may be smaller."""
+        raise NotImplementedError
+
+    def _cut(self, order: np.ndarray) -> list[np.ndarray]:
+        return [
+            order[start : start + self.global_batch_size] for start in range(0, len(order), self.global_batch_size)
+        ]
+
+    def _share(self, members: np.ndarray) -> RowBatch:
+        """This rank's rows of a global batch; several ranks get full batches, filled by repeats of weight 0."""
+        size = len(members) if self.world_size == 1 else self.global_batch_size
+        weights = (np.arange(size) < len(members)).astype(np.float32)
+        mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        return RowBatch(np.resize(members, size).astype(np.int64)[mine], weights[mine])
+
+
+class LengthGroupedBatches(_RankBatches):
+    """Batches for training.
+
+    The rows are shuffled, cut into pools of `POOL_BATCHES` global batches, sorted by length inside each pool, and cut
+    into global batches, which are shuffled again; an incomplete one comes last. The order depends on the seed, the
+    epoch and `batch_size * world_size` only: one process with batch size 2 B and two ranks with B see the same global
+    batches in the same order, each rank its consecutive slice. A single process gets a smaller last batch; several
+    ranks fill it with repeated rows of weight 0, so that all have `batch_size` rows.
+
+    Args:
+        lengths: (N,) tokens of each row.
+        batch_size: rows of one rank's batch.
+        rank, world_size: which share is yielded.
+        shuffle: False keeps the pools and the batches in file order.
+        seed: of the order.
+
+    Raises:
+        ValueError: no rows, or an impossible batch size or rank.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(lengths, batch_size, rank, world_size)
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the order of an epoch, and skip its first `start_batch` batches: a run resumes there exactly.
+
+        Raises:
+            ValueError: the epoch has fewer batches than are to be skipped.
+        """
+        if not 0 <= start_batch <= len(self):
+            raise ValueError(f"batch {start_batch} of an epoch with {len(self)} batches")
+        self.epoch = epoch
+        self.start_batch = start_batch
+
+    def _global_batches(self) -> list[np.ndarray]:
+        count = len(self.lengths)
+        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, self.epoch])))
+        order = generator.permutation(count) if self.shuffle else np.arange(count)
+        pools = np.arange(count) // (POOL_BATCHES * self.global_batch_size)
+        batches = self._cut(order[np.lexsort((-self.lengths[order], pools))])
+        complete = count // self.global_batch_size
+        ranking = generator.permutation(complete) if self.shuffle else np.arange(complete)
+        return [batches[position] for position in ranking] + batches[complete:]
+
+
+class SequentialBatches(_RankBatches):
+    """Batches for evaluation: every row once over all ranks, the longest first, so that memory peaks at once.
+
+    All ranks have the same number of batches; rows of weight 0 fill the last one. The order of the file is found again
+    through the rows' `index`.
+
+    Args:
+        lengths: (N,) tokens of each row.
+        batch_size: rows of one rank's batch.
+        rank, world_size: which share is yielded.
+
+    Raises:
+        ValueError: no rows, or an impossible batch size or rank.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(lengths, batch_size, rank, world_size)
+
+    def _global_batches(self) -> list[np.ndarray]:
+        return self._cut(np.argsort(-self.lengths, kind="stable"))
+
+
+def padding_share(lengths: np.ndarray, batches: Iterable[RowBatch]) -> float:
+    """Share of padding among all tokens of the batches, each padded to its longest member; between 0 and 1."""
+    real = total = 0
+    for batch in batches:
+        members = np.asarray(lengths)[batch.indices]
+        real += int(members.sum())
+        total += int(members.max()) * len(members)
+    return 1.0 - real / total if total else 0.0

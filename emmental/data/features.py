@@ -1,0 +1,365 @@
+"""Token ids of a split: made once in batches, kept in a cache that is keyed by content, and mapped into memory.
+
+A cache is a folder with one safetensors file, which holds all rows one after the other without padding, and the
+manifest of `emmental.atomic`. Its key covers all that the token ids depend on: a cache is either right or unused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from tokenizers import Encoding, Tokenizer
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from emmental.atomic import MANIFEST, DamagedError, atomic_folder, read_manifest, sha256_of, verify_folder
+from emmental.data.batching import RowBatch, _RankBatches
+from emmental.data.processors import Split, Task, read_split, split_files
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+FEATURES_FILE = "features.safetensors"
+_CHUNK = 2048
+
+
+class FeatureDataset(Dataset):
+    """The rows of one split, read from a memory-mapped file that all processes of a machine share.
+
+    A batch is asked for as a whole (`batch`, or `__getitems__` for a `DataLoader`): it is cut out of the map and
+    padded to its longest member. Worker processes get the path and map the file themselves.
+
+    Args:
+        folder: a cache folder made by `load_features`.
+
+    Raises:
+        DamagedError: the file is missing, is no features file of this version, or contradicts itself.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.pad_to_multiple_of = 1
+        tensors, metadata = _open(self.folder / FEATURES_FILE)
+        self.fingerprint = metadata["fingerprint"]
+        self.pad_token_id = int(metadata["pad_token_id"])
+        self.labels: np.ndarray | None = tensors.get("labels")
+        self._input_ids = tensors["input_ids"]  # (total,) int32
+        self._offsets = tensors["offsets"]  # (N + 1,) int64
+        self._boundaries = tensors["boundaries"]  # (N,) int32: how many tokens of a row have type 0
+        self._index_text = tensors["index_text"]  # UTF-8 bytes, one name a line
+        self.lengths: np.ndarray = np.diff(self._offsets).astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __reduce__(self) -> tuple:
+        return _reopened, (str(self.folder), self.pad_to_multiple_of)
+
+    @property
+    def indices(self) -> list[str]:
+        """The examples' names for a prediction file, in the order of the rows."""
+        return self._index_text.tobytes().decode("utf-8").split("\n")
+
+    def __getitem__(self, row: int) -> dict[str, object]:
+        """One row: `input_ids` (T,) int32, `token_type_ids` (T,) int8, `index`, and `label` where it is known."""
+        row = range(len(self))[row]
+        input_ids = np.array(self._input_ids[self._offsets[row] : self._offsets[row + 1]])
+        token_type_ids = (np.arange(len(input_ids)) >= self._boundaries[row]).astype(np.int8)
+        features: dict[str, object] = {"input_ids": input_ids, "token_type_ids": token_type_ids, "index": row}
+        if self.labels is not None:
+            features["label"] = self.labels[row].item()
+        return features
+
+    def __getitems__(self, rows: RowBatch | Sequence[int]) -> dict[str, torch.Tensor]:
+        """What a `DataLoader` calls with what its batch sampler yields."""
+        if isinstance(rows, RowBatch):
+            return self.batch(rows.indices, rows.weights, self.pad_to_multiple_of)
+        return self.batch(rows, pad_to_multiple_of=self.pad_to_multiple_of)
+
+    def batch(
+        self, indices: Sequence[int] | np.ndarray, weights: np.ndarray | None = None, pad_to_multiple_of: int = 1
+    ) -> dict[str, torch.Tensor]:
+        """Rows padded on the right to the longest of them.
+
+        Args:
+            indices: (B,) positions in the dataset.
+            weights: (B,) float, 1 for every row when absent.
+            pad_to_multiple_of: T is rounded up to a multiple of it.
+
+        Returns:
+            `input_ids`, `attention_mask`, `token_type_ids` (B, T) int64; `labels` (B,) int64, or float32 for scores,
+            absent where they are unknown; `index` (B,) int64; `weights` (B,) float32.
+        """
+        rows = np.asarray(indices, dtype=np.int64)
+        lengths = self.lengths[rows]  # (B,)
+        width = _round_up(int(lengths.max(initial=1)), pad_to_multiple_of)
+        positions = np.arange(width)  # (T,)
+        attended = positions < lengths[:, None]  # (B, T)
+        source = np.where(attended, self._offsets[rows, None] + positions, 0)  # (B, T)
+        input_ids = np.where(attended, self._input_ids[source], self.pad_token_id)
+        token_type_ids = attended & (positions >= self._boundaries[rows, None])
+        arrays = {
+            "input_ids": input_ids.astype(np.int64),
+            "attention_mask": attended.astype(np.int64),
+            "token_type_ids": token_type_ids.astype(np.int64),
+            "index": rows,
+            "weights": np.ones(len(rows), np.float32) if weights is None else np.asarray(weights, np.float32),
+        }
+        if self.labels is not None:
+            arrays["labels"] = self.labels[rows]
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def collate(rows: list[dict], pad_token_id: int = 0, pad_to_multiple_of: int = 1) -> dict[str, torch.Tensor]:
+    """Pad single rows, as `FeatureDataset.__getitem__` gives them, to a batch as `FeatureDataset.batch` makes it.
+
+    `batch` is the fast way; this one serves rows that were chosen or changed one by one. A row may have a `weight`.
+    """
+    width = _round_up(max(1, *(len(row["input_ids"]) for row in rows)), pad_to_multiple_of)
+    input_ids = torch.full((len(rows), width), pad_token_id, dtype=torch.int64)
+    attention_mask, token_type_ids = torch.zeros_like(input_ids), torch.zeros_like(input_ids)
+    for number, row in enumerate(rows):
+        length = len(row["input_ids"])
+        input_ids[number, :length] = torch.as_tensor(row["input_ids"])
+        token_type_ids[number, :length] = torch.as_tensor(row["token_type_ids"])
+        attention_mask[number, :length] = 1
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+    batch["index"] = torch.tensor([row["index"] for row in rows], dtype=torch.int64)
+    batch["weights"] = torch.tensor([row.get("weight", 1.0) for row in rows], dtype=torch.float32)
+    if "label" in rows[0]:
+        batch["labels"] = torch.tensor([row["label"] for row in rows])
+    return batch
+
+
+def batch_loader(
+    dataset: FeatureDataset, batches: _RankBatches, num_workers: int = 0, pin_memory: bool = False
+) -> DataLoader:
+    """A loader of ready batches, which draws nothing from the global random state (a plain `DataLoader` does)."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+    )
+
+
+def load_features(
+    task: Task,
+    data_dir: str | Path | None,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_seq_length: int,
+    cache_dir: str | Path,
+    overwrite_cache: bool = False,
+    show_progress: bool = True,
+) -> FeatureDataset:
+    """The token ids of a split, from its cache when there is a sound one, else made and cached.
+
+    Pairs longer than `max_seq_length` lose tokens from the longer sentence first. Special tokens are added round the
+    text; what looks like one inside the text (`[SEP]`) is tokenised as ordinary text. The tokenizer is left unchanged.
+    The caller sees to it that only one process works on a cache folder at a time.
+
+    Args:
+        task, data_dir, split: what to read, as for `read_split`.
+        tokenizer: a fast one (with a `backend_tokenizer`).
+        max_seq_length: tokens, special ones included, that a row has at most.
+        cache_dir: folder of the caches; `<task>-<split>-<length>-<key>` is made inside it.
+        overwrite_cache: make the cache again even if there is a sound one.
+        show_progress: show a bar while tokenising.
+
+    Raises:
+        ValueError: a fault in the data (see `read_split`), a slow tokenizer or one without a padding token, or a
+            length that leaves no room for text.
+    """
+    backend = _private_backend(tokenizer, max_seq_length, paired=task.layout(split).text_b is not None)
+    fingerprint = _fingerprint(task, data_dir, split, tokenizer, backend, max_seq_length)
+    folder = _cache_folder(Path(cache_dir), f"{task.name}-{split}-{max_seq_length}-{fingerprint[:16]}")
+    if not overwrite_cache and folder.exists():
+        try:
+            return _verified(folder, fingerprint)
+        except DamagedError as error:
+            logger.warning("The feature cache %s is damaged and made again: %s", folder, error)
+    examples = read_split(task, data_dir, split)
+    bar = tqdm(total=len(examples.texts_a), desc=f"Tokenizing {task.name} {split}", disable=not show_progress)
+    with bar:
+        arrays = _encoded(backend, examples, bar)
+    arrays |= _known(examples, task)
+    metadata = {
+        "fingerprint": fingerprint,
+        "pad_token_id": str(tokenizer.pad_token_id),
+        "version": str(FORMAT_VERSION),
+    }
+    with atomic_folder(folder) as temporary:
+        save_file(arrays, temporary / FEATURES_FILE, metadata)
+    return FeatureDataset(folder)
+
+
+def _reopened(folder: str, pad_to_multiple_of: int) -> FeatureDataset:
+    dataset = FeatureDataset(folder)
+    dataset.pad_to_multiple_of = pad_to_multiple_of
+    return dataset
+
+
+def _as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return batch
+
+
+def _round_up(width: int, multiple: int) -> int:
+    return -(-width // multiple) * multiple
+
+
+def _private_backend(tokenizer: PreTrainedTokenizerBase, max_seq_length: int, paired: bool) -> Tokenizer:
+    """A copy of the tokenizer's backend that truncates, does not pad, and reads special tokens in the text as text."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(f"--tokenizer_name {tokenizer.name_or_path}: a fast tokenizer (tokenizer.json) is needed")
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"--tokenizer_name {tokenizer.name_or_path}: the tokenizer has no padding token")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    smallest = backend.num_special_tokens_to_add(paired) + 1
+    if max_seq_length < smallest:
+        raise ValueError(
+            f"--max_seq_length {max_seq_length}: at least {smallest} is needed, special tokens and a word"
+        )
+    backend.no_padding()
+    backend.enable_truncation(max_seq_length, strategy="longest_first", direction=tokenizer.truncation_side)
+    backend.encode_special_tokens = True
+    return backend
+
+
+def _fingerprint(
+    task: Task,
+    data_dir: str | Path | None,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    backend: Tokenizer,
+    max_seq_length: int,
+) -> str:
+    """SHA-256 over all that the features depend on: data, tokenizer, length, labels, columns, the cache's format."""
+    layout = asdict(task.layout(split)) | {"files": None}
+    content = {
+        "format": FORMAT_VERSION,
+        "data": [sha256_of(path) for path in split_files(task, data_dir, split)],
+        "layout": layout,
+        "labels": task.labels,
+        "label_range": task.label_range,
+        "max_seq_length": max_seq_length,
+        "tokenizer": hashlib.sha256(backend.to_str().encode("utf-8")).hexdigest(),
+        "do_lower_case": getattr(tokenizer, "do_lower_case", None),
+        "special_tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def _cache_folder(cache_dir: Path, name: str) -> Path:
+    """The folder of that name, or a numbered one beside it where the name is taken by something that is not ours."""
+    for number in itertools.count(1):
+        folder = cache_dir / (name if number == 1 else f"{name}-{number}")
+        if not folder.exists() or (folder / MANIFEST).is_file():
+            return folder
+        logger.warning("%s is no complete feature cache; it is left alone and another folder is used", folder)
+    raise AssertionError("itertools.count ends")
+
+
+def _verified(folder: Path, fingerprint: str) -> FeatureDataset:
+    verify_folder(folder)
+    if FEATURES_FILE not in read_manifest(folder):
+        raise DamagedError(f"{folder / MANIFEST} does not list {FEATURES_FILE}")
+    dataset = FeatureDataset(folder)
+    if dataset.fingerprint != fingerprint:
+        raise DamagedError(f"{folder / FEATURES_FILE} was made from other data")
+    return dataset
+
+
+def _encoded(backend: Tokenizer, examples: Split, bar: tqdm) -> dict[str, np.ndarray]:
+    """Ragged arrays of all rows: `input_ids`, `offsets`, `boundaries`."""
+    ids, lengths, boundaries = [], [], []
+    for texts in _chunks(examples):
+        encodings = backend.encode_batch_fast(texts)
+        counts = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings))
+        total = int(counts.sum())
+        ids.append(np.fromiter(itertools.chain.from_iterable(e.ids for e in encodings), np.int32, total))
+        lengths.append(counts)
+        boundaries.append(_boundaries(encodings, counts))
+        bar.update(len(encodings))
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths))])
+    return {"input_ids": np.concatenate(ids), "offsets": offsets, "boundaries": np.concatenate(boundaries)}
+
+
+def _chunks(examples: Split) -> Iterator[list]:
+    texts: list = examples.texts_a
+    if examples.texts_b is not None:
+        texts = list(zip(examples.texts_a, examples.texts_b, strict=True))
+    for start in range(0, len(texts), _CHUNK):
+        yield texts[start : start + _CHUNK]
+
+
+def _boundaries(encodings: list[Encoding], counts: np.ndarray) -> np.ndarray:
+    """How many leading tokens of each row have type 0; all others have type 1.
+
+    Raises:
+        ValueError: the tokenizer gives types that are not zeros followed by ones.
+    """
+    types = np.fromiter(itertools.chain.from_iterable(e.type_ids for e in encodings), np.int32, int(counts.sum()))
+    rows = np.repeat(np.arange(len(counts)), counts)
+    boundaries = counts - np.bincount(rows, weights=types, minlength=len(counts)).astype(np.int64)
+    within = np.arange(len(types)) - np.repeat(np.cumsum(counts) - counts, counts)
+    if not np.array_equal(types, within >= boundaries[rows]):
+        raise ValueError("--tokenizer_name: its token types are not 0 for the first text and 1 for the second")
+    return boundaries.astype(np.int32)
+
+
+def _known(examples: Split, task: Task) -> dict[str, np.ndarray]:
+    """What is known of the rows besides their tokens: the names, and the labels where they are published."""
+    arrays = {"index_text": np.frombuffer("\n".join(examples.indices).encode("utf-8"), dtype=np.uint8)}
+    if examples.labels is not None:
+        arrays["labels"] = np.asarray(examples.labels, np.float32 if task.is_regression else np.int64)
+    return arrays
+
+
+def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Map a features file: arrays by name that share the page cache, and its metadata.
+
+    Raises:
+        DamagedError: unreadable, of another version, or the arrays contradict each other.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DamagedError(f"{path} cannot be read ({error})") from error
+    if metadata.get("version") != str(FORMAT_VERSION) or not metadata.get("pad_token_id", "").isdecimal():
+        raise DamagedError(f"{path} is no features file of version {FORMAT_VERSION}")
+    if not _is_consistent(tensors):
+        raise DamagedError(f"{path} holds arrays that contradict each other")
+    return tensors, {"fingerprint": ""} | metadata
+
+
+def _is_consistent(tensors: dict[str, np.ndarray]) -> bool:
+    kinds = {"input_ids": "int32", "offsets": "int64", "boundaries": "int32", "index_text": "uint8"}
+    if any(
+        name not in tensors or tensors[name].dtype != kind or tensors[name].ndim != 1 for name, kind in kinds.items()
+    ):
+        return False
+    offsets, rows = tensors["offsets"], len(tensors["boundaries"])
+    return bool(
+        len(offsets) == rows + 1
+        and offsets[0] == 0
+        and offsets[-1] == len(tensors["input_ids"])
+        and np.all(np.diff(offsets) >= 0)
+        and tensors.get("labels", tensors["boundaries"]).shape == (rows,)
+    )
