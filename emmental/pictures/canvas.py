@@ -1,0 +1,160 @@
+"""Figures without global state, and their bytes: the same picture gives the same bytes in every run.
+
+All figures have 72 dots per inch, so that one point of a font or a line is one pixel of the picture.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import cv2
+import matplotlib.style
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from emmental.atomic import atomic_file
+
+DPI = 72
+OPENCV_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+MATPLOTLIB_SUFFIXES = (".pdf", ".svg", ".svgz", ".eps", ".ps", ".tif", ".tiff", ".gif", ".avif", ".raw", ".rgba")
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "text.parse_math": False,  # a `$` in a name is a dollar sign
+    "svg.hashsalt": "emmental",
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+}
+_METADATA = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+_MAX_SIDE = 32_000
+
+
+class Chart(Figure):
+    """A Matplotlib figure of `width` x `height` pixels on an Agg canvas of its own."""
+
+    def __init__(self, width: int, height: int) -> None:
+        # The millionth of a pixel outweighs the rounding of width / 72 * 72, which Agg cuts off.
+        super().__init__(figsize=((width + 1e-6) / DPI, (height + 1e-6) / DPI), dpi=DPI, facecolor="white")
+        FigureCanvasAgg(self)
+
+    def save(self, saveas: str | Path) -> Path:
+        """Write the picture; the ending of `saveas` is the format.
+
+        Raises:
+            ValueError: an ending that is no picture format.
+            OSError: the file cannot be written.
+        """
+        suffix = picture_suffix(saveas)
+        raster = suffix in OPENCV_SUFFIXES
+        data = encode_array(self._get_buffer(), suffix) if raster else encode_figure(self, suffix)
+        return write_picture(saveas, data)
+
+    def _get_buffer(self) -> np.ndarray:
+        """The picture as (height, width, 3) uint8 RGB."""
+        return np.ascontiguousarray(render_rgba(self)[..., :3])
+
+    def _repr_png_(self) -> bytes:
+        return encode_array(self._get_buffer(), ".png")
+
+
+def picture_style() -> AbstractContextManager[None]:
+    """Matplotlib's defaults and the project's settings, whatever the user's matplotlibrc says, while the block lasts."""
+    return matplotlib.style.context(["default", _STYLE])
+
+
+def output_size(width: int, height: int, scale: float) -> tuple[int, int]:
+    """(width, height) in whole pixels of a picture drawn at `scale`; a fraction of a pixel is cut off.
+
+    Raises:
+        ValueError: the drawn picture would be larger than 32,000 pixels on a side.
+    """
+    # 1e-2 keeps products such as 35 * 1.2 = 41.99999999999999 whole.
+    drawn = max(1, int(width * scale + 1e-2)), max(1, int(height * scale + 1e-2))
+    if max(drawn) > _MAX_SIDE:
+        raise ValueError(
+            f"scale: {scale:g} makes a {width} x {height} image {drawn[0]} x {drawn[1]}, more than {_MAX_SIDE} pixels"
+        )
+    return drawn
+
+
+def render_rgba(figure: Figure) -> np.ndarray:
+    """Draw `figure` with Agg: (H, W, 4) uint8, colours not multiplied by alpha."""
+    with picture_style():
+        figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())
+
+
+def blend(image: np.ndarray, drawing: np.ndarray) -> np.ndarray:
+    """Lay an RGBA `drawing` over an RGB `image`.
+
+    Args:
+        image: (H, W, 3) uint8.
+        drawing: (H, W, 4) uint8, colours not multiplied by alpha.
+
+    Returns:
+        (H, W, 3) uint8, rounded; exactly `image` where the drawing is transparent.
+    """
+    alpha = drawing[..., 3:].astype(np.uint16)  # 255 * 255 + 127 still fits
+    return ((image * (255 - alpha) + drawing[..., :3] * alpha + 127) // 255).astype(np.uint8)
+
+
+def picture_suffix(path: str | Path) -> str:
+    """The lower-case ending of a picture's file name.
+
+    Raises:
+        ValueError: there is none, or it is no picture format.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in OPENCV_SUFFIXES + MATPLOTLIB_SUFFIXES:
+        known = " ".join(OPENCV_SUFFIXES + MATPLOTLIB_SUFFIXES)
+        raise ValueError(f"saveas: {str(path)!r} does not end in a picture format; it may be one of {known}")
+    return suffix
+
+
+def encode_array(image: np.ndarray, suffix: str) -> bytes:
+    """Encode (H, W, 3) uint8 RGB with OpenCV in the format of `suffix`.
+
+    Raises:
+        ValueError: the format cannot hold a picture of this size.
+    """
+    try:
+        done, data = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]))
+    except cv2.error as error:
+        raise ValueError(f"saveas: a picture of {image.shape[1]} x {image.shape[0]} cannot be {suffix}") from error
+    if not done:
+        raise ValueError(f"saveas: a picture of {image.shape[1]} x {image.shape[0]} cannot be {suffix}")
+    return data.tobytes()
+
+
+def encode_figure(figure: Figure, suffix: str) -> bytes:
+    """Encode a figure with Matplotlib in the format of `suffix`, without dates."""
+    kind = "svg" if suffix == ".svgz" else suffix[1:]
+    buffer = io.BytesIO()
+    options = {"metadata": _METADATA[kind]} if kind in _METADATA else {}
+    with picture_style():
+        figure.savefig(buffer, format=kind, dpi=figure.dpi, **options)
+    data = buffer.getvalue()
+    if suffix == ".svgz":
+        return gzip.compress(data, mtime=0)
+    if kind in ("ps", "eps"):  # this backend takes no metadata for the date
+        return re.sub(rb"(?m)^%%CreationDate:.*\n", b"", data, count=1)
+    return data
+
+
+def write_picture(path: str | Path, data: bytes) -> Path:
+    """Write an encoded picture, whole or not at all; makes the folder.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a picture file")
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+    return path

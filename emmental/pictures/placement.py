@@ -1,0 +1,75 @@
+"""Where a label goes: at its box, inside the picture and, where there is room, off the labels that stand already.
+
+All rectangles are (x0, y0, x1, y1) in pixels of the drawn picture, y downward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Rectangle = tuple[float, float, float, float]
+_MAX_STEPS = 40
+
+
+def place_label(
+    size: tuple[float, float],
+    box: Rectangle,
+    picture: tuple[float, float],
+    taken: Sequence[Rectangle],
+    outside: bool,
+) -> Rectangle:
+    """Choose the place of a label.
+
+    The first choice is the upper left corner inside the box; for a small box (`outside`) it is below the box, or to its
+    right when the box ends at the lower edge. The other corners and sides of the box follow, then places further
+    down and up. Where none is free, the place that covers least of other labels is taken.
+
+    Args:
+        size: (width, height) of the label, at most that of the picture.
+        box: the label's box; it may reach out of the picture.
+        picture: (width, height) of the picture.
+        taken: the labels that stand already.
+        outside: the box is too small to carry its label.
+
+    Returns:
+        The label's rectangle.
+    """
+    corners = np.array(_candidates(size, _visible(box, picture), picture, outside))
+    corners = np.clip(corners, 0.0, np.subtract(picture, size))
+    covered = _covered_area(corners, size, taken)
+    x, y = corners[int(np.argmin(covered))]  # the first of the smallest
+    return float(x), float(y), float(x + size[0]), float(y + size[1])
+
+
+def _visible(box: Rectangle, picture: tuple[float, float]) -> Rectangle:
+    x0, x1 = np.clip((box[0], box[2]), 0.0, picture[0])
+    y0, y1 = np.clip((box[1], box[3]), 0.0, picture[1])
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+def _candidates(
+    size: tuple[float, float], box: Rectangle, picture: tuple[float, float], outside: bool
+) -> list[tuple[float, float]]:
+    (width, height), (x0, y0, x1, y1) = size, box
+    within = [(x0, y0), (x1 - width, y0), (x0, y1 - height), (x1 - width, y1 - height)]
+    below, right = (x0, y1), (x1, y0)
+    around = [below, right, (x0, y0 - height), (x0 - width, y0), (x1, y1 - height), (x1 - width, y1)]
+    if outside and y1 + height > picture[1]:
+        around[:2] = [right, below]
+    steps = range(1, _MAX_STEPS + 1)
+    farther = [(x0, y0 + sign * step * height) for step in steps for sign in (1, -1)]
+    return (around + within if outside else within + around) + farther
+
+
+def _covered_area(
+    corners: np.ndarray, size: tuple[float, float], taken: Sequence[Rectangle]
+) -> np.ndarray:  # (candidates,) in square pixels
+    if not taken:
+        return np.zeros(len(corners))
+    others = np.asarray(taken)  # (labels, 4)
+    lower = np.maximum(corners[:, None, :], others[None, :, :2])
+    upper = np.minimum(corners[:, None, :] + size, others[None, :, 2:])
+    # A hundredth of a pixel is rounding, not an overlap.
+    return np.clip(upper - lower - 0.01, 0.0, None).prod(axis=2).sum(axis=1)

@@ -1,0 +1,320 @@
+"""Draw boxes and labels on an image, and pictures of what pruning left of a model.
+
+python visualizing_image.py --model_dir OUT --saveas overview.png
+python visualizing_image.py --image photo.jpg --boxes boxes.json --saveas drawn.jpg
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.colors
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+
+from emmental.pictures import canvas, inputs, palette, placement
+
+_MIN_FONT, _DEFAULT_FONT = 6.0, 10.0  # pixels
+_ALIGNMENT = {"left": 0.0, "center": 0.5, "right": 1.0}
+
+
+class SingleImageViz:
+    """Draw boxes with labels over one image, and save or show the result.
+
+    Boxes are x0, y0, x1, y1 in pixels of the image, y downward. The drawing is made at `scale` times the image's size;
+    fonts and lines follow the size of the drawn picture. Nothing here uses Matplotlib's global state, and the same calls
+    give the same bytes in every run.
+
+    Args:
+        img: a (H, W), (H, W, C) or (C, H, W) array or tensor with C = 1 (grey), 3 or 4 (with alpha) of uint8, other integers
+            in 0..255, or floats in [0, 1] or [0, 255]; a PIL image; or the path of an image file.
+        scale: size of the drawn picture relative to the image.
+        edgecolor: colour of a box drawn by `add_box` without one; any colour that Matplotlib knows.
+        alpha: opacity of the lines, in [0, 1]. The plates under labels are half as transparent.
+        linestyle: of the boxes, as in Matplotlib.
+        saveas: file that `save` writes when it is given none.
+        rgb: False when an array or tensor is in OpenCV's BGR order. Files and PIL images know their own order.
+        pynb: accepted for notebooks written for earlier scripts. A notebook shows the picture with or without it, because
+            `_get_buffer` does not depend on where it runs.
+        id2obj: names of objects, list (id -> name) or dict; None shows the ids themselves.
+        id2attr: names of attributes, likewise.
+        pad: margin between a label's text and the edge of its plate, in line widths.
+
+    Attributes:
+        img: the image as (H, W, 3) uint8 RGB.
+        font_size: of labels, in pixels of the drawn picture; may be changed before drawing.
+        line_width: of boxes, likewise.
+        label_boxes: (x0, y0, x1, y1) of each label drawn so far, in pixels of the drawn picture.
+
+    Raises:
+        ValueError: an argument that is not one of the above, in one line that names it.
+    """
+
+    def __init__(
+        self,
+        img: object,
+        scale: float = 1.2,
+        edgecolor: object = "g",
+        alpha: float = 0.5,
+        linestyle: str = "-",
+        saveas: str | Path = "test_out.jpg",
+        rgb: bool = True,
+        pynb: bool = False,
+        id2obj: Sequence[str] | Mapping[int, str] | None = None,
+        id2attr: Sequence[str] | Mapping[int, str] | None = None,
+        pad: float = 0.7,
+    ) -> None:
+        self.scale = _number(scale, "scale", above=0.0)
+        self.alpha = _number(alpha, "alpha", least=0.0, most=1.0)
+        self.pad = _number(pad, "pad", least=0.0)
+        self.edgecolor = _color(edgecolor, "edgecolor")
+        self.linestyle = _linestyle(linestyle)
+        self.saveas, self.rgb, self.pynb = saveas, rgb, pynb
+        self.id2obj, self.id2attr = id2obj, id2attr
+        self.img = inputs.to_rgb_image(img, rgb)
+        self.height, self.width = self.img.shape[:2]
+        self._size = canvas.output_size(self.width, self.height, self.scale)
+        # Ten pixels are the least that is read with ease; photographs are looked at reduced, so theirs grow.
+        self.font_size = max(_DEFAULT_FONT, 5.0 + 0.016 * min(self._size))
+        self.line_width = max(1.5, self.font_size / 7.0)
+        self.label_boxes: list[placement.Rectangle] = []
+        self._new_figure()
+
+    def _new_figure(self) -> None:
+        self.fig = canvas.Chart(*self._size)
+        self.fig.patch.set_visible(False)
+        self.canvas: FigureCanvasAgg = self.fig.canvas
+        self.ax = self.fig.add_axes((0.0, 0.0, 1.0, 1.0))
+        self.ax.axis("off")
+        self.ax.set_xlim(0.0, self.width)
+        self.ax.set_ylim(self.height, 0.0)
+
+    def add_box(self, box: object, color: object = None) -> None:
+        """Draw one box; its border is centred on its edges. What lies outside the picture is cut off.
+
+        Args:
+            box: 4 numbers, x0 y0 x1 y1, with x0 <= x1 and y0 <= y1.
+            color: None takes `edgecolor`.
+        """
+        boxes = inputs.to_boxes(box, "box")
+        if len(boxes) != 1:
+            raise ValueError(f"box: expected one box of 4 numbers, got {len(boxes)} boxes")
+        # Coordinates far outside would overflow the renderer; one picture's size beyond the edge nothing is seen.
+        size = np.array([self.width, self.height] * 2, dtype=float)
+        x0, y0, x1, y1 = np.clip(boxes[0], -size, 2 * size)
+        self.ax.add_patch(
+            Rectangle(
+                (x0, y0),
+                x1 - x0,
+                y1 - y0,
+                fill=False,
+                edgecolor=self.edgecolor if color is None else _color(color, "color"),
+                linewidth=self.line_width,
+                alpha=self.alpha,
+                linestyle=self.linestyle,
+                joinstyle="miter",
+            )
+        )
+
+    def draw_boxes(
+        self,
+        boxes: object,
+        obj_ids: object = None,
+        obj_scores: object = None,
+        attr_ids: object = None,
+        attr_scores: object = None,
+    ) -> None:
+        """Draw boxes, largest first, each in a colour of its own, with labels such as "dog 0.90 brown 0.50".
+
+        A box keeps its colour in every run and whatever the order in which the boxes come.
+
+        Args:
+            boxes: (n, 4), (4,), or (1, n, 4): lists, array or tensor.
+            obj_ids: n whole numbers that `id2obj` names, or n names; None for no names.
+            obj_scores: n finite numbers, shown with two decimals.
+            attr_ids: n attributes, as `obj_ids` with `id2attr`.
+            attr_scores: as `obj_scores`.
+
+        Raises:
+            ValueError: another shape or length, a NaN, an id without a name; the line names the argument. Nothing is drawn.
+        """
+        array = inputs.to_boxes(boxes)
+        count = len(array)
+        parts = (
+            inputs.to_names(obj_ids, self.id2obj, count, "obj_ids", "id2obj"),
+            inputs.to_scores(obj_scores, count, "obj_scores"),
+            inputs.to_names(attr_ids, self.id2attr, count, "attr_ids", "id2attr"),
+            inputs.to_scores(attr_scores, count, "attr_scores"),
+        )
+        labels = [" ".join(part for part in own if part) for own in zip(*parts, strict=True)]
+        colors = palette.box_colors(array, labels)
+        areas = (array[:, 2] - array[:, 0]) * (array[:, 3] - array[:, 1])
+        order = sorted(range(count), key=lambda i: (-areas[i], *array[i], labels[i]))
+        for i in order:
+            self.add_box(array[i], colors[i])
+        for i in order:
+            self.draw_labels(labels[i], array[i], colors[i])
+
+    def draw_labels(self, label: str, box: object, color: object = None) -> None:
+        """Draw a box's label: in its upper left corner, or beside a small box, off the labels drawn before.
+
+        A box counts as small when its area in the image is below 1000 * `scale` or its height below 40 * `scale`
+        pixels, or when the label would hide more than 40 % of its height. A box wholly outside the picture gets no label.
+        """
+        x0, y0, x1, y1 = inputs.to_boxes(box, "box")[0]
+        if x0 > self.width or y0 > self.height or x1 < 0 or y1 < 0:
+            return
+        fitted = self._fit(label, self.font_size)
+        if fitted is None:
+            return
+        text, font_size, size = fitted
+        ratio = self._ratio()
+        outside = (
+            (x1 - x0) * (y1 - y0) < 1000 * self.scale
+            or y1 - y0 < 40 * self.scale
+            or (y1 - y0) * ratio[1] < 2.5 * size[1]
+        )
+        drawn = (x0 * ratio[0], y0 * ratio[1], x1 * ratio[0], y1 * ratio[1])
+        place = placement.place_label(size, drawn, self._size, self.label_boxes, outside)
+        self._put_text(text, place, font_size, self.edgecolor if color is None else _color(color, "color"))
+
+    def draw_text(
+        self,
+        text: str,
+        position: Sequence[float],
+        color: object = "g",
+        ha: str = "left",
+        font_size: float | None = None,
+    ) -> None:
+        """Write text on a dark plate; it is moved, and at need shrunk and cut, so that it stays inside the picture.
+
+        Args:
+            text: one or more lines.
+            position: (x, y) in pixels of the image: the plate's upper edge and its left end, centre or right end.
+            color: mixed with white until it can be read on the plate.
+            ha: "left", "center" or "right".
+            font_size: in pixels of the drawn picture; None takes the attribute `font_size`.
+        """
+        where = inputs.to_array(position, "position")
+        if where.shape != (2,) or not np.isfinite(where).all():
+            raise ValueError("position: expected two finite numbers, x and y")
+        if ha not in _ALIGNMENT:
+            raise ValueError(f"ha: {ha!r} is not one of {', '.join(_ALIGNMENT)}")
+        wanted = self.font_size if font_size is None else _number(font_size, "font_size", above=0.0)
+        color = _color(color, "color")
+        fitted = self._fit(text, wanted)
+        if fitted is None:
+            return
+        text, font_size, size = fitted
+        corner = where * self._ratio() - (_ALIGNMENT[ha] * size[0], 0.0)
+        x, y = np.clip(corner, 0.0, np.subtract(self._size, size))
+        self._put_text(text, (float(x), float(y), float(x + size[0]), float(y + size[1])), font_size, color)
+
+    def save(self, saveas: str | Path | None = None) -> Path:
+        """Write the picture, whole or not at all, and return its path; a missing folder is made.
+
+        `.png .jpg .jpeg .webp` are written by OpenCV from `_get_buffer`; `.pdf .svg .svgz .eps .ps .tif .tiff .gif .avif
+        .raw .rgba` by Matplotlib, with the drawing as vectors over the image where the format has them.
+
+        Raises:
+            ValueError: an ending that is no picture format.
+            OSError: the file cannot be written.
+        """
+        path = Path(self.saveas if saveas is None else saveas)
+        suffix = canvas.picture_suffix(path)
+        if suffix in canvas.OPENCV_SUFFIXES:
+            return canvas.write_picture(path, canvas.encode_array(self._get_buffer(), suffix))
+        under = self.ax.imshow(
+            inputs.resized(self.img, self._size),
+            extent=(0, self.width, self.height, 0),
+            aspect="auto",
+            interpolation="none",
+            zorder=-1,
+        )
+        try:
+            data = canvas.encode_figure(self.fig, suffix)
+        finally:
+            under.remove()
+        return canvas.write_picture(path, data)
+
+    def _get_buffer(self) -> np.ndarray:
+        """The picture as (H * scale, W * scale, 3) uint8 RGB: the image, resized bilinearly, under the drawing."""
+        return canvas.blend(inputs.resized(self.img, self._size), canvas.render_rgba(self.fig))
+
+    def _repr_png_(self) -> bytes:
+        """The picture as PNG: notebooks show it."""
+        return canvas.encode_array(self._get_buffer(), ".png")
+
+    def _ratio(self) -> tuple[float, float]:  # drawn pixels per image pixel
+        return self._size[0] / self.width, self._size[1] / self.height
+
+    def _fit(self, text: str, font_size: float) -> tuple[str, float, tuple[float, float]] | None:
+        """(text, font size, plate size) that fit into the picture, or None when there is not room for a letter."""
+        text = "\n".join("".join(c if c.isprintable() else " " for c in line) for line in str(text).splitlines())
+        text = text.strip()
+        while text:
+            size = self._plate_size(text, font_size)
+            excess = max(size[0] / self._size[0], size[1] / self._size[1])
+            if excess <= 1.0:
+                return text, font_size, size
+            if font_size > _MIN_FONT:
+                font_size = max(_MIN_FONT, 0.98 * font_size / excess)
+            elif "\n" in text:
+                text = text.replace("\n", " ")
+            else:
+                kept = text.removesuffix("…")
+                keep = min(len(kept) - 1, int(len(kept) / excess))
+                text = kept[:keep].rstrip() + "…" if keep > 0 else ""
+        return None
+
+    def _plate_size(self, text: str, font_size: float) -> tuple[float, float]:
+        with canvas.picture_style():
+            extent = self._text(text, font_size).get_window_extent(self.canvas.get_renderer())
+        margin = 2 * self.pad * self.line_width
+        return extent.width + margin, extent.height + margin
+
+    def _text(self, text: str, font_size: float, **options: object) -> Text:
+        artist = Text(0.0, 0.0, text, fontsize=font_size, family="DejaVu Sans", parse_math=False, **options)
+        artist.set_figure(self.fig)
+        return artist
+
+    def _put_text(self, text: str, place: placement.Rectangle, font_size: float, color: object) -> None:
+        margin = self.pad * self.line_width
+        plate = {"facecolor": "black", "alpha": 0.5 + self.alpha / 2, "edgecolor": "none", "pad": margin}
+        artist = self._text(text, font_size, color=palette.on_dark(color), bbox=plate, va="top", ha="left", zorder=10)
+        artist.set_transform(self.fig.dpi_scale_trans)  # inches from the lower left corner
+        artist.set_position(((place[0] + margin) / canvas.DPI, (self._size[1] - place[1] - margin) / canvas.DPI))
+        self.fig.add_artist(artist)
+        self.label_boxes.append(place)
+
+
+def _number(
+    value: object, name: str, *, above: float | None = None, least: float | None = None, most: float | None = None
+) -> float:
+    number = value if isinstance(value, int | float | np.number) and not isinstance(value, bool) else np.nan
+    if not np.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {value!r}")
+    if above is not None and number <= above:
+        raise ValueError(f"{name}: {number:g} is not above {above:g}")
+    if (least is not None and number < least) or (most is not None and number > most):
+        limits = f"at least {least:g}" if most is None else f"in [{least:g}, {most:g}]"
+        raise ValueError(f"{name}: {number:g} is not {limits}")
+    return float(number)
+
+
+def _color(value: object, name: str) -> tuple[float, float, float]:
+    try:
+        return matplotlib.colors.to_rgb(value)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {value!r} is not a colour; 'g', '#0072B2' or (r, g, b) in 0..1 are") from error
+
+
+def _linestyle(value: str) -> str:
+    try:
+        Rectangle((0, 0), 1, 1, linestyle=value)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"linestyle: {value!r} is not one of '-', '--', '-.', ':' and 'none'") from error
+    return value
