@@ -1,7 +1,7 @@
 """Draw boxes and labels on an image, and pictures of what pruning left of a model.
 
-python visualizing_image.py --model_dir OUT --saveas overview.png
-python visualizing_image.py --image photo.jpg --boxes boxes.json --saveas drawn.jpg
+On the command line, `--model_dir OUT --saveas overview.png` shows a finished model, and `--image photo.jpg --boxes
+boxes.json --saveas drawn.jpg` draws boxes on any photograph; `--help` has the rest.
 """
 
 from __future__ import annotations
@@ -15,9 +15,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from emmental.pictures import canvas, inputs, palette, placement
+from emmental.pictures import canvas, inputs, masks, palette, placement
+from emmental.pictures.canvas import Chart
+from emmental.pictures.curves import curves_chart
+from emmental.pictures.heat import HeatTable, heat_chart, heat_table, percent
+from emmental.pictures.tiles import block_boxes, tiles_chart
 
-_MIN_FONT, _DEFAULT_FONT = 6.0, 10.0  # pixels
+_SMALLEST_FONT = 10.0  # pixels of the drawn picture
+_SMALLEST_FITTED_FONT = 6.0  # of a label that would be wider than the picture
 _ALIGNMENT = {"left": 0.0, "center": 0.5, "right": 1.0}
 
 
@@ -25,20 +30,20 @@ class SingleImageViz:
     """Draw boxes with labels over one image, and save or show the result.
 
     Boxes are x0, y0, x1, y1 in pixels of the image, y downward. The drawing is made at `scale` times the image's size;
-    fonts and lines follow the size of the drawn picture. Nothing here uses Matplotlib's global state, and the same calls
-    give the same bytes in every run.
+    fonts and lines follow the size of the drawn picture. Nothing here uses Matplotlib's global state, and the same
+    calls give the same bytes in every run.
 
     Args:
-        img: a (H, W), (H, W, C) or (C, H, W) array or tensor with C = 1 (grey), 3 or 4 (with alpha) of uint8, other integers
-            in 0..255, or floats in [0, 1] or [0, 255]; a PIL image; or the path of an image file.
+        img: a (H, W), (H, W, C) or (C, H, W) array or tensor with C = 1 (grey), 3 or 4 (with alpha) of uint8, other
+            integers in 0..255, or floats in [0, 1] or [0, 255]; a PIL image; or the path of an image file.
         scale: size of the drawn picture relative to the image.
         edgecolor: colour of a box drawn by `add_box` without one; any colour that Matplotlib knows.
         alpha: opacity of the lines, in [0, 1]. The plates under labels are half as transparent.
         linestyle: of the boxes, as in Matplotlib.
         saveas: file that `save` writes when it is given none.
         rgb: False when an array or tensor is in OpenCV's BGR order. Files and PIL images know their own order.
-        pynb: accepted for notebooks written for earlier scripts. A notebook shows the picture with or without it, because
-            `_get_buffer` does not depend on where it runs.
+        pynb: accepted for notebooks written for earlier scripts. A notebook shows the picture with or without it,
+            because `_get_buffer` does not depend on where it runs.
         id2obj: names of objects, list (id -> name) or dict; None shows the ids themselves.
         id2attr: names of attributes, likewise.
         pad: margin between a label's text and the edge of its plate, in line widths.
@@ -77,8 +82,8 @@ class SingleImageViz:
         self.img = inputs.to_rgb_image(img, rgb)
         self.height, self.width = self.img.shape[:2]
         self._size = canvas.output_size(self.width, self.height, self.scale)
-        # Ten pixels are the least that is read with ease; photographs are looked at reduced, so theirs grow.
-        self.font_size = max(_DEFAULT_FONT, 5.0 + 0.016 * min(self._size))
+        # Ten pixels are the least that is read with ease; large pictures are looked at reduced, so theirs grow.
+        self.font_size = max(_SMALLEST_FONT, 0.75 * min(self._size) ** 0.5)
         self.line_width = max(1.5, self.font_size / 7.0)
         self.label_boxes: list[placement.Rectangle] = []
         self._new_figure()
@@ -139,7 +144,8 @@ class SingleImageViz:
             attr_scores: as `obj_scores`.
 
         Raises:
-            ValueError: another shape or length, a NaN, an id without a name; the line names the argument. Nothing is drawn.
+            ValueError: another shape or length, a NaN, an id without a name; the line names the argument. Nothing is
+                drawn then.
         """
         array = inputs.to_boxes(boxes)
         count = len(array)
@@ -162,7 +168,8 @@ class SingleImageViz:
         """Draw a box's label: in its upper left corner, or beside a small box, off the labels drawn before.
 
         A box counts as small when its area in the image is below 1000 * `scale` or its height below 40 * `scale`
-        pixels, or when the label would hide more than 40 % of its height. A box wholly outside the picture gets no label.
+        pixels, or when the label would hide more than 40 % of its height. A box wholly outside the picture gets no
+        label.
         """
         x0, y0, x1, y1 = inputs.to_boxes(box, "box")[0]
         if x0 > self.width or y0 > self.height or x1 < 0 or y1 < 0:
@@ -216,8 +223,8 @@ class SingleImageViz:
     def save(self, saveas: str | Path | None = None) -> Path:
         """Write the picture, whole or not at all, and return its path; a missing folder is made.
 
-        `.png .jpg .jpeg .webp` are written by OpenCV from `_get_buffer`; `.pdf .svg .svgz .eps .ps .tif .tiff .gif .avif
-        .raw .rgba` by Matplotlib, with the drawing as vectors over the image where the format has them.
+        `.png .jpg .jpeg .webp` are written by OpenCV from `_get_buffer`; `.pdf .svg .svgz .eps .ps .tif .tiff .gif
+        .avif .raw .rgba` by Matplotlib, with the drawing as vectors over the image where the format has them.
 
         Raises:
             ValueError: an ending that is no picture format.
@@ -260,8 +267,8 @@ class SingleImageViz:
             excess = max(size[0] / self._size[0], size[1] / self._size[1])
             if excess <= 1.0:
                 return text, font_size, size
-            if font_size > _MIN_FONT:
-                font_size = max(_MIN_FONT, 0.98 * font_size / excess)
+            if font_size > _SMALLEST_FITTED_FONT:
+                font_size = max(_SMALLEST_FITTED_FONT, 0.98 * font_size / excess)
             elif "\n" in text:
                 text = text.replace("\n", " ")
             else:
@@ -318,3 +325,123 @@ def _linestyle(value: str) -> str:
     except (ValueError, TypeError) as error:
         raise ValueError(f"linestyle: {value!r} is not one of '-', '--', '-.', ':' and 'none'") from error
     return value
+
+
+def overview(
+    densities: object,
+    title: str,
+    sizes: Mapping[object, int] | None = None,
+    rows: Sequence[object] | None = None,
+    columns: Sequence[object] | None = None,
+) -> Chart:
+    """Heat map of remaining weights: a row for each layer, a column for each matrix, the percentage in each cell.
+
+    Args:
+        densities: share of weights that remain, in [0, 1], under the module's name (`bert.encoder.layer.0.output.dense`)
+            or under (layer, matrix); or an array (layers, matrices) with NaN where there is no matrix.
+        title: heading of the picture.
+        sizes: number of weights under the same keys; adds the row and column "all" and the total.
+        rows: names of an array's rows.
+        columns: names of an array's columns.
+
+    Raises:
+        ValueError: nothing to draw, a density outside [0, 1], or names or sizes that do not fit; in one line.
+    """
+    shown = heat_table(densities, sizes, rows, columns)
+    return heat_chart([shown], title, [shown.summary()])
+
+
+def compare(
+    first: object,
+    second: object,
+    names: Sequence[str] = ("before", "after"),
+    title: str = "",
+    first_sizes: Mapping[object, int] | None = None,
+    second_sizes: Mapping[object, int] | None = None,
+) -> Chart:
+    """Two runs side by side on one colour scale; arguments as for `overview`, twice.
+
+    Raises:
+        ValueError: as `overview`, or not two names.
+    """
+    if len(names) != 2:
+        raise ValueError(f"names: {len(names)} names for two runs")
+    tables: list[HeatTable] = [heat_table(first, first_sizes), heat_table(second, second_sizes)]
+    subtitles = [f"{name}\n{shown.summary()}" for name, shown in zip(names, tables, strict=True)]
+    return heat_chart(tables, title, subtitles)
+
+
+def mask_picture(mask: object, heads: int | None = None, name: str = "", head_axis: int = 0) -> SingleImageViz:
+    """The mask of one matrix: tiles coloured by density, attention heads as boxes with their number and density.
+
+    Args:
+        mask: (out, in) bool, True where the weight stays.
+        heads: number of attention heads; None, for a matrix without heads, cuts the rows into up to 8 equal blocks.
+        name: heading of the picture.
+        head_axis: 0 when heads are blocks of rows (query, key, value), 1 when of columns (attention output).
+
+    Returns:
+        The picture; `save` writes it, `_get_buffer` is (height, width, 3) uint8 RGB.
+
+    Raises:
+        ValueError: no mask, or heads that do not divide its rows or columns.
+    """
+    kept = masks.to_mask(mask)
+    if head_axis not in (0, 1):
+        raise ValueError(f"head_axis: {head_axis!r} is neither 0 (rows) nor 1 (columns)")
+    if heads is None:
+        blocks, axis = masks.blocks(kept, masks.even_count(kept.shape[0]), 0), 0
+        labels = [f"rows {b.start}–{b.stop - 1}: {percent(b.density)} %" for b in blocks]
+    else:
+        if isinstance(heads, bool) or not isinstance(heads, int | np.integer):
+            raise ValueError(f"heads: {heads!r} is not a number of attention heads")
+        blocks, axis = masks.blocks(kept, int(heads), head_axis), head_axis
+        labels = [f"head {i}{': ' if axis == 0 else chr(10)}{percent(b.density)} %" for i, b in enumerate(blocks)]
+    ground = tiles_chart(kept, name, len(blocks), axis)
+    viz = SingleImageViz(ground._get_buffer(), scale=1.0, alpha=0.9, id2obj=labels)
+    viz.font_size = 14.0
+    viz.draw_boxes(block_boxes(blocks, kept.shape, axis), obj_ids=range(len(blocks)))
+    return viz
+
+
+def curves(history: Sequence[Mapping[str, object]], title: str = "") -> Chart:
+    """Remaining weights, threshold, loss and metrics over the updates; see `emmental.pictures.curves.curves_chart`."""
+    return curves_chart(history, title)
+
+
+def save_overview(path: str | Path, densities: object, title: str, sizes: Mapping[object, int] | None = None) -> Path:
+    """Write `overview` to `path` and return it: what the trainer does at each checkpoint."""
+    return overview(densities, title, sizes).save(path)
+
+
+def save_all(
+    folder: str | Path,
+    masks_by_name: Mapping[str, object],
+    history: Sequence[Mapping[str, object]],
+    num_heads: int,
+    title: str,
+) -> list[Path]:
+    """Write every picture of a run and return the paths: what the trainer does at the end.
+
+    Args:
+        folder: gets `overview.png`, `curves.png` (when the history has something to draw) and, in `masks/`, a picture
+            of each matrix.
+        masks_by_name: module name, such as `bert.encoder.layer.0.attention.self.query` -> (out, in) bool.
+        history: rows of the training log, see `curves`.
+        num_heads: attention heads of the model.
+        title: heading of the overview and the curves.
+
+    Raises:
+        ValueError: no mask, or one that is no mask.
+        OSError: a file cannot be written.
+    """
+    folder = Path(folder)
+    densities, sizes = masks.densities_of(masks_by_name), masks.sizes_of(masks_by_name)
+    paths = [save_overview(folder / "overview.png", densities, title, sizes)]
+    if history:
+        paths.append(curves(history, title).save(folder / "curves.png"))
+    for name, mask in masks_by_name.items():
+        axis = masks.head_axis(masks.matrix_key(name)[1])
+        picture = mask_picture(mask, None if axis is None else num_heads, name, axis or 0)
+        paths.append(picture.save(folder / "masks" / f"{name}.png"))
+    return paths

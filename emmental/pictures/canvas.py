@@ -63,7 +63,7 @@ class Chart(Figure):
 
 
 def picture_style() -> AbstractContextManager[None]:
-    """Matplotlib's defaults and the project's settings, whatever the user's matplotlibrc says, while the block lasts."""
+    """Matplotlib's defaults and the project's settings for the block, whatever the user's matplotlibrc says."""
     return matplotlib.style.context(["default", _STYLE])
 
 

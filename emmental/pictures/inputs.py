@@ -35,9 +35,9 @@ def to_rgb_image(image: object, rgb: bool = True) -> np.ndarray:
 
     Args:
         image: an array or tensor (H, W), (H, W, C) or (C, H, W) with C = 1 (grey), 3 or 4 (with alpha, laid over
-            white), of bool, integers in 0..255, uint16 in 0..65535, or floats in [0, 1] or else in [0, 255]; a PIL image;
-            or the path of an image file. A batch of one is accepted. Where both the first and the last axis could
-            be the channels, the last one is.
+            white), of bool, integers in 0..255, uint16 in 0..65535, or floats in [0, 1] or else in [0, 255]; a PIL
+            image; or the path of an image file. A batch of one is accepted. Where both the first and the last axis
+            could be the channels, the last one is.
         rgb: False for arrays in OpenCV's BGR(A) order; files and PIL images know their own order.
 
     Raises:
@@ -70,7 +70,7 @@ def to_boxes(boxes: object, name: str = "boxes") -> np.ndarray:
     Accepts (n, 4), one box (4,), a batch of one (1, n, 4), and nothing (None, an empty list).
 
     Raises:
-        ValueError: another shape, a NaN or infinity, or a box whose right or lower edge comes before its left or upper.
+        ValueError: another shape, a NaN or infinity, or a box that ends before it begins.
     """
     if boxes is None:
         return np.empty((0, 4))
@@ -110,7 +110,7 @@ def to_names(ids: object, names: object, count: int, name: str, names_name: str)
     """`count` texts from ids and the names they stand for; empty texts where there are none.
 
     Args:
-        ids: whole numbers in a list, array or tensor, or the names themselves; a None among them is a box without name.
+        ids: whole numbers in a list, array or tensor, or the names themselves; None among them: no name.
         names: a list (id -> name), a dict (id, or id as text -> name), or None: the numbers themselves are shown.
 
     Raises:

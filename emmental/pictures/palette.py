@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.colors import to_rgb
 
-# The seven hues of Okabe and Ito (2008), which people with any colour vision tell apart. Lines of charts use them first.
+# The seven hues of Okabe and Ito (2008), which people with any colour vision tell apart.
 LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 BOX_COLORS = tuple(
     to_rgb(name)

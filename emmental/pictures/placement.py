@@ -22,8 +22,8 @@ def place_label(
 ) -> Rectangle:
     """Choose the place of a label.
 
-    The first choice is the upper left corner inside the box; for a small box (`outside`) it is below the box, or to its
-    right when the box ends at the lower edge. The other corners and sides of the box follow, then places further
+    The first choice is the upper left corner inside the box; for a small box (`outside`) it is below the box, or to
+    its right when the box ends at the lower edge. The other corners and sides of the box follow, then places further
     down and up. Where none is free, the place that covers least of other labels is taken.
 
     Args:

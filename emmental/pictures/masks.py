@@ -1,0 +1,159 @@
+"""Arrays behind the pictures of pruning: names of matrices, densities, tiles of density, attention heads.
+
+A mask is a (out, in) array of bool: True where the weight stays. A density is the share of True, in [0, 1].
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from emmental.pictures.inputs import to_array
+
+MatrixKey = tuple[int | str, str]
+
+# What follows the layer's number in a parameter's module name -> heading of its column, in the order of the columns.
+HEADINGS = {
+    "attention.self.query": "query",
+    "attention.self.key": "key",
+    "attention.self.value": "value",
+    "attention.output.dense": "attn.\noutput",
+    "intermediate.dense": "FFN\nin",
+    "output.dense": "FFN\nout",
+}
+_HEAD_AXIS = {
+    "attention.self.query": 0,
+    "attention.self.key": 0,
+    "attention.self.value": 0,
+    "attention.output.dense": 1,
+}
+_NUMBERED = re.compile(r"^(?:.*?\.)?(\d+)\.(.+)$")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows or columns `start` to `stop` (exclusive) of a mask and the share of their weights that remains."""
+
+    start: int
+    stop: int
+    density: float
+
+
+def matrix_key(name: str) -> MatrixKey:
+    """(layer, matrix) of a module name: `bert.encoder.layer.3.output.dense` -> (3, "output.dense").
+
+    A name without a number stands in a row of its own: `head.dense` -> ("head", "dense").
+    """
+    found = _NUMBERED.match(name)
+    if found:
+        return int(found[1]), found[2]
+    layer, _, matrix = name.rpartition(".")
+    return layer or "model", matrix
+
+
+def heading(matrix: str) -> str:
+    """What a column of the overview is called."""
+    return HEADINGS.get(matrix, matrix)
+
+
+def head_axis(matrix: str) -> int | None:
+    """The axis of a BERT mask along which its attention heads lie: 0 rows, 1 columns, None without heads."""
+    return _HEAD_AXIS.get(matrix)
+
+
+def to_mask(mask: object, name: str = "mask") -> np.ndarray:
+    """A mask as (out, in) bool from an array, list or tensor of bool or of zeros and ones.
+
+    Raises:
+        ValueError: another shape, no element, or values that are neither 0 nor 1.
+    """
+    array = to_array(mask, name)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"{name}: shape {array.shape} is no mask; (out, in) with at least one weight is")
+    if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
+        raise ValueError(f"{name}: a mask has only 0 and 1, or False and True")
+    return array.astype(bool, copy=False)
+
+
+def densities_of(masks: Mapping[str, object]) -> dict[str, float]:
+    """Share of weights that remain, in [0, 1], for each name."""
+    return {name: float(to_mask(mask, name).mean()) for name, mask in masks.items()}
+
+
+def sizes_of(masks: Mapping[str, object]) -> dict[str, int]:
+    """Number of weights for each name."""
+    return {name: int(to_mask(mask, name).size) for name, mask in masks.items()}
+
+
+def blocks(mask: np.ndarray, count: int, axis: int) -> list[Block]:
+    """Cut a mask into `count` equal row blocks (axis 0) or column blocks (axis 1) and measure each.
+
+    Raises:
+        ValueError: `count` does not divide the axis.
+    """
+    length = mask.shape[axis]
+    if count < 1 or length % count:
+        what = ("rows", "columns")[axis]
+        raise ValueError(f"heads: {length} {what} cannot be divided into {count} equal blocks")
+    step = length // count
+    kept = mask.mean(axis=1 - axis, dtype=np.float64).reshape(count, step).mean(axis=1)
+    return [Block(i * step, (i + 1) * step, float(density)) for i, density in enumerate(kept)]
+
+
+def even_count(length: int, most: int = 8) -> int:
+    """The largest number of equal blocks, at most `most`, into which `length` can be cut."""
+    return next(count for count in range(min(most, length), 0, -1) if length % count == 0)
+
+
+def density_tiles(mask: np.ndarray, most: int = 256) -> tuple[np.ndarray, tuple[int, int]]:
+    """Densities of the tiles of a mask.
+
+    Tiles are as small as lets at most `most` of them stand along a side; their sides are powers of two, so that they
+    end where attention heads end. Tiles at the last row and column may be smaller.
+
+    Args:
+        mask: (out, in) bool.
+        most: tiles along a side.
+
+    Returns:
+        (rows, columns) float64 in [0, 1], and the tile's (height, width) in weights.
+    """
+    height, width = (_tile_side(length, most) for length in mask.shape)
+    rows, columns = np.arange(0, mask.shape[0], height), np.arange(0, mask.shape[1], width)
+    kept = np.add.reduceat(mask, columns, axis=1, dtype=np.int32)
+    kept = np.add.reduceat(kept, rows, axis=0)
+    tall, wide = np.diff([*rows, mask.shape[0]]), np.diff([*columns, mask.shape[1]])
+    return kept / np.outer(tall, wide), (height, width)
+
+
+def table(
+    values: Mapping[str | MatrixKey, float], order: Iterable[str] = tuple(HEADINGS)
+) -> tuple[np.ndarray, list[int | str], list[str]]:
+    """Arrange values by layer and matrix.
+
+    Args:
+        values: module name, or (layer, matrix) -> number.
+        order: matrices whose columns come first, in this order.
+
+    Returns:
+        (layers, matrices) float64 with NaN where there is no value; the layers, numbers first and ascending; the
+        matrices.
+    """
+    keyed = {matrix_key(key) if isinstance(key, str) else tuple(key): value for key, value in values.items()}
+    if any(len(key) != 2 for key in keyed):
+        raise ValueError("densities: a key is a module name or a pair (layer, matrix)")
+    layers = sorted(dict.fromkeys(layer for layer, _ in keyed), key=lambda layer: (isinstance(layer, str), layer))
+    present = dict.fromkeys(matrix for _, matrix in keyed)
+    matrices = [m for m in order if m in present] + [m for m in present if m not in set(order)]
+    cells = [[keyed.get((layer, matrix), np.nan) for matrix in matrices] for layer in layers]
+    return np.array(cells, dtype=np.float64).reshape(len(layers), len(matrices)), layers, matrices
+
+
+def _tile_side(length: int, most: int) -> int:
+    side = 1
+    while -(-length // side) > most:
+        side *= 2
+    return side
