@@ -30,7 +30,7 @@ class RowBatch:
 class _RankBatches(Sampler[RowBatch]):
     """Cuts an order of rows into global batches of `batch_size * world_size` and yields one rank's share of each."""
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, rank: int, world_size: int) -> None:
+    def __init__(self, lengths: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch size {batch_size}, rank {rank} of {world_size} ranks: no such share")
         if len(lengths) == 0:
@@ -140,9 +140,6 @@ class SequentialBatches(_RankBatches):
     Raises:
         ValueError: no rows, or an impossible batch size or rank.
     """
-
-    def __init__(self, lengths: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        super().__init__(lengths, batch_size, rank, world_size)
 
     def _global_batches(self) -> list[np.ndarray]:
         return self._cut(np.argsort(-self.lengths, kind="stable"))

@@ -19,12 +19,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tokenizers import Encoding, Tokenizer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from emmental.atomic import MANIFEST, DamagedError, atomic_folder, read_manifest, sha256_of, verify_folder
-from emmental.data.batching import RowBatch, _RankBatches
+from emmental.data.batching import RowBatch
 from emmental.data.processors import Split, Task, read_split, split_files
 
 logger = logging.getLogger(__name__)
@@ -102,23 +102,13 @@ class FeatureDataset(Dataset):
             absent where they are unknown; `index` (B,) int64; `weights` (B,) float32.
         """
         rows = np.asarray(indices, dtype=np.int64)
-        lengths = self.lengths[rows]  # (B,)
-        width = _round_up(int(lengths.max(initial=1)), pad_to_multiple_of)
-        positions = np.arange(width)  # (T,)
-        attended = positions < lengths[:, None]  # (B, T)
-        source = np.where(attended, self._offsets[rows, None] + positions, 0)  # (B, T)
-        input_ids = np.where(attended, self._input_ids[source], self.pad_token_id)
-        token_type_ids = attended & (positions >= self._boundaries[rows, None])
-        arrays = {
-            "input_ids": input_ids.astype(np.int64),
-            "attention_mask": attended.astype(np.int64),
-            "token_type_ids": token_type_ids.astype(np.int64),
-            "index": rows,
-            "weights": np.ones(len(rows), np.float32) if weights is None else np.asarray(weights, np.float32),
-        }
+        starts, lengths, boundaries = self._offsets[:-1][rows], self.lengths[rows], self._boundaries[rows]
+        batch = _padded(self._input_ids, starts, lengths, boundaries, self.pad_token_id, pad_to_multiple_of)
+        batch["index"] = torch.from_numpy(rows)
+        batch["weights"] = torch.ones(len(rows)) if weights is None else torch.tensor(weights, dtype=torch.float32)
         if self.labels is not None:
-            arrays["labels"] = self.labels[rows]
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+            batch["labels"] = torch.from_numpy(self.labels[rows])
+        return batch
 
 
 def collate(rows: list[dict], pad_token_id: int = 0, pad_to_multiple_of: int = 1) -> dict[str, torch.Tensor]:
@@ -126,15 +116,10 @@ def collate(rows: list[dict], pad_token_id: int = 0, pad_to_multiple_of: int = 1
 
     `batch` is the fast way; this one serves rows that were chosen or changed one by one. A row may have a `weight`.
     """
-    width = _round_up(max(1, *(len(row["input_ids"]) for row in rows)), pad_to_multiple_of)
-    input_ids = torch.full((len(rows), width), pad_token_id, dtype=torch.int64)
-    attention_mask, token_type_ids = torch.zeros_like(input_ids), torch.zeros_like(input_ids)
-    for number, row in enumerate(rows):
-        length = len(row["input_ids"])
-        input_ids[number, :length] = torch.as_tensor(row["input_ids"])
-        token_type_ids[number, :length] = torch.as_tensor(row["token_type_ids"])
-        attention_mask[number, :length] = 1
-    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+    lengths = np.array([len(row["input_ids"]) for row in rows])
+    boundaries = lengths - np.array([np.sum(row["token_type_ids"]) for row in rows])
+    input_ids = np.concatenate([row["input_ids"] for row in rows])
+    batch = _padded(input_ids, np.cumsum(lengths) - lengths, lengths, boundaries, pad_token_id, pad_to_multiple_of)
     batch["index"] = torch.tensor([row["index"] for row in rows], dtype=torch.int64)
     batch["weights"] = torch.tensor([row.get("weight", 1.0) for row in rows], dtype=torch.float32)
     if "label" in rows[0]:
@@ -143,7 +128,7 @@ def collate(rows: list[dict], pad_token_id: int = 0, pad_to_multiple_of: int = 1
 
 
 def batch_loader(
-    dataset: FeatureDataset, batches: _RankBatches, num_workers: int = 0, pin_memory: bool = False
+    dataset: FeatureDataset, batches: Sampler[RowBatch], num_workers: int = 0, pin_memory: bool = False
 ) -> DataLoader:
     """A loader of ready batches, which draws nothing from the global random state (a plain `DataLoader` does)."""
     return DataLoader(
@@ -170,7 +155,7 @@ def load_features(
 
     Pairs longer than `max_seq_length` lose tokens from the longer sentence first. Special tokens are added round the
     text; what looks like one inside the text (`[SEP]`) is tokenised as ordinary text. The tokenizer is left unchanged.
-    The caller sees to it that only one process works on a cache folder at a time.
+    Of the ranks of one run, one makes the cache and the others wait; runs that share `cache_dir` need no such care.
 
     Args:
         task, data_dir, split: what to read, as for `read_split`.
@@ -196,15 +181,14 @@ def load_features(
     bar = tqdm(total=len(examples.texts_a), desc=f"Tokenizing {task.name} {split}", disable=not show_progress)
     with bar:
         arrays = _encoded(backend, examples, bar)
-    arrays |= _known(examples, task)
+    arrays |= _names_and_labels(examples, task)
     metadata = {
         "fingerprint": fingerprint,
         "pad_token_id": str(tokenizer.pad_token_id),
         "version": str(FORMAT_VERSION),
     }
-    with atomic_folder(folder) as temporary:
-        save_file(arrays, temporary / FEATURES_FILE, metadata)
-    return FeatureDataset(folder)
+    _store(folder, arrays, metadata)
+    return _verified(folder, fingerprint)
 
 
 def _reopened(folder: str, pad_to_multiple_of: int) -> FeatureDataset:
@@ -217,8 +201,25 @@ def _as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return batch
 
 
-def _round_up(width: int, multiple: int) -> int:
-    return -(-width // multiple) * multiple
+def _padded(
+    input_ids: np.ndarray,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    boundaries: np.ndarray,
+    pad_token_id: int,
+    pad_to_multiple_of: int,
+) -> dict[str, torch.Tensor]:
+    """Cut B rows out of `input_ids` (total,) and pad them to the longest: ids, mask and types (B, T) int64."""
+    width = -(-int(lengths.max(initial=1)) // pad_to_multiple_of) * pad_to_multiple_of
+    positions = np.arange(width)  # (T,)
+    attended = positions < lengths[:, None]  # (B, T)
+    source = np.where(attended, starts[:, None] + positions, 0)  # (B, T)
+    arrays = {
+        "input_ids": np.where(attended, input_ids[source], pad_token_id),
+        "attention_mask": attended,
+        "token_type_ids": attended & (positions >= boundaries[:, None]),
+    }
+    return {name: torch.from_numpy(array.astype(np.int64)) for name, array in arrays.items()}
 
 
 def _private_backend(tokenizer: PreTrainedTokenizerBase, max_seq_length: int, paired: bool) -> Tokenizer:
@@ -322,12 +323,22 @@ def _boundaries(encodings: list[Encoding], counts: np.ndarray) -> np.ndarray:
     return boundaries.astype(np.int32)
 
 
-def _known(examples: Split, task: Task) -> dict[str, np.ndarray]:
+def _names_and_labels(examples: Split, task: Task) -> dict[str, np.ndarray]:
     """What is known of the rows besides their tokens: the names, and the labels where they are published."""
     arrays = {"index_text": np.frombuffer("\n".join(examples.indices).encode("utf-8"), dtype=np.uint8)}
     if examples.labels is not None:
         arrays["labels"] = np.asarray(examples.labels, np.float32 if task.is_regression else np.int64)
     return arrays
+
+
+def _store(folder: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    try:
+        with atomic_folder(folder) as temporary:
+            save_file(arrays, temporary / FEATURES_FILE, metadata)
+    except OSError:
+        # Two runs may make the same cache at once: the second cannot rename its own, and needs not.
+        if not (folder / MANIFEST).is_file():
+            raise
 
 
 def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -13,6 +13,8 @@ from emmental.data.tables import Table, read_table, table_format
 SPLITS = ("train", "dev", "test")
 CUSTOM = "custom"
 MAX_DISCOVERED_LABELS = 1000
+_OWN_COLUMNS = dict.fromkeys(("train", "dev"), ("sentence1", "sentence2", "label", "index"))
+_OWN_COLUMNS["test"] = ("sentence1", "sentence2", "index")
 _FILE_FLAGS = {"train": "--train_file", "dev": "--validation_file", "test": "--test_file"}
 
 
@@ -263,7 +265,7 @@ def _own_table(path: str | Path, split: str) -> Table:
     if not Path(path).is_file():
         raise ValueError(f"{_FILE_FLAGS[split]} {path} is not a file")
     try:
-        return read_table(Path(path).absolute(), table_format(path))
+        return read_table(Path(path).absolute(), table_format(path), keys=_OWN_COLUMNS[split])
     except ValueError as error:
         raise ValueError(f"{_FILE_FLAGS[split]} {error}") from None
 
@@ -340,7 +342,7 @@ def read_split(task: Task, data_dir: str | Path | None, split: str) -> Split:
     """
     layout = task.layout(split)
     (path,) = split_files(task, data_dir, split)
-    table = read_table(path, layout.kind, layout.header)
+    table = read_table(path, layout.kind, layout.header, _OWN_COLUMNS[split])
     if layout.header and layout.kind == "tsv" and task.name != CUSTOM:
         _check_header(table, task, layout)
     texts_a = _cells(table, layout.text_a)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,14 +62,15 @@ def table_format(path: str | Path) -> str:
     return _FORMATS[suffix]
 
 
-def read_table(path: str | Path, kind: str, has_header: bool = True) -> Table:
+def read_table(path: str | Path, kind: str, has_header: bool = True, keys: Collection[str] = ()) -> Table:
     """Read a whole file.
 
     Args:
         path: UTF-8, with or without a byte-order mark.
         kind: `"tsv"` (no quoting: `"` is an ordinary character), `"csv"` (quoted as CSV) or `"jsonl"` (one object a
-            line; the columns are the keys of the first one).
+            line).
         has_header: whether the first line of a TSV holds the column names.
+        keys: which keys of JSON lines become columns, as far as the first line has them; others may hold anything.
 
     Raises:
         ValueError: invalid UTF-8, an empty file, a row with more or fewer cells than the header, broken quoting or
@@ -78,7 +79,7 @@ def read_table(path: str | Path, kind: str, has_header: bool = True) -> Table:
     path = Path(path)
     lines = _lines(path)
     if kind == "jsonl":
-        return _json_table(path, lines)
+        return _json_table(path, lines, keys)
     rows = _csv_rows(path, lines) if kind == "csv" else _tsv_rows(lines)
     if not has_header:
         return Table(path, None, rows)
@@ -121,14 +122,14 @@ def _csv_rows(path: Path, lines: list[str]) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _json_table(path: Path, lines: list[str]) -> Table:
-    header: list[str] = []
+def _json_table(path: Path, lines: list[str], keys: Collection[str]) -> Table:
+    header: list[str] | None = None
     rows = []
     for line, record in _json_objects(path, lines):
-        header = header or list(record)
-        missing = [name for name in header if name not in record]
-        if missing:
-            raise ValueError(f"{path}:{line}: no {missing[0]!r}, which the first line has")
+        names = [name for name in record if name in keys]
+        header = names if header is None else header
+        for name in set(names) ^ set(header):
+            raise ValueError(f"{path}:{line}: {name!r} is in this line or in the first one, not in both")
         rows.append((line, [_json_cell(path, line, name, record[name]) for name in header]))
     return Table(path, header, rows)
 
@@ -139,8 +140,8 @@ def _json_objects(path: Path, lines: list[str]) -> Iterator[tuple[int, dict]]:
             record = json.loads(line)
         except (ValueError, RecursionError):
             raise ValueError(f"{path}:{number}: not JSON; one object a line is expected") from None
-        if not isinstance(record, dict) or not record:
-            raise ValueError(f"{path}:{number}: a JSON object with columns is expected")
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}:{number}: a JSON object is expected")
         yield number, record
 
 
