@@ -267,12 +267,12 @@ def _fingerprint(
 
 def _cache_folder(cache_dir: Path, name: str) -> Path:
     """The folder of that name, or a numbered one beside it where the name is taken by something that is not ours."""
-    for number in itertools.count(1):
-        folder = cache_dir / (name if number == 1 else f"{name}-{number}")
-        if not folder.exists() or (folder / MANIFEST).is_file():
-            return folder
+    folder, number = cache_dir / name, 1
+    while folder.exists() and not (folder / MANIFEST).is_file():
         logger.warning("%s is no complete feature cache; it is left alone and another folder is used", folder)
-    raise AssertionError("itertools.count ends")
+        number += 1
+        folder = cache_dir / f"{name}-{number}"
+    return folder
 
 
 def _verified(folder: Path, fingerprint: str) -> FeatureDataset:

@@ -4,7 +4,8 @@ import json
 import logging
 import multiprocessing
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -256,6 +257,27 @@ def test_a_fault_in_the_data_leaves_no_cache(load, mrpc_dir: Path, tmp_path: Pat
     with pytest.raises(ValueError, match=r"train\.tsv:7: label 'maybe' is none of 0, 1"):
         load()
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("rival", [True, False])
+def test_a_cache_that_cannot_be_written_is_used_if_another_run_has_made_it(
+    load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rival: bool
+) -> None:
+    other = load(cache_dir=tmp_path / "other")
+
+    @contextmanager
+    def beaten(folder: Path) -> Iterator[Path]:
+        yield tmp_path
+        if rival:
+            shutil.copytree(other.folder, folder)
+        raise OSError("Directory not empty")
+
+    monkeypatch.setattr("emmental.data.features.atomic_folder", beaten)
+    if rival:
+        assert contents(load()) == contents(other)
+    else:
+        with pytest.raises(OSError, match="Directory not empty"):
+            load()
 
 
 def test_no_pickle_is_ever_loaded(load, tmp_path: Path) -> None:
