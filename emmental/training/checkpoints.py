@@ -1,0 +1,169 @@
+"""Checkpoints: the whole state of a training run, in safetensors and JSON, whole or not at all.
+
+A checkpoint is a folder `checkpoint-<updates>` with the model and tokenizer as Transformers saves them, and beside
+them `optimizer.safetensors`, `rng.safetensors` (one state for each rank) and `training_state.json`; `manifest.json`,
+written last, holds the SHA-256 of every file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from emmental import atomic
+from emmental.training.distributed import Environment
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS, OPTIMIZER, RNG, STATE = "model.safetensors", "optimizer.safetensors", "rng.safetensors", "training_state.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoints_in(folder: str | Path) -> list[Path]:
+    """Finished checkpoints directly inside `folder`, in numeric order; other names there do not matter."""
+    found = [
+        (int(match[1]), path)
+        for path in (Path(folder).iterdir() if Path(folder).is_dir() else ())
+        if (match := _NAME.fullmatch(path.name)) and (path / atomic.MANIFEST).is_file()
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def newest_good_checkpoint(folder: str | Path) -> Path | None:
+    """The newest checkpoint whose every file is as it was written; damaged ones are named in the log, passed over."""
+    for path in reversed(checkpoints_in(folder)):
+        try:
+            atomic.verify_folder(path)
+        except atomic.DamagedError as error:
+            logger.warning("checkpoint %s is damaged and not used: %s", path.name, error)
+        else:
+            return path
+    return None
+
+
+def save_checkpoint(
+    folder: str | Path,
+    step: int,
+    model: nn.Module,
+    tokenizer: Any,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    environment: Environment,
+) -> Path:
+    """Write `<folder>/checkpoint-<step>`; every rank calls it, rank 0 writes.
+
+    Args:
+        folder: the run's output folder.
+        step: updates made.
+        model: the model, unwrapped; saved by its own `save_pretrained`.
+        tokenizer: saved beside it.
+        optimizer: its tensors are saved under the names of the model's parameters.
+        state: whatever else the run needs to go on, as JSON can hold it.
+        environment: this process; each rank's random states are saved.
+    """
+    rng = _gather_rng(environment)
+    path = Path(folder) / f"checkpoint-{step}"
+    if environment.is_main:
+        with atomic.atomic_folder(path) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
+            save_file(rng, temporary / RNG)
+            (temporary / STATE).write_text(json.dumps(state, indent=1, allow_nan=False), encoding="utf-8")
+    environment.barrier()
+    return path
+
+
+def load_checkpoint(
+    path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, environment: Environment
+) -> dict[str, Any]:
+    """Put everything back as `save_checkpoint` found it, and return the `state` it was given.
+
+    Raises:
+        ValueError: the checkpoint is of another model, or of another number of processes.
+    """
+    path = Path(path)
+    state = read_state(path)
+    try:
+        _load_weights(load_file(path / WEIGHTS, device=str(environment.device)), model)
+        _load_optimizer(load_file(path / OPTIMIZER, device=str(environment.device)), model, optimizer)
+        _restore_rng(load_file(path / RNG), environment)
+    except (RuntimeError, KeyError, SafetensorError) as error:
+        raise ValueError(f"checkpoint {path} does not fit this run: {error}") from error
+    return state
+
+
+def read_state(path: str | Path) -> dict[str, Any]:
+    """The `state` of a checkpoint."""
+    return json.loads((Path(path) / STATE).read_text(encoding="utf-8"))
+
+
+def prune_checkpoints(folder: str | Path, keep_newest: int | None, best_step: int | None) -> None:
+    """Delete all checkpoints but the newest `keep_newest` (None: all stay) and the best."""
+    if keep_newest is None:
+        return
+    for path in checkpoints_in(folder)[:-keep_newest]:
+        if path.name != f"checkpoint-{best_step}":
+            atomic.remove_folder(path)
+
+
+def _load_weights(tensors: dict[str, Tensor], model: nn.Module) -> None:
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    if wrong := sorted({*missing, *unexpected} - tied):
+        raise KeyError(f"{len(wrong)} parameters differ, such as {wrong[0]}")
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}/{key}"] = value.contiguous()
+    return tensors
+
+
+def _load_optimizer(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    parameters = dict(model.named_parameters())
+    optimizer.state.clear()
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition("/")
+        optimizer.state[parameters[name]][entry] = value
+
+
+def _gather_rng(environment: Environment) -> dict[str, Tensor]:
+    _, keys, position, has_gauss, gauss = np.random.get_state()
+    version, internal, gauss_next = random.getstate()
+    own = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.tensor([*keys.tolist(), position, has_gauss], dtype=torch.int64),
+        "numpy_gauss": torch.tensor([gauss], dtype=torch.float64),
+        "python": torch.tensor([version, *internal], dtype=torch.int64),
+        "python_gauss": torch.tensor([float("nan") if gauss_next is None else gauss_next], dtype=torch.float64),
+    }
+    if environment.device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(environment.device)
+    gathered = {name: environment.gather(value[None]) for name, value in own.items()}
+    return {f"{rank}/{name}": part[0].clone() for name, parts in gathered.items() for rank, part in enumerate(parts)}
+
+
+def _restore_rng(tensors: dict[str, Tensor], environment: Environment) -> None:
+    own = {name: tensors[f"{environment.rank}/{name}"] for name in ("torch", "numpy", "numpy_gauss", "python")}
+    torch.set_rng_state(own["torch"])
+    *keys, position, has_gauss = own["numpy"].tolist()
+    gauss = own["numpy_gauss"].item()
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
+    version, *internal = own["python"].tolist()
+    next_gauss = tensors[f"{environment.rank}/python_gauss"].item()
+    random.setstate((version, tuple(internal), None if next_gauss != next_gauss else next_gauss))
+    if environment.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors[f"{environment.rank}/cuda"], environment.device)

@@ -1,0 +1,119 @@
+"""Processes: one, or many under torchrun, on CPUs (gloo) or GPUs (NCCL)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_TIMEOUT = timedelta(minutes=60)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """This process among all.
+
+    Attributes:
+        rank: number of this process, from 0; rank 0 writes.
+        local_rank: its number on this machine.
+        world_size: how many processes there are.
+        device: where it computes.
+        control: a gloo group for small messages in CPU memory; None in a single process.
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    control: dist.ProcessGroup | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that writes."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        if self.world_size > 1:
+            dist.barrier(group=self.control)
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Run the block in rank 0 first, then in the others.
+
+        An error in rank 0 ends its process; torchrun then ends the others, which wait here.
+        """
+        if not self.is_main:
+            self.barrier()
+        yield
+        if self.is_main:
+            self.barrier()
+
+    def any(self, flag: bool) -> bool:
+        """True in every process when `flag` is true in one."""
+        if self.world_size == 1:
+            return flag
+        votes = torch.tensor([int(flag)])
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.control)
+        return bool(votes.item())
+
+    def gather(self, rows: Tensor) -> list[Tensor]:
+        """CPU tensors (n_r, ...) of every rank, in rank order; n_r may differ between ranks."""
+        if self.world_size == 1:
+            return [rows]
+        counts = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
+        dist.all_gather(counts, torch.tensor([len(rows)]), group=self.control)
+        longest = max(int(count) for count in counts)
+        padded = rows.new_zeros((longest, *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        gathered = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(gathered, padded, group=self.control)
+        return [part[: int(count)] for part, count in zip(gathered, counts, strict=True)]
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum of a CPU tensor over all ranks."""
+        if self.world_size > 1:
+            value = value.clone()
+            dist.all_reduce(value, group=self.control)
+        return value
+
+
+def start(no_cuda: bool = False) -> Environment:
+    """Join the processes that torchrun started (it sets RANK, LOCAL_RANK, WORLD_SIZE), or be alone.
+
+    Sets the CUDA device, and asks for algorithms that give the same bits in every run.
+
+    Raises:
+        ValueError: more processes on this machine than GPUs.
+    """
+    cuda = torch.cuda.is_available() and not no_cuda
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    if cuda and local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"torchrun --nproc_per_node accepts up to {torch.cuda.device_count()} here, one process a GPU; "
+            "--no_cuda runs on CPUs"
+        )
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if cuda:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.cuda.set_device(device)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    if "RANK" not in os.environ or world_size == 1:
+        return Environment(device=device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=_TIMEOUT, device_id=device if cuda else None)
+    control = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+    return Environment(dist.get_rank(), local_rank, dist.get_world_size(), device, control)
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,112 @@
+"""Tokenizer and model as the flags ask for them."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedModel
+
+from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
+from emmental.data import Task
+
+logger = logging.getLogger(__name__)
+
+
+def load_tokenizer(args: argparse.Namespace) -> Any:
+    """The fast tokenizer of the model, or the one that `--tokenizer_name` names.
+
+    Raises:
+        ValueError: it is no fast tokenizer, or `--max_seq_length` is more than its model takes.
+        OSError: it cannot be found.
+    """
+    casing = {} if args.do_lower_case is None else {"do_lower_case": args.do_lower_case}
+    name = args.tokenizer_name or args.model_name_or_path
+    tokenizer = AutoTokenizer.from_pretrained(name, cache_dir=args.cache_dir or None, **casing)
+    if not tokenizer.is_fast:
+        raise ValueError(f"--tokenizer_name {name} is no fast tokenizer; it needs a tokenizer.json")
+    if args.max_seq_length > tokenizer.model_max_length:
+        raise ValueError(
+            f"--max_seq_length {args.max_seq_length} is more than the {tokenizer.model_max_length} tokens of {name}"
+        )
+    return tokenizer
+
+
+def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrainedModel:
+    """The model to train or evaluate, with the task's outputs.
+
+    A dense checkpoint under `--model_type masked_bert` gets masks as the flags say. A masked one keeps its own pruning
+    method, threshold and scores.
+
+    Raises:
+        ValueError: the checkpoint contradicts the flags.
+        OSError: it cannot be found.
+    """
+    name, cache_dir = args.model_name_or_path, args.cache_dir or None
+    config = AutoConfig.from_pretrained(args.config_name or name, cache_dir=cache_dir)
+    if not isinstance(config, BertConfig):
+        raise ValueError(f"--model_name_or_path accepts a BERT; {name} is a {config.model_type}")
+    if args.max_seq_length > config.max_position_embeddings:
+        raise ValueError(
+            f"--max_seq_length {args.max_seq_length} is more than the {config.max_position_embeddings} positions "
+            f"of {name}"
+        )
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(f"--tokenizer_name has {len(tokenizer)} tokens, the model {name} only {config.vocab_size}")
+    if not args.do_train and config.num_labels != task.num_labels:
+        raise ValueError(f"{name} has {config.num_labels} outputs, --task_name {task.name} needs {task.num_labels}")
+    if args.model_type == "bert":
+        if isinstance(config, MaskedBertConfig):
+            raise ValueError(f"--model_type bert trains dense, but {name} is masked; leave --model_type away")
+        return _loaded(args, BertForSequenceClassification, BertConfig(**{**config.to_dict(), **_outputs(task)}))
+    masked = MaskedBertConfig.from_dense(config, **_masking(args, config), **_outputs(task))
+    return _loaded(args, MaskedBertForSequenceClassification, masked)
+
+
+def _loaded(args: argparse.Namespace, model_class: type[PreTrainedModel], config: BertConfig) -> PreTrainedModel:
+    """The model; a head that the checkpoint lacks, or has for other labels, starts anew, which only training mends."""
+    model, info = model_class.from_pretrained(
+        args.model_name_or_path,
+        config=config,
+        cache_dir=args.cache_dir or None,
+        ignore_mismatched_sizes=args.do_train,
+        output_loading_info=True,
+    )
+    fresh = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    if fresh and not args.do_train:
+        raise ValueError(f"--model_name_or_path {args.model_name_or_path} is not fine-tuned: it has no {fresh[0]}")
+    if fresh:
+        logger.info("not in %s, so started anew: %s", args.model_name_or_path, ", ".join(fresh))
+    return model
+
+
+def model_to_evaluate(args: argparse.Namespace) -> str:
+    """Without training: `--model_name_or_path` where it is given, else what stands in the output folder."""
+    in_output = (Path(args.output_dir) / "config.json").is_file()
+    return args.output_dir if in_output and "model_name_or_path" not in args.explicit else args.model_name_or_path
+
+
+def _outputs(task: Task) -> dict[str, Any]:
+    if task.is_regression:
+        return {"num_labels": 1, "problem_type": "regression"}
+    labels = dict(enumerate(task.labels))
+    return {
+        "id2label": labels,
+        "label2id": {label: index for index, label in labels.items()},
+        "problem_type": "single_label_classification",
+    }
+
+
+def _masking(args: argparse.Namespace, config: BertConfig) -> dict[str, Any]:
+    asked = {"pruning_method": args.pruning_method, "mask_init": args.mask_init, "mask_scale": args.mask_scale}
+    if not isinstance(config, MaskedBertConfig):
+        return asked
+    for flag, value in asked.items():
+        if flag in args.explicit and value != getattr(config, flag):
+            raise ValueError(
+                f"--{flag} {value} contradicts {args.model_name_or_path}, saved with {getattr(config, flag)}"
+            )
+    args.pruning_method = config.pruning_method
+    return {}

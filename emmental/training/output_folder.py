@@ -1,0 +1,105 @@
+"""The folder a run writes to: locked while it runs, and cleared of nothing but what this program wrote."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from emmental import atomic
+from emmental.training.checkpoints import checkpoints_in
+
+logger = logging.getLogger(__name__)
+
+RECORD, LOCK = ".emmental.json", ".emmental.lock"
+
+
+class OutputFolder:
+    """A run's output folder.
+
+    Whatever the program writes there is recorded in `.emmental.json`, so that `start_afresh` can remove that and
+    nothing else. A lock, which the system gives up when the process ends in whatever way, keeps a second run away.
+
+    Args:
+        path: the folder; made when missing.
+
+    Raises:
+        ValueError: another run is using it, or it cannot be written to.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / LOCK, "w")  # noqa: SIM115 - held open for as long as the run
+        except OSError as error:
+            raise ValueError(f"--output_dir {path} cannot be written to: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"--output_dir {path} is in use by another run; wait for it or choose another") from error
+        atomic.remove_leftovers(self.path)
+
+    def close(self) -> None:
+        """Let other runs in."""
+        self._lock.close()
+
+    def record(self, *names: str) -> None:
+        """Note that this program writes these files, named relative to the folder."""
+        known = self._recorded()
+        if not set(names) <= set(known):
+            atomic.write_json(self.path / RECORD, {"written": sorted({*known, *names})})
+
+    def start_afresh(self) -> None:
+        """Remove every checkpoint, every recorded file, and folders left empty by that; all else stays."""
+        for checkpoint in checkpoints_in(self.path):
+            atomic.remove_folder(checkpoint)
+        for name in self._recorded():
+            file = self.path / name
+            file.unlink(missing_ok=True)
+            for parent in file.relative_to(self.path).parents[:-1]:
+                with suppress(OSError):
+                    (self.path / parent).rmdir()
+        (self.path / RECORD).unlink(missing_ok=True)
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Record and write a JSON file."""
+        self.record(name)
+        atomic.write_json(self.path / name, value)
+        return self.path / name
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Record and write a text file."""
+        self.record(name)
+        atomic.write_text(self.path / name, text)
+        return self.path / name
+
+    def save_model(self, model: Any, tokenizer: Any) -> None:
+        """Put model and tokenizer directly into the folder; `config.json` comes last, so that half a model is none."""
+        with atomic.atomic_folder(self.path / "final-model") as staged:
+            model.save_pretrained(staged)
+            tokenizer.save_pretrained(staged)
+        staged = self.path / "final-model"
+        files = sorted(staged.iterdir(), key=lambda file: (file.name == "config.json", file.name))
+        files = [file for file in files if file.name != atomic.MANIFEST]
+        self.record(*(file.name for file in files))
+        (self.path / "config.json").unlink(missing_ok=True)
+        for file in files:
+            file.replace(self.path / file.name)
+        shutil.rmtree(staged)
+
+    def _recorded(self) -> list[str]:
+        try:
+            written = json.loads((self.path / RECORD).read_text(encoding="utf-8"))["written"]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path / RECORD} is damaged; delete it to go on") from error
+        names = [str(name) for name in written]
+        if any(Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name for name in names):
+            raise ValueError(f"{self.path / RECORD} names files outside the output folder; delete it to go on")
+        return names

@@ -1,0 +1,151 @@
+"""The plan of a run: how many updates, at which threshold, and whether that makes sense. Made before training."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+
+from emmental.modules.masked_nn import FRACTION_METHODS
+from emmental.pruning import schedule_threshold
+
+SHOWN_POINTS = 12
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the flags and the number of training examples amount to.
+
+    Attributes:
+        batches_per_epoch: batches of one process in one pass over the data.
+        accumulation: batches of one update; the last update of an epoch takes what is left.
+        updates_per_epoch: updates in one pass.
+        total_updates: updates in all.
+        warmup_steps: updates over which learning rates rise.
+        prunes: whether the model is masked at all.
+        method, initial_threshold, final_threshold, initial_warmup, final_warmup, final_lambda, global_topk: the flags.
+    """
+
+    batches_per_epoch: int
+    accumulation: int
+    updates_per_epoch: int
+    total_updates: int
+    warmup_steps: int
+    prunes: bool
+    method: str
+    initial_threshold: float
+    final_threshold: float
+    initial_warmup: int
+    final_warmup: int
+    final_lambda: float
+    global_topk: bool
+
+    @property
+    def constant_start(self) -> int:
+        """Updates at the initial threshold."""
+        return min(self.initial_warmup * self.warmup_steps, self.total_updates)
+
+    @property
+    def constant_end(self) -> int:
+        """Updates at the final threshold; the last update is always one of them."""
+        return min(max(self.final_warmup * self.warmup_steps, 1), self.total_updates)
+
+    @property
+    def pruning_updates(self) -> int:
+        """Updates between the two, over which the threshold moves; negative when the phases overlap."""
+        return self.total_updates - self.constant_start - self.constant_end
+
+    def at(self, update: int) -> tuple[float | None, float]:
+        """(threshold, regu_lambda) of update 1 .. `total_updates`; threshold None for a dense model."""
+        if not self.prunes:
+            return None, 0.0
+        return schedule_threshold(
+            update,
+            self.total_updates,
+            self.warmup_steps,
+            self.initial_threshold,
+            self.final_threshold,
+            self.initial_warmup,
+            self.final_warmup,
+            self.final_lambda,
+        )
+
+    def problem(self) -> str | None:
+        """Why this plan would not prune as asked, with the flags that mend it, in one line; None for a sound one."""
+        if self.warmup_steps > self.total_updates:
+            return (
+                f"--warmup_steps {self.warmup_steps} is longer than the training of {self.total_updates} updates: "
+                f"give --warmup_steps up to {self.total_updates // 10}, or more --num_train_epochs or --max_steps"
+            )
+        moves = self.prunes and self.method != "l0" and self.initial_threshold != self.final_threshold
+        if not moves or self.pruning_updates >= 1:
+            return None
+        phases = max(self.initial_warmup + self.final_warmup, 1)
+        return (
+            f"the threshold has no update to move in: of {self.total_updates} updates the first {self.constant_start} "
+            f"(--initial_warmup {self.initial_warmup} x --warmup_steps {self.warmup_steps}) and the last "
+            f"{self.constant_end} (--final_warmup {self.final_warmup} x --warmup_steps {self.warmup_steps}) are "
+            f"constant; give --warmup_steps below {max(self.total_updates // phases, 1)} or more updates"
+        )
+
+    def lines(self) -> list[str]:
+        """The plan as text: updates of each phase, and the threshold at a dozen points."""
+        lines = [
+            f"{self.total_updates} updates, {self.updates_per_epoch} an epoch "
+            f"({self.batches_per_epoch} batches, {self.accumulation} an update); "
+            f"learning rate rises for {self.warmup_steps} updates, then falls to 0"
+        ]
+        if not self.prunes:
+            return [*lines, "dense training: nothing is pruned"]
+        lines.append(
+            f"phases: {self.constant_start} updates at the initial threshold {self.initial_threshold:g}, "
+            f"{max(self.pruning_updates, 0)} pruning, "
+            f"{self.constant_end} at the final threshold {self.final_threshold:g}"
+        )
+        lines.append(f"{'update':>10} {'threshold':>10} {'remaining':>10} {'lambda':>10}")
+        for update in self.shown_updates():
+            threshold, regu_lambda = self.at(update)
+            lines.append(
+                f"{update:>10} {threshold:>10.4f} {self._expected_remaining(threshold):>10} {regu_lambda:>10.4g}"
+            )
+        return lines
+
+    def shown_updates(self) -> list[int]:
+        """A dozen updates spread over the run: the first, the last, and the ends of the phases among them."""
+        last = self.total_updates
+        spread = {max(1, round(last * part / (SHOWN_POINTS - 3))) for part in range(SHOWN_POINTS - 2)}
+        ends = {min(max(self.constant_start, 1), last), max(last - self.constant_end, 1)}
+        return sorted(spread | ends)
+
+    def _expected_remaining(self, threshold: float) -> str:
+        if self.method in FRACTION_METHODS or self.global_topk:
+            return f"{100 * threshold:.1f} %"
+        return "by scores"
+
+
+def plan_updates(args: argparse.Namespace, examples: int, world_size: int) -> Plan:
+    """The plan that the flags give for a number of training examples.
+
+    Args:
+        args: the trainer's flags.
+        examples: rows of the training set, above 0.
+        world_size: processes, each with its own batches.
+    """
+    batches = math.ceil(examples / (args.per_gpu_train_batch_size * world_size))
+    per_epoch = math.ceil(batches / args.gradient_accumulation_steps)
+    total = args.max_steps if args.max_steps > 0 else max(1, math.ceil(round(args.num_train_epochs * per_epoch, 6)))
+    return Plan(
+        batches_per_epoch=batches,
+        accumulation=args.gradient_accumulation_steps,
+        updates_per_epoch=per_epoch,
+        total_updates=total,
+        warmup_steps=total // 10 if args.warmup_steps is None else args.warmup_steps,
+        prunes=args.model_type == "masked_bert",
+        method=args.pruning_method,
+        initial_threshold=args.initial_threshold,
+        final_threshold=args.final_threshold,
+        initial_warmup=args.initial_warmup,
+        final_warmup=args.final_warmup,
+        final_lambda=args.final_lambda,
+        global_topk=args.global_topk,
+    )

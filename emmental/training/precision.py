@@ -1,0 +1,43 @@
+"""Mixed precision by torch.amp."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+
+class Precision:
+    """Autocast and loss scaling as asked.
+
+    Args:
+        device: where the model computes.
+        fp16: autocast to float16, with loss scaling.
+        bf16: autocast to bfloat16; its range needs no scaling.
+        opt_level: apex's levels, accepted for old scripts: O1, O2 and O3 are all torch.amp here.
+
+    Attributes:
+        dtype: of the autocast; None for float32.
+        scaler: the loss scaler; disabled, and so without effect, unless `fp16`.
+    """
+
+    def __init__(self, device: torch.device, fp16: bool = False, bf16: bool = False, opt_level: str = "O1") -> None:
+        self.device = device
+        self.dtype = torch.float16 if fp16 else torch.bfloat16 if bf16 else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=fp16)
+        if fp16 and opt_level in ("O2", "O3"):
+            logger.info("--fp16_opt_level %s: torch.amp knows one level, autocast as in O1", opt_level)
+
+    def autocast(self) -> AbstractContextManager:
+        """The context a forward pass runs in."""
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    @property
+    def pad_to_multiple_of(self) -> int:
+        """Lengths that tensor cores like: 8 on GPUs in mixed precision, 1 elsewhere."""
+        return 8 if self.dtype is not None and self.device.type == "cuda" else 1

@@ -1,0 +1,465 @@
+"""Fine-tune BERT on GLUE, or on your own sentences, while pruning it.
+
+python masked_run_glue.py --data_dir glue/MRPC --task_name mrpc
+torchrun --nproc_per_node=8 masked_run_glue.py --data_dir glue/MRPC --task_name mrpc
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import visualizing_image
+from distiller import TaskDistiller
+from emmental.data import (
+    FeatureDataset,
+    LengthGroupedBatches,
+    Task,
+    batch_loader,
+    collapsed_to_one_class,
+    compute_metrics,
+    load_features,
+    prediction_entropy,
+    predictions_from_logits,
+    resolve_task,
+    user_task,
+    write_predictions,
+)
+from emmental.pruning import densities, masks_of, regularization, remaining_weights, schedule_threshold
+from emmental.training import distributed
+from emmental.training.arguments import arguments_of_result, parse_arguments, recorded_arguments
+from emmental.training.checkpoints import (
+    checkpoints_in,
+    load_checkpoint,
+    newest_good_checkpoint,
+    prune_checkpoints,
+    read_state,
+    save_checkpoint,
+)
+from emmental.training.errors import NonFiniteError, StoppedBySignal, user_mistakes
+from emmental.training.evaluation import predict_logits
+from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
+from emmental.training.output_folder import OutputFolder
+from emmental.training.plan import Plan, plan_updates
+from emmental.training.precision import Precision
+from emmental.training.progress import LOG_FILE, Progress, configure_logging, read_log
+from emmental.training.report import (
+    environment_line,
+    final_table,
+    model_card,
+    push_to_hub,
+    warn_of_churn,
+    warn_of_collapse,
+)
+from emmental.training.state import LossAverages, StopSignals, batches_of_updates
+from emmental.training.teachers import load_teacher, teacher_logits
+
+__all__ = [
+    "evaluate",
+    "load_and_cache_examples",
+    "main",
+    "regularization",
+    "schedule_threshold",
+    "set_seed",
+    "train",
+]
+
+logger = logging.getLogger("masked_run_glue")
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Run the trainer with the flags of `argv` (default: the command line's) and return the evaluation's results."""
+    args = parse_arguments(argv)
+    args.output = None
+    with user_mistakes():
+        args.environment = distributed.start(args.no_cuda)
+    configure_logging(args.environment.is_main)
+    try:
+        return _run(args)
+    except NonFiniteError as error:
+        newest = checkpoints_in(args.output_dir)
+        logger.error(
+            "%s; the run ends without saving it. Last good state: %s. Try a lower --learning_rate or "
+            "--mask_scores_learning_rate, or --bf16 in the place of --fp16",
+            error,
+            newest[-1] if newest else "none",
+        )
+        sys.exit(1)
+    finally:
+        if args.output is not None:
+            args.output.close()
+        distributed.stop()
+
+
+def _run(args: argparse.Namespace) -> dict[str, float]:
+    started = time.monotonic()
+    logger.info("%s", environment_line(args))
+    with user_mistakes():
+        tokenizer, train_dataset = _prepare_task(args)
+        if args.dry_run:
+            return {}
+        _open_output(args, train_dataset)
+        set_seed(args)
+        model, teacher = _load_models(args, tokenizer)
+    if args.do_train:
+        steps, mean_loss = train(args, train_dataset, model, tokenizer, teacher)
+        logger.info("trained: %d updates, mean loss %.4f", steps, mean_loss)
+        model.eval()
+        if args.output is not None:
+            args.output.save_model(model, tokenizer)
+    results = evaluate(args, model, tokenizer) if args.do_eval else {}
+    if args.eval_all_checkpoints:
+        _evaluate_all_checkpoints(args, model, tokenizer)
+    if args.do_predict:
+        _predict(args, model, tokenizer)
+    if args.output is not None:
+        _hand_over(args, model, results, time.monotonic() - started)
+    return results
+
+
+def _prepare_task(args: argparse.Namespace) -> tuple[Any, FeatureDataset | None]:
+    """Task, tokenizer and training data; shows the plan of the training and refuses one that makes no sense."""
+    args.task = _task_of(args)
+    if not args.do_train:
+        args.model_name_or_path = model_to_evaluate(args)
+    elif args.task.train is None:
+        raise ValueError(f"--task_name {args.task.name} has no training data; it takes --do_predict alone")
+    tokenizer = load_tokenizer(args)
+    for name in args.task.evaluation_tasks:
+        if args.do_eval or args.evaluate_during_training or args.eval_all_checkpoints:
+            load_and_cache_examples(args, name, tokenizer, evaluate=True)
+        if args.do_predict:
+            load_and_cache_examples(args, name, tokenizer, predict=True)
+    if not args.do_train:
+        return tokenizer, None
+    train_dataset = load_and_cache_examples(args, args.task.name, tokenizer)
+    plan = plan_updates(args, len(train_dataset), args.environment.world_size)
+    for line in plan.lines():
+        logger.info(line)
+    if problem := plan.problem():
+        raise ValueError(problem)
+    return tokenizer, train_dataset
+
+
+def _task_of(args: argparse.Namespace) -> Task:
+    if args.task_name == "custom":
+        return user_task(args.train_file, args.validation_file, args.test_file)
+    return resolve_task(args.task_name)
+
+
+def _open_output(args: argparse.Namespace, train_dataset: FeatureDataset | None) -> None:
+    """Lock the output folder, and see that a run which stands there is this one."""
+    args.data = None if train_dataset is None else train_dataset.fingerprint
+    with args.environment.main_first():
+        if not args.environment.is_main:
+            return
+        args.output = OutputFolder(args.output_dir)
+        if not args.do_train:
+            return
+        if args.overwrite_output_dir:
+            args.output.start_afresh()
+        resumed = newest_good_checkpoint(args.output_dir)
+        if resumed is None and checkpoints_in(args.output_dir):
+            raise ValueError(
+                f"every checkpoint in --output_dir {args.output_dir} is damaged; --overwrite_output_dir starts afresh"
+            )
+        if resumed is not None and not args.accept_changes:
+            _check_same_run(args, read_state(resumed)["arguments"], resumed)
+        args.output.write_json("training_args.json", recorded_arguments(args))
+
+
+def _check_same_run(args: argparse.Namespace, before: dict[str, Any], checkpoint: Path) -> None:
+    now = _identity(args)
+    changed = [
+        f"{name} {before.get(name)!r} -> {now.get(name)!r}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"--output_dir {args.output_dir} holds another run ({checkpoint.name}): {'; '.join(changed)}. Choose "
+            "another folder, --overwrite_output_dir to start afresh, or --accept_changes to go on all the same"
+        )
+
+
+def _identity(args: argparse.Namespace) -> dict[str, Any]:
+    return {**arguments_of_result(args), "world_size": args.environment.world_size}
+
+
+def _load_models(args: argparse.Namespace, tokenizer: Any) -> tuple[nn.Module, nn.Module | None]:
+    model = load_model(args, args.task, tokenizer).to(args.environment.device)
+    if args.teacher_name_or_path is None or not args.do_train:
+        return model, None
+    return model, load_teacher(args, tokenizer, args.task.num_labels)
+
+
+def set_seed(args: argparse.Namespace) -> None:
+    """Seed Python, NumPy and PyTorch with `args.seed`."""
+    random.seed(args.seed)
+    np.random.seed(args.seed)
+    torch.manual_seed(args.seed)
+
+
+def load_and_cache_examples(
+    args: argparse.Namespace, task: str, tokenizer: Any, evaluate: bool = False, predict: bool = False
+) -> FeatureDataset:
+    """The tokenised training (or `evaluate`: dev, `predict`: test) rows of a task; rank 0 caches, all read."""
+    spec = args.task if task == args.task.name else resolve_task(task)
+    split = "test" if predict else "dev" if evaluate else "train"
+    with args.environment.main_first():
+        return load_features(
+            spec,
+            args.data_dir,
+            split,
+            tokenizer,
+            args.max_seq_length,
+            _cache_folder(args),
+            overwrite_cache=args.overwrite_cache and args.environment.is_main,
+            show_progress=args.environment.is_main,
+        )
+
+
+def _cache_folder(args: argparse.Namespace) -> Path:
+    if args.feature_cache_dir:
+        return Path(args.feature_cache_dir)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emmental"
+
+
+def train(
+    args: argparse.Namespace,
+    train_dataset: FeatureDataset,
+    model: nn.Module,
+    tokenizer: Any,
+    teacher: nn.Module | None = None,
+) -> tuple[int, float]:
+    """Fine-prune `model` in place, going on from the newest good checkpoint of the output folder if there is one.
+
+    Returns:
+        (number of updates made in all, mean total loss over them).
+
+    Raises:
+        NonFiniteError: a loss or gradient became NaN or infinite; nothing of that is saved.
+        StoppedBySignal: SIGTERM or Ctrl-C came; the state is saved.
+    """
+    environment = args.environment
+    plan = plan_updates(args, len(train_dataset), environment.world_size)
+    known = None if teacher is None else teacher_logits(args, teacher, train_dataset, environment, _cache_folder(args))
+    distiller = TaskDistiller(args, model, plan, environment, known)
+    training = _Training(args, distiller, tokenizer)
+    training.resume()
+    batches = LengthGroupedBatches(
+        train_dataset.lengths, args.per_gpu_train_batch_size, environment.rank, environment.world_size, seed=args.seed
+    )
+    train_dataset.pad_to_multiple_of = distiller.precision.pad_to_multiple_of
+    loader = batch_loader(train_dataset, batches, args.num_workers, pin_memory=environment.device.type == "cuda")
+    model.train()
+    with Progress(args.output, plan.total_updates, distiller.global_step) as progress, StopSignals() as signals:
+        updates = batches_of_updates(loader, batches, plan.accumulation, distiller.global_step)
+        while distiller.global_step < plan.total_updates:
+            epoch, micro_batches = next(updates)
+            training.update(micro_batches)
+            progress.advance()
+            stopping = environment.any(signals.received is not None)
+            training.log_if_due(progress, epoch)
+            training.save_if_due(progress, stopping)
+            if stopping:
+                raise StoppedBySignal(128 + (signals.received or 15))
+    distiller.keep_exact_masks()
+    return distiller.global_step, training.averages.mean_total
+
+
+class _Training:
+    """One training: its updates, what is logged of them, and its checkpoints."""
+
+    def __init__(self, args: argparse.Namespace, distiller: TaskDistiller, tokenizer: Any) -> None:
+        self.args = args
+        self.distiller = distiller
+        self.plan: Plan = distiller.plan
+        self.tokenizer = tokenizer
+        self.averages = LossAverages()
+        self.best: dict[str, Any] = {"step": None, "metric": None}
+        self.high_churn = 0
+        self.save_steps = args.save_steps or self.plan.updates_per_epoch
+
+    def resume(self) -> None:
+        """Take up the newest good checkpoint; every rank reads the one that rank 0 found."""
+        found = newest_good_checkpoint(self.args.output_dir)
+        if found is None:
+            return
+        with user_mistakes():
+            state = load_checkpoint(found, self.distiller.student, self.distiller.optimizer, self.args.environment)
+        self.distiller.load_state_dict(state["updates"])
+        self.averages.load_state_dict(state["averages"])
+        self.best, self.high_churn = state["best"], state["high_churn"]
+        logger.info("resuming after update %d of %d (%s)", self.distiller.global_step, self.plan.total_updates, found)
+
+    def update(self, micro_batches: list[dict[str, Tensor]]) -> None:
+        """One optimizer update."""
+        distiller, device = self.distiller, self.args.environment.device
+        threshold, regu_lambda = self.plan.at(distiller.global_step + 1)
+        distiller.measuring = self._is_due(self.args.logging_steps, distiller.global_step + 1)
+        distiller.begin_update(len(micro_batches))
+        for batch in micro_batches:
+            on_device = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+            distiller.step(on_device, threshold, regu_lambda)
+            self.averages.add(distiller.losses, len(micro_batches))
+        self.averages.update_done()
+
+    def log_if_due(self, progress: Progress, epoch: int) -> None:
+        """Every `logging_steps` updates and after the last: losses, threshold, rates, remaining weights, gradients."""
+        distiller, step = self.distiller, self.distiller.global_step
+        if not self._is_due(self.args.logging_steps, step):
+            return
+        distiller.check_finite()
+        threshold, regu_lambda = self.plan.at(step)
+        losses = self.averages.take_recent()
+        row = {"epoch": epoch, "loss": losses.pop("total"), "losses": losses}
+        if self.plan.prunes:
+            row |= {"threshold": threshold, "lambda": regu_lambda, "remaining": remaining_weights(distiller.student)}
+            row["churn"] = distiller.churn
+            progress.scalars(step, {f"remaining/{k}": 100 * v for k, v in densities(distiller.student).items()})
+        row["rates"] = distiller.learning_rates()
+        row["gradient_norms"] = {name: float(norm) for name, norm in distiller.gradient_norms.items()}
+        row["skipped_updates"] = distiller.skipped_updates
+        progress.log(step, row)
+        self.high_churn = warn_of_churn(self.args, distiller.churn, self.high_churn)
+
+    def save_if_due(self, progress: Progress, stopping: bool) -> None:
+        """Every `save_steps` updates, after the last and before stopping: evaluate, checkpoint, picture."""
+        step = self.distiller.global_step
+        scheduled = self._is_due(self.save_steps, step)
+        if not (scheduled or stopping):
+            return
+        self.distiller.check_finite()
+        if scheduled and self.args.evaluate_during_training:
+            self._evaluate(progress, step)
+        state = {
+            "updates": self.distiller.state_dict(),
+            "averages": self.averages.state_dict(),
+            "best": self.best,
+            "high_churn": self.high_churn,
+            "arguments": _identity(self.args),
+        }
+        save_checkpoint(
+            self.args.output_dir,
+            step,
+            self.distiller.student,
+            self.tokenizer,
+            self.distiller.optimizer,
+            state,
+            self.args.environment,
+        )
+        if self.args.output is not None:
+            prune_checkpoints(self.args.output_dir, self.args.save_total_limit, self.best["step"])
+            self._picture(progress, step)
+
+    def _evaluate(self, progress: Progress, step: int) -> None:
+        results = evaluate(self.args, self.distiller.student, self.tokenizer, prefix=f"checkpoint-{step}")
+        progress.log(step, {"eval": results})
+        metric = results[self.args.task.primary_metric]
+        if self.best["metric"] is None or metric > self.best["metric"]:
+            self.best = {"step": step, "metric": metric}
+
+    def _picture(self, progress: Progress, step: int) -> None:
+        if not (self.args.pictures and self.plan.prunes):
+            return
+        name = f"pictures/overview-{step}.png"
+        self.args.output.record(name)
+        path = Path(self.args.output_dir) / name
+        title = f"{self.args.task.name}, {self.args.pruning_method}, update {step}"
+        visualizing_image.save_overview(path, densities(self.distiller.student), title)
+        progress.picture(step, "overview", path)
+
+    def _is_due(self, every: int, step: int) -> bool:
+        return step % every == 0 or step == self.plan.total_updates
+
+
+def evaluate(args: argparse.Namespace, model: nn.Module, tokenizer: Any, prefix: str = "") -> dict[str, float]:
+    """Metrics of the model on the task's dev data (`mnli`: matched and mismatched), at the threshold the model has.
+
+    Writes `eval_results.txt` and `eval_results.json` into the output folder, for `mnli` mismatched into its folder
+    `MM`; with a prefix, into `evaluations/<prefix>` there.
+    """
+    results: dict[str, float] = {}
+    for name in args.task.evaluation_tasks:
+        task = args.task if name == args.task.name else resolve_task(name)
+        dataset = load_and_cache_examples(args, name, tokenizer, evaluate=True)
+        logits = _logits(args, model, dataset, prefix or "Evaluating").numpy()
+        predictions = predictions_from_logits(task, logits)
+        found = compute_metrics(task, predictions, dataset.labels)
+        entropy = prediction_entropy(logits)
+        found |= {} if entropy is None else {"entropy": entropy}
+        warn_of_collapse(args, collapsed_to_one_class(predictions, task.num_labels))
+        _write_results(args, found, prefix, mismatched=name != args.task.evaluation_tasks[0])
+        results |= {key: value for key, value in found.items() if key not in results}
+    return results
+
+
+def _logits(args: argparse.Namespace, model: nn.Module, dataset: FeatureDataset, description: str) -> Tensor:
+    precision = Precision(args.environment.device, args.fp16, args.bf16)
+    return predict_logits(model, dataset, args.per_gpu_eval_batch_size, args.environment, precision, description)
+
+
+def _write_results(args: argparse.Namespace, results: dict[str, float], prefix: str, mismatched: bool) -> None:
+    if args.output is None:
+        return
+    folder = Path("evaluations", prefix) if prefix else Path()
+    folder = folder / "MM" if mismatched else folder
+    args.output.write_text(str(folder / "eval_results.txt"), "".join(f"{k} = {v}\n" for k, v in results.items()))
+    args.output.write_json(str(folder / "eval_results.json"), results)
+
+
+def _evaluate_all_checkpoints(args: argparse.Namespace, model: nn.Module, tokenizer: Any) -> None:
+    """Evaluate every checkpoint of the output folder, in numeric order, into `eval_all_checkpoints.json`."""
+    rows = []
+    for checkpoint in checkpoints_in(args.output_dir):
+        saved = type(model).from_pretrained(checkpoint).to(args.environment.device)
+        results = evaluate(args, saved, tokenizer, prefix=checkpoint.name)
+        rows.append({"step": int(checkpoint.name.split("-")[1]), **results})
+        logger.info("%s: %s", checkpoint.name, ", ".join(f"{k} {v:.4f}" for k, v in results.items()))
+    if not rows:
+        logger.warning("--eval_all_checkpoints: there is no checkpoint in %s", args.output_dir)
+    if args.output is not None:
+        args.output.write_json("eval_all_checkpoints.json", rows)
+
+
+def _predict(args: argparse.Namespace, model: nn.Module, tokenizer: Any) -> None:
+    """Write the GLUE server's prediction file of the task's test data."""
+    for name in args.task.evaluation_tasks:
+        task = args.task if name == args.task.name else resolve_task(name)
+        dataset = load_and_cache_examples(args, name, tokenizer, predict=True)
+        predictions = predictions_from_logits(task, _logits(args, model, dataset, "Predicting").numpy())
+        if args.output is not None:
+            args.output.record(task.prediction_file)
+            logger.info("predictions: %s", write_predictions(args.output_dir, task, predictions, dataset.indices))
+
+
+def _hand_over(args: argparse.Namespace, model: nn.Module, results: dict[str, float], seconds: float) -> None:
+    """Pictures, model card and the final table."""
+    history = read_log(Path(args.output_dir) / LOG_FILE)
+    masks = {name: mask.cpu().numpy() for name, mask in masks_of(model.eval()).items()}
+    if args.pictures and masks:
+        title = f"{args.task.name}, {model.config.pruning_method}, {remaining_weights(model):.1f} % of weights remain"
+        folder = Path(args.output_dir) / "pictures"
+        saved = visualizing_image.save_all(folder, masks, history, model.config.num_attention_heads, title)
+        args.output.record(*(str(picture.relative_to(args.output_dir)) for picture in saved))
+    if args.do_train:
+        args.output.write_text("README.md", model_card(args, model, results))
+    print(final_table(args, model, results, seconds))
+    if args.push_to_hub:
+        push_to_hub(args)
+
+
+if __name__ == "__main__":
+    main()
