@@ -17,7 +17,9 @@ class RowBatch:
 
     Attributes:
         indices: (B,) int64, positions in the dataset.
-        weights: (B,) float32, 1 for a row that counts and 0 for one that only fills the batch.
+        weights: (B,) float32, 0 for a row that only fills the batch. The others of a batch have the same weight, such
+            that the mean of weight * loss over the rows of all ranks is the mean loss of the rows that count; it is
+            1 in a batch without fillers.
     """
 
     indices: np.ndarray
@@ -65,7 +67,7 @@ class _RankBatches(Sampler[RowBatch]):
     def _share(self, members: np.ndarray) -> RowBatch:
         """This rank's rows of a global batch; several ranks get full batches, filled by repeats of weight 0."""
         size = len(members) if self.world_size == 1 else self.global_batch_size
-        weights = (np.arange(size) < len(members)).astype(np.float32)
+        weights = ((np.arange(size) < len(members)) * (size / len(members))).astype(np.float32)
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         return RowBatch(np.resize(members, size).astype(np.int64)[mine], weights[mine])
 
