@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from emmental.patching import masked_layers
+from emmental.patching import masked_layers, set_threshold
 from emmental.pruning import global_boundary, refresh_masks, regularization
 from emmental.training.distributed import Environment
 from emmental.training.optimization import UpdateLoop, adamw, linear_schedule, parameter_groups
@@ -42,7 +43,7 @@ class TaskDistiller(UpdateLoop):
         student: the model, not wrapped for distribution.
         losses: of the last micro-batch, name -> scalar tensor: ce (for regression: mean squared error), distil,
             regularization, and total, their weighted sum.
-        churn: share of mask entries that the last update with `measuring` changed; None before.
+        boundary: of a global top-k, see `emmental.pruning.global_boundary`; None without one.
     """
 
     def __init__(
@@ -68,7 +69,6 @@ class TaskDistiller(UpdateLoop):
         self.teacher_logits = teacher_logits
         self.losses: dict[str, Tensor] = {}
         self.boundary: tuple[float, list[int]] | None = None
-        self.churn: float | None = None
         self._masked = bool(masked_layers(student))
 
     def step(self, batch: dict[str, Tensor], threshold: float | None, regu_lambda: float) -> bool:
@@ -105,18 +105,23 @@ class TaskDistiller(UpdateLoop):
             self.boundary = global_boundary(self.student, self.plan.final_threshold)
             refresh_masks(self.student, self.plan.final_threshold, self.boundary)
 
+    def state_dict(self) -> dict[str, Any]:
+        """As `UpdateLoop.state_dict`, and the boundary of a global top-k."""
+        return {**super().state_dict(), "boundary": self.boundary}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave; the masks are again those of the last update."""
+        super().load_state_dict(state)
+        self.boundary = None if state["boundary"] is None else tuple(state["boundary"])
+        if self._masked:
+            set_threshold(self.student, self.plan.at(self.global_step)[0], self.boundary)
+
     def _make_masks(self, threshold: float) -> None:
         update = self.global_step + 1
         if self.args.global_topk and self._boundary_is_due(update):
             self.boundary = global_boundary(self.student, threshold)
-        churn = refresh_masks(
-            self.student,
-            threshold,
-            self.boundary if self.args.global_topk else None,
-            noise_seed=(self.args.seed * _NOISE_STRIDE + update) * _NOISE_STRIDE,
-            count_changes=self.measuring,
-        )
-        self.churn = churn if self.measuring else self.churn
+        noise_seed = (self.args.seed * _NOISE_STRIDE + update) * _NOISE_STRIDE
+        refresh_masks(self.student, threshold, self.boundary, noise_seed)
 
     def _boundary_is_due(self, update: int) -> bool:
         first_at_end = update == self.plan.total_updates - self.plan.constant_end + 1

@@ -36,7 +36,7 @@ from emmental.data import (
     user_task,
     write_predictions,
 )
-from emmental.pruning import densities, masks_of, regularization, remaining_weights, schedule_threshold
+from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
 from emmental.training import distributed
 from emmental.training.arguments import arguments_of_result, parse_arguments, recorded_arguments
 from emmental.training.checkpoints import (
@@ -276,7 +276,7 @@ def train(
             if stopping:
                 raise StoppedBySignal(128 + (signals.received or 15))
     distiller.keep_exact_masks()
-    return distiller.global_step, training.averages.mean_total
+    return distiller.global_step, training.averages.mean_total()
 
 
 class _Training:
@@ -287,7 +287,7 @@ class _Training:
         self.distiller = distiller
         self.plan: Plan = distiller.plan
         self.tokenizer = tokenizer
-        self.averages = LossAverages()
+        self.averages = LossAverages(args.environment)
         self.best: dict[str, Any] = {"step": None, "metric": None}
         self.high_churn = 0
         self.save_steps = args.save_steps or self.plan.updates_per_epoch
@@ -326,14 +326,15 @@ class _Training:
         losses = self.averages.take_recent()
         row = {"epoch": epoch, "loss": losses.pop("total"), "losses": losses}
         if self.plan.prunes:
-            row |= {"threshold": threshold, "lambda": regu_lambda, "remaining": remaining_weights(distiller.student)}
-            row["churn"] = distiller.churn
+            churn = mask_churn(distiller.student)
+            row |= {"threshold": threshold, "lambda": regu_lambda, "churn": churn}
+            row["remaining"] = remaining_weights(distiller.student)
+            self.high_churn = warn_of_churn(self.args, churn, self.high_churn)
             progress.scalars(step, {f"remaining/{k}": 100 * v for k, v in densities(distiller.student).items()})
         row["rates"] = distiller.learning_rates()
         row["gradient_norms"] = {name: float(norm) for name, norm in distiller.gradient_norms.items()}
         row["skipped_updates"] = distiller.skipped_updates
         progress.log(step, row)
-        self.high_churn = warn_of_churn(self.args, distiller.churn, self.high_churn)
 
     def save_if_due(self, progress: Progress, stopping: bool) -> None:
         """Every `save_steps` updates, after the last and before stopping: evaluate, checkpoint, picture."""

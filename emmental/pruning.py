@@ -109,30 +109,34 @@ def refresh_masks(
     threshold: float | None,
     boundary: tuple[float, list[int]] | None = None,
     noise_seed: int | None = None,
-    count_changes: bool = False,
-) -> float | None:
+) -> None:
     """Make the masks of one optimizer update.
 
     Args:
         model: a model with masked layers.
         threshold, boundary: as for `set_threshold`.
         noise_seed: seed of the `l0` noise of this update; each layer draws from its own stream.
-        count_changes: measure the churn as well.
-
-    Returns:
-        The churn when asked for: the share of mask entries (for `l0`: of open gates) that differ from the masks
-        before, in [0, 1]; None when there were none before.
     """
-    layers = list(masked_layers(model).values())
-    before = [layer.kept_mask for layer in layers] if count_changes else []
     set_threshold(model, threshold, boundary)
-    for index, layer in enumerate(layers):
+    for index, layer in enumerate(masked_layers(model).values()):
         layer.noise_seed = None if noise_seed is None else noise_seed + index
         _ = layer.mask
-    if not before or any(mask is None for mask in before):
-        return None
-    changed = sum(int(((old > 0) != (layer.mask > 0)).sum()) for old, layer in zip(before, layers, strict=True))
-    return changed / sum(mask.numel() for mask in before)
+
+
+@torch.no_grad()
+def mask_churn(model: nn.Module) -> float:
+    """Share of mask entries (for `l0`: of open gates) that differ between the masks last used and those of now.
+
+    Called after an update, and before the masks are used again, it tells how much of the masks that update changed
+    through the scores alone, threshold and noise being the same; in [0, 1]. The new masks are kept.
+    """
+    changed = total = 0
+    for layer in masked_layers(model).values():
+        before = layer.kept_mask
+        if before is not None:
+            changed += int(((before > 0) != (layer.mask > 0)).sum())
+        total += layer.weight.numel()
+    return changed / total
 
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:

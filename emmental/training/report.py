@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 HIGH_CHURN, PATIENCE = 0.02, 3
 
 
-def warn_of_churn(args: argparse.Namespace, churn: float | None, high_before: int) -> int:
+def warn_of_churn(args: argparse.Namespace, churn: float, high_before: int) -> int:
     """Warn, once in a row, when masks keep changing faster than weights can follow; returns the new count of highs."""
-    high = high_before + 1 if churn is not None and churn > HIGH_CHURN else 0
+    high = high_before + 1 if churn > HIGH_CHURN else 0
     if high == PATIENCE:
         logger.warning(
             "%.1f %% of the mask entries change at every update: the weights cannot follow. Lower "

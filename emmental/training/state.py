@@ -9,61 +9,74 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from emmental.data import LengthGroupedBatches
+from emmental.training.distributed import Environment
 
 logger = logging.getLogger(__name__)
 
 
 class LossAverages:
-    """Means of the named losses over updates: since the last log entry, and of the total since the start.
+    """Means of the named losses over updates and ranks: since the last log entry, and of the total since the start.
 
-    Sums stay on the device of the losses until they are read.
+    Sums stay on the device of the losses until they are read. Every rank calls every method.
+
+    Args:
+        environment: this process.
     """
 
-    def __init__(self) -> None:
-        self._recent: dict[str, Tensor | float] = {}
-        self._recent_updates = 0
-        self._total: Tensor | float = 0.0
-        self._updates = 0
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._sums: dict[str, Tensor] = {}
+        self._updates = {"recent": 0, "all": 0}
 
     def add(self, losses: dict[str, Tensor], micro_batches: int) -> None:
-        """Take in the losses of one of an update's `micro_batches`."""
-        for name, value in losses.items():
-            self._recent[name] = self._recent.get(name, 0.0) + value.detach().double() / micro_batches
-        self._total = self._total + losses["total"].detach().double() / micro_batches
+        """Take in the losses, `total` among them, of one of an update's `micro_batches`."""
+        shares = {f"recent/{name}": value for name, value in losses.items()} | {"all/total": losses["total"]}
+        for name, value in shares.items():
+            share = value.detach().double() / micro_batches
+            self._sums[name] = self._sums[name] + share if name in self._sums else share
 
     def update_done(self) -> None:
         """An update is complete."""
-        self._recent_updates += 1
-        self._updates += 1
+        self._updates = {name: count + 1 for name, count in self._updates.items()}
 
     def take_recent(self) -> dict[str, float]:
         """Means since the last call."""
-        means = {name: float(value) / self._recent_updates for name, value in self._recent.items()}
-        self._recent, self._recent_updates = {}, 0
-        return means
+        names = [name for name in self._sums if name.startswith("recent/")]
+        means = self._means(names, self._updates["recent"])
+        for name in names:
+            del self._sums[name]
+        self._updates["recent"] = 0
+        return {name.removeprefix("recent/"): mean for name, mean in means.items()}
 
-    @property
     def mean_total(self) -> float:
         """Mean of the total loss over all updates; 0 before the first."""
-        return float(self._total) / self._updates if self._updates else 0.0
+        return self._means(["all/total"], self._updates["all"])["all/total"] if self._sums else 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """As JSON can hold it, exactly."""
-        recent = {name: float(value) for name, value in self._recent.items()}
-        return {
-            "recent": recent,
-            "recent_updates": self._recent_updates,
-            "total": float(self._total),
-            "updates": self._updates,
-        }
+        """The sums of every rank, as JSON can hold them, exactly."""
+        ranks = self._environment.gather(self._values(list(self._sums))[None])
+        return {"names": list(self._sums), "sums": [rank[0].tolist() for rank in ranks], "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
-        self._recent, self._recent_updates = dict(state["recent"]), state["recent_updates"]
-        self._total, self._updates = state["total"], state["updates"]
+        values = state["sums"][self._environment.rank]
+        device = self._environment.device
+        tensors = (torch.tensor(value, dtype=torch.float64, device=device) for value in values)
+        self._sums = dict(zip(state["names"], tensors, strict=True))
+        self._updates = dict(state["updates"])
+
+    def _means(self, names: list[str], updates: int) -> dict[str, float]:
+        sums = self._environment.sum(self._values(names)) / (self._environment.world_size * updates)
+        return dict(zip(names, sums.tolist(), strict=True))
+
+    def _values(self, names: list[str]) -> Tensor:
+        if not names:
+            return torch.zeros(0, dtype=torch.float64)
+        return torch.stack([self._sums[name] for name in names]).cpu()
 
 
 class StopSignals:
