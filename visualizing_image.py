@@ -6,23 +6,27 @@ boxes.json --saveas drawn.jpg` draws boxes on any photograph; `--help` has the r
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib.colors
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from emmental.pictures import canvas, inputs, masks, palette, placement
-from emmental.pictures.canvas import Chart
-from emmental.pictures.curves import curves_chart
-from emmental.pictures.heat import HeatTable, heat_chart, heat_table, percent
-from emmental.pictures.tiles import block_boxes, tiles_chart
+from emmental.pictures.box_file import FORM, read_box_file
+from emmental.pictures.curves import curves, has_curves
+from emmental.pictures.heat import compare, overview, percent
+from emmental.pictures.tiles import block_boxes, tiles_ground, write_heading
+
+__all__ = ["SingleImageViz", "compare", "curves", "main", "mask_picture", "overview", "save_all", "save_overview"]
+
 
 _SMALLEST_FONT = 10.0  # pixels of the drawn picture
-_SMALLEST_FITTED_FONT = 6.0  # of a label that would be wider than the picture
+_PICTURES = ("overview", "curves", "mask", "all")
+_LOG_FILE = "train_log.jsonl"
 _ALIGNMENT = {"left": 0.0, "center": 0.5, "right": 1.0}
 
 
@@ -72,11 +76,11 @@ class SingleImageViz:
         id2attr: Sequence[str] | Mapping[int, str] | None = None,
         pad: float = 0.7,
     ) -> None:
-        self.scale = _number(scale, "scale", above=0.0)
-        self.alpha = _number(alpha, "alpha", least=0.0, most=1.0)
-        self.pad = _number(pad, "pad", least=0.0)
-        self.edgecolor = _color(edgecolor, "edgecolor")
-        self.linestyle = _linestyle(linestyle)
+        self.scale = inputs.to_number(scale, "scale", above=0.0)
+        self.alpha = inputs.to_number(alpha, "alpha", least=0.0, most=1.0)
+        self.pad = inputs.to_number(pad, "pad", least=0.0)
+        self.edgecolor = inputs.to_color(edgecolor, "edgecolor")
+        self.linestyle = inputs.to_linestyle(linestyle)
         self.saveas, self.rgb, self.pynb = saveas, rgb, pynb
         self.id2obj, self.id2attr = id2obj, id2attr
         self.img = inputs.to_rgb_image(img, rgb)
@@ -116,7 +120,7 @@ class SingleImageViz:
                 x1 - x0,
                 y1 - y0,
                 fill=False,
-                edgecolor=self.edgecolor if color is None else _color(color, "color"),
+                edgecolor=self.edgecolor if color is None else inputs.to_color(color, "color"),
                 linewidth=self.line_width,
                 alpha=self.alpha,
                 linestyle=self.linestyle,
@@ -159,10 +163,11 @@ class SingleImageViz:
         colors = palette.box_colors(array, labels)
         areas = (array[:, 2] - array[:, 0]) * (array[:, 3] - array[:, 1])
         order = sorted(range(count), key=lambda i: (-areas[i], *array[i], labels[i]))
-        for i in order:
-            self.add_box(array[i], colors[i])
-        for i in order:
-            self.draw_labels(labels[i], array[i], colors[i])
+        with canvas.picture_style():
+            for i in order:
+                self.add_box(array[i], colors[i])
+            for i in order:
+                self.draw_labels(labels[i], array[i], colors[i])
 
     def draw_labels(self, label: str, box: object, color: object = None) -> None:
         """Draw a box's label: in its upper left corner, or beside a small box, off the labels drawn before.
@@ -174,7 +179,7 @@ class SingleImageViz:
         x0, y0, x1, y1 = inputs.to_boxes(box, "box")[0]
         if x0 > self.width or y0 > self.height or x1 < 0 or y1 < 0:
             return
-        fitted = self._fit(label, self.font_size)
+        fitted = placement.fit_text(label, self.font_size, self._size, self._plate_size)
         if fitted is None:
             return
         text, font_size, size = fitted
@@ -186,7 +191,7 @@ class SingleImageViz:
         )
         drawn = (x0 * ratio[0], y0 * ratio[1], x1 * ratio[0], y1 * ratio[1])
         place = placement.place_label(size, drawn, self._size, self.label_boxes, outside)
-        self._put_text(text, place, font_size, self.edgecolor if color is None else _color(color, "color"))
+        self._put_text(text, place, font_size, self.edgecolor if color is None else inputs.to_color(color, "color"))
 
     def draw_text(
         self,
@@ -210,9 +215,9 @@ class SingleImageViz:
             raise ValueError("position: expected two finite numbers, x and y")
         if ha not in _ALIGNMENT:
             raise ValueError(f"ha: {ha!r} is not one of {', '.join(_ALIGNMENT)}")
-        wanted = self.font_size if font_size is None else _number(font_size, "font_size", above=0.0)
-        color = _color(color, "color")
-        fitted = self._fit(text, wanted)
+        wanted = self.font_size if font_size is None else inputs.to_number(font_size, "font_size", above=0.0)
+        color = inputs.to_color(color, "color")
+        fitted = placement.fit_text(text, wanted, self._size, self._plate_size)
         if fitted is None:
             return
         text, font_size, size = fitted
@@ -258,25 +263,6 @@ class SingleImageViz:
     def _ratio(self) -> tuple[float, float]:  # drawn pixels per image pixel
         return self._size[0] / self.width, self._size[1] / self.height
 
-    def _fit(self, text: str, font_size: float) -> tuple[str, float, tuple[float, float]] | None:
-        """(text, font size, plate size) that fit into the picture, or None when there is not room for a letter."""
-        text = "\n".join("".join(c if c.isprintable() else " " for c in line) for line in str(text).splitlines())
-        text = text.strip()
-        while text:
-            size = self._plate_size(text, font_size)
-            excess = max(size[0] / self._size[0], size[1] / self._size[1])
-            if excess <= 1.0:
-                return text, font_size, size
-            if font_size > _SMALLEST_FITTED_FONT:
-                font_size = max(_SMALLEST_FITTED_FONT, 0.98 * font_size / excess)
-            elif "\n" in text:
-                text = text.replace("\n", " ")
-            else:
-                kept = text.removesuffix("…")
-                keep = min(len(kept) - 1, int(len(kept) / excess))
-                text = kept[:keep].rstrip() + "…" if keep > 0 else ""
-        return None
-
     def _plate_size(self, text: str, font_size: float) -> tuple[float, float]:
         with canvas.picture_style():
             extent = self._text(text, font_size).get_window_extent(self.canvas.get_renderer())
@@ -296,79 +282,6 @@ class SingleImageViz:
         artist.set_position(((place[0] + margin) / canvas.DPI, (self._size[1] - place[1] - margin) / canvas.DPI))
         self.fig.add_artist(artist)
         self.label_boxes.append(place)
-
-
-def _number(
-    value: object, name: str, *, above: float | None = None, least: float | None = None, most: float | None = None
-) -> float:
-    number = value if isinstance(value, int | float | np.number) and not isinstance(value, bool) else np.nan
-    if not np.isfinite(number):
-        raise ValueError(f"{name}: expected a finite number, got {value!r}")
-    if above is not None and number <= above:
-        raise ValueError(f"{name}: {number:g} is not above {above:g}")
-    if (least is not None and number < least) or (most is not None and number > most):
-        limits = f"at least {least:g}" if most is None else f"in [{least:g}, {most:g}]"
-        raise ValueError(f"{name}: {number:g} is not {limits}")
-    return float(number)
-
-
-def _color(value: object, name: str) -> tuple[float, float, float]:
-    try:
-        return matplotlib.colors.to_rgb(value)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{name}: {value!r} is not a colour; 'g', '#0072B2' or (r, g, b) in 0..1 are") from error
-
-
-def _linestyle(value: str) -> str:
-    try:
-        Rectangle((0, 0), 1, 1, linestyle=value)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"linestyle: {value!r} is not one of '-', '--', '-.', ':' and 'none'") from error
-    return value
-
-
-def overview(
-    densities: object,
-    title: str,
-    sizes: Mapping[object, int] | None = None,
-    rows: Sequence[object] | None = None,
-    columns: Sequence[object] | None = None,
-) -> Chart:
-    """Heat map of remaining weights: a row for each layer, a column for each matrix, the percentage in each cell.
-
-    Args:
-        densities: share of weights that remain, in [0, 1], under the module's name (`bert.encoder.layer.0.output.dense`)
-            or under (layer, matrix); or an array (layers, matrices) with NaN where there is no matrix.
-        title: heading of the picture.
-        sizes: number of weights under the same keys; adds the row and column "all" and the total.
-        rows: names of an array's rows.
-        columns: names of an array's columns.
-
-    Raises:
-        ValueError: nothing to draw, a density outside [0, 1], or names or sizes that do not fit; in one line.
-    """
-    shown = heat_table(densities, sizes, rows, columns)
-    return heat_chart([shown], title, [shown.summary()])
-
-
-def compare(
-    first: object,
-    second: object,
-    names: Sequence[str] = ("before", "after"),
-    title: str = "",
-    first_sizes: Mapping[object, int] | None = None,
-    second_sizes: Mapping[object, int] | None = None,
-) -> Chart:
-    """Two runs side by side on one colour scale; arguments as for `overview`, twice.
-
-    Raises:
-        ValueError: as `overview`, or not two names.
-    """
-    if len(names) != 2:
-        raise ValueError(f"names: {len(names)} names for two runs")
-    tables: list[HeatTable] = [heat_table(first, first_sizes), heat_table(second, second_sizes)]
-    subtitles = [f"{name}\n{shown.summary()}" for name, shown in zip(names, tables, strict=True)]
-    return heat_chart(tables, title, subtitles)
 
 
 def mask_picture(mask: object, heads: int | None = None, name: str = "", head_axis: int = 0) -> SingleImageViz:
@@ -397,16 +310,12 @@ def mask_picture(mask: object, heads: int | None = None, name: str = "", head_ax
             raise ValueError(f"heads: {heads!r} is not a number of attention heads")
         blocks, axis = masks.blocks(kept, int(heads), head_axis), head_axis
         labels = [f"head {i}{': ' if axis == 0 else chr(10)}{percent(b.density)} %" for i, b in enumerate(blocks)]
-    ground = tiles_chart(kept, name, len(blocks), axis)
-    viz = SingleImageViz(ground._get_buffer(), scale=1.0, alpha=0.9, id2obj=labels)
-    viz.font_size = 14.0
-    viz.draw_boxes(block_boxes(blocks, kept.shape, axis), obj_ids=range(len(blocks)))
+    with canvas.picture_style():
+        viz = SingleImageViz(tiles_ground(kept, len(blocks), axis), scale=1.0, alpha=0.9, id2obj=labels)
+        viz.font_size = 14.0
+        write_heading(viz.fig, name, kept)
+        viz.draw_boxes(block_boxes(blocks, kept.shape, axis), obj_ids=range(len(blocks)))
     return viz
-
-
-def curves(history: Sequence[Mapping[str, object]], title: str = "") -> Chart:
-    """Remaining weights, threshold, loss and metrics over the updates; see `emmental.pictures.curves.curves_chart`."""
-    return curves_chart(history, title)
 
 
 def save_overview(path: str | Path, densities: object, title: str, sizes: Mapping[object, int] | None = None) -> Path:
@@ -438,10 +347,154 @@ def save_all(
     folder = Path(folder)
     densities, sizes = masks.densities_of(masks_by_name), masks.sizes_of(masks_by_name)
     paths = [save_overview(folder / "overview.png", densities, title, sizes)]
-    if history:
+    unusable = [name for name in masks_by_name if not name or "/" in name]
+    if unusable:
+        raise ValueError(f"masks: {unusable[0]!r} cannot be the name of a file")
+    if has_curves(history):
         paths.append(curves(history, title).save(folder / "curves.png"))
     for name, mask in masks_by_name.items():
         axis = masks.head_axis(masks.matrix_key(name)[1])
         picture = mask_picture(mask, None if axis is None else num_heads, name, axis or 0)
         paths.append(picture.save(folder / "masks" / f"{name}.png"))
     return paths
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw what the command line asks for; a mistake is one line on stderr and exit status 2."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        _check_arguments(args)
+        written = _draw_boxes_of_file(args) if args.image else _draw_model(args)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    print(written)
+
+
+def read_model_masks(folder: str | Path) -> tuple[dict[str, np.ndarray], int]:
+    """Masks of a finished model, masked or bertarized, and its number of attention heads.
+
+    A model without masks, such as `bertarize` writes, has exact zeros in the encoder's linear layers instead: they
+    count as pruned.
+
+    Returns:
+        Module name -> (out, in) bool, and the number of heads.
+
+    Raises:
+        ValueError: `folder` has no model of this kind.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise ValueError(f"--model_dir: {folder} has no config.json; a folder that the trainer or bertarize wrote is")
+    from safetensors import SafetensorError
+    from torch import nn
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    from emmental.pruning import masks_of
+
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"--model_dir: {folder} holds no readable model: {error}") from error
+    found = masks_of(model.eval()) or {
+        name: module.weight.detach() != 0
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and ".encoder.layer." in f".{name}"
+    }
+    if not found:
+        raise ValueError(f"--model_dir: {folder} holds a model without BERT's encoder layers")
+    return {name: mask.cpu().numpy() for name, mask in found.items()}, model.config.num_attention_heads
+
+
+def _parser() -> argparse.ArgumentParser:
+    from emmental.training.arguments import OneLineParser
+
+    parser = OneLineParser(f"Pictures of a pruned model, or of boxes on an image. {FORM}")
+    model = parser.add_argument_group("a pruned model")
+    model.add_argument("--model_dir", help="folder of a finished model, masked or bertarized")
+    model.add_argument("--compare", help="folder of a second model, drawn beside the first")
+    model.add_argument(
+        "--picture",
+        choices=_PICTURES,
+        help="overview unless --matrix is given; all: every picture, into folder --saveas",
+    )
+    model.add_argument("--matrix", help="the matrix for --picture mask: its name, or an end of it that only it has")
+    boxes = parser.add_argument_group("boxes on an image")
+    boxes.add_argument("--image", help="photograph or other image file")
+    boxes.add_argument("--boxes", help="JSON file of boxes, see above")
+    boxes.add_argument("--scale", type=float, default=1.0, help="size of the picture relative to the image")
+    boxes.add_argument("--alpha", type=float, default=0.8, help="opacity of the boxes, 0 to 1")
+    boxes.add_argument("--linestyle", default="solid", help="of the boxes: solid, dashed, dashdot or dotted")
+    parser.add_argument(
+        "--saveas", required=True, help="file to write; its ending is the format: .png, .jpg, .pdf, ..."
+    )
+    parser.add_argument("--title", help="heading of the picture of a model; the folder's name if absent")
+    return parser
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    if bool(args.model_dir) == bool(args.image):
+        raise ValueError("give either --model_dir or --image")
+    if bool(args.image) != bool(args.boxes):
+        raise ValueError("--image and --boxes go together")
+    if args.image and (args.compare or args.picture or args.matrix):
+        raise ValueError("--compare, --picture and --matrix are for --model_dir")
+    args.picture = args.picture or ("mask" if args.matrix else "overview")
+    if (args.picture == "mask") != bool(args.matrix):
+        raise ValueError("--picture mask and --matrix go together")
+    if args.compare and args.picture != "overview":
+        raise ValueError(f"--compare draws two overviews, not --picture {args.picture}")
+    if args.picture != "all":
+        canvas.picture_suffix(args.saveas)
+
+
+def _draw_boxes_of_file(args: argparse.Namespace) -> Path:
+    content = read_box_file(args.boxes)
+    names = {key: content.pop(key, None) for key in ("id2obj", "id2attr")}
+    viz = SingleImageViz(args.image, scale=args.scale, alpha=args.alpha, linestyle=args.linestyle, **names)
+    viz.draw_boxes(**content)
+    return viz.save(args.saveas)
+
+
+def _draw_model(args: argparse.Namespace) -> Path:
+    folder, name = Path(args.model_dir), Path(args.model_dir).resolve().name
+    title = name if args.title is None else args.title
+    if args.picture == "curves":
+        return curves(_read_history(folder), title).save(args.saveas)
+    found, heads = read_model_masks(folder)
+    if args.picture == "all":
+        history = _read_history(folder) if (folder / _LOG_FILE).is_file() else []
+        return save_all(args.saveas, found, history, heads, title)[0].parent
+    if args.picture == "mask":
+        matrix = _only_match(args.matrix, found)
+        axis = masks.head_axis(masks.matrix_key(matrix)[1])
+        return mask_picture(found[matrix], None if axis is None else heads, matrix, axis or 0).save(args.saveas)
+    densities, sizes = masks.densities_of(found), masks.sizes_of(found)
+    if not args.compare:
+        return save_overview(args.saveas, densities, title, sizes)
+    second, _ = read_model_masks(args.compare)
+    names = (name, Path(args.compare).resolve().name)
+    title = " and ".join(names) if args.title is None else args.title
+    others = masks.densities_of(second), masks.sizes_of(second)
+    return compare(densities, others[0], names, title, sizes, others[1]).save(args.saveas)
+
+
+def _read_history(folder: Path) -> list[dict[str, object]]:
+    from emmental.training.progress import read_log
+
+    if not (folder / _LOG_FILE).is_file():
+        raise ValueError(f"--picture curves: {folder} has no {_LOG_FILE}")
+    return read_log(folder / _LOG_FILE)
+
+
+def _only_match(ending: str, names: Mapping[str, object]) -> str:
+    matches = [name for name in names if name == ending or name.endswith(f".{ending}")]
+    if len(matches) != 1:
+        example = next(iter(names))
+        raise ValueError(f"--matrix: {ending!r} is the end of {len(matches)} matrices; a name is such as {example}")
+    return matches[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import cv2
@@ -31,6 +31,7 @@ _STYLE = {
     "ps.fonttype": 42,
 }
 _METADATA = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+_ENCODING = {".png": [cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB]}
 _MAX_SIDE = 32_000
 
 
@@ -64,6 +65,8 @@ class Chart(Figure):
 
 def picture_style() -> AbstractContextManager[None]:
     """Matplotlib's defaults and the project's settings for the block, whatever the user's matplotlibrc says."""
+    if matplotlib.rcParams["svg.hashsalt"] == _STYLE["svg.hashsalt"]:
+        return nullcontext()  # inside such a block already
     return matplotlib.style.context(["default", _STYLE])
 
 
@@ -99,8 +102,12 @@ def blend(image: np.ndarray, drawing: np.ndarray) -> np.ndarray:
     Returns:
         (H, W, 3) uint8, rounded; exactly `image` where the drawing is transparent.
     """
-    alpha = drawing[..., 3:].astype(np.uint16)  # 255 * 255 + 127 still fits
-    return ((image * (255 - alpha) + drawing[..., :3] * alpha + 127) // 255).astype(np.uint8)
+    blended = image.copy()
+    touched = drawing[..., 3] > 0
+    over = drawing[touched].astype(np.uint16)  # 255 * 255 + 127 still fits
+    color, alpha = over[:, :3], over[:, 3:]
+    blended[touched] = (image[touched] * (255 - alpha) + color * alpha + 127) // 255
+    return blended
 
 
 def picture_suffix(path: str | Path) -> str:
@@ -123,7 +130,7 @@ def encode_array(image: np.ndarray, suffix: str) -> bytes:
         ValueError: the format cannot hold a picture of this size.
     """
     try:
-        done, data = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]))
+        done, data = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), _ENCODING.get(suffix, []))
     except cv2.error as error:
         raise ValueError(f"saveas: a picture of {image.shape[1]} x {image.shape[0]} cannot be {suffix}") from error
     if not done:

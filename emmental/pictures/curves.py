@@ -17,7 +17,7 @@ _MARKERS = "osD^vPX*"
 _PANEL, _GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 210, 34, 110, 190, 86, 76
 
 
-def curves_chart(history: Sequence[Mapping[str, object]], title: str) -> Chart:
+def curves(history: Sequence[Mapping[str, object]], title: str = "") -> Chart:
     """Draw one panel each for remaining weights, threshold, loss and metrics, as far as the history has them.
 
     Args:
@@ -43,6 +43,11 @@ def curves_chart(history: Sequence[Mapping[str, object]], title: str) -> Chart:
             first = first or axes
             _draw_panel(axes, label, lines, last=i == len(panels) - 1)
     return chart
+
+
+def has_curves(history: Sequence[Mapping[str, object]]) -> bool:
+    """Whether `curves` has anything to draw. Raises ValueError as it does."""
+    return bool(_panels(history))
 
 
 def _panels(history: Sequence[Mapping[str, object]]) -> dict[str, dict[str, Line]]:

@@ -106,6 +106,51 @@ def heat_table(
     )
 
 
+def overview(
+    densities: object,
+    title: str,
+    sizes: Mapping[object, int] | None = None,
+    rows: Sequence[object] | None = None,
+    columns: Sequence[object] | None = None,
+) -> Chart:
+    """Heat map of remaining weights: a row for each layer, a column for each matrix, the percentage in each cell.
+
+    Args:
+        densities: share of weights that remain, in [0, 1], under the module's name
+            (`bert.encoder.layer.0.output.dense`) or under (layer, matrix); or an array (layers, matrices), with NaN
+            where there is no matrix.
+        title: heading of the picture.
+        sizes: number of weights under the same keys; adds the row and column "all" and the total.
+        rows: names of an array's rows.
+        columns: names of an array's columns.
+
+    Raises:
+        ValueError: nothing to draw, a density outside [0, 1], or names or sizes that do not fit; in one line.
+    """
+    shown = heat_table(densities, sizes, rows, columns)
+    return heat_chart([shown], title, [shown.summary()])
+
+
+def compare(
+    first: object,
+    second: object,
+    names: Sequence[str] = ("before", "after"),
+    title: str = "",
+    first_sizes: Mapping[object, int] | None = None,
+    second_sizes: Mapping[object, int] | None = None,
+) -> Chart:
+    """Two runs side by side on one colour scale; arguments as for `overview`, twice.
+
+    Raises:
+        ValueError: as `overview`, or not two names.
+    """
+    if len(names) != 2:
+        raise ValueError(f"names: {len(names)} names for two runs")
+    tables: list[HeatTable] = [heat_table(first, first_sizes), heat_table(second, second_sizes)]
+    subtitles = [f"{name}\n{shown.summary()}" for name, shown in zip(names, tables, strict=True)]
+    return heat_chart(tables, title, subtitles)
+
+
 def heat_chart(
     tables: Sequence[HeatTable], title: str, subtitles: Sequence[str], label: str = "remaining weights (%)"
 ) -> Chart:

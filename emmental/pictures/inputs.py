@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
+import matplotlib.colors
 import numpy as np
+from matplotlib.patches import Rectangle
 
 _CHANNELS = (1, 3, 4)
 _UNIT_TOLERANCE = 0.1  # interpolation overshoots [0, 1] by a few percent
@@ -125,6 +127,38 @@ def to_names(ids: object, names: object, count: int, name: str, names_name: str)
     else:
         given = list(_one_per_box(to_array(ids, name), count, name))
     return [_name_of(i, names, name, names_name) for i in given]
+
+
+def to_number(
+    value: object, name: str, *, above: float | None = None, least: float | None = None, most: float | None = None
+) -> float:
+    """A finite number within limits, or a ValueError that names the argument."""
+    number = value if isinstance(value, int | float | np.number) and not isinstance(value, bool) else np.nan
+    if not np.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {value!r}")
+    if above is not None and number <= above:
+        raise ValueError(f"{name}: {number:g} is not above {above:g}")
+    if (least is not None and number < least) or (most is not None and number > most):
+        limits = f"at least {least:g}" if most is None else f"in [{least:g}, {most:g}]"
+        raise ValueError(f"{name}: {number:g} is not {limits}")
+    return float(number)
+
+
+def to_color(value: object, name: str) -> tuple[float, float, float]:
+    """Any colour that Matplotlib knows as (r, g, b) in [0, 1], or a ValueError that names the argument."""
+    try:
+        return matplotlib.colors.to_rgb(value)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {value!r} is not a colour; 'g', '#0072B2' or (r, g, b) in 0..1 are") from error
+
+
+def to_linestyle(value: str) -> str:
+    """A line style that Matplotlib knows, or a ValueError."""
+    try:
+        Rectangle((0, 0), 1, 1, linestyle=value)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"linestyle: {value!r} is not one of '-', '--', '-.', ':' and 'none'") from error
+    return value
 
 
 def _without_tensors(value: object) -> object:

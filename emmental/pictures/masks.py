@@ -13,6 +13,7 @@ import numpy as np
 
 from emmental.pictures.inputs import to_array
 
+MOST_TILES = 256
 MatrixKey = tuple[int | str, str]
 
 # What follows the layer's number in a parameter's module name -> heading of its column, in the order of the columns.
@@ -108,25 +109,31 @@ def even_count(length: int, most: int = 8) -> int:
     return next(count for count in range(min(most, length), 0, -1) if length % count == 0)
 
 
-def density_tiles(mask: np.ndarray, most: int = 256) -> tuple[np.ndarray, tuple[int, int]]:
-    """Densities of the tiles of a mask.
+def tile_sides(shape: tuple[int, int], most: int = MOST_TILES) -> tuple[int, int]:
+    """(height, width) of a tile in weights, as small as lets at most `most` tiles stand along a side of the mask.
 
-    Tiles are as small as lets at most `most` of them stand along a side; their sides are powers of two, so that they
-    end where attention heads end. Tiles at the last row and column may be smaller.
+    They are powers of two, so that tiles end where attention heads end.
+    """
+    height, width = (1 << max(0, (-(-length // most) - 1).bit_length()) for length in shape)
+    return height, width
+
+
+def density_tiles(mask: np.ndarray, most: int = MOST_TILES) -> np.ndarray:
+    """Densities of the tiles of a mask.
 
     Args:
         mask: (out, in) bool.
-        most: tiles along a side.
+        most: as for `tile_sides`.
 
     Returns:
-        (rows, columns) float64 in [0, 1], and the tile's (height, width) in weights.
+        (rows, columns) float64 in [0, 1]. Tiles of the last row and column may be smaller than the others.
     """
-    height, width = (_tile_side(length, most) for length in mask.shape)
+    height, width = tile_sides(mask.shape, most)
     rows, columns = np.arange(0, mask.shape[0], height), np.arange(0, mask.shape[1], width)
     kept = np.add.reduceat(mask, columns, axis=1, dtype=np.int32)
     kept = np.add.reduceat(kept, rows, axis=0)
     tall, wide = np.diff([*rows, mask.shape[0]]), np.diff([*columns, mask.shape[1]])
-    return kept / np.outer(tall, wide), (height, width)
+    return kept / np.outer(tall, wide)
 
 
 def table(
@@ -150,10 +157,3 @@ def table(
     matrices = [m for m in order if m in present] + [m for m in present if m not in set(order)]
     cells = [[keyed.get((layer, matrix), np.nan) for matrix in matrices] for layer in layers]
     return np.array(cells, dtype=np.float64).reshape(len(layers), len(matrices)), layers, matrices
-
-
-def _tile_side(length: int, most: int) -> int:
-    side = 1
-    while -(-length // side) > most:
-        side *= 2
-    return side

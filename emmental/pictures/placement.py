@@ -5,12 +5,47 @@ All rectangles are (x0, y0, x1, y1) in pixels of the drawn picture, y downward.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 Rectangle = tuple[float, float, float, float]
 _MAX_STEPS = 40
+_SMALLEST_FONT = 6.0  # pixels
+
+
+def fit_text(
+    text: str,
+    font_size: float,
+    room: tuple[float, float],
+    measure: Callable[[str, float], tuple[float, float]],
+) -> tuple[str, float, tuple[float, float]] | None:
+    """Make a label fit into a picture: first by a smaller font, then in one line, then cut off with an ellipsis.
+
+    Args:
+        text: one or more lines; unprintable characters become spaces.
+        font_size: the size wanted, in pixels.
+        room: (width, height) of the picture.
+        measure: (text, font size) -> (width, height) of the label.
+
+    Returns:
+        (text, font size, label size), or None when there is no text or not room for a letter.
+    """
+    text = "\n".join("".join(c if c.isprintable() else " " for c in line) for line in str(text).splitlines()).strip()
+    while text:
+        size = measure(text, font_size)
+        excess = max(size[0] / room[0], size[1] / room[1])
+        if excess <= 1.0:
+            return text, font_size, size
+        if font_size > _SMALLEST_FONT:
+            font_size = max(_SMALLEST_FONT, 0.98 * font_size / excess)
+        elif "\n" in text:
+            text = text.replace("\n", " ")
+        else:
+            kept = text.removesuffix("…")
+            keep = min(len(kept) - 1, int(len(kept) / excess))
+            text = kept[:keep].rstrip() + "…" if keep > 0 else ""
+    return None
 
 
 def place_label(

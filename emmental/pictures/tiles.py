@@ -1,8 +1,12 @@
-"""The ground of a mask's picture: its tiles of density with axes, legend and title."""
+"""The ground of a mask's picture: its tiles of density with axes, legend and heading."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import cv2
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from emmental.pictures.canvas import Chart, picture_style
 from emmental.pictures.heat import (
@@ -17,47 +21,43 @@ from emmental.pictures.heat import (
     scale_end,
     write,
 )
-from emmental.pictures.masks import Block, density_tiles
+from emmental.pictures.masks import Block, density_tiles, tile_sides
 
 _LEFT, _TOP, _RIGHT, _BOTTOM, _SIDE = 96, 104, 136, 76, 768
 _MIN_BLOCK = 46  # pixels along a block's side, so that its label fits into it
 
 
-def tiles_chart(mask: np.ndarray, name: str, block_count: int, axis: int) -> Chart:
+def tiles_ground(mask: np.ndarray, block_count: int, axis: int) -> np.ndarray:
     """Draw the tiles of a mask (out, in), outputs down and inputs across, stretched to a square.
 
     The side along `axis` grows where `block_count` labelled blocks need more room.
+
+    Returns:
+        (height, width, 3) uint8 RGB with room for a heading of two lines.
     """
-    tiles, (tall, wide) = density_tiles(mask)
-    # Single tiles stand out; the end of the scale lets one tile in two hundred be off it.
+    tiles = density_tiles(mask)
+    # Single tiles stand out; one in two hundred may be beyond the end of the scale.
     end = scale_end(float(np.quantile(tiles, 0.995)) or float(tiles.max()))
     width, height = _sides(block_count, axis)
-    with picture_style():
-        chart = Chart(_LEFT + width + _RIGHT, _TOP + height + _BOTTOM)
-        write(chart, 24, 18, name, TITLE_FONT, weight="bold")
-        outputs, inputs = mask.shape
-        tile = f", a tile is {tall} x {wide} weights" if tall * wide > 1 else ""
-        share = f"{percent(float(mask.mean()))} % of {count_of(mask.size)} weights remain"
-        write(chart, 24, 60, f"{outputs} x {inputs}: {share}{tile}", TEXT_FONT)
-        axes = axes_at(chart, (_LEFT, _TOP, width, height))
-        axes.imshow(
-            tiles,
-            cmap=color_map(),
-            vmin=0.0,
-            vmax=end,
-            extent=(0, inputs, outputs, 0),
-            aspect="auto",
-            interpolation="nearest",
-        )
-        axes.set_xlabel("input", fontsize=TEXT_FONT)
-        axes.set_ylabel("output", fontsize=TEXT_FONT)
-        axes.tick_params(labelsize=SMALL_FONT)
-        draw_color_bar(chart, (_LEFT + width + 28, _TOP, 22, height), end, "remaining weights (%)")
-    return chart
+    ground = _frame(mask.shape, (width, height), end).copy()
+    colors = color_map()(tiles / end, bytes=True)[..., :3]
+    ground[_TOP : _TOP + height, _LEFT : _LEFT + width] = cv2.resize(
+        colors, (width, height), interpolation=cv2.INTER_NEAREST
+    )
+    return ground
+
+
+def write_heading(chart: Chart, name: str, mask: np.ndarray) -> None:
+    """Write the name of a matrix and what remains of it above its tiles."""
+    tall, wide = tile_sides(mask.shape)
+    tile = f", a tile is {tall} x {wide} weights" if tall * wide > 1 else ""
+    share = f"{percent(float(mask.mean()))} % of {count_of(mask.size)} weights remain"
+    write(chart, 24, 18, name, TITLE_FONT, weight="bold")
+    write(chart, 24, 60, f"{mask.shape[0]} x {mask.shape[1]}: {share}{tile}", TEXT_FONT)
 
 
 def block_boxes(blocks: list[Block], mask_shape: tuple[int, int], axis: int) -> np.ndarray:
-    """Boxes (n, 4) of the blocks of a mask in pixels of the picture that `tiles_chart` draws."""
+    """Boxes (n, 4) of the blocks of a mask in pixels of the picture that `tiles_ground` draws."""
     width, height = _sides(len(blocks), axis)
     boxes = np.array([(_LEFT, _TOP, _LEFT + width, _TOP + height)] * len(blocks), dtype=np.float64)
     edge, origin, side = ((1, _TOP, height), (0, _LEFT, width))[axis]
@@ -65,6 +65,23 @@ def block_boxes(blocks: list[Block], mask_shape: tuple[int, int], axis: int) -> 
         box[edge] = origin + side * block.start / mask_shape[axis]
         box[edge + 2] = origin + side * block.stop / mask_shape[axis]
     return boxes
+
+
+@lru_cache(maxsize=16)  # the matrices of a model share few shapes and scales, and axes take longest to draw
+def _frame(shape: tuple[int, int], sides: tuple[int, int], end: float) -> np.ndarray:
+    """Axes and legend around the tiles."""
+    (outputs, inputs), (width, height) = shape, sides
+    with picture_style():
+        chart = Chart(_LEFT + width + _RIGHT, _TOP + height + _BOTTOM)
+        axes = axes_at(chart, (_LEFT, _TOP, width, height))
+        axes.set(xlim=(0, inputs), ylim=(outputs, 0))
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.set_xlabel("input", fontsize=TEXT_FONT)
+        axes.set_ylabel("output", fontsize=TEXT_FONT)
+        axes.tick_params(labelsize=SMALL_FONT)
+        draw_color_bar(chart, (_LEFT + width + 28, _TOP, 22, height), end, "remaining weights (%)")
+        return chart._get_buffer()
 
 
 def _sides(block_count: int, axis: int) -> tuple[int, int]:  # (width, height) in pixels
