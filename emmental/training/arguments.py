@@ -5,33 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from emmental.command_line import OneLineParser, explicit_flags, leave_if, range_problems, switch
 from emmental.modules.masked_nn import FRACTION_METHODS, MASK_INITS, PRUNING_METHODS, canonical_pruning_method
 from emmental.pruning import GLOBAL_TOPK_METHODS, REGULARIZATIONS
 
 MODEL_TYPES = ("masked_bert", "bert")
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser that answers a mistake with one line, exit status 2, and takes no abbreviated flags."""
-
-    def __init__(self, description: str) -> None:
-        super().__init__(
-            description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
-
-    def error(self, message: str) -> NoReturn:
-        """Print the mistake and leave with status 2."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
-
-
-def switch(group: argparse._ActionsContainer, flag: str, help: str, default: bool | None = False) -> None:
-    """Add a boolean flag with its `--no-` form."""
-    group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=help)
 
 
 def build_parser() -> OneLineParser:
@@ -142,22 +123,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse and check all flags together; a mistake ends the program with one line per mistake and status 2."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    args.explicit = _explicit_flags(argv)
+    args.explicit = explicit_flags(build_parser, argv)
     _normalise(args)
-    problems = find_problems(args)
-    if problems:
-        for problem in problems:
-            print(f"{parser.prog}: error: {problem}", file=sys.stderr)
-        sys.exit(2)
+    leave_if(find_problems(args), parser.prog)
     return args
-
-
-def _explicit_flags(argv: Sequence[str] | None) -> frozenset[str]:
-    """Names of the flags that the command line gives, whatever their value."""
-    parser = build_parser()
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    return frozenset(vars(parser.parse_args(argv)))
 
 
 def _normalise(args: argparse.Namespace) -> None:
@@ -255,14 +224,7 @@ _ABOVE_ZERO = ("adam_epsilon", "temperature", "num_train_epochs")
 
 
 def _number_problems(args: argparse.Namespace) -> list[str]:
-    problems = []
-    for flag, least in _AT_LEAST.items():
-        value = getattr(args, flag)
-        if value is not None and not (math.isfinite(value) and value >= least):
-            problems.append(f"--{flag} accepts numbers from {least}, not {value}")
-    for flag in _ABOVE_ZERO:
-        if not (math.isfinite(getattr(args, flag)) and getattr(args, flag) > 0):
-            problems.append(f"--{flag} accepts numbers above 0, not {getattr(args, flag)}")
+    problems = range_problems(args, _AT_LEAST, _ABOVE_ZERO)
     if args.max_steps != -1 and args.max_steps < 1:
         problems.append(f"--max_steps accepts a number of updates from 1 (or -1: by epochs), not {args.max_steps}")
     if args.seed >= 2**32:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from emmental.command_line import user_mistakes
 
-logger = logging.getLogger(__name__)
+__all__ = ["NonFiniteError", "StoppedBySignal", "user_mistakes"]
 
 
 class NonFiniteError(RuntimeError):
@@ -17,15 +13,3 @@ class NonFiniteError(RuntimeError):
 
 class StoppedBySignal(SystemExit):
     """Training was asked to stop; its state is saved. The exit status is 128 + the signal's number."""
-
-
-@contextmanager
-def user_mistakes() -> Iterator[None]:
-    """Turn what the user got wrong inside the block into one line on standard error and exit status 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        logger.debug("where it happened", exc_info=True)
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
-        raise SystemExit(2) from error
