@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from emmental.atomic import MANIFEST, DamagedError, atomic_folder, read_manifest, sha256_of, verify_folder
 from emmental.data.batching import RowBatch
 from emmental.data.processors import Split, Task, read_split, split_files
+from emmental.data.tokenization import plain_text_backend
 
 logger = logging.getLogger(__name__)
 
@@ -224,19 +225,15 @@ def _padded(
 
 def _private_backend(tokenizer: PreTrainedTokenizerBase, max_seq_length: int, paired: bool) -> Tokenizer:
     """A copy of the tokenizer's backend that truncates, does not pad, and reads special tokens in the text as text."""
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"--tokenizer_name {tokenizer.name_or_path}: a fast tokenizer (tokenizer.json) is needed")
+    backend = plain_text_backend(tokenizer)
     if tokenizer.pad_token_id is None:
         raise ValueError(f"--tokenizer_name {tokenizer.name_or_path}: the tokenizer has no padding token")
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     smallest = backend.num_special_tokens_to_add(paired) + 1
     if max_seq_length < smallest:
         raise ValueError(
             f"--max_seq_length {max_seq_length}: at least {smallest} is needed, special tokens and a word"
         )
-    backend.no_padding()
     backend.enable_truncation(max_seq_length, strategy="longest_first", direction=tokenizer.truncation_side)
-    backend.encode_special_tokens = True
     return backend
 
 
