@@ -57,13 +57,15 @@ def kth_highest(scores: Tensor, keep: int) -> tuple[Tensor | float, Tensor | int
     0 < keep <= number of scores. Selection, not sorting: linear time.
     """
     flat = scores.detach().reshape(-1)
+    # NumPy has no bfloat16, and float16 selection is slow: both fit into float32.
+    exact = flat if flat.dtype == torch.float64 else flat.float()
     if flat.device.type != "cpu":
-        boundary = torch.kthvalue(flat.float(), flat.numel() - keep + 1).values
+        boundary = torch.kthvalue(exact, flat.numel() - keep + 1).values
         boundary = torch.where(flat.isnan().any(), torch.full_like(boundary, math.nan), boundary).to(flat.dtype)
         return boundary, keep - (flat > boundary).sum()
     _refuse_nan(flat)
     position = flat.numel() - keep
-    boundary = float(np.partition(flat.float().numpy(), position)[position])
+    boundary = float(np.partition(exact.numpy(), position)[position])
     return boundary, keep - int(torch.count_nonzero(flat > boundary))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +37,14 @@ def _note_optimizer_step(*_: Any) -> None:
 
 
 register_optimizer_step_post_hook(_note_optimizer_step)
+
+
+class _KeptMask(NamedTuple):
+    """A mask and what it was made from. A new parameter may get the memory of a freed one: identity counts too."""
+
+    source: weakref.ref[nn.Parameter]
+    key: tuple[Any, ...]
+    mask: Tensor
 
 
 def canonical_pruning_method(name: str) -> str:
@@ -92,7 +102,7 @@ class MaskedLinear(nn.Linear):
         self.threshold: float | None = None
         self.boundary: tuple[float, int] | None = None
         self.noise_seed: int | None = None
-        self._kept: dict[bool, tuple[tuple[Any, ...], Tensor]] = {}
+        self._kept: dict[bool, _KeptMask] = {}
         if self.pruning_method == "magnitude":
             self.register_parameter("mask_scores", None)
         else:
@@ -120,18 +130,19 @@ class MaskedLinear(nn.Linear):
     @property
     def mask(self) -> Tensor:
         """The mask in use, (out_features, in_features): bool, or gates in [0, 1] of the weight's dtype for `l0`."""
-        if torch.compiler.is_compiling() and self.training in self._kept:
-            return self._kept[self.training][1]
-        key = self._mask_key()
-        if self.training not in self._kept or self._kept[self.training][0] != key:
-            self._kept[self.training] = (key, self._make_mask())
-        return self._kept[self.training][1]
+        kept = self._kept.get(self.training)
+        if kept is not None and torch.compiler.is_compiling():
+            return kept.mask
+        source, key = self._source(), self._mask_key()
+        if kept is None or kept.source() is not source or kept.key != key:
+            kept = self._kept[self.training] = _KeptMask(weakref.ref(source), key, self._make_mask())
+        return kept.mask
 
     @property
     def kept_mask(self) -> Tensor | None:
         """The mask last used in this mode, up to date or not; None before the first use."""
         kept = self._kept.get(self.training)
-        return None if kept is None else kept[1]
+        return None if kept is None else kept.mask
 
     def forget_masks(self) -> None:
         """Make the mask anew at the next use."""
@@ -155,6 +166,15 @@ class MaskedLinear(nn.Linear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, pruning_method={self.pruning_method}, threshold={self.threshold}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles go without the kept masks."""
+        return {**self.__dict__, "_kept": {}}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MaskedLinear:
+        # Moves replace the data of a parameter that stays the same object, with the same version.
+        self.forget_masks()
+        return super()._apply(fn, recurse)
 
     def _source(self) -> nn.Parameter:
         return self.weight if self.mask_scores is None else self.mask_scores
