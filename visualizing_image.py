@@ -114,6 +114,8 @@ class SingleImageViz:
         # Coordinates far outside would overflow the renderer; one picture's size beyond the edge nothing is seen.
         size = np.array([self.width, self.height] * 2, dtype=float)
         x0, y0, x1, y1 = np.clip(boxes[0], -size, 2 * size)
+        if x0 == x1 and y0 == y1:
+            x1 += self.width / self._size[0]  # a point has no border; this is a dot as high as a line
         self.ax.add_patch(
             Rectangle(
                 (x0, y0),
@@ -312,7 +314,7 @@ def mask_picture(mask: object, heads: int | None = None, name: str = "", head_ax
         labels = [f"head {i}{': ' if axis == 0 else chr(10)}{percent(b.density)} %" for i, b in enumerate(blocks)]
     with canvas.picture_style():
         viz = SingleImageViz(tiles_ground(kept, len(blocks), axis), scale=1.0, alpha=0.9, id2obj=labels)
-        viz.font_size = 14.0
+        viz.font_size, viz.line_width = 14.0, 2.5
         write_heading(viz.fig, name, kept)
         viz.draw_boxes(block_boxes(blocks, kept.shape, axis), obj_ids=range(len(blocks)))
     return viz
@@ -344,12 +346,12 @@ def save_all(
         ValueError: no mask, or one that is no mask.
         OSError: a file cannot be written.
     """
-    folder = Path(folder)
-    densities, sizes = masks.densities_of(masks_by_name), masks.sizes_of(masks_by_name)
-    paths = [save_overview(folder / "overview.png", densities, title, sizes)]
     unusable = [name for name in masks_by_name if not name or "/" in name]
     if unusable:
         raise ValueError(f"masks: {unusable[0]!r} cannot be the name of a file")
+    folder = Path(folder)
+    densities, sizes = masks.densities_of(masks_by_name), masks.sizes_of(masks_by_name)
+    paths = [save_overview(folder / "overview.png", densities, title, sizes)]
     if has_curves(history):
         paths.append(curves(history, title).save(folder / "curves.png"))
     for name, mask in masks_by_name.items():

@@ -62,9 +62,7 @@ def scale_end(share: float) -> float:
 
 def color_map() -> Colormap:
     """Viridis, which rises evenly in lightness for every kind of colour vision, with grey for what does not exist."""
-    colors = colormaps["viridis"].copy()
-    colors.set_bad("#d9d9d9")
-    return colors
+    return colormaps["viridis"].with_extremes(bad="#d9d9d9")
 
 
 def heat_table(

@@ -24,7 +24,7 @@ from emmental.pictures.heat import (
 from emmental.pictures.masks import Block, density_tiles, tile_sides
 
 _LEFT, _TOP, _RIGHT, _BOTTOM, _SIDE = 96, 104, 136, 76, 768
-_MIN_BLOCK = 46  # pixels along a block's side, so that its label fits into it
+_MIN_BLOCK = 62  # pixels along a block's side, so that its label fits into it
 
 
 def tiles_ground(mask: np.ndarray, block_count: int, axis: int) -> np.ndarray:
