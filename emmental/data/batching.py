@@ -87,6 +87,7 @@ class LengthGroupedBatches(_RankBatches):
         rank, world_size: which share is yielded.
         shuffle: False keeps the pools and the batches in file order.
         seed: of the order.
+        grouped: False leaves the lengths alone: batches are cut from the shuffled rows as they come.
 
     Raises:
         ValueError: no rows, or an impossible batch size or rank.
@@ -100,9 +101,11 @@ class LengthGroupedBatches(_RankBatches):
         world_size: int = 1,
         shuffle: bool = True,
         seed: int = 0,
+        grouped: bool = True,
     ) -> None:
         super().__init__(lengths, batch_size, rank, world_size)
         self.shuffle = shuffle
+        self.grouped = grouped
         self.seed = seed
         self.epoch = 0
 
@@ -121,8 +124,10 @@ class LengthGroupedBatches(_RankBatches):
         count = len(self.lengths)
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, self.epoch])))
         order = generator.permutation(count) if self.shuffle else np.arange(count)
-        pools = np.arange(count) // (POOL_BATCHES * self.global_batch_size)
-        batches = self._cut(order[np.lexsort((-self.lengths[order], pools))])
+        if self.grouped:
+            pools = np.arange(count) // (POOL_BATCHES * self.global_batch_size)
+            order = order[np.lexsort((-self.lengths[order], pools))]
+        batches = self._cut(order)
         complete = count // self.global_batch_size
         ranking = generator.permutation(complete) if self.shuffle else np.arange(complete)
         return [batches[position] for position in ranking] + batches[complete:]

@@ -55,7 +55,7 @@ def save_checkpoint(
     folder: str | Path,
     step: int,
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: Any | None,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     environment: Environment,
@@ -66,7 +66,7 @@ def save_checkpoint(
         folder: the run's output folder.
         step: updates made.
         model: the model, unwrapped; saved by its own `save_pretrained`.
-        tokenizer: saved beside it.
+        tokenizer: saved beside it; None where there is none.
         optimizer: its tensors are saved under the names of the model's parameters.
         state: whatever else the run needs to go on, as JSON can hold it.
         environment: this process; each rank's random states are saved.
@@ -76,7 +76,8 @@ def save_checkpoint(
     if environment.is_main:
         with atomic.atomic_folder(path) as temporary:
             model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(temporary)
             save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
             save_file(rng, temporary / RNG)
             (temporary / STATE).write_text(json.dumps(state, indent=1, allow_nan=False), encoding="utf-8")

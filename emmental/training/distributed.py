@@ -77,10 +77,10 @@ class Environment:
         return [part[: int(count)] for part, count in zip(gathered, counts, strict=True)]
 
     def sum(self, value: Tensor) -> Tensor:
-        """Sum of a CPU tensor over all ranks."""
+        """Sum of a tensor over all ranks, where it is: in CPU memory, or on the GPU without waiting for it."""
         if self.world_size > 1:
             value = value.clone()
-            dist.all_reduce(value, group=self.control)
+            dist.all_reduce(value, group=self.control if value.device.type == "cpu" else None)
         return value
 
 

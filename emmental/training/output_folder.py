@@ -26,22 +26,23 @@ class OutputFolder:
 
     Args:
         path: the folder; made when missing.
+        flag: how the user named it, for messages.
 
     Raises:
         ValueError: another run is using it, or it cannot be written to.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, flag: str = "--output_dir") -> None:
         self.path = Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / LOCK, "w")  # noqa: SIM115 - held open for as long as the run
         except OSError as error:
-            raise ValueError(f"--output_dir {path} cannot be written to: {error.strerror}") from error
+            raise ValueError(f"{flag} {path} cannot be written to: {error.strerror}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ValueError(f"--output_dir {path} is in use by another run; wait for it or choose another") from error
+            raise ValueError(f"{flag} {path} is in use by another run; wait for it or choose another") from error
         atomic.remove_leftovers(self.path)
 
     def close(self) -> None:
@@ -78,11 +79,12 @@ class OutputFolder:
         atomic.write_text(self.path / name, text)
         return self.path / name
 
-    def save_model(self, model: Any, tokenizer: Any) -> None:
+    def save_model(self, model: Any, tokenizer: Any | None) -> None:
         """Put model and tokenizer directly into the folder; `config.json` comes last, so that half a model is none."""
         with atomic.atomic_folder(self.path / "final-model") as staged:
             model.save_pretrained(staged)
-            tokenizer.save_pretrained(staged)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(staged)
         staged = self.path / "final-model"
         files = sorted(staged.iterdir(), key=lambda file: (file.name == "config.json", file.name))
         files = [file for file in files if file.name != atomic.MANIFEST]

@@ -1,0 +1,55 @@
+"""Which checkpoint a run goes on from, and whether it is that run at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emmental.training.checkpoints import checkpoints_in, newest_good_checkpoint, read_state
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """Names of a program's flags, for messages.
+
+    Attributes:
+        folder: where the run writes.
+        afresh: starts afresh there.
+    """
+
+    folder: str = "--output_dir"
+    afresh: str = "--overwrite_output_dir"
+
+
+def checkpoint_to_resume(
+    folder: str | Path, identity: dict[str, Any], accept_changes: bool, flags: RunFlags
+) -> Path | None:
+    """The newest good checkpoint in `folder`, seen to be of the run that is about to go on; None when there is none.
+
+    Args:
+        folder: of the run.
+        identity: what decides the run's result, as its checkpoints hold it under `arguments`.
+        accept_changes: go on although that differs.
+        flags: how the user calls them.
+
+    Raises:
+        ValueError: every checkpoint is damaged, or they belong to another run.
+    """
+    found = newest_good_checkpoint(folder)
+    if found is None and checkpoints_in(folder):
+        raise ValueError(f"every checkpoint in {flags.folder} {folder} is damaged; {flags.afresh} starts afresh")
+    if found is None or accept_changes:
+        return found
+    before = read_state(found)["arguments"]
+    changed = [
+        f"{name} {before.get(name)!r} -> {identity.get(name)!r}"
+        for name in sorted({*before, *identity})
+        if before.get(name) != identity.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"{flags.folder} {folder} holds another run ({found.name}): {'; '.join(changed)}. Choose another folder, "
+            f"{flags.afresh} to start afresh, or --accept_changes to go on all the same"
+        )
+    return found
