@@ -76,14 +76,14 @@ def regularization(model: nn.Module, mode: str) -> Tensor:
 
 
 @torch.no_grad()
-def global_boundary(model: nn.Module, fraction: float) -> tuple[float, list[int]] | None:
+def global_boundary(model: nn.Module, fraction: float) -> tuple[float, list[int]]:
     """One boundary for all matrices, so that floor(fraction * n) scores of all n are kept.
 
     Ties at the boundary go to the earlier matrix and, inside one, to the lower index.
 
     Returns:
-        (score, ties): weights with a higher score stay, and in each matrix the first `ties[i]` that equal it;
-        None when all stay.
+        (score, ties): weights with a higher score stay, and in each matrix the first `ties[i]` that equal it. The
+        score is finite always; all or none stay whatever the scores become later, when that is the fraction.
 
     Raises:
         ValueError: the model has no mask scores, or the fraction is outside [0, 1].
@@ -91,10 +91,9 @@ def global_boundary(model: nn.Module, fraction: float) -> tuple[float, list[int]
     scores = [score.detach().reshape(-1) for score in _scores_of(model)]
     total = sum(score.numel() for score in scores)
     keep = count_kept(fraction, total)
-    if keep == total:
-        return None
-    if keep == 0:
-        return math.inf, [0] * len(scores)
+    if keep in (0, total):
+        limits = torch.finfo(scores[0].dtype)
+        return (limits.max, [0] * len(scores)) if keep == 0 else (limits.min, [score.numel() for score in scores])
     boundary, ties = (float(value) for value in kth_highest(torch.cat(scores), keep))
     budgets, left = [], int(ties)
     for score in scores:
