@@ -59,6 +59,7 @@ from emmental.training.report import (
     final_table,
     model_card,
     push_to_hub,
+    summary,
     warn_of_churn,
     warn_of_collapse,
 )
@@ -109,9 +110,9 @@ def _run(args: argparse.Namespace) -> dict[str, float]:
         tokenizer, train_dataset = _prepare_task(args)
         if args.dry_run:
             return {}
-        _open_output(args, train_dataset)
         set_seed(args)
         model, teacher = _load_models(args, tokenizer)
+        _open_output(args, train_dataset)
     if args.do_train:
         steps, mean_loss = train(args, train_dataset, model, tokenizer, teacher)
         logger.info("trained: %d updates, mean loss %.4f", steps, mean_loss)
@@ -457,6 +458,7 @@ def _hand_over(args: argparse.Namespace, model: nn.Module, results: dict[str, fl
         args.output.record(*(str(picture.relative_to(args.output_dir)) for picture in saved))
     if args.do_train:
         args.output.write_text("README.md", model_card(args, model, results))
+        args.output.write_json("summary.json", summary(args, model, results, history, seconds))
     print(final_table(args, model, results, seconds))
     if args.push_to_hub:
         push_to_hub(args)

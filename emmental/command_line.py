@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from safetensors import SafetensorError
+
 logger = logging.getLogger(__name__)
 
 
@@ -72,8 +74,10 @@ def user_mistakes() -> Iterator[None]:
     """Turn what the user got wrong inside the block into one line on standard error and exit status 2."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:
         logger.debug("where it happened", exc_info=True)
         message = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, SafetensorError):
+            message = f"a .safetensors file is damaged: {message}"
         print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -245,7 +245,7 @@ def _pruning_problems(args: argparse.Namespace) -> list[str]:
         problems.append("--regularization needs mask scores, and --pruning_method magnitude learns none")
     if args.final_lambda > 0 and not args.regularization:
         problems.append("--final_lambda weighs a penalty: give --regularization l1 or l0 too")
-    if args.regularization and args.final_lambda == 0:
+    if args.regularization in REGULARIZATIONS and args.final_lambda == 0:
         problems.append(f"--regularization {args.regularization} does nothing without --final_lambda above 0")
     return problems
 

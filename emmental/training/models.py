@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,24 @@ def _loaded(args: argparse.Namespace, model_class: type[PreTrainedModel], config
 
 
 def model_to_evaluate(args: argparse.Namespace) -> str:
-    """Without training: `--model_name_or_path` where it is given, else what stands in the output folder."""
-    in_output = (Path(args.output_dir) / "config.json").is_file()
-    return args.output_dir if in_output and "model_name_or_path" not in args.explicit else args.model_name_or_path
+    """Without training: the finished model of the output folder, unless `--model_name_or_path` names another.
+
+    The name of the model that the output folder's training started from does not count as another: it stands in the
+    command that trained.
+    """
+    output = Path(args.output_dir)
+    if not (output / "config.json").is_file():
+        return args.model_name_or_path
+    if "model_name_or_path" in args.explicit and args.model_name_or_path != _trained_from(output):
+        return args.model_name_or_path
+    return args.output_dir
+
+
+def _trained_from(output: Path) -> str | None:
+    try:
+        return json.loads((output / "training_args.json").read_text(encoding="utf-8"))["model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _outputs(task: Task) -> dict[str, Any]:

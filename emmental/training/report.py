@@ -69,6 +69,25 @@ def final_table(args: argparse.Namespace, model: nn.Module, results: dict[str, f
     return "\n".join([rule, *lines, rule])
 
 
+def summary(
+    args: argparse.Namespace,
+    model: nn.Module,
+    results: dict[str, float],
+    history: list[dict[str, Any]],
+    seconds: float,
+) -> dict[str, Any]:
+    """The same for programs: metrics, remaining weights in %, updates made, seconds of this run, and where it ran."""
+    return {
+        "task": args.task.name,
+        "method": args.pruning_method if args.model_type == "masked_bert" else "dense",
+        "metrics": {name: value for name, value in results.items() if name != "entropy"},
+        "remaining": remaining_weights(model),
+        "updates": max((row["step"] for row in history), default=0),
+        "seconds": round(seconds, 1),
+        "environment": environment_line(args),
+    }
+
+
 def model_card(args: argparse.Namespace, model: nn.Module, results: dict[str, float]) -> str:
     """The output folder's README.md: the Hub's metadata with the metrics, and how the model was made."""
     name = args.hub_model_id or Path(args.output_dir).resolve().name

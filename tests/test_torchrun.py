@@ -1,0 +1,88 @@
+"""Two processes on gloo: the results of one process at the same global batch, one writer, and no stranded rank."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    tiny.write_task(folder / "mrpc", "mrpc", train=29, dev=11)
+    tiny.save_bert(folder / "bert")
+    return folder
+
+
+def launch(world: Path, output: Path, processes: int, *flags: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "masked_run_glue.py")]
+    if processes > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        command = [sys.executable, *torchrun, str(ROOT / "masked_run_glue.py")]
+    command += [
+        *("--data_dir", str(world / "mrpc"), "--task_name", "mrpc", "--model_name_or_path", str(world / "bert")),
+        *("--output_dir", str(output), "--feature_cache_dir", str(output / "cache"), "--max_seq_length", "32"),
+        *("--max_steps", "9", "--warmup_steps", "1", "--save_steps", "4", "--logging_steps", "2", "--no-pictures"),
+        *("--learning_rate", "1e-3", "--no_cuda", "--mask_init", "kaiming", "--gradient_accumulation_steps", "2"),
+        # A large epsilon: Adam's first steps otherwise are the sign of gradients that rounding alone decides.
+        *("--adam_epsilon", "1e-3"),
+        *("--per_gpu_train_batch_size", str(8 // processes), "--evaluate_during_training", *flags),
+    ]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=240, check=False)
+
+
+def test_two_processes_equal_one_at_the_same_global_batch(world: Path, tmp_path: Path) -> None:
+    one, two = launch(world, tmp_path / "one", 1), launch(world, tmp_path / "two", 2)
+    assert one.returncode == 0, one.stderr
+    assert two.returncode == 0, two.stderr
+    alone, together = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert max((alone[name] - together[name]).abs().max() for name in alone) < 1e-5
+    rows = [[json.loads(line) for line in (tmp_path / name / "train_log.jsonl").open()] for name in ("one", "two")]
+    for first, second in zip(*rows, strict=True):
+        assert first.get("eval", {}).get("acc") == second.get("eval", {}).get("acc")
+        if "loss" in first:
+            assert second["loss"] == pytest.approx(first["loss"], abs=1e-5)
+            assert second["gradient_norms"]["weights"] == pytest.approx(first["gradient_norms"]["weights"], rel=1e-3)
+    results = [json.loads((tmp_path / name / "eval_results.json").read_text()) for name in ("one", "two")]
+    assert results[0]["acc"] == results[1]["acc"]
+    assert results[0]["f1"] == results[1]["f1"]
+    assert two.stdout.count("remaining weights") == 1
+    assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
+
+
+def test_an_error_in_rank_0_strands_nobody(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "mrpc").mkdir()
+    (tmp_path / "mrpc" / "train.tsv").write_text("not\ta\ttask\n")
+    (tmp_path / "mrpc" / "dev.tsv").write_text("not\ta\ttask\n")
+    started = time.monotonic()
+    result = launch(world, tmp_path / "out", 2, "--data_dir", str(tmp_path / "mrpc"))
+    assert result.returncode != 0
+    assert "dev.tsv" in result.stderr
+    assert time.monotonic() - started < 60
+
+
+def test_two_processes_resume_where_they_stopped(world: Path, tmp_path: Path) -> None:
+    whole = launch(world, tmp_path / "whole", 2)
+    assert whole.returncode == 0, whole.stderr
+    first = launch(world, tmp_path / "parts", 2)
+    assert first.returncode == 0, first.stderr
+    removed = tmp_path / "parts" / "checkpoint-9"
+    damaged = bytearray((removed / "model.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (removed / "model.safetensors").write_bytes(damaged)
+    again = launch(world, tmp_path / "parts", 2)
+    assert again.returncode == 0, again.stderr
+    assert "resuming after update 8 of 9" in again.stderr
+    for name in ("model.safetensors", "train_log.jsonl", "checkpoint-9/optimizer.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
