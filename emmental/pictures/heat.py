@@ -18,7 +18,8 @@ from emmental.pictures.palette import text_color_on
 
 TITLE_FONT, TEXT_FONT, SMALL_FONT = 24, 17, 15  # pixels
 WIDTH = 1200
-_LEFT, _TOP, _RIGHT, _BOTTOM, _BETWEEN = 110, 164, 130, 40, 50
+_LEFT, _TOP, _RIGHT, _BOTTOM, _BETWEEN, _INDENT = 110, 164, 130, 40, 50, 24
+_LETTER = 0.62  # width of a letter, on average, relative to its font size
 _ROW, _TALL_ROW, _MIN_HEIGHT, _MIN_COLUMN = 40, 80, 240, 62
 _SCALE_ENDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 
@@ -154,19 +155,19 @@ def heat_chart(
 ) -> Chart:
     """One heat map, or several side by side on one colour scale."""
     columns = max(len(shown.columns) for shown in tables)
-    count = len(tables)
-    column = max(_MIN_COLUMN, (WIDTH - count * _LEFT - (count - 1) * _BETWEEN - _RIGHT) // (count * columns))
+    count, margin = len(tables), max(_left_margin(shown) for shown in tables)
+    column = max(_MIN_COLUMN, (WIDTH - count * margin - (count - 1) * _BETWEEN - _RIGHT) // (count * columns))
     tallest = max(len(shown.rows) for shown in tables)
     row = int(np.clip(_MIN_HEIGHT / tallest, _ROW, _TALL_ROW))
-    width = count * (_LEFT + columns * column) + (count - 1) * _BETWEEN + _RIGHT
+    width = count * (margin + columns * column) + (count - 1) * _BETWEEN + _RIGHT
     end = scale_end(max(float(np.nanmax(shown.cells, initial=0.0)) for shown in tables))
     with picture_style():
         chart = Chart(width, _TOP + row * tallest + _BOTTOM)
-        write(chart, 24, 20, title, TITLE_FONT, weight="bold")
+        write(chart, _INDENT, 20, title, TITLE_FONT, weight="bold")
         for i, (shown, subtitle) in enumerate(zip(tables, subtitles, strict=True)):
-            left = _LEFT + i * (_LEFT + columns * column + _BETWEEN)
+            left = margin + i * (margin + columns * column + _BETWEEN)
             size = (len(shown.columns) * column, row * len(shown.rows))
-            write(chart, 24 if count == 1 else left, 62, subtitle, TEXT_FONT)
+            write(chart, _INDENT if count == 1 else left, 62, subtitle, TEXT_FONT)
             _draw_cells(axes_at(chart, (left, _TOP, *size)), shown, end, column)
         draw_color_bar(chart, (width - _RIGHT + 30, _TOP, 22, row * tallest), end, label)
     return chart
@@ -207,14 +208,21 @@ def _draw_cells(axes: Axes, shown: HeatTable, end: float, column: int) -> None:
         axes.text(j, i, text, ha="center", va="center", fontsize=font, color=color)
     headings = [name if "\n" in name else name.replace(".", ".\n") for name in shown.columns]
     longest = max(len(line) for name in headings for line in name.splitlines() or [""])
-    axes.set_xticks(range(len(headings)), headings, fontsize=min(TEXT_FONT, max(9, column / (0.62 * longest))))
-    axes.set_yticks(range(len(shown.rows)), shown.rows, fontsize=TEXT_FONT)
+    axes.set_xticks(range(len(headings)), headings, fontsize=min(TEXT_FONT, max(9, column / (_LETTER * longest))))
+    longest = max(len(name) for name in shown.rows)
+    font = min(TEXT_FONT, (_left_margin(shown) - _INDENT) / (_LETTER * max(1, longest)))
+    axes.set_yticks(range(len(shown.rows)), shown.rows, fontsize=font)
     axes.tick_params(length=0, pad=8, top=False, bottom=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     for i in range(1, len(shown.rows)):
         axes.axhline(i - 0.5, color="white", linewidth=5 if shown.weights and i == len(shown.rows) - 1 else 1.5)
     for j in range(1, len(shown.columns)):
         axes.axvline(j - 0.5, color="white", linewidth=5 if shown.weights and j == len(shown.columns) - 1 else 1.5)
+
+
+def _left_margin(shown: HeatTable) -> int:
+    """Pixels for the names of the rows; names that need more than 400 get a smaller font."""
+    return int(np.clip(_INDENT + _LETTER * TEXT_FONT * max(len(name) for name in shown.rows), _LEFT, 400))
 
 
 def _with_sums(shown: HeatTable, densities: Mapping, sizes: Mapping[object, int]) -> HeatTable:
