@@ -1,32 +1,62 @@
-"""Training steps that distil: `TaskDistiller` fine-prunes a classifier, with a teacher or without."""
+r"""Training that distils: `TaskDistiller` fine-prunes a classifier, `Distiller` makes a smaller language model.
+
+python distiller.py --student_type distilbert --student_config distilbert.json --teacher_type bert \
+    --teacher_name bert-base-uncased --mlm --data_file corpus --dump_path distilled
+"""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import math
+import sys
+import time
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
+from emmental.command_line import user_mistakes
+from emmental.data import LengthGroupedBatches, batch_loader
+from emmental.data.corpus import CorpusDataset
+from emmental.data.lm_masking import IGNORED, LmBatchMaker, Masking
 from emmental.patching import masked_layers, set_threshold
 from emmental.pruning import global_boundary, refresh_masks, regularization
+from emmental.training import distributed
+from emmental.training.checkpoints import load_checkpoint, newest_good_checkpoint, prune_checkpoints, save_checkpoint
+from emmental.training.distillation import (
+    LmLossSum,
+    LmOutputs,
+    distillation_loss,
+    lm_loss_sums,
+    task_loss,
+    weighted_mean,
+)
 from emmental.training.distributed import Environment
+from emmental.training.errors import NonFiniteError, StoppedBySignal
+from emmental.training.lm_arguments import (
+    LOSSES,
+    arguments_of_result,
+    parse_arguments,
+    recorded_arguments,
+    with_defaults,
+)
+from emmental.training.lm_models import load_lm_run
 from emmental.training.optimization import UpdateLoop, adamw, linear_schedule, parameter_groups
+from emmental.training.output_folder import OutputFolder
 from emmental.training.plan import Plan
 from emmental.training.precision import Precision
+from emmental.training.progress import Progress, configure_logging
+from emmental.training.report import environment_line
+from emmental.training.resuming import RunFlags, checkpoint_to_resume
+from emmental.training.state import LossAverages, StopSignals, batches_of_updates, seed_generators
+
+logger = logging.getLogger("distiller")
 
 _NOISE_STRIDE = 1_000_003
-
-
-def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """KL(softmax(t / T) || softmax(s / T)) * T^2 of each example, (B,), from logits (B, C).
-
-    Hinton, Vinyals and Dean 2015 (arXiv 1503.02531); computed in float32.
-    """
-    student = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
-    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
+_ADAM_BETAS = (0.9, 0.98)
 
 
 class TaskDistiller(UpdateLoop):
@@ -57,7 +87,7 @@ class TaskDistiller(UpdateLoop):
         groups = parameter_groups(student, args.learning_rate, args.weight_decay, args.mask_scores_learning_rate)
         optimizer = adamw(groups, args.adam_epsilon, use_apex=args.use_apex)
         super().__init__(
-            _wrapped(student, environment),
+            distributed.wrapped(student, environment),
             optimizer,
             linear_schedule(optimizer, plan.warmup_steps, plan.total_updates),
             Precision(environment.device, args.fp16, args.bf16, args.fp16_opt_level),
@@ -129,11 +159,11 @@ class TaskDistiller(UpdateLoop):
 
     def _losses(self, logits: Tensor, batch: dict[str, Tensor], regu_lambda: float) -> dict[str, Tensor]:
         weights = batch["weights"]
-        losses = {"ce": _weighted_mean(_task_loss(logits, batch["labels"]), weights)}
+        losses = {"ce": weighted_mean(task_loss(logits, batch["labels"]), weights)}
         total = losses["ce"]
         if self.teacher_logits is not None:
             teacher = self.teacher_logits[batch["index"]]
-            losses["distil"] = _weighted_mean(self._distillation(logits, teacher), weights)
+            losses["distil"] = weighted_mean(self._distillation(logits, teacher), weights)
             total = self.args.alpha_ce * losses["ce"] + self.args.alpha_distil * losses["distil"]
         if self.args.regularization and self._masked:
             losses["regularization"] = regularization(self.student, self.args.regularization)
@@ -146,25 +176,337 @@ class TaskDistiller(UpdateLoop):
         return distillation_loss(logits, teacher, self.args.temperature)
 
 
-def _wrapped(student: nn.Module, environment: Environment) -> nn.Module:
-    if environment.world_size == 1:
-        return student
-    devices = [environment.device.index] if environment.device.type == "cuda" else None
-    return DistributedDataParallel(
-        student,
-        device_ids=devices,
-        broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-        find_unused_parameters=False,
-    )
+class Distiller(UpdateLoop):
+    """Distillation of a language model, as DistilBERT was made (Sanh et al. 2019, arXiv 1910.01108).
+
+    Args:
+        params: the flags of `distiller.py` under their names; those left out have their defaults. Besides:
+            special_tok_ids, name of a special token -> its id; optionally environment (this process), output (the
+            folder to write to), tokenizer (saved beside the student).
+        dataset: a `CorpusDataset`, or any sequence of token ids (T,).
+        token_probs: (V,) how likely each token is to be masked, up to a factor; None: all alike.
+        student, teacher: language models; the teacher is asked only when a loss needs it, and never changed.
+
+    Attributes:
+        losses: of the last micro-batch over all ranks, name -> scalar tensor; `total` is their weighted sum.
+        epoch: passes over the data completed.
+        n_total_iter: micro-batches seen.
+        total_updates: of the whole run; the last update of an epoch takes the batches that are left.
+    """
+
+    def __init__(
+        self,
+        params: argparse.Namespace,
+        dataset: CorpusDataset | Sequence[Any],
+        token_probs: Tensor | None,
+        student: nn.Module,
+        teacher: nn.Module | None,
+    ) -> None:
+        self.params = with_defaults(params)
+        self.environment: Environment = getattr(params, "environment", None) or _environment_of(self.params)
+        self.output: OutputFolder | None = getattr(params, "output", None) or _output_of(self.params, self.environment)
+        self.student = student.to(self.environment.device)
+        self.teacher = None if teacher is None else teacher.to(self.environment.device).eval()
+        self._prepare_data(dataset, token_probs)
+        optimizer = adamw(
+            parameter_groups(student, self.params.learning_rate, self.params.weight_decay),
+            self.params.adam_epsilon,
+            _ADAM_BETAS,
+        )
+        super().__init__(
+            distributed.wrapped(student, self.environment),
+            optimizer,
+            linear_schedule(optimizer, int(self.params.warmup_prop * self.total_updates), self.total_updates),
+            Precision(self.environment.device, self.params.fp16, self.params.bf16, self.params.fp16_opt_level),
+            self.params.max_grad_norm,
+        )
+        self.begin_update(self.params.gradient_accumulation_steps)
+        self.losses: dict[str, Tensor] = {}
+        self.averages = LossAverages(self.environment)
+        self.epoch = self.n_total_iter = 0
+        self._alphas = {name: alpha for name in LOSSES if (alpha := getattr(self.params, f"alpha_{name}")) > 0}
+        self._progress: Progress | None = None
+        self._saved_step, self._iter_of_update = -1, 0
+        self._speed = {"since": time.monotonic(), "sequences": 0, "tokens": 0}
+
+    @property
+    def last_loss(self) -> float:
+        """The weighted sum of the losses of the last micro-batch; `last_loss_ce` and so on are its parts."""
+        return self._last("total")
+
+    last_loss_ce = property(lambda self: self._last("ce"))
+    last_loss_mlm = property(lambda self: self._last("mlm"))
+    last_loss_clm = property(lambda self: self._last("clm"))
+    last_loss_mse = property(lambda self: self._last("mse"))
+    last_loss_cos = property(lambda self: self._last("cos"))
+
+    def prepare_batch_mlm(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Mask a batch: token ids (B, T) int64, padded on the right, and their numbers (B,) int64.
+
+        Returns:
+            Token ids with some masked, attention mask (bool), labels (-100 where nothing is asked); all (B, T').
+        """
+        return self._batch_maker.masked(*batch)
+
+    def prepare_batch_clm(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """As `prepare_batch_mlm` for a causal language model: nothing is masked, the labels are the tokens."""
+        return self._batch_maker.causal(*batch)
+
+    def round_batch(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """In mixed precision, pad token ids (B, T) until T is a multiple of 8; no sequence is dropped."""
+        return self._batch_maker.rounded(x), lengths
+
+    def train(self) -> None:
+        """Train for `n_epoch` epochs, going on from the newest good checkpoint of `dump_path` if there is one.
+
+        Raises:
+            NonFiniteError: a loss or gradient became NaN or infinite; nothing of that is saved.
+            StoppedBySignal: SIGTERM or Ctrl-C came; the state is saved.
+        """
+        self._resume()
+        self.student.train()
+        accumulation = self.params.gradient_accumulation_steps
+        loader = batch_loader(self.dataset, self._batches)
+        with Progress(self.output, self.total_updates, self.global_step) as self._progress, StopSignals() as signals:
+            updates = batches_of_updates(loader, self._batches, accumulation, self.global_step)
+            while self.global_step < self.total_updates:
+                self.epoch, micro_batches = next(updates)
+                self._train_on(micro_batches)
+                if self.global_step % self._updates_per_epoch == 0:
+                    self.end_epoch()
+                if self.environment.any(signals.received is not None):
+                    self.save_checkpoint()
+                    raise StoppedBySignal(128 + (signals.received or 15))
+
+    def step(
+        self, input_ids: Tensor, attention_mask: Tensor, lm_labels: Tensor, counted: Tensor | None = None
+    ) -> bool:
+        """One micro-batch: forward of student and teacher, losses, `optimize`.
+
+        Args:
+            input_ids: (B, T) int64.
+            attention_mask: (B, T) bool.
+            lm_labels: (B, T) int64, -100 where nothing is asked.
+            counted: (B,) bool, False for rows that only fill up the batch; None: all count.
+
+        Returns:
+            True when the parameters were updated.
+
+        Raises:
+            NonFiniteError: see `optimize`.
+        """
+        attended = attention_mask.bool()
+        with self.micro_batch():
+            with self.precision.autocast():
+                student = self._outputs(self.model, input_ids, attended)
+                with torch.no_grad():
+                    teacher = self._outputs(self.teacher, input_ids, attended) if self._needs_teacher else None
+            if counted is not None:
+                attended = attended & counted[:, None]
+                lm_labels = lm_labels.masked_fill(~counted[:, None], IGNORED)
+            restrict, temperature = self.params.restrict_ce_to_mask, self.params.temperature
+            sums = lm_loss_sums(list(self._alphas), student, teacher, lm_labels, attended, restrict, temperature)
+            return self.optimize(self._weighted(sums))
+
+    def iter(self) -> None:
+        """Count a micro-batch; after a whole update, log and save what has become due."""
+        self.n_total_iter += 1
+        if self._seen:
+            return
+        self.averages.update_done()
+        if self._progress is not None:
+            self._progress.advance()
+        ended = self.global_step == self.total_updates
+        if ended or self._passed(self.params.log_interval, self.n_total_iter):
+            self.log_tensorboard()
+        if ended or self._passed(self.params.checkpoint_interval, self.n_total_iter):
+            self.save_checkpoint()
+        self._iter_of_update = self.n_total_iter
+
+    def log_tensorboard(self) -> None:
+        """Log the mean losses since the last entry, learning rates, gradient norms, and for TensorBoard the speed."""
+        self.check_finite()
+        losses = self.averages.take_recent()
+        seconds = time.monotonic() - self._speed["since"]
+        speed = {f"speed/{name}_per_second": self._speed[name] / seconds for name in ("sequences", "tokens")}
+        self._speed = {"since": time.monotonic(), "sequences": 0, "tokens": 0}
+        if self._progress is None:
+            return
+        row = {"epoch": self.epoch, "batches": self.n_total_iter, "loss": losses.pop("total"), "losses": losses}
+        row["rates"] = self.learning_rates()
+        row["gradient_norms"] = {name: float(norm) for name, norm in self.gradient_norms.items()}
+        row["skipped_updates"] = self.skipped_updates
+        self._progress.log(self.global_step, row)
+        self._progress.scalars(
+            self.global_step, speed | {"memory/peak_gib": distributed.peak_memory(self.environment)}
+        )
+
+    def end_epoch(self) -> None:
+        """Count the epoch, and save a checkpoint."""
+        self.epoch += 1
+        logger.info("epoch %d of %d ends after %d updates", self.epoch, self.params.n_epoch, self.global_step)
+        self.save_checkpoint()
+
+    def save_checkpoint(self) -> None:
+        """Write `checkpoint-<updates>` into `dump_path`, unless it is there or no folder was given."""
+        if self.params.dump_path is None or self._saved_step == self.global_step:
+            return
+        self.check_finite()
+        self._saved_step = self.global_step
+        state = {
+            "updates": self.state_dict(),
+            "averages": self.averages.state_dict(),
+            "n_total_iter": self.n_total_iter,
+            "arguments": run_identity(self.params, self.environment),
+        }
+        folder, tokenizer = self.params.dump_path, getattr(self.params, "tokenizer", None)
+        save_checkpoint(folder, self.global_step, self.student, tokenizer, self.optimizer, state, self.environment)
+        if self.environment.is_main:
+            prune_checkpoints(folder, self.params.save_total_limit, None)
+
+    def _prepare_data(self, dataset: CorpusDataset | Sequence[Any], token_probs: Tensor | None) -> None:
+        params, special = self.params, self.params.special_tok_ids
+        self.dataset = dataset if isinstance(dataset, CorpusDataset) else CorpusDataset.from_sequences(dataset)
+        self.dataset.pad_token_id = special["pad_token" if params.mlm else "unk_token"]
+        masking = None
+        if params.mlm:
+            probabilities = (
+                torch.ones(self.student.config.vocab_size)
+                if token_probs is None
+                else torch.as_tensor(token_probs).float().clone()
+            )
+            probabilities[list(special.values())] = 0.0
+            replacement = (params.word_mask, params.word_keep, params.word_rand)
+            masking = Masking(probabilities.cpu(), params.mlm_mask_prop, replacement, special["mask_token"])
+        multiple = 8 if params.fp16 or params.bf16 else 1
+        self._batch_maker = LmBatchMaker(self.dataset.pad_token_id, multiple, masking, params.seed)
+        batch_size = params.batch_size * self.environment.world_size
+        lengths = self.dataset.lengths
+        self._batches = LengthGroupedBatches(lengths, batch_size, seed=params.seed, grouped=params.group_by_size)
+        self._updates_per_epoch = math.ceil(len(self._batches) / params.gradient_accumulation_steps)
+        self.total_updates = params.n_epoch * self._updates_per_epoch
+
+    def _train_on(self, micro_batches: list[dict[str, Tensor]]) -> None:
+        """One optimizer update."""
+        self.measuring = self._passed(self.params.log_interval, self.n_total_iter + len(micro_batches))
+        self.measuring |= self.global_step + 1 == self.total_updates
+        self.begin_update(len(micro_batches))
+        for batch in micro_batches:
+            self._speed["sequences"] += len(batch["lengths"])
+            self._speed["tokens"] += int(batch["lengths"].sum())
+            inputs = self._batch_maker.share(batch, self.epoch, self.environment.rank, self.environment.world_size)
+            self.step(*(None if value is None else value.to(self.environment.device) for value in inputs))
+            self.averages.add(self.losses, len(micro_batches))
+            self.iter()
+
+    @property
+    def _needs_teacher(self) -> bool:
+        return not {"ce", "mse", "cos"}.isdisjoint(self._alphas)
+
+    def _outputs(self, model: nn.Module, input_ids: Tensor, attended: Tensor) -> LmOutputs:
+        """A causal model needs no mask: padding stands on the right, where no token looks."""
+        inputs = {"attention_mask": attended} if self.params.mlm else {"use_cache": False}
+        wants_hidden = "cos" in self._alphas
+        outputs = model(input_ids=input_ids, output_hidden_states=wants_hidden, **inputs)
+        return LmOutputs(outputs.logits, outputs.hidden_states[-1] if wants_hidden else None)
+
+    def _weighted(self, sums: dict[str, LmLossSum]) -> Tensor:
+        """Set `losses`, means over the positions of all ranks, and return what this rank adds to their weighted sum.
+
+        Ranks average their gradients, so each one's share is taken times the number of ranks.
+        """
+        local = [part.total.detach().double() for part in sums.values()] + [part.count for part in sums.values()]
+        totals, counts = self.environment.sum(torch.stack(local)).chunk(2)
+        counts = counts.clamp(min=1)
+        self.losses = dict(zip(sums, totals / counts, strict=True))
+        self.losses["total"] = sum(self._alphas[name] * value for name, value in self.losses.items())
+        scales = (self.environment.world_size / counts).float()
+        return sum(self._alphas[name] * sums[name].total * scale for name, scale in zip(sums, scales, strict=True))
+
+    def _resume(self) -> None:
+        found = None if self.params.dump_path is None else newest_good_checkpoint(self.params.dump_path)
+        if found is None:
+            return
+        with user_mistakes():
+            state = load_checkpoint(found, self.student, self.optimizer, self.environment)
+        self.load_state_dict(state["updates"])
+        self.averages.load_state_dict(state["averages"])
+        self.n_total_iter = self._iter_of_update = state["n_total_iter"]
+        self._saved_step = self.global_step
+        logger.info("resuming after update %d of %d (%s)", self.global_step, self.total_updates, found)
+
+    def _passed(self, interval: int, iterations: int) -> bool:
+        return iterations // interval > self._iter_of_update // interval
+
+    def _last(self, name: str) -> float:
+        return float(self.losses.get(name, 0.0))
 
 
-def _task_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Loss of each example, (B,): cross entropy, or squared error for one output."""
-    if logits.shape[-1] == 1:
-        return F.mse_loss(logits.float().squeeze(-1), labels.float(), reduction="none")
-    return F.cross_entropy(logits.float(), labels, reduction="none")
+def run_identity(params: argparse.Namespace, environment: Environment) -> dict[str, Any]:
+    """What decides the result of a run: flags, content of the corpus, number of processes."""
+    data = {"data": getattr(params, "data", None), "world_size": environment.world_size}
+    return {**arguments_of_result(params), **data}
 
 
-def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).mean()
+def _environment_of(params: argparse.Namespace) -> Environment:
+    on_gpu = bool(params.n_gpu) and torch.cuda.is_available()
+    return Environment(device=torch.device("cuda" if on_gpu else "cpu"))
+
+
+def _output_of(params: argparse.Namespace, environment: Environment) -> OutputFolder | None:
+    if params.dump_path is None or not environment.is_main:
+        return None
+    return OutputFolder(params.dump_path, "--dump_path")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Distil with the flags of `argv` (default: the command line's)."""
+    args = parse_arguments(argv)
+    args.output = None
+    with user_mistakes():
+        if args.n_gpu and args.n_gpu > torch.cuda.device_count():
+            raise ValueError(f"--n_gpu accepts up to {torch.cuda.device_count()} here, not {args.n_gpu}")
+        args.environment = distributed.start(no_cuda=args.n_gpu == 0)
+    configure_logging(args.environment.is_main)
+    try:
+        _run(args)
+    except NonFiniteError as error:
+        logger.error("%s; the run ends without saving it. Try a lower --learning_rate, or --bf16 for --fp16", error)
+        sys.exit(1)
+    finally:
+        if args.output is not None:
+            args.output.close()
+        distributed.stop()
+
+
+def _run(args: argparse.Namespace) -> None:
+    """Check everything, open the folder, train, save the student."""
+    logger.info("%s", environment_line(args))
+    with user_mistakes():
+        seed_generators(args.seed)
+        corpus, probabilities, student, teacher = load_lm_run(args)
+        _open_output(args)
+    seed_generators(args.seed + args.environment.rank)
+    distiller = Distiller(args, corpus, probabilities, student, teacher)
+    logger.info("%d sequences, %d updates", len(corpus), distiller.total_updates)
+    distiller.train()
+    if args.output is not None:
+        args.output.save_model(student.eval(), args.tokenizer)
+        logger.info("student: %s, mean loss %.4f", args.dump_path, distiller.averages.mean_total())
+
+
+def _open_output(args: argparse.Namespace) -> None:
+    """Lock the output folder, clear it if asked, and see that a run which stands there is this one."""
+    with args.environment.main_first():
+        if not args.environment.is_main:
+            return
+        args.output = OutputFolder(args.dump_path, "--dump_path")
+        if args.force:
+            args.output.start_afresh()
+        identity = run_identity(args, args.environment)
+        checkpoint_to_resume(args.dump_path, identity, args.accept_changes, RunFlags("--dump_path", "--force"))
+        args.output.write_json("training_args.json", recorded_arguments(args))
+
+
+if __name__ == "__main__":
+    main()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 IGNORED = -100
 """Label of a position that asks nothing."""
@@ -31,14 +33,26 @@ def token_probabilities(counts: np.ndarray | Tensor, smoothing: float, special_i
     return probabilities
 
 
+@dataclass(frozen=True)
+class Masking:
+    """How tokens are hidden.
+
+    Attributes:
+        probabilities: (V,) float, see `token_probabilities`.
+        proportion: of the tokens, in [0, 1].
+        replacement: shares of the hidden tokens that become the mask token, stay, and become a random token (uniform
+            over the tokens of a probability above 0).
+        mask_id: the mask token.
+    """
+
+    probabilities: Tensor
+    proportion: float
+    replacement: tuple[float, float, float]
+    mask_id: int
+
+
 def mask_tokens(
-    token_ids: Tensor,
-    attended: Tensor,
-    probabilities: Tensor,
-    proportion: float,
-    replacement: tuple[float, float, float],
-    mask_id: int,
-    generator: torch.Generator,
+    token_ids: Tensor, attended: Tensor, masking: Masking, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Hide ceil(proportion * number of tokens) tokens of a batch, drawn without replacement.
 
@@ -47,28 +61,87 @@ def mask_tokens(
     Args:
         token_ids: (B, T) int64.
         attended: (B, T) bool, False at padding, which neither counts as tokens nor is drawn.
-        probabilities: (V,) float, see `token_probabilities`.
-        proportion: in [0, 1].
-        replacement: shares of the drawn tokens that become the mask token, stay, and become a random token (uniform
-            over the tokens of a probability above 0).
-        mask_id: the mask token.
+        masking: what to draw, and what to put there.
         generator: on the CPU.
 
     Returns:
         The token ids with the hidden ones replaced, and the labels: the hidden tokens, `IGNORED` elsewhere. (B, T).
     """
-    weights = (probabilities[token_ids] * attended).double().flatten()
-    wanted = math.ceil(proportion * int(attended.sum()) - 1e-9)
+    weights = (masking.probabilities[token_ids] * attended).double().flatten()
+    # 0.07 * 100 is above 7 in floating point.
+    wanted = math.ceil(masking.proportion * int(attended.sum()) - 1e-9)
     count = min(wanted, int((weights > 0).sum()))
     masked, labels = token_ids.clone(), torch.full_like(token_ids, IGNORED)
     if count == 0:
         return masked, labels
     drawn = torch.multinomial(weights, count, replacement=False, generator=generator)
     true_ids = token_ids.flatten()[drawn]
-    ordinary = probabilities.nonzero().squeeze(1)
+    ordinary = masking.probabilities.nonzero().squeeze(1)
     random_ids = ordinary[torch.randint(len(ordinary), (count,), generator=generator)]
-    kind = torch.multinomial(torch.tensor(replacement).double(), count, replacement=True, generator=generator)
-    options = torch.stack([torch.full_like(true_ids, mask_id), true_ids, random_ids])
+    shares = torch.tensor(masking.replacement, dtype=torch.float64)
+    kind = torch.multinomial(shares, count, replacement=True, generator=generator)
+    options = torch.stack([torch.full_like(true_ids, masking.mask_id), true_ids, random_ids])
     masked.view(-1)[drawn] = options.gather(0, kind[None]).squeeze(0)
     labels.view(-1)[drawn] = true_ids
     return masked, labels
+
+
+class LmBatchMaker:
+    """Turns padded sequences into what a language model is asked.
+
+    Args:
+        pad_token_id: what lengths are rounded up with.
+        pad_to_multiple_of: lengths are rounded up to a multiple of it; no sequence is dropped.
+        masking: of a masked language model; None for a causal one.
+        seed: of what is masked.
+    """
+
+    def __init__(self, pad_token_id: int, pad_to_multiple_of: int, masking: Masking | None, seed: int) -> None:
+        self.pad_token_id = pad_token_id
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.masking = masking
+        self.seed = seed
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def rounded(self, token_ids: Tensor) -> Tensor:
+        """Token ids (B, T) padded to a multiple of `pad_to_multiple_of`."""
+        return F.pad(token_ids, (0, -token_ids.shape[1] % self.pad_to_multiple_of), value=self.pad_token_id)
+
+    def masked(self, token_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids (B, T) with some masked, attention mask (bool) and labels; (B, T') each."""
+        assert self.masking is not None, "a causal language model masks nothing"
+        token_ids = self.rounded(token_ids)
+        attended = torch.arange(token_ids.shape[1]) < lengths[:, None]
+        masked, labels = mask_tokens(token_ids, attended, self.masking, self._generator)
+        return masked, attended, labels
+
+    def causal(self, token_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids (B, T), attention mask (bool) and, as labels, the tokens; (B, T') each."""
+        token_ids = self.rounded(token_ids)
+        attended = torch.arange(token_ids.shape[1]) < lengths[:, None]
+        return token_ids, attended, token_ids.masked_fill(~attended, IGNORED)
+
+    def share(self, batch: dict[str, Tensor], epoch: int, rank: int, world_size: int) -> list[Tensor | None]:
+        """One rank's part of a batch of all ranks; all mask it alike, whatever their number, so it stays the same.
+
+        What is masked depends on the seed, the epoch and the batch's first row, which leads no other batch of it.
+
+        Args:
+            batch: `input_ids` (B, T), `lengths` (B,) and `index` (B,) of a `CorpusDataset`.
+            epoch: the pass over the data.
+            rank: takes the rows from rank * ceil(B / world_size) on.
+            world_size: ranks; where B is no multiple of it, repeated rows that do not count fill up the last ones.
+
+        Returns:
+            Token ids, attention mask, labels, (b, T) each, and which rows count, (b,) bool; None when all do.
+        """
+        number = np.random.SeedSequence([self.seed, epoch, int(batch["index"][0])]).generate_state(1, np.uint64)
+        self._generator.manual_seed(int(number[0] >> 1))
+        ask = self.causal if self.masking is None else self.masked
+        inputs = ask(batch["input_ids"], batch["lengths"])
+        size = len(batch["lengths"])
+        if world_size == 1:
+            return [*inputs, None]
+        each = -(-size // world_size)
+        rows = torch.arange(rank * each, (rank + 1) * each)
+        return [*(value[rows % size] for value in inputs), rows < size]

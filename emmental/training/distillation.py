@@ -26,6 +26,18 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)
 
 
+def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Loss of each example, (B,): cross entropy of logits (B, C), or squared error of one output (B, 1)."""
+    if logits.shape[-1] == 1:
+        return F.mse_loss(logits.float().squeeze(-1), labels.float(), reduction="none")
+    return F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean of values (B,) under the weights (B,) of a `RowBatch`."""
+    return (values * weights).mean()
+
+
 @dataclass(frozen=True)
 class LmOutputs:
     """What a language model gives for a batch.

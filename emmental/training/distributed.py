@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 _TIMEOUT = timedelta(minutes=60)
 
@@ -111,6 +113,27 @@ def start(no_cuda: bool = False) -> Environment:
         dist.init_process_group("nccl" if cuda else "gloo", timeout=_TIMEOUT, device_id=device if cuda else None)
     control = dist.new_group(backend="gloo", timeout=_TIMEOUT)
     return Environment(dist.get_rank(), local_rank, dist.get_world_size(), device, control)
+
+
+def wrapped(model: nn.Module, environment: Environment) -> nn.Module:
+    """The model, made to average its gradients over all ranks; in a single process as it is."""
+    if environment.world_size == 1:
+        return model
+    return DistributedDataParallel(
+        model,
+        device_ids=[environment.device.index] if environment.device.type == "cuda" else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=False,
+    )
+
+
+def peak_memory(environment: Environment) -> float:
+    """The most memory this process has used so far, in GiB: of its GPU, or else of the machine."""
+    if environment.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(environment.device) / 2**30
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * 1024 / 2**30
 
 
 def stop() -> None:

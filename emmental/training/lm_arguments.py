@@ -110,7 +110,9 @@ def with_defaults(params: argparse.Namespace) -> argparse.Namespace:
 
 def arguments_of_result(args: argparse.Namespace) -> dict[str, str | int | float | bool | None]:
     """The flags that decide which weights come out; the corpus is judged by its content, elsewhere."""
-    return {name: value for name, value in sorted(vars(args).items()) if name not in _WITHOUT_EFFECT_ON_THE_RESULT}
+    return {
+        name: value for name, value in recorded_arguments(args).items() if name not in _WITHOUT_EFFECT_ON_THE_RESULT
+    }
 
 
 def recorded_arguments(args: argparse.Namespace) -> dict[str, str | int | float | bool | None]:
@@ -125,18 +127,12 @@ _WITHOUT_EFFECT_ON_THE_RESULT = frozenset(
         "checkpoint_interval",
         "data_file",
         "dump_path",
-        "environment",
-        "explicit",
         "force",
         "fp16_opt_level",
         "local_rank",
         "log_interval",
-        "max_model_input_size",
         "n_gpu",
-        "output",
         "save_total_limit",
-        "special_tok_ids",
-        "tokenizer",
     }
 )
 

@@ -6,7 +6,8 @@ import argparse
 import logging
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -21,8 +22,11 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
+from emmental.atomic import verify_folder
 from emmental.data.corpus import CorpusDataset
+from emmental.data.lm_masking import token_probabilities
 from emmental.data.tokenization import vocabulary_fingerprint
+from emmental.training.distributed import Environment
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +36,40 @@ LANGUAGE_MODELS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]]
     "roberta": (RobertaConfig, RobertaForMaskedLM),
     "gpt2": (GPT2Config, GPT2LMHeadModel),
 }
+
+
+def load_lm_run(
+    args: argparse.Namespace,
+) -> tuple[CorpusDataset, Tensor | None, PreTrainedModel, PreTrainedModel]:
+    """Corpus, masking probabilities (None for a causal model), student and teacher, seen to fit together.
+
+    `args` gets what the run knows from then on: tokenizer, special_tok_ids, max_model_input_size, and data, the
+    corpus' fingerprint.
+
+    Raises:
+        ValueError: something does not fit, or a corpus is damaged.
+        OSError: something cannot be found.
+    """
+    args.tokenizer = load_lm_tokenizer(args)
+    corpus = open_corpus(args.data_file, args.environment)
+    args.data = corpus.fingerprint
+    counted = open_corpus(args.token_counts, args.environment) if args.token_counts else corpus
+    student, teacher = load_lm_student(args), load_lm_teacher(args)
+    check_lm_models(args, corpus, student, teacher)
+    if not args.mlm:
+        return corpus, None, student, teacher
+    counts = np.zeros(student.config.vocab_size, dtype=np.int64)
+    counts[: len(counted.token_counts)] = counted.token_counts
+    probabilities = token_probabilities(counts, args.mlm_smoothing, args.special_tok_ids.values())
+    return corpus, probabilities, student, teacher
+
+
+def open_corpus(folder: str, environment: Environment) -> CorpusDataset:
+    """The corpus, every byte of it checked by rank 0."""
+    with environment.main_first():
+        if environment.is_main:
+            verify_folder(folder)
+        return CorpusDataset(folder)
 
 
 def load_lm_tokenizer(args: argparse.Namespace) -> Any:
@@ -92,7 +130,7 @@ def load_lm_student(args: argparse.Namespace) -> PreTrainedModel:
 
 
 def check_lm_models(
-    args: argparse.Namespace, corpus: CorpusDataset, tokenizer: Any, student: PreTrainedModel, teacher: PreTrainedModel
+    args: argparse.Namespace, corpus: CorpusDataset, student: PreTrainedModel, teacher: PreTrainedModel
 ) -> None:
     """See that corpus, tokenizer, student and teacher fit together.
 
@@ -104,13 +142,13 @@ def check_lm_models(
         raise ValueError(
             f"--student_config has a vocabulary of {ours}, --teacher_name of {theirs}; they must be equal"
         )
-    if corpus.description["tokenizer"] != vocabulary_fingerprint(tokenizer):
+    if corpus.description["tokenizer"] != vocabulary_fingerprint(args.tokenizer):
         raise ValueError(
             f"--data_file {args.data_file} was made with another tokenizer than that of --teacher_name "
             f"{args.teacher_name}: binarize the text again"
         )
-    if len(tokenizer) > ours:
-        raise ValueError(f"--teacher_name: the tokenizer has {len(tokenizer)} tokens, the models only {ours}")
+    if len(args.tokenizer) > ours:
+        raise ValueError(f"--teacher_name: the tokenizer has {len(args.tokenizer)} tokens, the models only {ours}")
     args.max_model_input_size = min(_positions(student), _positions(teacher))
     if corpus.description["longest"] > args.max_model_input_size:
         raise ValueError(

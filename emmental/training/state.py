@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import random
 import signal
 import threading
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +18,13 @@ from emmental.data import LengthGroupedBatches
 from emmental.training.distributed import Environment
 
 logger = logging.getLogger(__name__)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 class LossAverages:
