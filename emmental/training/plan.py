@@ -80,13 +80,20 @@ class Plan:
         moves = self.prunes and self.method != "l0" and self.initial_threshold != self.final_threshold
         if not moves or self.pruning_updates >= 1:
             return None
-        phases = max(self.initial_warmup + self.final_warmup, 1)
         return (
             f"the threshold has no update to move in: of {self.total_updates} updates the first {self.constant_start} "
             f"(--initial_warmup {self.initial_warmup} x --warmup_steps {self.warmup_steps}) and the last "
             f"{self.constant_end} (--final_warmup {self.final_warmup} x --warmup_steps {self.warmup_steps}) are "
-            f"constant; give --warmup_steps below {max(self.total_updates // phases, 1)} or more updates"
+            f"constant; give {self._shorter_warmup()}more --num_train_epochs or --max_steps"
         )
+
+    def _shorter_warmup(self) -> str:
+        """The flag that leaves the threshold an update to move in, if a shorter warm-up can."""
+        phases = self.initial_warmup + self.final_warmup
+        end_without_warmup = 0 if self.final_warmup else 1
+        if self.total_updates < 2 or not phases:
+            return ""
+        return f"--warmup_steps up to {(self.total_updates - 1 - end_without_warmup) // phases}, or "
 
     def lines(self) -> list[str]:
         """The plan as text: updates of each phase, and the threshold at a dozen points."""

@@ -1,0 +1,249 @@
+"""Files and folders appear whole or not at all, damage is named, and nothing foreign is deleted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from emmental import atomic
+from emmental.atomic import (
+    MANIFEST,
+    DamagedError,
+    atomic_file,
+    atomic_folder,
+    read_manifest,
+    remove_folder,
+    remove_leftovers,
+    sha256_of,
+    verify_folder,
+    write_json,
+    write_text,
+)
+
+
+def run_and_die(code: str, folder: Path) -> None:
+    """Run code in a process that ends itself, without any clean-up, with status 9.
+
+    The module is loaded from its file: importing the package would import PyTorch.
+    """
+    program = (
+        "import importlib.util, os, sys\nfrom pathlib import Path\n"
+        "spec = importlib.util.spec_from_file_location('atomic', sys.argv[1])\n"
+        "atomic = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(atomic)\n"
+        f"folder = Path(sys.argv[2])\n{code}"
+    )
+    finished = subprocess.run([sys.executable, "-c", program, str(atomic.__file__), str(folder)], check=False)
+    assert finished.returncode == 9
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A finished folder with two files, one of them in a folder of its own."""
+    with atomic_folder(tmp_path / "checkpoint-1") as temporary:
+        (temporary / "weights.bin").write_bytes(b"abc")
+        (temporary / "tokenizer").mkdir()
+        (temporary / "tokenizer" / "vocab.txt").write_text("a\nb\n")
+    return tmp_path / "checkpoint-1"
+
+
+class TestFile:
+    def test_written_whole_and_nothing_beside_it(self, tmp_path):
+        with atomic_file(tmp_path / "deep" / "file.txt") as temporary:
+            assert not (tmp_path / "deep" / "file.txt").exists()
+            temporary.write_text("new")
+        assert (tmp_path / "deep" / "file.txt").read_text() == "new"
+        assert names(tmp_path / "deep") == ["file.txt"]
+
+    def test_an_error_leaves_the_old_file(self, tmp_path):
+        (tmp_path / "file.txt").write_text("old")
+
+        def interrupted() -> None:
+            with atomic_file(tmp_path / "file.txt") as temporary:
+                temporary.write_text("half")
+                raise RuntimeError("stop")
+
+        with pytest.raises(RuntimeError, match="stop"):
+            interrupted()
+        assert (tmp_path / "file.txt").read_text() == "old"
+        assert names(tmp_path) == ["file.txt"]
+
+    def test_a_killed_writer_leaves_the_old_file(self, tmp_path):
+        (tmp_path / "file.txt").write_text("old")
+        run_and_die(
+            "with atomic.atomic_file(folder / 'file.txt') as temporary:\n"
+            "    temporary.write_text('half')\n"
+            "    os._exit(9)\n",
+            tmp_path,
+        )
+        assert (tmp_path / "file.txt").read_text() == "old"
+        assert len(names(tmp_path)) == 2
+        remove_leftovers(tmp_path)
+        assert names(tmp_path) == ["file.txt"]
+
+    def test_text_is_utf8_with_plain_line_ends(self, tmp_path):
+        write_text(tmp_path / "a.txt", "é\n")
+        assert (tmp_path / "a.txt").read_bytes() == b"\xc3\xa9\n"
+
+    def test_json_knows_no_nan(self, tmp_path):
+        write_json(tmp_path / "a.json", {"loss": 0.5})
+        assert json.loads((tmp_path / "a.json").read_text()) == {"loss": 0.5}
+        for value in (float("nan"), float("inf")):
+            with pytest.raises(ValueError, match="JSON"):
+                write_json(tmp_path / "a.json", {"loss": value})
+        assert json.loads((tmp_path / "a.json").read_text()) == {"loss": 0.5}
+
+
+class TestFolder:
+    def test_manifest_lists_every_file_with_size_and_digest(self, checkpoint):
+        assert read_manifest(checkpoint) == {
+            "tokenizer/vocab.txt": {"size": 4, "sha256": sha256_of(checkpoint / "tokenizer" / "vocab.txt")},
+            "weights.bin": {
+                "size": 3,
+                "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            },
+        }
+        verify_folder(checkpoint)
+        assert names(checkpoint.parent) == ["checkpoint-1"]
+
+    def test_an_error_leaves_nothing(self, tmp_path):
+        def interrupted() -> None:
+            with atomic_folder(tmp_path / "checkpoint-1") as temporary:
+                (temporary / "weights.bin").write_bytes(b"half")
+                raise RuntimeError("stop")
+
+        with pytest.raises(RuntimeError, match="stop"):
+            interrupted()
+        assert names(tmp_path) == []
+
+    def test_an_error_leaves_the_folder_that_stood_there(self, checkpoint):
+        def interrupted() -> None:
+            with atomic_folder(checkpoint) as temporary:
+                (temporary / "weights.bin").write_bytes(b"half")
+                raise RuntimeError("stop")
+
+        with pytest.raises(RuntimeError, match="stop"):
+            interrupted()
+        verify_folder(checkpoint)
+        assert (checkpoint / "weights.bin").read_bytes() == b"abc"
+
+    def test_a_folder_of_ours_is_replaced_as_a_whole(self, checkpoint):
+        with atomic_folder(checkpoint) as temporary:
+            (temporary / "other.bin").write_bytes(b"x")
+        assert names(checkpoint) == [MANIFEST, "other.bin"]
+        verify_folder(checkpoint)
+        assert names(checkpoint.parent) == ["checkpoint-1"]
+
+    def test_a_foreign_folder_is_left_alone(self, tmp_path):
+        theirs = tmp_path / "checkpoint-1"
+        theirs.mkdir()
+        (theirs / "thesis.txt").write_text("years of work")
+
+        def write() -> None:
+            with atomic_folder(theirs):
+                pass
+
+        for action in (write, lambda: remove_folder(theirs)):
+            with pytest.raises(FileExistsError, match="left alone"):
+                action()
+        assert (theirs / "thesis.txt").read_text() == "years of work"
+        assert names(tmp_path) == ["checkpoint-1"]
+
+    @pytest.mark.parametrize(
+        "dies",
+        [
+            pytest.param(
+                "with atomic.atomic_folder(folder / 'checkpoint-1') as temporary:\n"
+                "    (temporary / 'weights.bin').write_bytes(b'half')\n"
+                "    os._exit(9)\n",
+                id="while its files are written",
+            ),
+            pytest.param(
+                "atomic._write_manifest = lambda folder: os._exit(9)\n"
+                "with atomic.atomic_folder(folder / 'checkpoint-1') as temporary:\n"
+                "    (temporary / 'weights.bin').write_bytes(b'abc')\n",
+                id="before the manifest",
+            ),
+            pytest.param(
+                "atomic._replace_folder = lambda temporary, path: os._exit(9)\n"
+                "with atomic.atomic_folder(folder / 'checkpoint-1') as temporary:\n"
+                "    (temporary / 'weights.bin').write_bytes(b'abc')\n",
+                id="before the rename",
+            ),
+        ],
+    )
+    def test_a_killed_writer_leaves_nothing_under_the_final_name(self, tmp_path, dies):
+        run_and_die(dies, tmp_path)
+        assert not (tmp_path / "checkpoint-1").exists()
+        assert len(names(tmp_path)) == 1
+        remove_leftovers(tmp_path)
+        assert names(tmp_path) == []
+
+    def test_a_killed_remover_leaves_no_half_folder_under_the_name(self, checkpoint):
+        run_and_die("atomic.shutil.rmtree = lambda *_, **__: os._exit(9)\natomic.remove_folder(folder)\n", checkpoint)
+        assert not checkpoint.exists()
+        remove_leftovers(checkpoint.parent)
+        assert names(checkpoint.parent) == []
+
+    def test_removal(self, checkpoint):
+        remove_folder(checkpoint)
+        assert names(checkpoint.parent) == []
+
+
+class TestLeftovers:
+    def test_only_names_that_this_module_gives_are_removed(self, tmp_path):
+        (tmp_path / ".incomplete-a-0123").mkdir()
+        (tmp_path / ".incomplete-b-4567").write_text("half")
+        (tmp_path / "incomplete-thesis").mkdir()
+        (tmp_path / ".hidden").write_text("theirs")
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / ".incomplete-c").write_text("deeper")
+        remove_leftovers(tmp_path)
+        assert names(tmp_path) == [".hidden", "folder", "incomplete-thesis"]
+        assert names(tmp_path / "folder") == [".incomplete-c"]
+
+    def test_a_missing_folder_has_none(self, tmp_path):
+        remove_leftovers(tmp_path / "nowhere")
+        assert names(tmp_path) == []
+
+
+class TestDamage:
+    @pytest.mark.parametrize(
+        ("damage", "message"),
+        [
+            (lambda f: (f / "weights.bin").unlink(), "weights.bin is missing"),
+            (lambda f: (f / "weights.bin").write_bytes(b"ab"), "weights.bin has 2 bytes, 3 were written"),
+            (lambda f: (f / "weights.bin").write_bytes(b"abd"), "weights.bin has changed"),
+            (lambda f: (f / "tokenizer" / "vocab.txt").write_text("a\nc\n"), "vocab.txt has changed"),
+            (lambda f: (f / MANIFEST).unlink(), "manifest.json is missing or unreadable"),
+            (lambda f: (f / MANIFEST).write_text(""), "manifest.json is missing or unreadable"),
+            (lambda f: (f / MANIFEST).write_text('{"files": {"weights.bin"'), "missing or unreadable"),
+            (lambda f: (f / MANIFEST).write_text("[]"), "missing or unreadable"),
+            (lambda f: (f / MANIFEST).write_text('{"files": []}'), "missing or unreadable"),
+            (lambda f: (f / MANIFEST).write_text('{"files": {"a": {"size": 3}}}'), "missing or unreadable"),
+            (lambda f: (f / MANIFEST).write_text('{"files": {"a": {"size": "x", "sha256": ""}}}'), "unreadable"),
+            (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe\x00"), "missing or unreadable"),
+            (lambda f: (f / MANIFEST).write_text("[" * 100_000), "missing or unreadable"),
+        ],
+        ids=range(13),
+    )
+    def test_damage_is_named(self, checkpoint, damage, message):
+        damage(checkpoint)
+        with pytest.raises(DamagedError, match=message):
+            verify_folder(checkpoint)
+
+    def test_a_file_that_was_added_is_no_damage(self, checkpoint):
+        (checkpoint / "notes.txt").write_text("mine")
+        verify_folder(checkpoint)
+        assert "notes.txt" not in read_manifest(checkpoint)
+
+    def test_digest_of_known_bytes(self, tmp_path):
+        (tmp_path / "empty").write_bytes(b"")
+        assert sha256_of(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
