@@ -15,6 +15,7 @@ from emmental.pictures.canvas import Chart, picture_style
 from emmental.pictures.inputs import to_array
 from emmental.pictures.masks import heading, table
 from emmental.pictures.palette import text_color_on
+from emmental.pictures.placement import fit_text
 
 TITLE_FONT, TEXT_FONT, SMALL_FONT = 24, 17, 15  # pixels
 WIDTH = 1200
@@ -167,7 +168,8 @@ def heat_chart(
         for i, (shown, subtitle) in enumerate(zip(tables, subtitles, strict=True)):
             left = margin + i * (margin + columns * column + _BETWEEN)
             size = (len(shown.columns) * column, row * len(shown.rows))
-            write(chart, _INDENT if count == 1 else left, 62, subtitle, TEXT_FONT)
+            place = (_INDENT, None) if count == 1 else (left, columns * column)
+            write(chart, place[0], 62, subtitle, TEXT_FONT, room=place[1])
             _draw_cells(axes_at(chart, (left, _TOP, *size)), shown, end, column)
         draw_color_bar(chart, (width - _RIGHT + 30, _TOP, 22, row * tallest), end, label)
     return chart
@@ -181,13 +183,24 @@ def axes_at(chart: Chart, place: tuple[float, float, float, float]) -> Axes:
     )
 
 
-def write(chart: Chart, left: float, top: float, text: str, size: float, weight: str = "normal") -> None:
-    """Write text with its upper left corner at (left, top) in pixels, smaller when it would leave the chart."""
+def write(
+    chart: Chart, left: float, top: float, text: str, size: float, weight: str = "normal", room: float | None = None
+) -> None:
+    """Write text with its upper left corner at (left, top) in pixels; text wider than `room` is made smaller or cut.
+
+    Args:
+        room: width in pixels; None is what the chart has to the right of `left`.
+    """
     width, height = chart.bbox.size
-    artist = chart.text(left / width, 1 - top / height, text, fontsize=size, weight=weight, va="top", ha="left")
-    drawn = artist.get_window_extent(chart.canvas.get_renderer()).width
-    if drawn > width - left - 10:
-        artist.set_fontsize(size * (width - left - 10) / drawn)
+    artist = chart.text(left / width, 1 - top / height, "", weight=weight, va="top", ha="left")
+
+    def measure(text: str, font_size: float) -> tuple[float, float]:
+        artist.set(text=text, fontsize=font_size)
+        extent = artist.get_window_extent(chart.canvas.get_renderer())
+        return extent.width, extent.height
+
+    if fit_text(text, size, (room or width - left - 10, height), measure) is None:
+        artist.remove()
 
 
 def draw_color_bar(chart: Chart, place: tuple[float, float, float, float], end: float, label: str) -> None:
@@ -207,7 +220,7 @@ def _draw_cells(axes: Axes, shown: HeatTable, end: float, column: int) -> None:
         text = percent(value) if np.isfinite(value) else "–"
         axes.text(j, i, text, ha="center", va="center", fontsize=font, color=color)
     headings = [name if "\n" in name else name.replace(".", ".\n") for name in shown.columns]
-    longest = max(len(line) for name in headings for line in name.splitlines() or [""])
+    longest = max(len(line) for name in headings for line in name.splitlines() or [" "])
     axes.set_xticks(range(len(headings)), headings, fontsize=min(TEXT_FONT, max(9, column / (_LETTER * longest))))
     longest = max(len(name) for name in shown.rows)
     font = min(TEXT_FONT, (_left_margin(shown) - _INDENT) / (_LETTER * max(1, longest)))
