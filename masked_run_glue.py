@@ -82,7 +82,7 @@ logger = logging.getLogger("masked_run_glue")
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Run the trainer with the flags of `argv` (default: the command line's) and return the evaluation's results."""
     args = parse_arguments(argv)
-    args.output = None
+    args.output, args.datasets = None, {}
     with user_mistakes():
         args.environment = distributed.start(args.no_cuda)
     configure_logging(args.environment.is_main)
@@ -215,20 +215,25 @@ def set_seed(args: argparse.Namespace) -> None:
 def load_and_cache_examples(
     args: argparse.Namespace, task: str, tokenizer: Any, evaluate: bool = False, predict: bool = False
 ) -> FeatureDataset:
-    """The tokenised training (or `evaluate`: dev, `predict`: test) rows of a task; rank 0 caches, all read."""
+    """The tokenised training (or `evaluate`: dev, `predict`: test) rows of a task; rank 0 caches, all read.
+
+    A data set once opened by a run stays open.
+    """
     spec = args.task if task == args.task.name else resolve_task(task)
     split = "test" if predict else "dev" if evaluate else "train"
-    with args.environment.main_first():
-        return load_features(
-            spec,
-            args.data_dir,
-            split,
-            tokenizer,
-            args.max_seq_length,
-            _cache_folder(args),
-            overwrite_cache=args.overwrite_cache and args.environment.is_main,
-            show_progress=args.environment.is_main,
-        )
+    if (task, split) not in args.datasets:
+        with args.environment.main_first():
+            args.datasets[task, split] = load_features(
+                spec,
+                args.data_dir,
+                split,
+                tokenizer,
+                args.max_seq_length,
+                _cache_folder(args),
+                overwrite_cache=args.overwrite_cache and args.environment.is_main,
+                show_progress=args.environment.is_main,
+            )
+    return args.datasets[task, split]
 
 
 def _cache_folder(args: argparse.Namespace) -> Path:

@@ -307,6 +307,7 @@ _WITHOUT_EFFECT_ON_THE_RESULT = frozenset(
         "accept_changes",
         "cache_dir",
         "data_dir",
+        "datasets",
         "do_eval",
         "do_predict",
         "do_train",
@@ -349,5 +350,5 @@ def recorded_arguments(args: argparse.Namespace) -> dict[str, str | int | float 
     return {
         name: value
         for name, value in sorted(vars(args).items())
-        if name not in ("environment", "explicit", "output", "task")
+        if name not in ("datasets", "environment", "explicit", "output", "task")
     }
