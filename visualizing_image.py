@@ -15,7 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from emmental.pictures import canvas, inputs, masks, palette, placement
+from emmental.pictures import canvas, inputs, palette, placement
+from emmental.pictures import masks as mask_arrays
 from emmental.pictures.box_file import FORM, read_box_file
 from emmental.pictures.curves import curves, has_curves
 from emmental.pictures.heat import compare, overview, percent
@@ -108,12 +109,9 @@ class SingleImageViz:
             box: 4 numbers, x0 y0 x1 y1, with x0 <= x1 and y0 <= y1.
             color: None takes `edgecolor`.
         """
-        boxes = inputs.to_boxes(box, "box")
-        if len(boxes) != 1:
-            raise ValueError(f"box: expected one box of 4 numbers, got {len(boxes)} boxes")
         # Coordinates far outside would overflow the renderer; one picture's size beyond the edge nothing is seen.
         size = np.array([self.width, self.height] * 2, dtype=float)
-        x0, y0, x1, y1 = np.clip(boxes[0], -size, 2 * size)
+        x0, y0, x1, y1 = np.clip(inputs.to_box(box), -size, 2 * size)
         if x0 == x1 and y0 == y1:
             x1 += self.width / self._size[0]  # a point has no border; this is a dot as high as a line
         self.ax.add_patch(
@@ -178,7 +176,7 @@ class SingleImageViz:
         pixels, or when the label would hide more than 40 % of its height. A box wholly outside the picture gets no
         label.
         """
-        x0, y0, x1, y1 = inputs.to_boxes(box, "box")[0]
+        x0, y0, x1, y1 = inputs.to_box(box)
         if x0 > self.width or y0 > self.height or x1 < 0 or y1 < 0:
             return
         fitted = placement.fit_text(label, self.font_size, self._size, self._plate_size)
@@ -301,17 +299,18 @@ def mask_picture(mask: object, heads: int | None = None, name: str = "", head_ax
     Raises:
         ValueError: no mask, or heads that do not divide its rows or columns.
     """
-    kept = masks.to_mask(mask)
+    kept = mask_arrays.to_mask(mask)
     if head_axis not in (0, 1):
         raise ValueError(f"head_axis: {head_axis!r} is neither 0 (rows) nor 1 (columns)")
     if heads is None:
-        blocks, axis = masks.blocks(kept, masks.even_count(kept.shape[0]), 0), 0
+        blocks, axis = mask_arrays.blocks(kept, mask_arrays.even_count(kept.shape[0]), 0), 0
         labels = [f"rows {b.start}–{b.stop - 1}: {percent(b.density)} %" for b in blocks]
     else:
         if isinstance(heads, bool) or not isinstance(heads, int | np.integer):
             raise ValueError(f"heads: {heads!r} is not a number of attention heads")
-        blocks, axis = masks.blocks(kept, int(heads), head_axis), head_axis
-        labels = [f"head {i}{': ' if axis == 0 else chr(10)}{percent(b.density)} %" for i, b in enumerate(blocks)]
+        blocks, axis = mask_arrays.blocks(kept, int(heads), head_axis), head_axis
+        form = "head {}: {} %" if axis == 0 else "head {}\n{} %"  # columns are narrow
+        labels = [form.format(i, percent(b.density)) for i, b in enumerate(blocks)]
     with canvas.picture_style():
         viz = SingleImageViz(tiles_ground(kept, len(blocks), axis), scale=1.0, alpha=0.9, id2obj=labels)
         viz.font_size, viz.line_width = 14.0, 2.5
@@ -327,7 +326,7 @@ def save_overview(path: str | Path, densities: object, title: str, sizes: Mappin
 
 def save_all(
     folder: str | Path,
-    masks_by_name: Mapping[str, object],
+    masks: Mapping[str, object],
     history: Sequence[Mapping[str, object]],
     num_heads: int,
     title: str,
@@ -337,7 +336,7 @@ def save_all(
     Args:
         folder: gets `overview.png`, `curves.png` (when the history has something to draw) and, in `masks/`, a picture
             of each matrix.
-        masks_by_name: module name, such as `bert.encoder.layer.0.attention.self.query` -> (out, in) bool.
+        masks: module name, such as `bert.encoder.layer.0.attention.self.query` -> (out, in) bool.
         history: rows of the training log, see `curves`.
         num_heads: attention heads of the model.
         title: heading of the overview and the curves.
@@ -346,16 +345,16 @@ def save_all(
         ValueError: no mask, or one that is no mask.
         OSError: a file cannot be written.
     """
-    unusable = [name for name in masks_by_name if not name or "/" in name]
+    unusable = [name for name in masks if not name or "/" in name]
     if unusable:
         raise ValueError(f"masks: {unusable[0]!r} cannot be the name of a file")
     folder = Path(folder)
-    densities, sizes = masks.densities_of(masks_by_name), masks.sizes_of(masks_by_name)
+    densities, sizes = mask_arrays.densities_of(masks), mask_arrays.sizes_of(masks)
     paths = [save_overview(folder / "overview.png", densities, title, sizes)]
     if has_curves(history):
         paths.append(curves(history, title).save(folder / "curves.png"))
-    for name, mask in masks_by_name.items():
-        axis = masks.head_axis(masks.matrix_key(name)[1])
+    for name, mask in masks.items():
+        axis = mask_arrays.head_axis(mask_arrays.matrix_key(name)[1])
         picture = mask_picture(mask, None if axis is None else num_heads, name, axis or 0)
         paths.append(picture.save(folder / "masks" / f"{name}.png"))
     return paths
@@ -470,15 +469,15 @@ def _draw_model(args: argparse.Namespace) -> Path:
         return save_all(args.saveas, found, history, heads, title)[0].parent
     if args.picture == "mask":
         matrix = _only_match(args.matrix, found)
-        axis = masks.head_axis(masks.matrix_key(matrix)[1])
+        axis = mask_arrays.head_axis(mask_arrays.matrix_key(matrix)[1])
         return mask_picture(found[matrix], None if axis is None else heads, matrix, axis or 0).save(args.saveas)
-    densities, sizes = masks.densities_of(found), masks.sizes_of(found)
+    densities, sizes = mask_arrays.densities_of(found), mask_arrays.sizes_of(found)
     if not args.compare:
         return save_overview(args.saveas, densities, title, sizes)
     second, _ = read_model_masks(args.compare)
     names = (name, Path(args.compare).resolve().name)
     title = " and ".join(names) if args.title is None else args.title
-    others = masks.densities_of(second), masks.sizes_of(second)
+    others = mask_arrays.densities_of(second), mask_arrays.sizes_of(second)
     return compare(densities, others[0], names, title, sizes, others[1]).save(args.saveas)
 
 

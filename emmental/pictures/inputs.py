@@ -94,6 +94,14 @@ def to_boxes(boxes: object, name: str = "boxes") -> np.ndarray:
     return array
 
 
+def to_box(box: object, name: str = "box") -> np.ndarray:
+    """One box as (4,) float64; raises ValueError as `to_boxes` does, and for another number of boxes."""
+    boxes = to_boxes(box, name)
+    if len(boxes) != 1:
+        raise ValueError(f"{name}: expected one box of 4 numbers, got {len(boxes)} boxes")
+    return boxes[0]
+
+
 def to_scores(scores: object, count: int, name: str) -> list[str]:
     """`count` scores as texts with two decimals; empty texts where there are none.
 
