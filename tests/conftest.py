@@ -7,13 +7,19 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
+
+if TYPE_CHECKING:
+    from emmental.data import FeatureDataset
 
 torch.set_num_threads(1)
 
@@ -41,3 +47,43 @@ def glue_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no GLUE files at {folder}: set EMMENTAL_GLUE_DIR to the folder that holds MRPC, RTE, ...")
     return folder
+
+
+@pytest.fixture(scope="session")
+def bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense two-class checkpoint with its tokenizer."""
+    return tiny.save_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture
+def make_args(tmp_path: Path, bert_dir: Path) -> Callable[..., argparse.Namespace]:
+    """The trainer's flags as `main` sees them, for a tiny task in a folder of its own; keywords are more flags."""
+    from emmental.data import resolve_task
+    from emmental.training.arguments import parse_arguments
+    from emmental.training.distributed import Environment
+
+    def make(task: str = "sst-2", **flags: object) -> argparse.Namespace:
+        if not (tmp_path / task).exists():
+            tiny.write_task(tmp_path / task, task)
+        settings = {"output_dir": tmp_path / "out", "feature_cache_dir": tmp_path / "cache", "max_seq_length": 16}
+        settings |= {"model_name_or_path": bert_dir, "data_dir": tmp_path / task, "task_name": task, **flags}
+        argv = [f"--{n}" if v is True else f"--no-{n}" if v is False else f"--{n}={v}" for n, v in settings.items()]
+        args = parse_arguments([*argv, "--no_cuda"])
+        args.environment, args.task = Environment(), resolve_task(task)
+        return args
+
+    return make
+
+
+@pytest.fixture
+def make_features(tmp_path: Path) -> Callable[..., FeatureDataset]:
+    """The tokenised rows of a tiny task."""
+    from emmental.data import load_features, resolve_task
+
+    def make(task: str = "sst-2", split: str = "dev", **sizes: int) -> FeatureDataset:
+        folder = tiny.write_task(tmp_path / f"{task}-{sizes}", task, **sizes)
+        return load_features(
+            resolve_task(task), folder, split, tiny.tokenizer(), 16, tmp_path / "cache", show_progress=False
+        )
+
+    return make

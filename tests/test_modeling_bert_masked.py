@@ -264,7 +264,7 @@ class TestFromDense:
         plain = BertForSequenceClassification.from_pretrained(dense).eval()
         masked = self.loaded(dense, False).eval()
         with torch.no_grad():
-            assert torch.equal(masked(**tiny_batch()).logits, plain(**tiny_batch()).logits)
+            assert torch.allclose(masked(**tiny_batch()).logits, plain(**tiny_batch()).logits, atol=1e-6)
 
     def test_embeddings_are_frozen_and_the_rest_trains(self, dense):
         model = self.loaded(dense, False)
@@ -306,7 +306,8 @@ class TestSaveAndReload:
             reloaded = model_class.from_pretrained(tmp_path).eval()
             assert type(reloaded) is MaskedBertForSequenceClassification
             with torch.no_grad():
-                assert torch.equal(reloaded(**tiny_batch()).logits, model(**tiny_batch()).logits)
+                # The weights are the same bits, but loaded ones lie differently in memory, which rounds sums differently.
+                assert torch.allclose(reloaded(**tiny_batch()).logits, model(**tiny_batch()).logits, atol=1e-6)
             assert remaining_weights(reloaded) == remaining_weights(model) < 100
 
     def test_with_a_global_boundary_that_has_ties(self, tmp_path):
@@ -322,7 +323,7 @@ class TestSaveAndReload:
         for name, layer in masked_layers(model).items():
             assert torch.equal(masked_layers(reloaded)[name].mask, layer.mask), name
         with torch.no_grad():
-            assert torch.equal(reloaded(**tiny_batch()).logits, model(**tiny_batch()).logits)
+            assert torch.allclose(reloaded(**tiny_batch()).logits, model(**tiny_batch()).logits, atol=1e-6)
 
     def test_scores_are_those_saved_and_not_started_again(self, tmp_path):
         model = with_random_scores(MaskedBertForSequenceClassification(tiny_config(mask_scale=2.197)))

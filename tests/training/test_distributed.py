@@ -1,0 +1,74 @@
+"""A single process: it is the main one, waits for nobody, and knows how torchrun would call it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from emmental.training import distributed
+from emmental.training.distributed import Environment
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch):
+    """No torchrun around, and PyTorch's choice of algorithms put back."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def test_alone():
+    environment = distributed.start(no_cuda=True)
+    assert (environment.rank, environment.local_rank, environment.world_size) == (0, 0, 1)
+    assert environment.is_main
+    assert environment.device == torch.device("cpu")
+    assert environment.control is None
+    assert not dist.is_initialized()
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_torchrun_with_one_process_needs_no_group(monkeypatch):
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    assert distributed.start(no_cuda=True).world_size == 1
+    assert not dist.is_initialized()
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="--nproc_per_node accepts up to 2 here, one process a GPU; --no_cuda"):
+        distributed.start()
+
+
+def test_collectives_of_one_are_identities():
+    environment = Environment()
+    rows = torch.arange(6).view(3, 2)
+    assert [part.tolist() for part in environment.gather(rows)] == [rows.tolist()]
+    assert environment.sum(torch.tensor(3.0)).item() == 3.0
+    assert (environment.any(True), environment.any(False)) == (True, False)
+    environment.barrier()
+    entered = []
+    with environment.main_first():
+        entered.append(1)
+    assert entered == [1]
+
+
+def test_only_rank_0_is_main():
+    assert [Environment(rank=rank, world_size=3).is_main for rank in range(3)] == [True, False, False]
+
+
+def test_the_model_stays_as_it_is():
+    model = nn.Linear(2, 2)
+    assert distributed.wrapped(model, Environment()) is model
+
+
+def test_leaving_without_having_joined():
+    distributed.stop()
+    assert not dist.is_initialized()
