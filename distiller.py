@@ -29,6 +29,7 @@ from emmental.training.checkpoints import load_checkpoint, newest_good_checkpoin
 from emmental.training.distillation import (
     LmLossSum,
     LmOutputs,
+    averaged,
     distillation_loss,
     lm_loss_sums,
     task_loss,
@@ -36,11 +37,12 @@ from emmental.training.distillation import (
 )
 from emmental.training.distributed import Environment
 from emmental.training.errors import NonFiniteError, StoppedBySignal
+from emmental.training.hidden_states import HiddenStateMatch, ProjectedStudent
 from emmental.training.lm_arguments import (
     LOSSES,
-    arguments_of_result,
     parse_arguments,
     recorded_arguments,
+    run_identity,
     with_defaults,
 )
 from emmental.training.lm_models import load_lm_run
@@ -50,7 +52,7 @@ from emmental.training.plan import Plan
 from emmental.training.precision import Precision
 from emmental.training.progress import Progress, configure_logging
 from emmental.training.report import environment_line
-from emmental.training.resuming import RunFlags, checkpoint_to_resume
+from emmental.training.resuming import RunFlags, open_output
 from emmental.training.state import LossAverages, StopSignals, batches_of_updates, seed_generators
 
 logger = logging.getLogger("distiller")
@@ -68,11 +70,13 @@ class TaskDistiller(UpdateLoop):
         plan: updates and thresholds of the run.
         environment: this process.
         teacher_logits: (N, C) float32, the teacher's logits of every training row; None without a teacher.
+        hidden: how the student's hidden states are compared with the teacher's; None when they are not.
 
     Attributes:
         student: the model, not wrapped for distribution.
+        companion: the projection of the hidden states, which trains beside the student; None without one.
         losses: of the last micro-batch, name -> scalar tensor: ce (for regression: mean squared error), distil,
-            regularization, and total, their weighted sum.
+            hidden_cos, hidden_mse, regularization, and total, their weighted sum.
         boundary: of a global top-k, see `emmental.pruning.global_boundary`; None without one.
     """
 
@@ -83,11 +87,13 @@ class TaskDistiller(UpdateLoop):
         plan: Plan,
         environment: Environment,
         teacher_logits: Tensor | None = None,
+        hidden: HiddenStateMatch | None = None,
     ) -> None:
-        groups = parameter_groups(student, args.learning_rate, args.weight_decay, args.mask_scores_learning_rate)
+        model = student if hidden is None else ProjectedStudent(student, hidden.projection)
+        groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.mask_scores_learning_rate)
         optimizer = adamw(groups, args.adam_epsilon, use_apex=args.use_apex)
         super().__init__(
-            distributed.wrapped(student, environment),
+            distributed.wrapped(model, environment),
             optimizer,
             linear_schedule(optimizer, plan.warmup_steps, plan.total_updates),
             Precision(environment.device, args.fp16, args.bf16, args.fp16_opt_level),
@@ -97,6 +103,8 @@ class TaskDistiller(UpdateLoop):
         self.student = student
         self.plan = plan
         self.teacher_logits = teacher_logits
+        self.hidden = hidden
+        self.companion = hidden.projection if hidden is not None and list(hidden.projection.parameters()) else None
         self.losses: dict[str, Tensor] = {}
         self.boundary: tuple[float, list[int]] | None = None
         self._masked = bool(masked_layers(student))
@@ -121,12 +129,12 @@ class TaskDistiller(UpdateLoop):
             self._make_masks(threshold)
         with self.micro_batch():
             with self.precision.autocast():
-                logits = self.model(
+                outputs = self.model(
                     input_ids=batch["input_ids"],
                     attention_mask=batch["attention_mask"],
                     token_type_ids=batch["token_type_ids"],
-                ).logits
-            self.losses = self._losses(logits, batch, regu_lambda)
+                )
+            self.losses = self._losses(outputs, batch, regu_lambda)
             return self.optimize(self.losses["total"])
 
     def keep_exact_masks(self) -> None:
@@ -157,14 +165,18 @@ class TaskDistiller(UpdateLoop):
         first_at_end = update == self.plan.total_updates - self.plan.constant_end + 1
         return first_at_end or (update - 1) % self.args.global_topk_frequency_compute == 0
 
-    def _losses(self, logits: Tensor, batch: dict[str, Tensor], regu_lambda: float) -> dict[str, Tensor]:
-        weights = batch["weights"]
+    def _losses(self, outputs: Any, batch: dict[str, Tensor], regu_lambda: float) -> dict[str, Tensor]:
+        logits, weights = outputs.logits, batch["weights"]
         losses = {"ce": weighted_mean(task_loss(logits, batch["labels"]), weights)}
         total = losses["ce"]
         if self.teacher_logits is not None:
             teacher = self.teacher_logits[batch["index"]]
             losses["distil"] = weighted_mean(self._distillation(logits, teacher), weights)
             total = self.args.alpha_ce * losses["ce"] + self.args.alpha_distil * losses["distil"]
+        if self.hidden is not None:
+            for name, values in self.hidden.losses(outputs.hidden_states, batch).items():
+                losses[name] = weighted_mean(values, weights)
+                total = total + getattr(self.args, f"alpha_{name}") * losses[name]
         if self.args.regularization and self._masked:
             losses["regularization"] = regularization(self.student, self.args.regularization)
             total = total + regu_lambda * losses["regularization"]
@@ -357,7 +369,7 @@ class Distiller(UpdateLoop):
             "updates": self.state_dict(),
             "averages": self.averages.state_dict(),
             "n_total_iter": self.n_total_iter,
-            "arguments": run_identity(self.params, self.environment),
+            "arguments": run_identity(self.params, self.environment.world_size),
         }
         folder, tokenizer = self.params.dump_path, getattr(self.params, "tokenizer", None)
         save_checkpoint(folder, self.global_step, self.student, tokenizer, self.optimizer, state, self.environment)
@@ -411,17 +423,10 @@ class Distiller(UpdateLoop):
         return LmOutputs(outputs.logits, outputs.hidden_states[-1] if wants_hidden else None)
 
     def _weighted(self, sums: dict[str, LmLossSum]) -> Tensor:
-        """Set `losses`, means over the positions of all ranks, and return what this rank adds to their weighted sum.
-
-        Ranks average their gradients, so each one's share is taken times the number of ranks.
-        """
-        local = [part.total.detach().double() for part in sums.values()] + [part.count for part in sums.values()]
-        totals, counts = self.environment.sum(torch.stack(local)).chunk(2)
-        counts = counts.clamp(min=1)
-        self.losses = dict(zip(sums, totals / counts, strict=True))
+        """Set `losses`, over all ranks, and return what this rank adds to their weighted sum."""
+        self.losses, scales = averaged(sums, self.environment)
         self.losses["total"] = sum(self._alphas[name] * value for name, value in self.losses.items())
-        scales = (self.environment.world_size / counts).float()
-        return sum(self._alphas[name] * sums[name].total * scale for name, scale in zip(sums, scales, strict=True))
+        return sum(self._alphas[name] * sums[name].total * scales[name] for name in sums)
 
     def _resume(self) -> None:
         found = None if self.params.dump_path is None else newest_good_checkpoint(self.params.dump_path)
@@ -440,12 +445,6 @@ class Distiller(UpdateLoop):
 
     def _last(self, name: str) -> float:
         return float(self.losses.get(name, 0.0))
-
-
-def run_identity(params: argparse.Namespace, environment: Environment) -> dict[str, Any]:
-    """What decides the result of a run: flags, content of the corpus, number of processes."""
-    data = {"data": getattr(params, "data", None), "world_size": environment.world_size}
-    return {**arguments_of_result(params), **data}
 
 
 def _environment_of(params: argparse.Namespace) -> Environment:
@@ -485,7 +484,17 @@ def _run(args: argparse.Namespace) -> None:
     with user_mistakes():
         seed_generators(args.seed)
         corpus, probabilities, student, teacher = load_lm_run(args)
-        _open_output(args)
+        identity = run_identity(args, args.environment.world_size)
+        args.output = open_output(
+            args.dump_path,
+            args.environment,
+            identity,
+            args.force,
+            args.accept_changes,
+            RunFlags("--dump_path", "--force"),
+        )
+    if args.output is not None:
+        args.output.write_json("training_args.json", recorded_arguments(args))
     seed_generators(args.seed + args.environment.rank)
     distiller = Distiller(args, corpus, probabilities, student, teacher)
     logger.info("%d sequences, %d updates", len(corpus), distiller.total_updates)
@@ -493,19 +502,6 @@ def _run(args: argparse.Namespace) -> None:
     if args.output is not None:
         args.output.save_model(student.eval(), args.tokenizer)
         logger.info("student: %s, mean loss %.4f", args.dump_path, distiller.averages.mean_total())
-
-
-def _open_output(args: argparse.Namespace) -> None:
-    """Lock the output folder, clear it if asked, and see that a run which stands there is this one."""
-    with args.environment.main_first():
-        if not args.environment.is_main:
-            return
-        args.output = OutputFolder(args.dump_path, "--dump_path")
-        if args.force:
-            args.output.start_afresh()
-        identity = run_identity(args, args.environment)
-        checkpoint_to_resume(args.dump_path, identity, args.accept_changes, RunFlags("--dump_path", "--force"))
-        args.output.write_json("training_args.json", recorded_arguments(args))
 
 
 if __name__ == "__main__":

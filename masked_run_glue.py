@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import visualizing_image
 from distiller import TaskDistiller
+from emmental.command_line import user_mistakes
 from emmental.data import (
     FeatureDataset,
     LengthGroupedBatches,
@@ -44,10 +45,9 @@ from emmental.training.checkpoints import (
     load_checkpoint,
     newest_good_checkpoint,
     prune_checkpoints,
-    read_state,
     save_checkpoint,
 )
-from emmental.training.errors import NonFiniteError, StoppedBySignal, user_mistakes
+from emmental.training.errors import NonFiniteError, StoppedBySignal
 from emmental.training.evaluation import predict_logits
 from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
 from emmental.training.output_folder import OutputFolder
@@ -63,8 +63,9 @@ from emmental.training.report import (
     warn_of_churn,
     warn_of_collapse,
 )
+from emmental.training.resuming import RunFlags, open_output
 from emmental.training.state import LossAverages, StopSignals, batches_of_updates
-from emmental.training.teachers import load_teacher, teacher_logits
+from emmental.training.teachers import hidden_state_match, load_teacher, teacher_logits
 
 __all__ = [
     "evaluate",
@@ -162,36 +163,14 @@ def _task_of(args: argparse.Namespace) -> Task:
 def _open_output(args: argparse.Namespace, train_dataset: FeatureDataset | None) -> None:
     """Lock the output folder, and see that a run which stands there is this one."""
     args.data = None if train_dataset is None else train_dataset.fingerprint
-    with args.environment.main_first():
-        if not args.environment.is_main:
-            return
-        args.output = OutputFolder(args.output_dir)
-        if not args.do_train:
-            return
-        if args.overwrite_output_dir:
-            args.output.start_afresh()
-        resumed = newest_good_checkpoint(args.output_dir)
-        if resumed is None and checkpoints_in(args.output_dir):
-            raise ValueError(
-                f"every checkpoint in --output_dir {args.output_dir} is damaged; --overwrite_output_dir starts afresh"
-            )
-        if resumed is not None and not args.accept_changes:
-            _check_same_run(args, read_state(resumed)["arguments"], resumed)
+    if not args.do_train:
+        args.output = OutputFolder(args.output_dir) if args.environment.is_main else None
+        return
+    args.output = open_output(
+        args.output_dir, args.environment, _identity(args), args.overwrite_output_dir, args.accept_changes, RunFlags()
+    )
+    if args.output is not None:
         args.output.write_json("training_args.json", recorded_arguments(args))
-
-
-def _check_same_run(args: argparse.Namespace, before: dict[str, Any], checkpoint: Path) -> None:
-    now = _identity(args)
-    changed = [
-        f"{name} {before.get(name)!r} -> {now.get(name)!r}"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
-    ]
-    if changed:
-        raise ValueError(
-            f"--output_dir {args.output_dir} holds another run ({checkpoint.name}): {'; '.join(changed)}. Choose "
-            "another folder, --overwrite_output_dir to start afresh, or --accept_changes to go on all the same"
-        )
 
 
 def _identity(args: argparse.Namespace) -> dict[str, Any]:
@@ -260,8 +239,12 @@ def train(
     """
     environment = args.environment
     plan = plan_updates(args, len(train_dataset), environment.world_size)
-    known = None if teacher is None else teacher_logits(args, teacher, train_dataset, environment, _cache_folder(args))
-    distiller = TaskDistiller(args, model, plan, environment, known)
+    known = hidden = None
+    if teacher is not None:
+        with user_mistakes():
+            hidden = hidden_state_match(args, teacher, model, train_dataset, environment, _cache_folder(args))
+        known = teacher_logits(args, teacher, train_dataset, environment, _cache_folder(args))
+    distiller = TaskDistiller(args, model, plan, environment, known, hidden)
     training = _Training(args, distiller, tokenizer)
     training.resume()
     batches = LengthGroupedBatches(
@@ -304,7 +287,13 @@ class _Training:
         if found is None:
             return
         with user_mistakes():
-            state = load_checkpoint(found, self.distiller.student, self.distiller.optimizer, self.args.environment)
+            state = load_checkpoint(
+                found,
+                self.distiller.student,
+                self.distiller.optimizer,
+                self.args.environment,
+                self.distiller.companion,
+            )
         self.distiller.load_state_dict(state["updates"])
         self.averages.load_state_dict(state["averages"])
         self.best, self.high_churn = state["best"], state["high_churn"]
@@ -366,6 +355,7 @@ class _Training:
             self.distiller.optimizer,
             state,
             self.args.environment,
+            self.distiller.companion,
         )
         if self.args.output is not None:
             prune_checkpoints(self.args.output_dir, self.args.save_total_limit, self.best["step"])

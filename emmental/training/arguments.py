@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
 from emmental.command_line import OneLineParser, explicit_flags, leave_if, range_problems, switch
 from emmental.modules.masked_nn import FRACTION_METHODS, MASK_INITS, PRUNING_METHODS, canonical_pruning_method
 from emmental.pruning import GLOBAL_TOPK_METHODS, REGULARIZATIONS
@@ -76,11 +78,25 @@ def _add_pruning(parser: OneLineParser) -> None:
 
 def _add_distillation(parser: OneLineParser) -> None:
     group = parser.add_argument_group("distillation")
-    group.add_argument("--teacher_type", default=None, help="masked_bert or bert; default: as its configuration says")
+    group.add_argument("--teacher_type", default=None, help="bert, masked_bert, distilbert, ...; default: what it is")
     group.add_argument("--teacher_name_or_path", default=None, help="a fine-tuned teacher: folder or Hub name")
     group.add_argument("--alpha_ce", type=float, default=0.5, help="weight of the task's loss")
     group.add_argument("--alpha_distil", type=float, default=0.5, help="weight of the distillation loss")
     group.add_argument("--temperature", type=float, default=2.0, help="temperature of the distillation")
+    group.add_argument(
+        "--alpha_hidden_cos", type=float, default=0.0, help="weight of the hidden states' cosine distance"
+    )
+    group.add_argument("--alpha_hidden_mse", type=float, default=0.0, help="weight of their squared difference")
+    group.add_argument(
+        "--teacher_layers",
+        help="for each layer of the student the teacher's, from 1; 0 for none (such as 2,4,6); default: spread evenly",
+    )
+    group.add_argument(
+        "--hidden_cache_limit_gb",
+        type=float,
+        default=0.0,
+        help="keep the teacher's hidden states on the disk, up to this size; 0: ask the teacher for every batch",
+    )
 
 
 def _add_optimization(parser: OneLineParser) -> None:
@@ -141,6 +157,8 @@ def _normalise(args: argparse.Namespace) -> None:
         args.task_name = "custom"
     if args.output_dir is None and args.task_name:
         args.output_dir = str(Path("outputs") / args.task_name.lower())
+    if args.teacher_layers and all(part.strip().isdecimal() for part in args.teacher_layers.split(",")):
+        args.teacher_layers = [int(part) for part in args.teacher_layers.split(",")]
     args.local_rank = int(os.environ.get("LOCAL_RANK", args.local_rank))
     if args.fp16_opt_level == "O0":
         args.fp16 = False
@@ -154,6 +172,7 @@ def find_problems(args: argparse.Namespace) -> list[str]:
         *_number_problems(args),
         *_pruning_problems(args),
         *_precision_problems(args),
+        *_teacher_problems(args),
     ]
 
 
@@ -188,7 +207,6 @@ def _choice_problems(args: argparse.Namespace) -> list[str]:
         "pruning_method": PRUNING_METHODS,
         "mask_init": MASK_INITS,
         "regularization": (*REGULARIZATIONS, None),
-        "teacher_type": (*MODEL_TYPES, None),
         "fp16_opt_level": ("O0", "O1", "O2", "O3"),
     }
     return [
@@ -219,6 +237,9 @@ _AT_LEAST = {
     "final_lambda": 0,
     "alpha_ce": 0,
     "alpha_distil": 0,
+    "alpha_hidden_cos": 0,
+    "alpha_hidden_mse": 0,
+    "hidden_cache_limit_gb": 0,
 }
 _ABOVE_ZERO = ("adam_epsilon", "temperature", "num_train_epochs")
 
@@ -285,6 +306,29 @@ def _precision_problems(args: argparse.Namespace) -> list[str]:
     if args.use_apex:
         problem = apex_problem(args.no_cuda)
         problems += [problem] if problem else []
+    return problems
+
+
+def _teacher_problems(args: argparse.Namespace) -> list[str]:
+    problems = []
+    if args.teacher_type not in (None, *MODEL_TYPES, *MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES):
+        problems.append(
+            f"--teacher_type accepts {', '.join(MODEL_TYPES)}, none, or another type that Transformers loads for "
+            f"sequence classification (distilbert, roberta, electra, ...), not {args.teacher_type!r}"
+        )
+    wants_hidden = args.alpha_hidden_cos > 0 or args.alpha_hidden_mse > 0
+    if wants_hidden and args.teacher_name_or_path is None:
+        problems.append("--alpha_hidden_cos and --alpha_hidden_mse need a teacher: give --teacher_name_or_path")
+    if args.teacher_layers is not None and not isinstance(args.teacher_layers, list):
+        problems.append(
+            f"--teacher_layers accepts numbers with commas between, such as 2,4,6, not {args.teacher_layers!r}"
+        )
+    elif args.teacher_layers is not None and not wants_hidden:
+        problems.append("--teacher_layers does nothing without --alpha_hidden_cos or --alpha_hidden_mse above 0")
+    if args.hidden_cache_limit_gb > 0 and not wants_hidden:
+        problems.append(
+            "--hidden_cache_limit_gb does nothing without --alpha_hidden_cos or --alpha_hidden_mse above 0"
+        )
     return problems
 
 

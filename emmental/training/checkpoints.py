@@ -26,6 +26,7 @@ from emmental.training.distributed import Environment
 logger = logging.getLogger(__name__)
 
 WEIGHTS, OPTIMIZER, RNG, STATE = "model.safetensors", "optimizer.safetensors", "rng.safetensors", "training_state.json"
+COMPANION = "companion.safetensors"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -59,6 +60,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     environment: Environment,
+    companion: nn.Module | None = None,
 ) -> Path:
     """Write `<folder>/checkpoint-<step>`; every rank calls it, rank 0 writes.
 
@@ -70,6 +72,7 @@ def save_checkpoint(
         optimizer: its tensors are saved under the names of the model's parameters.
         state: whatever else the run needs to go on, as JSON can hold it.
         environment: this process; each rank's random states are saved.
+        companion: what trains beside the model without being part of it.
     """
     rng = _gather_rng(environment)
     path = Path(folder) / f"checkpoint-{step}"
@@ -78,7 +81,9 @@ def save_checkpoint(
             model.save_pretrained(temporary)
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
-            save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
+            save_file(_optimizer_tensors(model, companion, optimizer), temporary / OPTIMIZER)
+            if companion is not None:
+                save_file(companion.state_dict(), temporary / COMPANION)
             save_file(rng, temporary / RNG)
             (temporary / STATE).write_text(json.dumps(state, indent=1, allow_nan=False), encoding="utf-8")
     environment.barrier()
@@ -86,7 +91,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, environment: Environment
+    path: str | Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    environment: Environment,
+    companion: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Put everything back as `save_checkpoint` found it, and return the `state` it was given.
 
@@ -97,7 +106,9 @@ def load_checkpoint(
     state = read_state(path)
     try:
         _load_weights(load_file(path / WEIGHTS, device=str(environment.device)), model)
-        _load_optimizer(load_file(path / OPTIMIZER, device=str(environment.device)), model, optimizer)
+        if companion is not None:
+            companion.load_state_dict(load_file(path / COMPANION, device=str(environment.device)))
+        _load_optimizer(load_file(path / OPTIMIZER, device=str(environment.device)), model, companion, optimizer)
         _restore_rng(load_file(path / RNG), environment)
     except (RuntimeError, KeyError, SafetensorError) as error:
         raise ValueError(f"checkpoint {path} does not fit this run: {error}") from error
@@ -125,16 +136,25 @@ def _load_weights(tensors: dict[str, Tensor], model: nn.Module) -> None:
         raise KeyError(f"{len(wrong)} parameters differ, such as {wrong[0]}")
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _parameters(model: nn.Module, companion: nn.Module | None) -> dict[str, nn.Parameter]:
+    beside = {} if companion is None else {f"companion.{name}": p for name, p in companion.named_parameters()}
+    return {**dict(model.named_parameters()), **beside}
+
+
+def _optimizer_tensors(
+    model: nn.Module, companion: nn.Module | None, optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
     tensors = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _parameters(model, companion).items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{name}/{key}"] = value.contiguous()
     return tensors
 
 
-def _load_optimizer(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    parameters = dict(model.named_parameters())
+def _load_optimizer(
+    tensors: dict[str, Tensor], model: nn.Module, companion: nn.Module | None, optimizer: torch.optim.Optimizer
+) -> None:
+    parameters = _parameters(model, companion)
     optimizer.state.clear()
     for key, value in tensors.items():
         name, _, entry = key.rpartition("/")

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emmental.data.lm_masking import IGNORED
+from emmental.training.distributed import Environment
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -62,6 +63,18 @@ class LmLossSum:
 
     total: Tensor
     count: Tensor
+
+
+def averaged(sums: dict[str, LmLossSum], environment: Environment) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Each loss' mean over the positions of all ranks, and what a rank's sum is to be multiplied by in training.
+
+    Ranks average their gradients, so each one's sum counts times the number of ranks.
+    """
+    local = [part.total.detach().double() for part in sums.values()] + [part.count for part in sums.values()]
+    totals, counts = environment.sum(torch.stack(local)).chunk(2)
+    counts = counts.clamp(min=1)
+    scales = (environment.world_size / counts).float()
+    return dict(zip(sums, totals / counts, strict=True)), dict(zip(sums, scales, strict=True))
 
 
 def lm_loss_sums(

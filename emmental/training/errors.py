@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from emmental.command_line import user_mistakes
-
-__all__ = ["NonFiniteError", "StoppedBySignal", "user_mistakes"]
-
 
 class NonFiniteError(RuntimeError):
     """A loss or a gradient is NaN or infinite, so the update was not made and nothing was saved."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -19,6 +22,7 @@ def predict_logits(
     environment: Environment,
     precision: Precision,
     description: str = "Evaluating",
+    observe: Callable[[dict[str, Tensor], Any], None] | None = None,
 ) -> Tensor:
     """Logits of every row, in the order of the rows, the same on every rank.
 
@@ -31,6 +35,7 @@ def predict_logits(
         environment: this process.
         precision: of the forward pass.
         description: of the bar.
+        observe: is given every batch with the model's outputs, hidden states among them.
 
     Returns:
         (N, C) float32 on the CPU.
@@ -40,13 +45,16 @@ def predict_logits(
     loader = batch_loader(dataset, batches, pin_memory=environment.device.type == "cuda")
     was_training = model.training
     model.eval()
+    options = {} if observe is None else {"output_hidden_states": True}
     indices, logits = [], []
     for batch in tqdm(loader, desc=description, disable=not environment.is_main, leave=False, dynamic_ncols=True):
         with precision.autocast():
-            output = model(**model_inputs(batch, environment.device)).logits
+            outputs = model(**model_inputs(batch, environment.device, model), **options)
+        if observe is not None:
+            observe(batch, outputs)
         counted = batch["weights"] > 0
         indices.append(batch["index"][counted])
-        logits.append(output.float()[counted.to(output.device)])
+        logits.append(outputs.logits.float()[counted.to(environment.device)])
     model.train(was_training)
     order = torch.cat(environment.gather(torch.cat(indices)))
     gathered = torch.cat(environment.gather(torch.cat(logits).cpu()))
@@ -55,7 +63,10 @@ def predict_logits(
     return in_order
 
 
-def model_inputs(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """What a BERT's forward takes of a batch, on `device`."""
-    names = ("input_ids", "attention_mask", "token_type_ids")
+def model_inputs(batch: dict[str, Tensor], device: torch.device, model: nn.Module | None = None) -> dict[str, Tensor]:
+    """What the forward of a model (None: of BERT) takes of a batch, on `device`: no token types where it has none."""
+    names = ["input_ids", "attention_mask"]
+    config = getattr(model, "config", None)
+    if config is None or getattr(config, "type_vocab_size", 0) > 1:
+        names.append("token_type_ids")
     return {name: batch[name].to(device, non_blocking=True) for name in names}

@@ -108,11 +108,11 @@ def with_defaults(params: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**{**vars(build_parser().parse_args([])), **vars(params)})
 
 
-def arguments_of_result(args: argparse.Namespace) -> dict[str, str | int | float | bool | None]:
-    """The flags that decide which weights come out; the corpus is judged by its content, elsewhere."""
-    return {
-        name: value for name, value in recorded_arguments(args).items() if name not in _WITHOUT_EFFECT_ON_THE_RESULT
-    }
+def run_identity(args: argparse.Namespace, world_size: int) -> dict[str, str | int | float | bool | None]:
+    """What decides which weights come out: flags, content of the corpus, number of processes."""
+    recorded = recorded_arguments(args).items()
+    flags = {name: value for name, value in recorded if name not in _WITHOUT_EFFECT_ON_THE_RESULT}
+    return {**flags, "data": getattr(args, "data", None), "world_size": world_size}
 
 
 def recorded_arguments(args: argparse.Namespace) -> dict[str, str | int | float | bool | None]:

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and whether it is that run at all."""
+"""Opening a run's folder: which checkpoint it goes on from, and whether it is that run at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from emmental.training.checkpoints import checkpoints_in, newest_good_checkpoint, read_state
+from emmental.training.distributed import Environment
+from emmental.training.output_folder import OutputFolder
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,41 @@ class RunFlags:
 
     folder: str = "--output_dir"
     afresh: str = "--overwrite_output_dir"
+
+
+def open_output(
+    folder: str | Path,
+    environment: Environment,
+    identity: dict[str, Any],
+    afresh: bool,
+    accept_changes: bool,
+    flags: RunFlags,
+) -> OutputFolder | None:
+    """Lock a run's folder, clear it if asked, and see that a run which stands there is this one.
+
+    Every rank calls it once everything else has been checked; rank 0 alone gets the folder.
+
+    Args:
+        folder: of the run.
+        environment: this process.
+        identity, accept_changes, flags: see `checkpoint_to_resume`.
+        afresh: remove what this program wrote there.
+
+    Raises:
+        ValueError: see `OutputFolder` and `checkpoint_to_resume`.
+    """
+    with environment.main_first():
+        if not environment.is_main:
+            return None
+        output = OutputFolder(folder, flags.folder)
+        try:
+            if afresh:
+                output.start_afresh()
+            checkpoint_to_resume(folder, identity, accept_changes, flags)
+        except BaseException:
+            output.close()
+            raise
+        return output
 
 
 def checkpoint_to_resume(

@@ -107,7 +107,8 @@ def student_from_teacher(
         weights = {name: value for name, value in weights.items() if not name.startswith(_HEADS[student_type])}
     missing, unexpected = student.load_state_dict(weights, strict=False)
     left_out = set(missing) - set(getattr(student, "all_tied_weights_keys", None) or ())
-    assert not unexpected and not (left_out and vocab_transform), (unexpected, left_out)
+    assert not unexpected, unexpected
+    assert not (left_out and vocab_transform), left_out
     student.tie_weights()
     return student
 

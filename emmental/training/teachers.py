@@ -5,22 +5,38 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from emmental import atomic
 from emmental.data import FeatureDataset
+from emmental.data.tokenization import differing_tokens
 from emmental.training.distributed import Environment
 from emmental.training.evaluation import predict_logits
+from emmental.training.hidden_states import (
+    BYTES_OF_A_STATE,
+    AskedTeacher,
+    CachedStates,
+    HiddenStateMatch,
+    StateRecorder,
+    compared_layers,
+    layer_map,
+    projection_between,
+)
 from emmental.training.precision import Precision
 
 logger = logging.getLogger(__name__)
 
-_LOGITS = "logits.safetensors"
+_LOGITS, _STATES = "logits.safetensors", "states.bin"
+_PROBE = "Café: the model, PRUNED to 10 %, isn't unaffordable."
+"""Case, accents, punctuation and word pieces: texts on which tokenizers of one vocabulary differ."""
 
 
 def load_teacher(args: argparse.Namespace, tokenizer: Any, num_labels: int) -> nn.Module:
@@ -56,26 +72,126 @@ def teacher_logits(
 
     The cache's key holds the teacher's weights, masks and precision, and the rows.
     """
-    precision = Precision(environment.device, args.fp16, args.bf16)
-    name = f"teacher-{_fingerprint(teacher, dataset, str(precision.dtype), environment.device.type)}"
-    folder = cache_dir / name
+    folder = _folder(args, teacher, dataset, environment, cache_dir)
     cached = _read(folder, len(dataset)) if not args.overwrite_cache else None
     if environment.any(cached is None):
-        teacher.to(environment.device)
-        batch_size = args.per_gpu_eval_batch_size
-        cached = predict_logits(teacher, dataset, batch_size, environment, precision, "Asking the teacher")
-        if environment.is_main:
-            with atomic.atomic_folder(folder) as temporary:
-                save_file({"logits": cached}, temporary / _LOGITS)
-        environment.barrier()
+        cached = _ask(args, teacher, dataset, environment, folder)
     return cached.to(environment.device)
 
 
+def hidden_state_match(
+    args: argparse.Namespace,
+    teacher: nn.Module,
+    student: nn.Module,
+    dataset: FeatureDataset,
+    environment: Environment,
+    cache_dir: Path,
+) -> HiddenStateMatch | None:
+    """How hidden states are compared, as the flags ask for it; None when both its weights are 0.
+
+    With `--hidden_cache_limit_gb` the teacher's states come from the cache, made in the same pass as the logits; call
+    this before `teacher_logits`. Without it the teacher is asked anew for every batch.
+
+    Raises:
+        ValueError: `--teacher_layers` does not fit, or the cache would be larger than allowed.
+    """
+    if args.alpha_hidden_cos == 0 and args.alpha_hidden_mse == 0:
+        return None
+    ours, theirs = student.config, teacher.config
+    layers = layer_map(ours.num_hidden_layers, theirs.num_hidden_layers, args.teacher_layers)
+    projection = projection_between(ours.hidden_size, theirs.hidden_size, args.seed).to(environment.device)
+    if args.hidden_cache_limit_gb > 0:
+        states = _cached_states(args, teacher, dataset, environment, cache_dir, compared_layers(layers))
+    else:
+        precision = Precision(environment.device, args.fp16, args.bf16)
+        states = AskedTeacher(teacher.to(environment.device), compared_layers(layers), precision)
+    return HiddenStateMatch(states, layers, projection)
+
+
+def _cached_states(
+    args: argparse.Namespace,
+    teacher: nn.Module,
+    dataset: FeatureDataset,
+    environment: Environment,
+    cache_dir: Path,
+    layers: list[int],
+) -> CachedStates:
+    width = teacher.config.hidden_size
+    size = int(dataset.lengths.sum(dtype=np.int64)) * len(layers) * width * BYTES_OF_A_STATE
+    if size > args.hidden_cache_limit_gb * 1e9:
+        raise ValueError(
+            f"--hidden_cache_limit_gb {args.hidden_cache_limit_gb:g}: the hidden states take {size / 1e9:.3g} GB; "
+            "allow that much, compare fewer layers (--teacher_layers), or give 0 to ask the teacher for every batch"
+        )
+    logits_folder = _folder(args, teacher, dataset, environment, cache_dir)
+    folder = logits_folder.with_name(f"{logits_folder.name}-layers-{'-'.join(map(str, layers))}")
+    if environment.any(args.overwrite_cache or not _is_sound(folder)):
+        with atomic.atomic_folder(folder) if environment.is_main else nullcontext() as temporary:
+            path = None if temporary is None else temporary / _STATES
+            recorder = StateRecorder(path, dataset.lengths, layers, width, environment)
+            _ask(args, teacher, dataset, environment, logits_folder, recorder)
+            recorder.close()
+        environment.barrier()
+    return CachedStates(folder / _STATES, dataset.lengths, len(layers), width)
+
+
+def _ask(
+    args: argparse.Namespace,
+    teacher: nn.Module,
+    dataset: FeatureDataset,
+    environment: Environment,
+    folder: Path,
+    recorder: StateRecorder | None = None,
+) -> Tensor:
+    """One pass over the rows, the longest first: logits, cached in `folder`, and hidden states where asked for."""
+    started = time.monotonic()
+    precision = Precision(environment.device, args.fp16, args.bf16)
+    observe = None if recorder is None else recorder.add
+    logits = predict_logits(
+        teacher.to(environment.device),
+        dataset,
+        args.per_gpu_eval_batch_size,
+        environment,
+        precision,
+        "Asking the teacher",
+        observe,
+    )
+    if environment.is_main:
+        with atomic.atomic_folder(folder) as temporary:
+            save_file({"logits": logits}, temporary / _LOGITS)
+    environment.barrier()
+    what = "logits" if recorder is None else "logits and hidden states"
+    logger.info("asked the teacher for %s of %d rows in %.1f s, once", what, len(dataset), time.monotonic() - started)
+    return logits
+
+
+def _folder(
+    args: argparse.Namespace, teacher: nn.Module, dataset: FeatureDataset, environment: Environment, cache_dir: Path
+) -> Path:
+    precision = Precision(environment.device, args.fp16, args.bf16)
+    return cache_dir / f"teacher-{_fingerprint(teacher, dataset, str(precision.dtype), environment.device.type)}"
+
+
+def _is_sound(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        atomic.verify_folder(folder)
+    except atomic.DamagedError as error:
+        logger.warning("teacher cache %s is damaged and made anew: %s", folder.name, error)
+        return False
+    return True
+
+
 def _check_tokenizers(student: Any, teacher: Any, name: str) -> None:
-    ours, theirs = student.get_vocab(), teacher.get_vocab()
-    if ours == theirs:
+    differing = differing_tokens(student, teacher)
+    if not differing and student(_PROBE)["input_ids"] == teacher(_PROBE)["input_ids"]:
         return
-    differing = sorted(token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token))
+    if not differing:
+        raise ValueError(
+            f"--teacher_name_or_path {name} has the student's vocabulary but cuts texts in another way (upper case, "
+            "accents, special tokens); teacher and student must give the same token ids"
+        )
     raise ValueError(
         f"--teacher_name_or_path {name} has another tokenizer than the student: {len(differing)} tokens differ, "
         f"such as {differing[0]!r}; teacher and student must give the same token ids"
@@ -91,12 +207,7 @@ def _fingerprint(teacher: nn.Module, dataset: FeatureDataset, *others: str) -> s
 
 
 def _read(folder: Path, rows: int) -> Tensor | None:
-    if not folder.exists():
+    if not _is_sound(folder):
         return None
-    try:
-        atomic.verify_folder(folder)
-        logits = load_file(folder / _LOGITS)["logits"]
-    except (atomic.DamagedError, KeyError) as error:
-        logger.warning("teacher cache %s is damaged and made anew: %s", folder.name, error)
-        return None
-    return logits if len(logits) == rows else None
+    logits = load_file(folder / _LOGITS).get("logits")
+    return logits if logits is not None and len(logits) == rows else None
