@@ -306,7 +306,7 @@ class TestSaveAndReload:
             reloaded = model_class.from_pretrained(tmp_path).eval()
             assert type(reloaded) is MaskedBertForSequenceClassification
             with torch.no_grad():
-                # The weights are the same bits, but loaded ones lie differently in memory, which rounds sums differently.
+                # The same bits; but loaded weights lie differently in memory, and sums round differently.
                 assert torch.allclose(reloaded(**tiny_batch()).logits, model(**tiny_batch()).logits, atol=1e-6)
             assert remaining_weights(reloaded) == remaining_weights(model) < 100
 
