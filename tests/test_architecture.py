@@ -1,0 +1,237 @@
+"""The house keeps its order: imports point downward, files and functions stay short, nothing unsafe is called."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FLOORS = {
+    "emmental.atomic": 0,
+    "emmental.command_line": 0,
+    "emmental.modules": 1,
+    "emmental.pictures": 1,
+    "emmental.patching": 2,
+    "emmental.configuration_bert_masked": 2,
+    "emmental.pruning": 3,
+    "emmental.modeling_bert_masked": 3,
+    "emmental": 3,
+    "emmental.data": 4,
+    "emmental.training": 5,
+    "emmental.export": 6,
+    "experiments": 7,
+    "benchmarks": 7,
+    "distiller": 7,
+    "masked_run_glue": 7,
+    "visualizing_image": 7,
+}
+"""A module may import from its own floor and from those below."""
+FOUNDATION = ("emmental.atomic", "emmental.command_line")
+ALONE = ("emmental.pictures", "emmental.data")
+"""Rooms that know nothing of models: they import themselves and the foundation."""
+LONGEST_FILE, LONGEST_FUNCTION = 520, 70
+
+
+def source_files() -> list[Path]:
+    """Python files of the program: everything but the tests."""
+    roots = [REPOSITORY / name for name in ("emmental", "experiments", "benchmarks")]
+    return sorted([*REPOSITORY.glob("*.py"), *(file for root in roots for file in root.rglob("*.py"))])
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(file): file for file in source_files()}
+TREES = {name: ast.parse(file.read_text(encoding="utf-8"), str(file)) for name, file in MODULES.items()}
+
+
+def room_of(module: str) -> str:
+    """The longest name in `FLOORS` that holds the module; modules of the package need a room of their own."""
+    if module == "emmental":
+        return module
+    rooms = [room for room in FLOORS if room != "emmental" and (module == room or module.startswith(f"{room}."))]
+    assert rooms, f"{module} has no place in the order of the house: give it one in FLOORS"
+    return max(rooms, key=len)
+
+
+def imports(module: str, nodes: Iterator[ast.AST]) -> Iterator[str]:
+    """Modules of this project that the nodes import."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            candidates = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}, line {node.lineno}: imports are written in full"
+            candidates = [
+                inner if (inner := f"{node.module}.{alias.name}") in MODULES else node.module for alias in node.names
+            ]
+        else:
+            continue
+        yield from (name for name in candidates if name in MODULES)
+
+
+def at_module_level(tree: ast.Module) -> Iterator[ast.AST]:
+    """What runs when the module is imported: everything outside functions and `if TYPE_CHECKING`."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield node
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_downward(module):
+    room = room_of(module)
+    for imported in imports(module, ast.walk(TREES[module])):
+        assert FLOORS[room_of(imported)] <= FLOORS[room], f"{module} imports {imported}, which lives above it"
+
+
+@pytest.mark.parametrize("room", ALONE)
+def test_rooms_that_know_nothing_of_models(room):
+    members = [module for module in MODULES if room_of(module) == room]
+    assert members
+    for module in members:
+        for imported in imports(module, ast.walk(TREES[module])):
+            assert room_of(imported) in (room, *FOUNDATION), f"{module} imports {imported}"
+
+
+def test_only_programs_know_the_command_line():
+    """Flags are the business of `arguments` modules and of modules that can be started themselves."""
+    for module, tree in TREES.items():
+        if "emmental.command_line" not in imports(module, ast.walk(tree)):
+            continue
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert "main" in functions or module.endswith("arguments"), module
+
+
+def test_no_import_goes_in_circles():
+    """A module that another one needs while it is imported does not need that one itself."""
+    needs = {name: set(imports(name, at_module_level(tree))) - {name, "emmental"} for name, tree in TREES.items()}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        if module in done:
+            return
+        for needed in needs[module]:
+            if not module.startswith(f"{needed}.") and not needed.startswith(f"{module}."):
+                visit(needed, (*path, module))
+        done.add(module)
+
+    for module in needs:
+        visit(module, ())
+    assert done == set(MODULES)
+
+
+def test_drawing_needs_no_models():
+    """`SingleImageViz` takes arrays: models are read where a command of the program asks for them."""
+    for node in at_module_level(TREES["visualizing_image"]):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            for name in names:
+                assert not re.match(r"(torch|transformers|safetensors)\b", name), name
+                assert not name.startswith("emmental.") or room_of(name) in ("emmental.pictures", *FOUNDATION), name
+
+
+def every_python_file() -> list[Path]:
+    return [*source_files(), *sorted((REPOSITORY / "tests").rglob("*.py"))]
+
+
+@pytest.mark.parametrize("file", every_python_file(), ids=lambda file: str(file.relative_to(REPOSITORY)))
+def test_files_stay_readable(file):
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_functions_fit_on_a_screen(module):
+    for function in functions(TREES[module]):
+        lines = function.end_lineno - function.lineno + 1
+        assert lines <= LONGEST_FUNCTION, f"{module}.{function.name} has {lines} lines"
+
+
+def unsafe(node: ast.AST) -> str | None:
+    """Why a statement or expression has no place in a program that trusts no file; None when it may stay."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+        for name in names:
+            if re.match(r"(pickle|cPickle|dill|cloudpickle|joblib|marshal|shelve)\b", name):
+                return f"import of {name}"
+    if not isinstance(node, ast.Call):
+        return None
+    called = ast.unparse(node.func)
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+    if called in ("eval", "exec", "compile", "__import__", "os.system", "os.popen"):
+        return called
+    if called.endswith("torch.load") and keywords.get("weights_only") != "True":
+        return "torch.load that unpickles"
+    if keywords.get("shell", "False") != "False":
+        return "a shell"
+    if "trust_remote_code" in keywords:
+        return "remote code"
+    if keywords.get("allow_pickle", "False") != "False":
+        return "an array file that unpickles"
+    return None
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_runs_code_from_a_file(module):
+    for node in ast.walk(TREES[module]):
+        assert unsafe(node) is None, f"{module}, line {node.lineno}: {unsafe(node)}"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import pickle", "import of pickle"),
+        ("from pickle import loads", "import of pickle"),
+        ("eval('1')", "eval"),
+        ("torch.load(path)", "torch.load that unpickles"),
+        ("torch.load(path, weights_only=False)", "torch.load that unpickles"),
+        ("subprocess.run('ls', shell=True)", "a shell"),
+        ("AutoModel.from_pretrained(name, trust_remote_code=True)", "remote code"),
+        ("np.load(path, allow_pickle=True)", "an array file that unpickles"),
+        ("torch.load(path, weights_only=True)", None),
+        ("model.eval()", None),
+        ("re.compile('a')", None),
+    ],
+)
+def test_what_counts_as_unsafe(code, reason):
+    found = [unsafe(node) for node in ast.walk(ast.parse(code))]
+    assert [each for each in found if each] == ([reason] if reason else [])
+
+
+def tracked_texts() -> list[Path]:
+    """Text files of the repository: those git knows, or without git all that look like part of it."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=False)
+    if listed.returncode == 0 and listed.stdout:
+        files = [REPOSITORY / name for name in listed.stdout.decode().split("\0") if name]
+    else:
+        files = [*every_python_file(), *REPOSITORY.glob("*.*"), *(REPOSITORY / "experiments").rglob("*")]
+    suffixes = {".py", ".sh", ".md", ".toml", ".txt", ".json", ".jsonl", ".yml", ".yaml", ".svg", ""}
+    return [file for file in files if file.suffix in suffixes and file.is_file()]
+
+
+def test_no_path_of_one_machine():
+    roots = "|".join(("work", "tmp", "home", "root", "farm", "mnt", "Users", "opt"))
+    absolute = re.compile(rf"(?<![\w.}})~/])/(?:{roots})/[\w.]")
+    found = [
+        f"{file.relative_to(REPOSITORY)}:{number}: {line.strip()[:100]}"
+        for file in tracked_texts()
+        for number, line in enumerate(file.read_text(encoding="utf-8", errors="ignore").splitlines(), 1)
+        if absolute.search(line)
+    ]
+    assert found == []
