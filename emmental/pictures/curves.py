@@ -14,6 +14,7 @@ from emmental.pictures.palette import LINE_COLORS
 
 Line = tuple[list[float], list[float]]  # updates, values
 _MARKERS = "osD^vPX*"
+_REMAINING = "remaining\nweights (%)"
 _PANEL, _GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 210, 34, 110, 190, 86, 76
 
 
@@ -52,8 +53,8 @@ def has_curves(history: Sequence[Mapping[str, object]]) -> bool:
 
 def _panels(history: Sequence[Mapping[str, object]]) -> dict[str, dict[str, Line]]:
     """Heading of a panel -> name of a line -> its points; only what has a point."""
-    panels: dict[str, dict[str, Line]] = {"remaining\nweights (%)": {}, "threshold": {}, "loss": {}, "metrics": {}}
-    names = {"remaining": "remaining\nweights (%)", "threshold": "threshold", "loss": "loss"}
+    panels: dict[str, dict[str, Line]] = {_REMAINING: {}, "threshold": {}, "loss": {}, "metrics": {}}
+    names = {"remaining": _REMAINING, "threshold": "threshold", "loss": "loss"}
     for step, row in sorted(_by_step(history).items()):
         for key, panel in names.items():
             _append(panels[panel], "training loss" if key == "loss" else key, step, row.get(key))
@@ -109,6 +110,8 @@ def _draw_panel(axes: Axes, label: str, lines: dict[str, Line], last: bool) -> N
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.1)
+    if label == _REMAINING:
+        axes.set(ylim=(0, 105), yticks=range(0, 101, 25))
     axes.legend(
         loc="upper left",
         bbox_to_anchor=(1.0, 1.04),

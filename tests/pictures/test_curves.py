@@ -31,6 +31,7 @@ def test_panels_and_lines() -> None:
         "f1\nlast 0.8": ([10], [0.8]),
     }
     assert chart.axes[-1].get_xlabel() == "updates"
+    assert list(chart.axes[0].get_yticks()) == [0, 25, 50, 75, 100]
 
 
 def test_rows_out_of_order_and_repeated_steps() -> None:
