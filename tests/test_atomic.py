@@ -146,13 +146,16 @@ class TestFolder:
         theirs.mkdir()
         (theirs / "thesis.txt").write_text("years of work")
 
+        entered = []
+
         def write() -> None:
-            with atomic_folder(theirs):
-                pass
+            with atomic_folder(theirs) as temporary:
+                entered.append(temporary)
 
         for action in (write, lambda: remove_folder(theirs)):
             with pytest.raises(FileExistsError, match="left alone"):
                 action()
+        assert entered == []  # refused before anything is written
         assert (theirs / "thesis.txt").read_text() == "years of work"
         assert names(tmp_path) == ["checkpoint-1"]
 
