@@ -37,6 +37,7 @@ from emmental.data import (
     user_task,
     write_predictions,
 )
+from emmental.patching import masked_layers
 from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
 from emmental.training import distributed
 from emmental.training.arguments import arguments_of_result, parse_arguments, recorded_arguments
@@ -53,7 +54,7 @@ from emmental.training.models import load_model, load_tokenizer, model_to_evalua
 from emmental.training.output_folder import OutputFolder
 from emmental.training.plan import Plan, plan_updates
 from emmental.training.precision import Precision
-from emmental.training.progress import LOG_FILE, Progress, configure_logging, read_log
+from emmental.training.progress import LOG_FILE, Progress, add_pictures, configure_logging, read_log
 from emmental.training.report import (
     environment_line,
     final_table,
@@ -373,10 +374,11 @@ class _Training:
             return
         name = f"pictures/overview-{step}.png"
         self.args.output.record(name)
-        path = Path(self.args.output_dir) / name
+        path, masked = Path(self.args.output_dir) / name, masked_layers(self.distiller.student)
         title = f"{self.args.task.name}, {self.args.pruning_method}, update {step}"
-        visualizing_image.save_overview(path, densities(self.distiller.student), title)
-        progress.picture(step, "overview", path)
+        sizes = {layer: module.weight.numel() for layer, module in masked.items()}
+        visualizing_image.save_overview(path, densities(self.distiller.student), title, sizes)
+        progress.picture(step, path)
 
     def _is_due(self, every: int, step: int) -> bool:
         return step % every == 0 or step == self.plan.total_updates
@@ -447,10 +449,10 @@ def _hand_over(args: argparse.Namespace, model: nn.Module, results: dict[str, fl
     history = read_log(Path(args.output_dir) / LOG_FILE)
     masks = {name: mask.cpu().numpy() for name, mask in masks_of(model.eval()).items()}
     if args.pictures and masks:
-        title = f"{args.task.name}, {model.config.pruning_method}, {remaining_weights(model):.1f} % of weights remain"
-        folder = Path(args.output_dir) / "pictures"
+        folder, title = Path(args.output_dir) / "pictures", f"{args.task.name}, {model.config.pruning_method}"
         saved = visualizing_image.save_all(folder, masks, history, model.config.num_attention_heads, title)
         args.output.record(*(str(picture.relative_to(args.output_dir)) for picture in saved))
+        add_pictures(args.output, history[-1]["step"] if history else 0, saved)
     if args.do_train:
         args.output.write_text("README.md", model_card(args, model, results))
         args.output.write_json("summary.json", summary(args, model, results, history, seconds))

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import transformers
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -55,7 +56,7 @@ class Progress:
             keep_rows(output.path / LOG_FILE, resumed_step)
             self._log = open(output.path / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
             self._writer = SummaryWriter(str(output.path / TENSORBOARD), purge_step=resumed_step + 1)
-            output.record(*(str(f.relative_to(output.path)) for f in (output.path / TENSORBOARD).glob("events.out.*")))
+            _record_events(output)
             self._redirect = logging_redirect_tqdm()
             self._redirect.__enter__()
         self._bar = tqdm(
@@ -97,13 +98,28 @@ class Progress:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
-    def picture(self, step: int, name: str, path: Path) -> None:
-        """A PNG file for TensorBoard."""
+    def picture(self, step: int, path: Path) -> None:
+        """A PNG file for TensorBoard, under the file's name."""
         if self._writer is not None:
-            import cv2
+            _add_picture(self._writer, step, path)
 
-            image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-            self._writer.add_image(name, image, step, dataformats="HWC")
+
+def add_pictures(output: OutputFolder, step: int, paths: list[Path]) -> None:
+    """Give TensorBoard the PNG files of a finished run."""
+    with SummaryWriter(str(output.path / TENSORBOARD), filename_suffix=".pictures") as writer:
+        for path in paths:
+            _add_picture(writer, step, path)
+    _record_events(output)
+
+
+def _add_picture(writer: SummaryWriter, step: int, path: Path) -> None:
+    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    writer.add_image(f"{path.parent.name}/{path.stem}", image, step, dataformats="HWC")
+
+
+def _record_events(output: OutputFolder) -> None:
+    events = (output.path / TENSORBOARD).glob("events.out.*")
+    output.record(*(str(file.relative_to(output.path)) for file in events))
 
 
 def keep_rows(path: Path, last_step: int) -> None:
@@ -117,7 +133,6 @@ def keep_rows(path: Path, last_step: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue
-
     atomic.write_text(path, "".join(kept))
 
 

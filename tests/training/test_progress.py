@@ -12,7 +12,15 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from emmental.training.output_folder import OutputFolder
-from emmental.training.progress import LOG_FILE, TENSORBOARD, Progress, configure_logging, keep_rows, read_log
+from emmental.training.progress import (
+    LOG_FILE,
+    TENSORBOARD,
+    Progress,
+    add_pictures,
+    configure_logging,
+    keep_rows,
+    read_log,
+)
 
 
 @pytest.fixture
@@ -105,12 +113,16 @@ class TestProgress:
         picture[:, :, 2] = 255  # red, as OpenCV orders channels
         cv2.imwrite(str(output.path / "a.png"), picture)
         with Progress(output, 10, 0) as progress:
-            progress.picture(3, "overview", output.path / "a.png")
+            progress.picture(3, output.path / "a.png")
+        add_pictures(output, 9, [output.path / "a.png"])
         events = EventAccumulator(str(output.path / TENSORBOARD)).Reload()
-        (event,) = events.Images("overview")
-        shown = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
-        assert event.step == 3
-        assert np.array_equal(shown, picture)
+        tag = f"{output.path.name}/a"
+        assert [event.step for event in events.Images(tag)] == [3, 9]
+        for event in events.Images(tag):
+            shown = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+            assert np.array_equal(shown, picture)
+        recorded = json.loads((output.path / ".emmental.json").read_text())["written"]
+        assert {f"{TENSORBOARD}/{file.name}" for file in (output.path / TENSORBOARD).iterdir()} <= set(recorded)
 
     def test_other_processes_write_nothing(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -118,7 +130,7 @@ class TestProgress:
             progress.advance()
             progress.log(1, {"loss": 0.5})
             progress.scalars(1, {"a": 1.0})
-            progress.picture(1, "overview", tmp_path / "missing.png")
+            progress.picture(1, tmp_path / "missing.png")
         assert list(tmp_path.iterdir()) == []
 
 
