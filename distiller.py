@@ -499,9 +499,9 @@ def _run(args: argparse.Namespace) -> None:
     distiller = Distiller(args, corpus, probabilities, student, teacher)
     logger.info("%d sequences, %d updates", len(corpus), distiller.total_updates)
     distiller.train()
+    logger.info("student: %s, mean loss %.4f", args.dump_path, distiller.averages.mean_total())
     if args.output is not None:
         args.output.save_model(student.eval(), args.tokenizer)
-        logger.info("student: %s, mean loss %.4f", args.dump_path, distiller.averages.mean_total())
 
 
 if __name__ == "__main__":
