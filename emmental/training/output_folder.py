@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from emmental.training.checkpoints import checkpoints_in
 logger = logging.getLogger(__name__)
 
 RECORD, LOCK = ".emmental.json", ".emmental.lock"
+_STAGED = ".final-model"
 
 
 class OutputFolder:
@@ -44,6 +44,8 @@ class OutputFolder:
         except OSError as error:
             raise ValueError(f"{flag} {path} is in use by another run; wait for it or choose another") from error
         atomic.remove_leftovers(self.path)
+        if (self.path / _STAGED / atomic.MANIFEST).is_file():
+            atomic.remove_folder(self.path / _STAGED)
 
     def close(self) -> None:
         """Let other runs in."""
@@ -81,22 +83,22 @@ class OutputFolder:
 
     def save_model(self, model: Any, tokenizer: Any | None) -> None:
         """Put model and tokenizer directly into the folder; `config.json` comes last, so that half a model is none."""
-        with atomic.atomic_folder(self.path / "final-model") as staged:
-            model.save_pretrained(staged)
+        staged = self.path / _STAGED
+        with atomic.atomic_folder(staged) as temporary:
+            model.save_pretrained(temporary)
             if tokenizer is not None:
-                tokenizer.save_pretrained(staged)
-        staged = self.path / "final-model"
+                tokenizer.save_pretrained(temporary)
         files = sorted(staged.iterdir(), key=lambda file: (file.name == "config.json", file.name))
         files = [file for file in files if file.name != atomic.MANIFEST]
         self.record(*(file.name for file in files))
         (self.path / "config.json").unlink(missing_ok=True)
         for file in files:
             file.replace(self.path / file.name)
-        shutil.rmtree(staged)
+        atomic.remove_folder(staged)
 
     def _recorded(self) -> list[str]:
         try:
-            written = json.loads((self.path / RECORD).read_text(encoding="utf-8"))["written"]
+            written = list(json.loads((self.path / RECORD).read_text(encoding="utf-8"))["written"])
         except FileNotFoundError:
             return []
         except (OSError, ValueError, KeyError, TypeError) as error:
