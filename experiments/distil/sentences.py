@@ -1,0 +1,36 @@
+"""Write the English sentences of SST-2, MRPC and RTE (train files), each once, one a line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from emmental import atomic  # noqa: E402 - the repository is not installed
+from emmental.data import read_split, resolve_task  # noqa: E402
+
+FOLDERS = {"sst-2": "SST-2", "mrpc": "MRPC", "rte": "RTE"}
+
+
+def main() -> None:
+    """Read the train files and write the text."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--glue", type=Path, required=True, help="folder that holds SST-2, MRPC and RTE")
+    parser.add_argument("--into", type=Path, required=True, help="text file to write")
+    parser.add_argument("--lines", type=int, default=0, help="stop after so many; 0: all")
+    args = parser.parse_args()
+    sentences: dict[str, None] = {}
+    for task, folder in FOLDERS.items():
+        split = read_split(resolve_task(task), args.glue / folder, "train")
+        for sentence in (*split.texts_a, *(split.texts_b or ())):
+            sentences[" ".join(sentence.split())] = None
+    chosen = list(sentences)[: args.lines or None]
+    atomic.write_text(args.into, "".join(f"{sentence}\n" for sentence in chosen))
+    print(f"{args.into}: {len(chosen)} sentences")
+
+
+if __name__ == "__main__":
+    main()
