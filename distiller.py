@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from emmental.command_line import user_mistakes
 from emmental.data import LengthGroupedBatches, batch_loader
@@ -30,9 +29,9 @@ from emmental.training.distillation import (
     LmLossSum,
     LmOutputs,
     averaged,
-    distillation_loss,
     lm_loss_sums,
     task_loss,
+    teacher_loss,
     weighted_mean,
 )
 from emmental.training.distributed import Environment
@@ -171,7 +170,7 @@ class TaskDistiller(UpdateLoop):
         total = losses["ce"]
         if self.teacher_logits is not None:
             teacher = self.teacher_logits[batch["index"]]
-            losses["distil"] = weighted_mean(self._distillation(logits, teacher), weights)
+            losses["distil"] = weighted_mean(teacher_loss(logits, teacher, self.args.temperature), weights)
             total = self.args.alpha_ce * losses["ce"] + self.args.alpha_distil * losses["distil"]
         if self.hidden is not None:
             for name, values in self.hidden.losses(outputs.hidden_states, batch).items():
@@ -181,11 +180,6 @@ class TaskDistiller(UpdateLoop):
             losses["regularization"] = regularization(self.student, self.args.regularization)
             total = total + regu_lambda * losses["regularization"]
         return {**losses, "total": total}
-
-    def _distillation(self, logits: Tensor, teacher: Tensor) -> Tensor:
-        if logits.shape[-1] == 1:
-            return F.mse_loss(logits.float(), teacher.float(), reduction="none").squeeze(-1)
-        return distillation_loss(logits, teacher, self.args.temperature)
 
 
 class Distiller(UpdateLoop):
@@ -485,14 +479,8 @@ def _run(args: argparse.Namespace) -> None:
         seed_generators(args.seed)
         corpus, probabilities, student, teacher = load_lm_run(args)
         identity = run_identity(args, args.environment.world_size)
-        args.output = open_output(
-            args.dump_path,
-            args.environment,
-            identity,
-            args.force,
-            args.accept_changes,
-            RunFlags("--dump_path", "--force"),
-        )
+        flags = RunFlags("--dump_path", "--force")
+        args.output = open_output(args.dump_path, args.environment, identity, args.force, args.accept_changes, flags)
     if args.output is not None:
         args.output.write_json("training_args.json", recorded_arguments(args))
     seed_generators(args.seed + args.environment.rank)

@@ -22,6 +22,13 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperatur
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
 
 
+def teacher_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Loss of each example, (B,), for logits (B, C): `distillation_loss`, or squared error for one output."""
+    if student_logits.shape[-1] == 1:
+        return F.mse_loss(student_logits.float(), teacher_logits.float(), reduction="none").squeeze(-1)
+    return distillation_loss(student_logits, teacher_logits, temperature)
+
+
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """1 - cosine of the angle between hidden states (..., H); returns (...)."""
     return 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)

@@ -14,6 +14,7 @@ from emmental.training.distillation import (
     distillation_loss,
     lm_loss_sums,
     task_loss,
+    teacher_loss,
     weighted_mean,
 )
 from emmental.training.distributed import Environment
@@ -40,6 +41,7 @@ def test_cosine_distance_by_hand() -> None:
 def test_task_losses_by_hand() -> None:
     assert task_loss(torch.tensor([[LOG3, 0.0]]), torch.tensor([1])).tolist() == pytest.approx([math.log(4)])
     assert task_loss(torch.tensor([[2.5]]), torch.tensor([1.0])).tolist() == pytest.approx([2.25])
+    assert teacher_loss(torch.tensor([[2.5]]), torch.tensor([[1.0]]), 7.0).tolist() == pytest.approx([2.25])
     assert float(weighted_mean(torch.tensor([2.0, 4.0]), torch.tensor([2.0, 0.0]))) == 2.0
 
 
