@@ -1,8 +1,9 @@
 # Sourced by mrpc/run.sh, sst-2/run.sh, rte/run.sh and sts-b/run.sh, which set task, folder, epochs and lambdas.
 #   bash experiments/<task>/run.sh [RUN ...]
 # RUN is dense, movement-15, movement-10, soft-movement-15, soft-movement-10, magnitude-15, magnitude-10 or l0; all of
-# them by default. The pruned runs start from the dense one and learn from it, so that comes first. A run that was interrupted goes on; a
-# finished one is only evaluated again. GLUE is read from EMMENTAL_GLUE_DIR (default ../shared/data/glue).
+# them by default. The pruned runs start from the dense one and learn from it, so that comes first. A run that was
+# interrupted goes on; a finished one is only evaluated again. GLUE is read from EMMENTAL_GLUE_DIR (default
+# ../shared/data/glue).
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 glue=${EMMENTAL_GLUE_DIR:-../shared/data/glue}
 model=$(python experiments/fetch.py minilm)
@@ -20,7 +21,8 @@ fine_prune() { # NAME MODEL FLAGS...
 }
 
 distilled=(--teacher_name_or_path "$outputs/dense" --alpha_ce 0.1 --alpha_distil 0.9 --temperature 2)
-movement=(--pruning_method topK --mask_init magnitude --mask_scale 1 --mask_scores_learning_rate "$scores_rate")
+movement=(--pruning_method topK --global_topk --mask_init magnitude --mask_scale 1
+    --mask_scores_learning_rate "$scores_rate")
 soft=(--pruning_method sigmoied_threshold --mask_init constant --mask_scale 0 --initial_threshold 0
     --final_threshold 0.1 --regularization l1 --mask_scores_learning_rate "$soft_scores_rate")
 
