@@ -84,7 +84,7 @@ def summary(
         "remaining": remaining_weights(model),
         "updates": max((row["step"] for row in history), default=0),
         "seconds": round(seconds, 1),
-        "environment": environment_line(args),
+        "environment": environment_facts(args),
     }
 
 
@@ -154,8 +154,13 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 """
 
 
-def environment_line(args: argparse.Namespace) -> dict[str, Any]:
+def environment_line(args: argparse.Namespace) -> str:
     """Versions and hardware, for the first line of the log."""
+    return ", ".join(f"{name} {value}" for name, value in environment_facts(args).items())
+
+
+def environment_facts(args: argparse.Namespace) -> dict[str, Any]:
+    """Name -> version or number, of what a run's numbers depend on."""
     environment = args.environment
     return {
         "emmental": emmental.__version__,
