@@ -16,7 +16,7 @@ from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.patching import set_threshold
 from emmental.training.report import (
     HIGH_CHURN,
-    environment_line,
+    environment_facts,
     final_table,
     model_card,
     summary,
@@ -123,6 +123,6 @@ def test_summary(args, pruned):
 
 
 def test_environment(args):
-    line = environment_line(args)
+    line = environment_facts(args)
     assert line["torch"] == torch.__version__
     assert (line["device"], line["processes"], line["threads"]) == ("cpu", 1, 1)
