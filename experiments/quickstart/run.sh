@@ -8,6 +8,6 @@ data=$(python experiments/fetch.py movie-reviews)
 python masked_run_glue.py \
     --data_dir "$data" --task_name sst-2 --model_name_or_path "$model" --output_dir outputs/quickstart \
     --do_train --do_eval --evaluate_during_training --save_total_limit 1 \
-    --per_gpu_train_batch_size 32 --per_gpu_eval_batch_size 64 --num_train_epochs 4 \
-    --learning_rate 2e-4 --mask_scores_learning_rate 1e-2 --mask_init magnitude --mask_scale 1.0 \
-    --pruning_method topK --initial_threshold 1.0 --final_threshold 0.15 "$@"
+    --per_gpu_train_batch_size 32 --per_gpu_eval_batch_size 64 --num_train_epochs 3 \
+    --learning_rate 2e-4 --mask_scores_learning_rate 2e-3 --mask_init magnitude --mask_scale 1.0 \
+    --pruning_method topK --global_topk --initial_threshold 1.0 --final_threshold 0.15 "$@"
