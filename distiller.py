@@ -134,10 +134,13 @@ class TaskDistiller(UpdateLoop):
                     token_type_ids=batch["token_type_ids"],
                 )
             self.losses = self._losses(outputs, batch, regu_lambda)
-            return self.optimize(self.losses["total"])
+            updated = self.optimize(self.losses["total"])
+        if updated and self.global_step == self.plan.total_updates:
+            self.keep_exact_masks()
+        return updated
 
     def keep_exact_masks(self) -> None:
-        """After the last update: let a global top-k keep exactly its share of the final scores."""
+        """Let a global top-k keep exactly its share of the scores as they are: the last update is followed by this."""
         if self.args.global_topk and self._masked:
             self.boundary = global_boundary(self.student, self.plan.final_threshold)
             refresh_masks(self.student, self.plan.final_threshold, self.boundary)

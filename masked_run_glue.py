@@ -266,7 +266,6 @@ def train(
             if stopping:
                 logger.info("saved after update %d; the same command goes on from there", distiller.global_step)
                 raise StoppedBySignal(128 + (signals.received or 15))
-    distiller.keep_exact_masks()
     return distiller.global_step, training.averages.mean_total()
 
 

@@ -115,6 +115,8 @@ def test_global_topk_keeps_exactly_its_share_of_all_weights(models: Path, tmp_pa
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
     total = 2 * (4 * 16 * 16 + 2 * 16 * 32)
     assert remaining_weights(model) == 100 * (total // 10) / total
+    last = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "checkpoint-6")
+    assert last.config.global_boundary == model.config.global_boundary
 
 
 def test_own_files_train_and_predict(models: Path, tmp_path: Path) -> None:
