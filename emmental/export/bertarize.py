@@ -1,0 +1,165 @@
+"""A masked BERT to the plain BERT it computes: pruned weights become exact zeros, and nothing else of it stays.
+
+python -m emmental.export.bertarize --model_name_or_path out --target_model_path plain
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import BertConfig, PreTrainedModel
+
+import emmental
+from emmental import MaskedBertConfig, atomic
+from emmental.command_line import OneLineParser, user_mistakes
+from emmental.export.model_folder import (
+    PLAIN_CLASSES,
+    WEIGHT_FILES,
+    build_model,
+    plain_class_name,
+    read_model,
+    read_settings,
+)
+from emmental.modules.masked_nn import PRUNING_METHODS
+from emmental.patching import masked_layers, unmask_linears
+from emmental.pruning import remaining_weights
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+_MARK = "<!-- written by emmental.export.bertarize -->"
+_PIPELINES = {
+    "BertModel": "feature-extraction",
+    "BertForSequenceClassification": "text-classification",
+    "BertForMultipleChoice": "multiple-choice",
+    "BertForQuestionAnswering": "question-answering",
+    "BertForTokenClassification": "token-classification",
+}
+
+
+def bertarize(model: PreTrainedModel) -> PreTrainedModel:
+    """The plain Transformers model that computes what `model` computes in evaluation; `model` stays as it is.
+
+    Weights are multiplied by their masks (`l0`: by the gates of evaluation); a pruned one is +0.0 exactly.
+
+    Raises:
+        ValueError: the model is not masked, or is no BERT of a known head.
+    """
+    name = plain_class_name([type(model).__name__], type(model).__name__)
+    plain = copy.deepcopy(model).eval()
+    for linear in unmask_linears(plain):
+        weight = plain.get_submodule(linear).weight.data
+        weight.add_(0.0)  # -0.0 + 0.0 is +0.0
+    return build_model(PLAIN_CLASSES[name], plain_config(model.config), plain.state_dict(), name)
+
+
+def plain_config(config: MaskedBertConfig) -> BertConfig:
+    """The configuration of the base type: what the masked one says, less what is about masks."""
+    masking = set(MaskedBertConfig().to_dict()) - set(BertConfig().to_dict())
+    gone = {*masking, "model_type", "architectures", "transformers_version", "dtype"}
+    return BertConfig(**{key: value for key, value in config.to_dict().items() if key not in gone})
+
+
+def bertarize_folder(
+    source: str | Path, target: str | Path, pruning_method: str | None = None, threshold: float | None = None
+) -> PreTrainedModel:
+    """Write the plain form of the masked model in `source` to the folder `target`, whole or not at all; return it.
+
+    `target` gets config.json, model.safetensors, the tokenizer's files and a model card, README.md.
+
+    Args:
+        source: folder of a masked model, see `read_model`.
+        target: a new folder, or one that this function made.
+        pruning_method, threshold: override what the model records.
+
+    Raises:
+        ValueError: as `read_model`; the model is not masked.
+        FileExistsError: `target` is something else.
+    """
+    source, target = Path(source), Path(target)
+    _refuse_foreign(target)
+    if read_settings(source)["model_type"] != MaskedBertConfig.model_type:
+        raise ValueError(f"--model_name_or_path {source} is not masked, so there is nothing to convert")
+    masked = read_model(source, pruning_method, threshold)
+    plain = bertarize(masked)
+    with atomic.atomic_folder(target) as temporary:
+        plain.save_pretrained(temporary, max_shard_size="1TB")
+        for file in (source / name for name in _TOKENIZER_FILES):
+            if file.is_file():
+                shutil.copyfile(file, temporary / file.name)
+        atomic.write_text(temporary / "README.md", _model_card(source, masked, plain))
+    return plain
+
+
+def _refuse_foreign(target: Path) -> None:
+    """A checkpoint has a manifest too: only a folder with our card may be replaced."""
+    if not target.exists():
+        return
+    card = target / "README.md"
+    if not (target / atomic.MANIFEST).is_file() or not card.is_file() or _MARK not in card.read_text("utf-8"):
+        raise FileExistsError(f"--target_model_path {target} exists and is no bertarized model; it is left alone")
+
+
+def _model_card(source: Path, masked: PreTrainedModel, plain: PreTrainedModel) -> str:
+    """Where the model comes from, and how it was pruned."""
+    config, name = masked.config, type(plain).__name__
+    weights = next(source / file for file in WEIGHT_FILES if (source / file).is_file())
+    rows = {
+        "pruning method": config.pruning_method,
+        "threshold": "none" if config.threshold is None else f"{config.threshold:g}",
+        "global top-k": "no" if config.global_boundary is None else f"yes, score above {config.global_boundary[0]:g}",
+        "remaining weights of the pruned matrices": f"{remaining_weights(masked):.2f} %",
+        "pruned matrices": str(len(masked_layers(masked))),
+        "converted from": f"{source.resolve().name}/{weights.name}",
+        "its SHA-256": atomic.sha256_of(weights),
+        "made with": f"emmental {emmental.__version__}, PyTorch {torch.__version__}, "
+        f"Transformers {transformers.__version__}",
+    }
+    front = ["---", "library_name: transformers", f"pipeline_tag: {_PIPELINES[name]}", "tags:", "- bert", "- pruning"]
+    table = ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
+    heading = f"# {source.resolve().name}, bertarized"
+    text = f"A plain `{name}`: weights that fine-pruning removed are exact zeros, and it loads with `from_pretrained`."
+    return "\n".join([*front, "---", _MARK, heading, "", text, "", *table, ""])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser("Write a masked model as a plain Transformers model with exact zeros where it is pruned.")
+    parser.add_argument("--model_name_or_path", required=True, help="folder of the masked model, or a checkpoint's")
+    parser.add_argument("--target_model_path", help="folder to write; bertarized_<name> beside the model if absent")
+    add_masking_flags(parser)
+    return parser
+
+
+def add_masking_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that override what a masked model records."""
+    parser.add_argument(
+        "--pruning_method",
+        choices=(*PRUNING_METHODS, "sigmoid_threshold"),
+        help="in the place of the method that the model records",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="in the place of the threshold that the model records: the fraction of weights that stay, 0 to 1, for "
+        "topK and magnitude; the score above which they stay for threshold and sigmoied_threshold",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Convert what the command line names; a mistake is one line on stderr and exit status 2."""
+    args = _parser().parse_args(argv)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    source = Path(args.model_name_or_path)
+    target = args.target_model_path or source.resolve().parent / f"bertarized_{source.resolve().name}"
+    with user_mistakes():
+        bertarize_folder(source, target, args.pruning_method, args.threshold)
+    print(target)
+
+
+if __name__ == "__main__":
+    main()

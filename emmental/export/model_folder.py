@@ -1,0 +1,175 @@
+"""Reading a model folder, masked or plain, without trusting it: whichever of the five heads it has."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import (
+    BertConfig,
+    BertForMultipleChoice,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    PreTrainedModel,
+)
+
+import emmental
+from emmental import MaskedBertConfig, atomic
+from emmental.modules.masked_nn import FRACTION_METHODS, canonical_pruning_method
+from emmental.patching import set_threshold
+
+logger = logging.getLogger(__name__)
+
+PLAIN_CLASSES = {
+    cls.__name__: cls
+    for cls in (
+        BertModel,
+        BertForSequenceClassification,
+        BertForMultipleChoice,
+        BertForQuestionAnswering,
+        BertForTokenClassification,
+    )
+}
+"""Class name -> class of the plain models that exports read and write."""
+MASKED_CLASSES = {name: getattr(emmental, f"Masked{name}") for name in PLAIN_CLASSES}
+"""Name of the plain class -> its masked form."""
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Where weights are looked for, in this order."""
+
+
+def read_model(
+    folder: str | Path, pruning_method: str | None = None, threshold: float | None = None
+) -> PreTrainedModel:
+    """The model of a folder in evaluation mode, masked ones with the masks they predict with.
+
+    Args:
+        folder: what the trainer, `bertarize` or Transformers wrote, or an earlier masked BERT with pytorch_model.bin.
+        pruning_method: overrides the method of a masked model's configuration.
+        threshold: overrides its threshold, and a global top-k with it.
+
+    Raises:
+        ValueError: no such folder, no BERT, damaged or incomplete weights, NaN among them, a masked model without a
+            threshold, or one outside what its method accepts; one line that names the file or the flag.
+    """
+    folder = Path(folder)
+    settings = read_settings(folder)
+    if (folder / atomic.MANIFEST).is_file():
+        atomic.verify_folder(folder)
+    state = _read_weights(folder)
+    masked = settings.get("model_type") == MaskedBertConfig.model_type
+    if not masked and (pruning_method is not None or threshold is not None):
+        raise ValueError(f"{folder} is not masked: --pruning_method and --threshold are for masked models")
+    name = plain_class_name(settings.get("architectures"), str(folder / "config.json"))
+    given = {key: value for key, value in settings.items() if key != "model_type"}
+    config: BertConfig = MaskedBertConfig(**given) if masked else BertConfig(**given)
+    if masked:
+        _override(config, pruning_method, threshold, folder)
+        if config.pruning_method == "magnitude":
+            state = {key: value for key, value in state.items() if not key.endswith(".mask_scores")}
+    model = build_model((MASKED_CLASSES if masked else PLAIN_CLASSES)[name], config, state, str(folder))
+    if masked:
+        set_threshold(model, config.threshold, config.global_boundary)
+    return model
+
+
+def build_model(cls: type[PreTrainedModel], config: BertConfig, state: dict[str, Tensor], source: str) -> Any:
+    """A model in evaluation mode that holds exactly the tensors of `state`.
+
+    A base model has a pooler when `state` has one. Position numbers, which earlier models saved, may be there.
+
+    Raises:
+        ValueError: a tensor is missing, too many, of the wrong shape, or not finite; `source` names the place.
+    """
+    state = {key: value for key, value in state.items() if key.rpartition(".")[2] != "position_ids"}
+    base = cls in (BertModel, emmental.MaskedBertModel)
+    options = {"add_pooling_layer": any(key.startswith("pooler.") for key in state)} if base else {}
+    with torch.device("meta"):
+        expected = {key: value.shape for key, value in cls(config, **options).state_dict().items()}
+    for key in sorted({*expected, *state}):
+        if key not in state or key not in expected:
+            raise ValueError(f"{source}: {key} is {'missing' if key in expected else 'no part of the model'}")
+        if state[key].shape != expected[key]:
+            raise ValueError(f"{source}: {key} has shape {list(state[key].shape)}, not {list(expected[key])}")
+        if not torch.isfinite(state[key]).all():
+            raise ValueError(f"{source}: {key} holds NaN or infinite numbers")
+    return cls.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32, **options).eval()
+
+
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """The config.json of a BERT, masked or plain.
+
+    Raises:
+        ValueError: it is missing or unreadable, or of another model.
+    """
+    file = Path(folder) / "config.json"
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"--model_name_or_path {folder} has no config.json; it accepts a model's folder") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is unreadable ({type(error).__name__})") from error
+    known = (MaskedBertConfig.model_type, BertConfig.model_type)
+    if not isinstance(settings, dict) or settings.get("model_type") not in known:
+        raise ValueError(f"{file}: model_type must be one of {', '.join(known)}")
+    return settings
+
+
+def plain_class_name(architectures: object, source: str) -> str:
+    """`["MaskedBertForX"]` or `["BertForX"]` -> `BertForX`.
+
+    Raises:
+        ValueError: none, several, or one that is not among the five.
+    """
+    name = architectures[0] if isinstance(architectures, list) and len(architectures) == 1 else None
+    plain = name.removeprefix("Masked") if isinstance(name, str) else None
+    if plain not in PLAIN_CLASSES:
+        raise ValueError(f"{source}: architectures must hold one of {', '.join(PLAIN_CLASSES)} (or its Masked form)")
+    return plain
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    for file in (folder / name for name in WEIGHT_FILES):
+        if not file.is_file():
+            continue
+        try:
+            if file.suffix == ".safetensors":
+                state = load_file(file)
+            else:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file} is damaged: {error}") from error
+        except Exception as error:  # torch.load answers damage and forbidden content with many types
+            raise ValueError(f"{file} is damaged, or holds more than tensors ({type(error).__name__})") from error
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise ValueError(f"{file} holds something else than named tensors")
+        return state
+    raise ValueError(f"{folder} has no weights: neither {' nor '.join(WEIGHT_FILES)}")
+
+
+def _override(config: MaskedBertConfig, method: str | None, threshold: float | None, folder: Path) -> None:
+    """Settle method, threshold and boundary in `config`, or refuse."""
+    method = config.pruning_method if method is None else canonical_pruning_method(method)
+    if method != config.pruning_method or threshold is not None:
+        config.threshold, config.global_boundary = threshold, None
+    config.pruning_method = method
+    if method == "l0":
+        if threshold is not None:
+            raise ValueError("--threshold is not for l0, whose gates alone decide; leave it away")
+    elif config.global_boundary is None:
+        accepted = {"threshold": "a score above which weights stay"}.get(method, "a number from 0 to 1")
+        if method in FRACTION_METHODS:
+            accepted = "the fraction of weights that stay, from 0 to 1 (not in %: 30 % is 0.3)"
+        value = config.threshold
+        if value is None:
+            raise ValueError(f"{folder} records no threshold for {method}: give --threshold, {accepted}")
+        if not math.isfinite(value) or (method != "threshold" and not 0 <= value <= 1):
+            raise ValueError(f"--threshold for {method} accepts {accepted}, not {value:g}")
