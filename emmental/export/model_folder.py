@@ -70,7 +70,7 @@ def read_model(
         raise ValueError(f"{folder} is not masked: --pruning_method and --threshold are for masked models")
     name = plain_class_name(settings.get("architectures"), str(folder / "config.json"))
     given = {key: value for key, value in settings.items() if key != "model_type"}
-    config: BertConfig = MaskedBertConfig(**given) if masked else BertConfig(**given)
+    config = make_config(MaskedBertConfig if masked else BertConfig, given, str(folder / "config.json"))
     if masked:
         _override(config, pruning_method, threshold, folder)
         if config.pruning_method == "magnitude":
@@ -92,8 +92,11 @@ def build_model(cls: type[PreTrainedModel], config: BertConfig, state: dict[str,
     state = {key: value for key, value in state.items() if key.rpartition(".")[2] != "position_ids"}
     base = cls in (BertModel, emmental.MaskedBertModel)
     options = {"add_pooling_layer": any(key.startswith("pooler.") for key in state)} if base else {}
-    with torch.device("meta"):
-        expected = {key: value.shape for key, value in cls(config, **options).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            expected = {key: value.shape for key, value in cls(config, **options).state_dict().items()}
+    except Exception as error:  # a configuration that makes no model fails in many ways
+        raise ValueError(f"{source}: its configuration makes no model ({_one_line(error)})") from error
     for key in sorted({*expected, *state}):
         if key not in state or key not in expected:
             raise ValueError(f"{source}: {key} is {'missing' if key in expected else 'no part of the model'}")
@@ -102,6 +105,18 @@ def build_model(cls: type[PreTrainedModel], config: BertConfig, state: dict[str,
         if not torch.isfinite(state[key]).all():
             raise ValueError(f"{source}: {key} holds NaN or infinite numbers")
     return cls.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32, **options).eval()
+
+
+def make_config(cls: type[BertConfig], settings: dict[str, Any], source: str) -> Any:
+    """A configuration of untrusted settings.
+
+    Raises:
+        ValueError: it refuses them; `source` names the place.
+    """
+    try:
+        return cls(**settings)
+    except Exception as error:  # the configuration's own checks raise many types
+        raise ValueError(f"{source}: {_one_line(error)}") from error
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
@@ -173,3 +188,7 @@ def _override(config: MaskedBertConfig, method: str | None, threshold: float | N
             raise ValueError(f"{folder} records no threshold for {method}: give --threshold, {accepted}")
         if not math.isfinite(value) or (method != "threshold" and not 0 <= value <= 1):
             raise ValueError(f"--threshold for {method} accepts {accepted}, not {value:g}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

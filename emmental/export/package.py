@@ -1,0 +1,250 @@
+"""The stored form of a pruned model: one safetensors file, read without executing or trusting anything in it.
+
+Metadata: `format`, `config` (a plain BERT's, JSON), `matrices` (JSON, see `_Entry`), `sha256` of all the rest.
+Tensors: `<parameter>` as it is, or as int8 with `<parameter>|scales`; of a pruned matrix `<parameter>|values`, for
+int8 `|scales`, and the arrays of its `PositionCode`: `|table`, `|states`, `|positions`. Scales belong to rows and are
+the upper half of a float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from emmental.export.position_code import PositionCode, decode_positions, encode_positions
+
+FORMAT = "emmental sparse package 1"
+VALUE_TYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
+MOST_WEIGHTS = 1 << 31
+"""Weights of a package at most, counted dense; BERT-large has 3.4e8."""
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """The non-zeros of a matrix.
+
+    Attributes:
+        shape: (rows, columns).
+        positions: (m,) int64, ascending, row-major indices.
+        values: (m,) float32, float16 or int8.
+        scales: (rows,) float32 that int8 values are multiplied by; None for the others.
+    """
+
+    shape: tuple[int, int]
+    positions: np.ndarray
+    values: np.ndarray
+    scales: np.ndarray | None = None
+
+    def weights(self) -> np.ndarray:
+        """The non-zeros as (m,) float32."""
+        if self.scales is None:
+            return self.values.astype(np.float32)
+        return self.values * self.scales[self.positions // self.shape[1]]
+
+    def dense(self) -> np.ndarray:
+        """The matrix, (rows, columns) float32."""
+        matrix = np.zeros(self.shape, dtype=np.float32)
+        matrix.reshape(-1)[self.positions] = self.weights()
+        return matrix
+
+
+@dataclass(frozen=True)
+class Package:
+    """What a package holds.
+
+    Attributes:
+        config: of the plain model, as in its config.json.
+        matrices: parameter name -> pruned matrix.
+        tensors: parameter name -> array, float32 or float16, or (int8 values, float32 scale of each row).
+    """
+
+    config: dict[str, Any]
+    matrices: dict[str, StoredMatrix]
+    tensors: dict[str, np.ndarray | tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A matrix in the metadata."""
+
+    name: str
+    rows: int
+    columns: int
+    nonzeros: int
+    kind: str
+    symbols: int
+
+
+def quantize_rows(values: np.ndarray, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric int8 with one scale a row: value = scale * integer in [-127, 127].
+
+    Args:
+        values: (m,) float32.
+        rows: (m,) row of each value.
+        count: number of rows.
+
+    Returns:
+        (m,) int8, (count,) float32 scales: the least bfloat16 that takes max abs / 127; 0 for a row without values.
+    """
+    largest = np.zeros(count, dtype=np.float32)
+    np.maximum.at(largest, rows, np.abs(values))
+    exact = (largest / np.float32(127)).astype(np.float32)
+    scales = _from_upper_half(((exact.view(np.uint32) + np.uint32(0xFFFF)) >> np.uint32(16)).astype(np.uint16))
+    of_value = np.where(scales > 0, scales, np.float32(1))[rows]
+    return np.clip(np.rint(values / of_value), -127, 127).astype(np.int8), scales
+
+
+def write_package(path: str | Path, package: Package) -> None:
+    """Write the file; `path` is a temporary one that the caller renames."""
+    tensors: dict[str, np.ndarray] = {}
+    entries = []
+    for name, matrix in package.matrices.items():
+        code = encode_positions(matrix.positions, matrix.shape[0] * matrix.shape[1])
+        entries.append(asdict(_Entry(name, *matrix.shape, len(matrix.positions), code.kind, code.symbols)))
+        parts = {"values": matrix.values, "table": code.table, "states": code.states, "positions": code.data}
+        if matrix.scales is not None:
+            parts["scales"] = _upper_half(matrix.scales)
+        # Empty arrays are left out, and read back as such.
+        tensors |= {f"{name}|{part}": array for part, array in parts.items() if array.size}
+    for name, value in package.tensors.items():
+        if isinstance(value, tuple):
+            tensors |= {name: value[0], f"{name}|scales": _upper_half(value[1])}
+        else:
+            tensors[name] = value
+    texts = {"format": FORMAT, "config": _compact(package.config), "matrices": _compact(entries)}
+    save_file(tensors, path, metadata={**texts, "sha256": _digest(texts, tensors)})
+
+
+def read_package(path: str | Path) -> Package:
+    """Read a package and check all of it; sizes are checked before anything of that size is allocated.
+
+    Raises:
+        ValueError: no such file, no package, or a damaged one; one line that names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; a package that emmental.export.storage wrote is accepted")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            texts = dict(file.metadata() or {})
+            if texts.get("format") != FORMAT:
+                raise ValueError(f"its format is not {FORMAT!r}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        checksum = texts.pop("sha256", None)
+        if checksum != _digest(texts, tensors):
+            raise ValueError("its checksum differs")
+        config = json.loads(texts["config"])
+        if not isinstance(config, dict):
+            raise ValueError("its config is none")
+        return _take_apart(config, json.loads(texts["matrices"]), tensors)
+    except (ValueError, SafetensorError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        message = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path} is no package or a damaged one: {message or type(error).__name__}") from error
+
+
+def is_package(path: str | Path) -> bool:
+    """Whether the file says of itself that it is a package; nothing more of it is checked."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError, ValueError):
+        return False
+
+
+def array_sizes(path: str | Path) -> dict[str, int]:
+    """Array name -> bytes in the file of a package that has been read."""
+    with safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name).nbytes for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
+def _take_apart(config: dict[str, Any], listed: object, tensors: dict[str, np.ndarray]) -> Package:
+    left = dict(tensors)
+    entries = [_checked_entry(entry) for entry in listed] if isinstance(listed, list) else None
+    if entries is None or len({entry.name for entry in entries}) != len(entries):
+        raise ValueError("its list of matrices is none, or names one twice")
+    if sum(entry.rows * entry.columns for entry in entries) > MOST_WEIGHTS:
+        raise ValueError(f"it claims more than {MOST_WEIGHTS} weights")
+    matrices = {entry.name: _take_matrix(entry, left) for entry in entries}
+    plain: dict[str, np.ndarray | tuple[np.ndarray, np.ndarray]] = {}
+    for name in [name for name in left if "|" not in name]:
+        value = left.pop(name)
+        if value.dtype == np.int8:
+            if value.ndim != 2:
+                raise ValueError(f"{name} is int8 and no matrix")
+            plain[name] = value, _take_scales(left, name, len(value))
+        elif value.dtype in (np.float32, np.float16):
+            plain[name] = value
+        else:
+            raise ValueError(f"{name} has dtype {value.dtype}")
+    if left or set(plain) & set(matrices):
+        raise ValueError(f"it holds {next(iter(left), 'a matrix twice')}, which belongs to nothing")
+    return Package(config, matrices, plain)
+
+
+def _checked_entry(entry: object) -> _Entry:
+    fields = {"name": str, "rows": int, "columns": int, "nonzeros": int, "kind": str, "symbols": int}
+    if not isinstance(entry, dict) or {key: type(value) for key, value in entry.items()} != fields:
+        raise ValueError("its list of matrices is damaged")
+    entry = _Entry(**entry)
+    sizes = (entry.rows, entry.columns, entry.nonzeros, entry.symbols)
+    if not all(0 <= size <= MOST_WEIGHTS for size in sizes) or 0 in sizes[:2]:
+        raise ValueError(f"{entry.name} claims sizes {sizes}")
+    return entry
+
+
+def _take_matrix(entry: _Entry, left: dict[str, np.ndarray]) -> StoredMatrix:
+    def take(part: str, *dtypes: type) -> np.ndarray:
+        array = left.pop(f"{entry.name}|{part}", np.empty(0, dtypes[0]))
+        if array.ndim != 1 or array.dtype not in dtypes:
+            raise ValueError(f"{entry.name}|{part} is a {array.ndim}-dimensional array of {array.dtype}")
+        return array
+
+    values = take("values", *VALUE_TYPES.values())
+    if len(values) != entry.nonzeros:
+        raise ValueError(f"{entry.name} has {len(values)} values for {entry.nonzeros} non-zeros")
+    word = np.uint8 if entry.kind == "bitmap" else np.uint16
+    arrays = take("table", np.uint16), take("states", np.uint32), take("positions", word)
+    positions = decode_positions(
+        PositionCode(entry.kind, entry.symbols, *arrays), entry.nonzeros, entry.rows * entry.columns
+    )
+    scales = _take_scales(left, entry.name, entry.rows) if values.dtype == np.int8 else None
+    return StoredMatrix((entry.rows, entry.columns), positions, values, scales)
+
+
+def _take_scales(left: dict[str, np.ndarray], name: str, rows: int) -> np.ndarray:
+    scales = left.pop(f"{name}|scales")
+    if scales.dtype != np.uint16 or scales.shape != (rows,):
+        raise ValueError(f"{name}|scales are not those of {rows} rows")
+    scales = _from_upper_half(scales)
+    if not (np.isfinite(scales).all() and (scales >= 0).all()):
+        raise ValueError(f"{name}|scales are not all finite and from 0")
+    return scales
+
+
+def _upper_half(scales: np.ndarray) -> np.ndarray:
+    return (np.ascontiguousarray(scales).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+
+
+def _from_upper_half(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _digest(texts: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over every text and array with its name, dtype and shape, in the order of the names."""
+    digest = hashlib.sha256(_compact(sorted(texts.items())).encode())
+    for name, array in sorted(tensors.items()):
+        digest.update(_compact([name, str(array.dtype), list(array.shape)]).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,272 @@
+"""A pruned model in one small file: the non-zeros exactly or in int8, their positions near the entropy.
+
+    python -m emmental.export.storage --model_name_or_path out --package model.emmental --weights int8
+
+`package.py` has the layout, `position_code.py` the code of the positions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+from transformers import BertConfig, PreTrainedModel
+
+from emmental.atomic import atomic_file
+from emmental.command_line import OneLineParser, user_mistakes
+from emmental.export.bertarize import add_masking_flags, bertarize
+from emmental.export.model_folder import PLAIN_CLASSES, build_model, make_config, plain_class_name, read_model
+from emmental.export.package import (
+    VALUE_TYPES,
+    Package,
+    StoredMatrix,
+    array_sizes,
+    is_package,
+    quantize_rows,
+    read_package,
+    write_package,
+)
+from emmental.export.position_code import entropy_bits
+from emmental.patching import masked_layers
+
+_MOST_LAYERS = 1000
+
+
+@dataclass(frozen=True)
+class PackageSizes:
+    """Bytes of a package.
+
+    Attributes:
+        file: the file on the disk.
+        without_embeddings: the file less the embedding matrices.
+        encoder: arrays of the encoder: matrices, their positions and scales, biases, LayerNorms.
+        matrices: of these, the pruned matrices with positions and scales.
+        bound: entropy of the positions and the bits of each non-zero, over the pruned matrices.
+        nonzeros, weights: of the pruned matrices.
+    """
+
+    file: int
+    without_embeddings: int
+    encoder: int
+    matrices: int
+    bound: int
+    nonzeros: int
+    weights: int
+
+
+def save_package(
+    model: PreTrainedModel | str | Path, path: str | Path, weights: str = "fp32", embeddings: str = "fp32"
+) -> PackageSizes:
+    """Write a model as a package, whole or not at all, and check that it reads back as it was meant.
+
+    Args:
+        model: a masked or plain model, or the folder of one. A masked one is converted by `bertarize`.
+        path: the file; one that is there already is replaced if it is a package.
+        weights: of the encoder's matrices: fp32 (exact), fp16, or int8 with a scale for each row.
+        embeddings: of the embedding matrices, likewise. LayerNorms, biases, pooler and head are always fp32.
+
+    Raises:
+        ValueError: an unknown type, a weight too large for fp16, or as `read_model`.
+        FileExistsError: `path` is something else than a package.
+    """
+    for flag, value in (("weights", weights), ("embeddings", embeddings)):
+        if value not in VALUE_TYPES:
+            raise ValueError(f"--{flag} accepts {', '.join(VALUE_TYPES)}, not {value!r}")
+    path = Path(path)
+    if path.exists() and not is_package(path):
+        raise FileExistsError(f"--package {path} exists and is no package; it is left alone")
+    if isinstance(model, str | os.PathLike):
+        model = read_model(model)
+    package = _to_package(bertarize(model) if masked_layers(model) else model, weights, embeddings)
+    with atomic_file(path) as temporary:
+        write_package(temporary, package)
+        _require_same(package, read_package(temporary))
+    return package_sizes(path)
+
+
+def load_package(path: str | Path) -> PreTrainedModel:
+    """The plain Transformers model of a package, float32, in evaluation mode.
+
+    Raises:
+        ValueError: no package, a damaged one, or one whose arrays are not those of its configuration.
+    """
+    package = read_package(path)
+    name = plain_class_name(package.config.get("architectures"), str(path))
+    config = _checked_config(package, path)
+    state = {key: torch.from_numpy(matrix.dense()) for key, matrix in package.matrices.items()}
+    for key, value in package.tensors.items():
+        array = value[0] * value[1][:, None] if isinstance(value, tuple) else value
+        state[key] = torch.from_numpy(array.astype(np.float32))
+    return build_model(PLAIN_CLASSES[name], config, state, str(path))
+
+
+def package_sizes(path: str | Path) -> PackageSizes:
+    """Measure a package.
+
+    Raises:
+        ValueError: no package, or a damaged one.
+    """
+    matrices = read_package(path).matrices
+    sizes = array_sizes(path)
+    file = Path(path).stat().st_size
+    embeddings = sum(size for name, size in sizes.items() if _is_embedding(name.partition("|")[0]))
+    bits = sum(
+        entropy_bits(len(m.values), m.shape[0] * m.shape[1]) + 8 * m.values.itemsize * len(m.values)
+        for m in matrices.values()
+    )
+    return PackageSizes(
+        file=file,
+        without_embeddings=file - embeddings,
+        encoder=sum(size for name, size in sizes.items() if ".encoder." in f".{name}"),
+        matrices=sum(size for name, size in sizes.items() if name.partition("|")[0] in matrices),
+        bound=int(np.ceil(bits / 8)),
+        nonzeros=sum(len(matrix.values) for matrix in matrices.values()),
+        weights=sum(matrix.shape[0] * matrix.shape[1] for matrix in matrices.values()),
+    )
+
+
+def _is_embedding(name: str) -> bool:
+    return name.endswith("_embeddings.weight")
+
+
+def _to_package(model: PreTrainedModel, weights: str, embeddings: str) -> Package:
+    linears = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and ".encoder." in f".{name}"
+    }
+    known = set(BertConfig().to_dict()) | {"problem_type", "classifier_dropout"}
+    settings = {key: value for key, value in model.config.to_dict().items() if key in known and value is not None}
+    settings |= {"architectures": [type(model).__name__], "model_type": "bert"}
+    settings.pop("dtype", None)
+    settings = json.loads(json.dumps(settings))  # names of labels get the string keys that JSON has
+    matrices, tensors = {}, {}
+    for name, parameter in model.state_dict().items():
+        array = parameter.detach().cpu().float().numpy()
+        if name in linears:
+            matrices[name] = _to_matrix(name, array, weights)
+        elif _is_embedding(name) and embeddings == "int8":
+            rows = np.repeat(np.arange(len(array)), array.shape[1])
+            values, scales = quantize_rows(array.reshape(-1), rows, len(array))
+            tensors[name] = values.reshape(array.shape), scales
+        else:
+            tensors[name] = _cast(name, array, embeddings if _is_embedding(name) else "fp32")
+    return Package(settings, matrices, tensors)
+
+
+def _to_matrix(name: str, array: np.ndarray, weights: str) -> StoredMatrix:
+    positions = np.flatnonzero(array)
+    values = array.reshape(-1)[positions]
+    if weights != "int8":
+        return StoredMatrix(array.shape, positions, _cast(name, values, weights))
+    quantized, scales = quantize_rows(values, positions // array.shape[1], len(array))
+    return StoredMatrix(array.shape, positions, quantized, scales)
+
+
+def _cast(name: str, array: np.ndarray, to: str) -> np.ndarray:
+    if to == "fp16" and np.abs(array).max(initial=0.0) > np.finfo(np.float16).max:
+        raise ValueError(f"{name} has a weight of {np.abs(array).max():g}, too large for fp16; use fp32 or int8")
+    return array.astype(VALUE_TYPES[to])
+
+
+def _require_same(meant: Package, written: Package) -> None:
+    """The round trip: every array bit for bit."""
+    same = meant.config == written.config and meant.matrices.keys() == written.matrices.keys()
+    same = same and meant.tensors.keys() == written.tensors.keys()
+    for one, other in [(meant.matrices[k], written.matrices[k]) for k in meant.matrices if same]:
+        same &= one.shape == other.shape and np.array_equal(one.positions, other.positions)
+        same &= _same_array(one.values, other.values) and _same_array(one.scales, other.scales)
+    for one, other in [(meant.tensors[k], written.tensors[k]) for k in meant.tensors if same]:
+        pairs = zip(one, other, strict=True) if isinstance(one, tuple) else [(one, other)]
+        same &= all(_same_array(a, b) for a, b in pairs)
+    if not same:
+        raise OSError("the package does not read back as it was written; it is not kept")
+
+
+def _same_array(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+def _checked_config(package: Package, path: str | Path) -> BertConfig:
+    """The configuration, once the arrays bear out every size in it that a model is built from."""
+    given: dict[str, Any] = dict(package.config)
+    strange = set(given) - set(BertConfig().to_dict()) - {"problem_type", "classifier_dropout"}
+    if strange or given.pop("model_type", None) != "bert":
+        raise ValueError(f"{path}: its config is not a plain BERT's ({', '.join(sorted(strange)) or 'model_type'})")
+    shapes = {key.partition("embeddings.")[2]: _shape(value) for key, value in package.tensors.items()}
+    matrices = [
+        matrix.shape for name, matrix in package.matrices.items() if name.endswith("intermediate.dense.weight")
+    ]
+    try:
+        words = shapes["word_embeddings.weight"]
+        wanted = {
+            "vocab_size": words[0],
+            "hidden_size": words[1],
+            "max_position_embeddings": shapes["position_embeddings.weight"][0],
+            "type_vocab_size": shapes["token_type_embeddings.weight"][0],
+            "intermediate_size": matrices[0][0],
+            "num_hidden_layers": len(matrices),
+        }
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"{path}: its arrays are not those of a BERT ({error})") from error
+    for key, value in wanted.items():
+        if type(given.get(key)) is not int or given[key] != value:
+            raise ValueError(f"{path}: {key} is {given.get(key)!r}, the arrays say {value}")
+    if len(matrices) > _MOST_LAYERS:
+        raise ValueError(f"{path}: {len(matrices)} layers, {_MOST_LAYERS} are accepted")
+    return make_config(BertConfig, given, str(path))
+
+
+def _shape(value: np.ndarray | tuple[np.ndarray, np.ndarray]) -> tuple[int, ...]:
+    return (value[0] if isinstance(value, tuple) else value).shape
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser("Write a pruned model as one small file.")
+    parser.add_argument("--model_name_or_path", required=True, help="folder of a masked or bertarized model")
+    parser.add_argument("--package", required=True, help="file to write")
+    parser.add_argument("--weights", choices=VALUE_TYPES, default="fp32", help="how the encoder's matrices are kept")
+    parser.add_argument("--embeddings", choices=VALUE_TYPES, default="fp32", help="how the embeddings are kept")
+    parser.add_argument("--json", action="store_true", help="print the sizes as JSON, in bytes")
+    add_masking_flags(parser)
+    return parser
+
+
+def _summary(sizes: PackageSizes) -> str:
+    remaining = 100 * sizes.nonzeros / sizes.weights
+    ratio = sizes.matrices / sizes.bound if sizes.bound else 1.0
+    return "\n".join(
+        (
+            f"file                  {sizes.file / 1e6:10.3f} MB",
+            f"without embeddings    {sizes.without_embeddings / 1e6:10.3f} MB",
+            f"encoder               {sizes.encoder / 1e6:10.3f} MB",
+            f"pruned matrices       {sizes.matrices / 1e6:10.3f} MB, {remaining:.2f} % of {sizes.weights} weights",
+            f"entropy bound of them {sizes.bound / 1e6:10.3f} MB, times {ratio:.3f}",
+        )
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write what the command line asks for; a mistake is one line on stderr and exit status 2."""
+    args = _parser().parse_args(argv)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    with user_mistakes():
+        model = read_model(args.model_name_or_path, args.pruning_method, args.threshold)
+        sizes = save_package(model, args.package, args.weights, args.embeddings)
+    print(json.dumps(asdict(sizes)) if args.json else _summary(sizes))
+
+
+if __name__ == "__main__":
+    main()
