@@ -166,10 +166,13 @@ def _to_package(model: PreTrainedModel, weights: str, embeddings: str) -> Packag
 def _to_matrix(name: str, array: np.ndarray, weights: str) -> StoredMatrix:
     positions = np.flatnonzero(array)
     values = array.reshape(-1)[positions]
-    if weights != "int8":
-        return StoredMatrix(array.shape, positions, _cast(name, values, weights))
-    quantized, scales = quantize_rows(values, positions // array.shape[1], len(array))
-    return StoredMatrix(array.shape, positions, quantized, scales)
+    scales = None
+    if weights == "int8":
+        values, scales = quantize_rows(values, positions // array.shape[1], len(array))
+    else:
+        values = _cast(name, values, weights)
+    kept = values != 0  # what rounds to zero needs no position
+    return StoredMatrix(array.shape, positions[kept], values[kept], scales)
 
 
 def _cast(name: str, array: np.ndarray, to: str) -> np.ndarray:

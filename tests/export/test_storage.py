@@ -64,6 +64,17 @@ def test_fp16_rounds_and_int8_errs_by_half_a_step(model, tmp_path):
     assert byte.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
 
 
+def test_what_rounds_to_zero_is_not_stored(tmp_path):
+    model = bertarize(tiny_masked.make())
+    weight = model.bert.encoder.layer[0].output.dense.weight
+    torch.nn.init.zeros_(weight)
+    weight.data[0, :3] = torch.tensor([127.0, 0.4, -0.6])
+    save_package(model, tmp_path / "m.emmental", "int8")
+    matrix = read_package(tmp_path / "m.emmental").matrices["bert.encoder.layer.0.output.dense.weight"]
+    assert (matrix.positions.tolist(), matrix.values.tolist()) == ([0, 2], [127, -1])
+    assert matrix.dense()[0, :4].tolist() == [127.0, 0.0, -1.0, 0.0]
+
+
 def test_scales_by_hand():
     values = np.array([127.0, -1.0, 0.4, 3.0], dtype=np.float32)
     quantized, scales = quantize_rows(values, np.array([0, 0, 0, 2]), 3)
@@ -219,7 +230,7 @@ def test_command(tmp_path, capsys):
     flags = ["--model_name_or_path", str(tmp_path / "masked"), "--package", str(tmp_path / "m.emmental")]
     main([*flags, "--weights", "int8", "--json"])
     sizes = json.loads(capsys.readouterr().out)
-    assert sizes["nonzeros"] == ENCODER_WEIGHTS // 4
+    assert 0.95 * ENCODER_WEIGHTS / 4 <= sizes["nonzeros"] <= ENCODER_WEIGHTS / 4
     assert sizes["file"] == (tmp_path / "m.emmental").stat().st_size
     main(flags)
     assert "25.00 % of 4096 weights" in capsys.readouterr().out
