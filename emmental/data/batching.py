@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ class RowBatch:
         return len(self.indices)
 
 
-class _RankBatches(Sampler[RowBatch]):
+class _RankBatches(Sampler[RowBatch], ABC):
     """Cuts an order of rows into global batches of `batch_size * world_size` and yields one rank's share of each."""
 
     def __init__(self, lengths: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
@@ -55,9 +56,9 @@ class _RankBatches(Sampler[RowBatch]):
         """Rows of a complete batch over all ranks."""
         return self.batch_size * self.world_size
 
+    @abstractmethod
     def _global_batches(self) -> list[np.ndarray]:
         """The rows of every global batch, in order; only the last one may be smaller."""
-        raise NotImplementedError
 
     def _cut(self, order: np.ndarray) -> list[np.ndarray]:
         return [
