@@ -1,4 +1,4 @@
-# Sourced by mrpc/run.sh, sst-2/run.sh, rte/run.sh and sts-b/run.sh, which set task, folder, epochs and lambdas.
+# Sourced by mrpc/run.sh, sst-2/run.sh, rte/run.sh and sts-b/run.sh, which set task, folder, epochs, batch and lambdas.
 #   bash experiments/<task>/run.sh [RUN ...]
 # RUN is dense, movement-15, movement-10, soft-movement-15, soft-movement-10, magnitude-15, magnitude-10 or l0; all of
 # them by default. The pruned runs start from the dense one and learn from it, so that comes first. A run that was
@@ -28,7 +28,7 @@ soft=(--pruning_method sigmoied_threshold --mask_init constant --mask_scale 0 --
 
 run() { # RUN
     local pruned=("$outputs/dense" --num_train_epochs "$epochs" --learning_rate "$rate" --final_warmup 3)
-    pruned+=("${distilled[@]}")
+    pruned+=(--per_gpu_train_batch_size "${batch:-32}" "${distilled[@]}")
     case $1 in
     dense) fine_prune dense "$model" --model_type bert --num_train_epochs "$dense_epochs" --learning_rate "$dense_rate" ;;
     movement-15) fine_prune "$1" "${pruned[@]}" "${movement[@]}" --final_threshold 0.15 ;;

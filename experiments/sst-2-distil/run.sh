@@ -3,7 +3,7 @@
 #   bash experiments/sst-2-distil/run.sh [SEED ...]
 # Seeds 1, 2 and 3 by default. Both kinds start from the fine-tuned model that is the teacher too; the two differ in the
 # loss alone. A run that was interrupted goes on. GLUE is read from EMMENTAL_GLUE_DIR (default ../shared/data/glue).
-# MAX_STEPS makes it shorter; DENSE names another fine-tuned model, OUTPUTS and RESULTS other folders.
+# MAX_STEPS (2000) is the length of each run; DENSE names another fine-tuned model, OUTPUTS and RESULTS other folders.
 . "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
 glue=${EMMENTAL_GLUE_DIR:-../shared/data/glue}
 outputs=${OUTPUTS:-outputs/sst-2-distil}
@@ -19,9 +19,9 @@ prune() { # NAME SEED FLAGS...
     # shellcheck disable=SC2086
     python masked_run_glue.py --data_dir "$glue/SST-2" --task_name sst-2 --model_name_or_path "$dense" \
         --output_dir "$outputs/$name-$seed" --seed "$seed" --do_train --do_eval --save_total_limit 1 --no-pictures \
-        --per_gpu_train_batch_size 32 --per_gpu_eval_batch_size 64 --num_train_epochs 2 --learning_rate 2e-4 \
+        --per_gpu_train_batch_size 32 --per_gpu_eval_batch_size 64 --learning_rate 2e-4 \
         --pruning_method topK --mask_init magnitude --mask_scale 1 --mask_scores_learning_rate 2e-3 \
-        --final_threshold 0.1 --final_warmup 3 --max_steps "${MAX_STEPS:--1}" $precision "$@"
+        --final_threshold 0.1 --final_warmup 3 --max_steps "${MAX_STEPS:-2000}" $precision "$@"
 }
 
 [ $# -gt 0 ] || set -- 1 2 3
