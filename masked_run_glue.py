@@ -246,7 +246,7 @@ def train(
             hidden = hidden_state_match(args, teacher, model, train_dataset, environment, _cache_folder(args))
         known = teacher_logits(args, teacher, train_dataset, environment, _cache_folder(args))
     distiller = TaskDistiller(args, model, plan, environment, known, hidden)
-    training = _Training(args, distiller, tokenizer)
+    training = Training(args, distiller, tokenizer)
     training.resume()
     batches = LengthGroupedBatches(
         train_dataset.lengths, args.per_gpu_train_batch_size, environment.rank, environment.world_size, seed=args.seed
@@ -269,7 +269,7 @@ def train(
     return distiller.global_step, training.averages.mean_total()
 
 
-class _Training:
+class Training:
     """One training: its updates, what is logged of them, and its checkpoints."""
 
     def __init__(self, args: argparse.Namespace, distiller: TaskDistiller, tokenizer: Any) -> None:

@@ -1,0 +1,325 @@
+"""Time of one training update: dense and fine-pruning side by side, in turns, on the same batches.
+
+python benchmarks/train_step.py --model MODEL --data_dir glue/MRPC --task_name mrpc --json results.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402 - the repository is not installed
+from torch import Tensor  # noqa: E402
+
+from benchmarks import generated  # noqa: E402
+from benchmarks.measurements import Spread, parser, report, table  # noqa: E402
+from benchmarks.subjects import PHASES, SUBJECTS, Run, build  # noqa: E402
+from emmental.command_line import leave_if, user_mistakes  # noqa: E402
+from emmental.data import LengthGroupedBatches, batch_loader  # noqa: E402
+from emmental.training.evaluation import predict_logits  # noqa: E402
+from masked_run_glue import load_and_cache_examples  # noqa: E402
+
+FLOOR = "dense"
+DEFAULT_SUBJECTS = [name for name, subject in SUBJECTS.items() if not subject.reference]
+_MEMORY_UPDATES = 3
+_COLUMNS = ("data", *PHASES, "logging")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags; model and data are generated where no folder is named."""
+    made = parser(__doc__.splitlines()[0])
+    made.add_argument("--model", type=Path, default=None, help="folder of a dense BERT with its tokenizer")
+    made.add_argument("--layers", type=int, default=6, help="without --model: layers of a random BERT")
+    made.add_argument("--hidden", type=int, default=384, help="without --model: its hidden size")
+    made.add_argument("--data_dir", type=Path, default=None, help="folder of a GLUE task; default: random sentences")
+    made.add_argument("--task_name", default="sst-2", help="name of that task")
+    made.add_argument("--batch_size", type=int, default=32, help="rows of a batch")
+    made.add_argument("--max_seq_length", type=int, default=128, help="tokens of a row; random rows have all of them")
+    made.add_argument("--density", type=float, default=0.15, help="share of weights kept")
+    made.add_argument("--updates", type=int, default=12, help="timed updates of each subject")
+    made.add_argument("--warmup", type=int, default=2, help="untimed updates before them")
+    made.add_argument("--phase_updates", type=int, default=4, help="updates after them, timed by phase")
+    made.add_argument("--subjects", nargs="+", default=DEFAULT_SUBJECTS, help=f"of {', '.join(SUBJECTS)}")
+    made.add_argument("--evaluation", type=int, default=0, help="evaluations of the dev data, of each subject")
+    made.add_argument("--memory", action="store_true", help="measure peak memory too, in a process for each subject")
+    made.add_argument("--memory_of", default=None, help=argparse.SUPPRESS)
+    made.add_argument("--device", default="cpu", help="cpu or cuda")
+    made.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
+    made.add_argument("--fp16", action="store_true", help="float16 autocast with loss scaling")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure as the flags say; print tables, write JSON, return what it holds."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    options = build_parser().parse_args(argv)
+    leave_if(problems(options), Path(sys.argv[0]).name)
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder, user_mistakes(), without_bars():
+        results = measured(options, Path(folder), argv)
+    if options.memory_of is not None:
+        print(json.dumps(results))
+        return results
+    return report(options, results, *tables(results))
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep progress bars off the screen: many runs at once would draw over each other."""
+    with redirect_stderr(io.StringIO()):
+        yield
+
+
+def measured(options: argparse.Namespace, folder: Path, argv: list[str]) -> dict[str, Any]:
+    """All that the flags ask for."""
+    given = {name: value for name, value in vars(options).items() if name not in ("json", "memory_of")}
+    generate_missing(options, folder)
+    if options.memory_of is not None:
+        return {"memory_bytes": peak_memory(options, folder)}
+    with ExitStack() as stack:
+        runs = [build(options, SUBJECTS[name], folder) for name in options.subjects]
+        for run in runs:
+            stack.enter_context(run.progress)
+        batches = draw_batches(options, runs[0])
+        measure_updates(options, runs, batches)
+        results = {"options": given, "batches": described(batches), "updates": summaries(runs, batches)}
+        if options.evaluation:
+            results["evaluation"] = measure_evaluations(runs, options.evaluation)
+    if options.memory:
+        results["memory"] = measure_memory(runs, argv)
+    return results
+
+
+def problems(options: argparse.Namespace) -> list[str]:
+    """What is wrong with the flags, a line each."""
+    found = [
+        f"--{name} accepts numbers from {least}, not {getattr(options, name)}"
+        for name, least in (("updates", 1), ("phase_updates", 1), ("warmup", 0), ("batch_size", 1), ("threads", 1))
+        if getattr(options, name) < least
+    ]
+    unknown = [name for name in options.subjects if name not in SUBJECTS]
+    if unknown:
+        found.append(f"--subjects accepts {', '.join(SUBJECTS)}, not {unknown[0]}")
+    if not 0 < options.density < 1:
+        found.append(f"--density accepts a share of weights between 0 and 1, not {options.density}")
+    return found
+
+
+def generate_missing(options: argparse.Namespace, folder: Path) -> None:
+    """Make the model and the task that the flags do not name."""
+    if options.model is None:
+        options.model = generated.save_model(folder / "model", options.layers, options.hidden)
+    if options.data_dir is None:
+        words = options.max_seq_length - 2
+        rows = options.batch_size * (options.warmup + options.updates + options.phase_updates)
+        options.data_dir = generated.write_sentences(folder / "data", rows, (words, words))
+
+
+def draw_batches(options: argparse.Namespace, run: Run) -> list[tuple[dict[str, Tensor], float]]:
+    """The batches of a training, with the seconds that loading each took: warm-up, timed and instrumented updates."""
+    args = run.training.args
+    dataset = load_and_cache_examples(args, args.task.name, run.training.tokenizer)
+    dataset.pad_to_multiple_of = run.training.distiller.precision.pad_to_multiple_of
+    order = LengthGroupedBatches(dataset.lengths, options.batch_size, seed=args.seed)
+    count = options.warmup + options.updates + options.phase_updates
+    return list(itertools.islice(_timed_batches(batch_loader(dataset, order)), count))
+
+
+def _timed_batches(loader: Any) -> Iterator[tuple[dict[str, Tensor], float]]:
+    while True:
+        begin = time.perf_counter()
+        for batch in loader:
+            yield batch, time.perf_counter() - begin
+            begin = time.perf_counter()
+
+
+def measure_updates(
+    options: argparse.Namespace, runs: list[Run], batches: list[tuple[dict[str, Tensor], float]]
+) -> None:
+    """Let the runs take turns on every batch, each round another one first; results are in the runs."""
+    for number, (batch, _) in enumerate(batches):
+        timing = options.warmup <= number < options.warmup + options.updates
+        for run in (runs[(number + turn) % len(runs)] for turn in range(len(runs))):
+            sits_out = timing and (number - options.warmup) % run.subject.every != 0
+            seconds = math.nan if sits_out else timed_update(run, batch, number >= options.warmup + options.updates)
+            if timing:
+                run.seconds.append(seconds)
+
+
+def timed_update(run: Run, batch: dict[str, Tensor], instrumented: bool) -> float:
+    """Seconds of one update; `instrumented`: phases and a log entry are timed too, which may slow it down."""
+    run.phases.on = instrumented
+    _finish(run)
+    begin = time.perf_counter()
+    run.training.update([batch])
+    _finish(run)
+    seconds = time.perf_counter() - begin
+    if instrumented and not run.subject.reference:
+        run.logging_seconds.append(_timed_log(run))
+    return seconds
+
+
+def _timed_log(run: Run) -> float:
+    args = run.training.args
+    every, args.logging_steps = args.logging_steps, 1
+    begin = time.perf_counter()
+    run.training.log_if_due(run.progress, 0)
+    args.logging_steps = every
+    return time.perf_counter() - begin
+
+
+def _finish(run: Run) -> None:
+    device = run.training.args.environment.device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def described(batches: list[tuple[dict[str, Tensor], float]]) -> dict[str, Any]:
+    """How large the batches are, how much of them is padding, and how long loading took."""
+    tokens = [int(batch["attention_mask"].sum()) for batch, _ in batches]
+    places = [batch["attention_mask"].numel() for batch, _ in batches]
+    return {
+        "count": len(batches),
+        "tokens_per_batch": sum(tokens) / len(batches),
+        "padding_share": 1 - sum(tokens) / sum(places),
+        "loading_seconds": Spread.of([seconds for _, seconds in batches]),
+    }
+
+
+def summaries(runs: list[Run], batches: list[tuple[dict[str, Tensor], float]]) -> dict[str, dict[str, Any]]:
+    """What was measured of each run, beside the floor on the same batches."""
+    loading = Spread.of([seconds for _, seconds in batches]).median
+    floor = next((run for run in runs if run.subject.name == FLOOR), runs[0])
+    return {run.subject.name: _summary(run, floor, loading) for run in runs}
+
+
+def _summary(run: Run, floor: Run, loading: float) -> dict[str, Any]:
+    pairs = [(a, b) for a, b in zip(run.seconds, floor.seconds, strict=True) if not (math.isnan(a) or math.isnan(b))]
+    mine = [a for a, _ in pairs]
+    return {
+        "seconds": Spread.of(mine),
+        "mean_seconds": sum(mine) / len(mine),
+        "ratio": Spread.of([a / b for a, b in pairs]),
+        "phases": {"data": loading, **run.phases.means(), "logging": _logging_share(run)},
+        "masked_weights": run.masked_weights,
+    }
+
+
+def _logging_share(run: Run) -> float:
+    """Seconds of logging that fall on one update at the trainer's `--logging_steps`."""
+    if not run.logging_seconds:
+        return 0.0
+    return Spread.of(run.logging_seconds).median / run.training.args.logging_steps
+
+
+def measure_evaluations(runs: list[Run], times: int) -> dict[str, dict[str, Spread]]:
+    """Seconds that whole evaluations of the dev data take, mask making included, the runs taking turns."""
+    chosen = [run for run in runs if not (run.subject.reference or run.subject.teacher or run.subject.frozen)]
+    seconds: dict[str, list[float]] = {run.subject.name: [] for run in chosen}
+    for turn in range(times + 1):
+        for run in chosen:
+            taken = _timed_evaluation(run)
+            if turn > 0:
+                seconds[run.subject.name].append(taken)
+    floor = seconds[FLOOR if FLOOR in seconds else chosen[0].subject.name]
+    return {
+        name: {"seconds": Spread.of(mine), "ratio": Spread.of([a / b for a, b in zip(mine, floor, strict=True)])}
+        for name, mine in seconds.items()
+    }
+
+
+def _timed_evaluation(run: Run) -> float:
+    args, distiller = run.training.args, run.training.distiller
+    dataset = load_and_cache_examples(args, args.task.name, run.training.tokenizer, evaluate=True)
+    begin = time.perf_counter()
+    predict_logits(distiller.student, dataset, args.per_gpu_eval_batch_size, args.environment, distiller.precision)
+    return time.perf_counter() - begin
+
+
+def measure_memory(runs: list[Run], argv: list[str]) -> dict[str, dict[str, float]]:
+    """Peak bytes of each subject, trained alone, on full batches, in a process of its own."""
+    peaks = {}
+    for name in (run.subject.name for run in runs):
+        command = [sys.executable, str(Path(__file__).resolve()), *argv, "--memory_of", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[name] = json.loads(done.stdout.splitlines()[-1])["memory_bytes"]
+    floor = peaks.get(FLOOR, min(peaks.values()))
+    return {
+        run.subject.name: {
+            "bytes": peaks[run.subject.name],
+            "bytes_per_masked_weight": (peaks[run.subject.name] - floor) / max(run.masked_weights, 1),
+        }
+        for run in runs
+    }
+
+
+def peak_memory(options: argparse.Namespace, folder: Path) -> int:
+    """Most bytes this process (on a GPU: its tensors) held while one subject trained on batches without padding."""
+    run = build(options, SUBJECTS[options.memory_of], folder)
+    shape = (options.batch_size, options.max_seq_length)
+    batch = {
+        **{name: torch.ones(shape, dtype=torch.int64) for name in ("input_ids", "attention_mask")},
+        "token_type_ids": torch.zeros(shape, dtype=torch.int64),
+        "labels": torch.zeros(options.batch_size, dtype=torch.int64),
+        "index": torch.arange(options.batch_size),
+        "weights": torch.ones(options.batch_size),
+    }
+    with run.progress:
+        for _ in range(_MEMORY_UPDATES):
+            timed_update(run, batch, instrumented=False)
+    if options.device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def tables(results: dict[str, Any]) -> Iterator[str]:
+    """The numbers as a person reads them."""
+    batches, updates = results["batches"], results["updates"]
+    yield (
+        f"{batches['tokens_per_batch']:.0f} tokens a batch, {100 * batches['padding_share']:.1f} % padding, "
+        f"{1e3 * batches['loading_seconds'].median:.1f} ms to load one"
+    )
+    yield table(
+        ["one update", "ms (quartiles)", "times dense (quartiles)", "tokens/s", *(f"{p} ms" for p in _COLUMNS)],
+        (
+            [
+                name,
+                row["seconds"].text(1e3, 0),
+                row["ratio"].text(),
+                f"{batches['tokens_per_batch'] / row['mean_seconds']:.0f}",
+                *(f"{1e3 * row['phases'][phase]:.1f}" for phase in _COLUMNS),
+            ]
+            for name, row in updates.items()
+        ),
+    )
+    if "evaluation" in results:
+        rows = results["evaluation"].items()
+        yield table(
+            ["evaluation", "ms (quartiles)", "times dense (quartiles)"],
+            ([name, row["seconds"].text(1e3, 0), row["ratio"].text()] for name, row in rows),
+        )
+    if "memory" in results:
+        rows = results["memory"].items()
+        yield table(
+            ["peak memory", "MiB", "more than dense, bytes a masked weight"],
+            ([name, f"{row['bytes'] / 2**20:.0f}", f"{row['bytes_per_masked_weight']:.1f}"] for name, row in rows),
+        )
+
+
+if __name__ == "__main__":
+    main()
