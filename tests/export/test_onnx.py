@@ -1,0 +1,300 @@
+"""ONNX: same outputs at every shape, int8 close by, and refusals of files that are damaged or reach outside."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import onnx
+import pytest
+import tiny
+import tiny_masked
+import torch
+from onnx import TensorProto, helper
+from transformers import AutoTokenizer, BertForSequenceClassification
+
+from emmental import atomic
+from emmental.export import onnx as export
+from emmental.export.bertarize import bertarize
+from emmental.export.onnx import export_onnx, export_onnx_folder, largest_difference, load_session, main, quantize_int8
+from emmental.patching import masked_layers
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_masked.make(num_labels=3)
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "m.onnx"
+    export_onnx(model, path)
+    return path
+
+
+@pytest.mark.parametrize("head", tiny_masked.HEADS)
+def test_every_head_at_every_shape(head, tmp_path):
+    model = tiny_masked.make(head)
+    assert export_onnx(model, tmp_path / "m.onnx") <= 1e-5
+    session = load_session(tmp_path / "m.onnx")
+    for rows, length in ((1, 1), (1, 32), (4, 9)):
+        ids = torch.arange(4, 4 + rows * length).remainder(36).view(rows, length)
+        mask = (torch.arange(length) < (length - torch.arange(rows)).clamp(min=1)[:, None]).long()
+        inputs = [ids, mask, ids.remainder(2)]
+        if "MultipleChoice" in head:
+            inputs = [torch.stack([value, value.flip(0), value], dim=1) for value in inputs]
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        with torch.no_grad():
+            wanted = model(**dict(zip(names, inputs, strict=True)))
+        got = session(*inputs)
+        assert set(got) == set(wanted)
+        for name, value in wanted.items():
+            assert got[name].shape == value.shape
+            assert (got[name] - value).abs().max() <= 1e-5
+
+
+def test_a_plain_model_and_defaults_of_the_inputs(model, tmp_path):
+    plain = bertarize(model)
+    export_onnx(plain, tmp_path / "m.onnx")
+    ids = torch.tensor([[2, 5, 9, 3]])
+    with torch.no_grad():
+        assert (load_session(tmp_path / "m.onnx", threads=2)(ids).logits - plain(ids).logits).abs().max() <= 1e-5
+
+
+def test_the_model_stays_as_it_is(model, tmp_path):
+    model.train()
+    before, attention = masked_layers(model).keys(), model.config._attn_implementation
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export_onnx(model, tmp_path / "m.onnx")
+    assert model.training
+    assert masked_layers(model).keys() == before
+    assert model.config._attn_implementation == attention
+    model.eval()
+
+
+def test_pruned_weights_are_zeros_in_the_graph(model, exported):
+    plain = bertarize(model)
+    initializers = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(exported).graph.initializer]
+    weight = plain.bert.encoder.layer[0].intermediate.dense.weight.detach().numpy()
+    assert any(array.shape == weight.T.shape and (array == weight.T).all() for array in initializers)
+    assert (weight == 0).mean() == 0.75
+
+
+def test_axes_have_names(exported):
+    graph = onnx.load(exported).graph
+    for value in graph.input:
+        assert [axis.dim_param for axis in value.type.tensor_type.shape.dim] == ["batch", "length"]
+    (logits,) = graph.output
+    assert [axis.dim_param or axis.dim_value for axis in logits.type.tensor_type.shape.dim] == ["batch", 3]
+
+
+def test_int8_is_smaller_and_close(model, tmp_path, exported):
+    wide = tiny_masked.make(hidden_size=64, intermediate_size=256)
+    export_onnx(wide, tmp_path / "wide.onnx")
+    quantize_int8(tmp_path / "wide.onnx", tmp_path / "int8.onnx")
+    assert (tmp_path / "int8.onnx").stat().st_size < 0.5 * (tmp_path / "wide.onnx").stat().st_size
+    quantize_int8(exported, tmp_path / "tiny.onnx")
+    assert 1e-5 < largest_difference(model, load_session(tmp_path / "tiny.onnx")) < 0.2
+
+
+def test_int8_says_nothing(exported, tmp_path, caplog):
+    quantize_int8(exported, tmp_path / "int8.onnx")
+    assert caplog.records == []
+    assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
+
+
+def test_a_difference_is_refused(model, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "largest_difference", lambda *_: 2e-3)
+    with pytest.raises(ValueError, match=r"differ by 2.0e-03, 1e-05 is accepted; not kept"):
+        export_onnx(model, tmp_path / "m.onnx")
+    monkeypatch.setattr(export, "largest_difference", lambda *_: float("nan"))
+    with pytest.raises(ValueError, match="differ by nan"):
+        export_onnx(model, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_model_differs(exported):
+    assert largest_difference(tiny_masked.make(num_labels=3, method="magnitude"), load_session(exported)) > 1e-3
+
+
+def test_too_large(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "LARGEST_FILE", 10_000)
+    with pytest.raises(ValueError, match="one ONNX file holds"):
+        export_onnx(model, tmp_path / "m.onnx")
+    (tmp_path / "m.onnx").write_bytes(bytes(10_001))
+    with pytest.raises(ValueError, match="is larger than"):
+        load_session(tmp_path / "m.onnx")
+
+
+def test_folder(tmp_path):
+    model = tiny_masked.save(tmp_path / "masked", num_labels=3)
+    for _ in range(2):  # what it wrote itself, it replaces
+        result = export_onnx_folder(tmp_path / "masked", tmp_path / "onnx", int8=True)
+    assert {file.name for file in (tmp_path / "onnx").iterdir()} == {
+        "config.json",
+        "manifest.json",
+        "model-int8.onnx",
+        "model.onnx",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert result.difference <= 1e-5 < result.int8_difference
+    assert result.size == (tmp_path / "onnx" / "model.onnx").stat().st_size
+    config = json.loads((tmp_path / "onnx" / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("bert", ["BertForSequenceClassification"])
+    session = load_session(tmp_path / "onnx")
+    assert session.config.num_labels == 3
+    encoded = AutoTokenizer.from_pretrained(tmp_path / "onnx")(
+        ["kasa lote", "kasa"], padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        difference = session(encoded.input_ids, encoded.attention_mask).logits - model(**encoded).logits
+    assert difference.abs().max() <= 1e-5
+
+
+def test_a_dense_folder(tmp_path):
+    tiny.save_bert(tmp_path / "dense")
+    export_onnx_folder(tmp_path / "dense", tmp_path / "onnx")
+    dense = BertForSequenceClassification.from_pretrained(tmp_path / "dense")
+    assert largest_difference(dense.eval(), load_session(tmp_path / "onnx")) <= 1e-5
+    assert not (tmp_path / "onnx" / "model-int8.onnx").exists()
+
+
+def test_foreign_folders_stay(tmp_path):
+    tiny_masked.save(tmp_path / "masked")
+    (tmp_path / "foreign").mkdir()
+    with atomic.atomic_folder(tmp_path / "checkpoint-5") as folder:
+        (folder / "config.json").write_text("{}")
+    for name in ("foreign", "checkpoint-5", "masked"):
+        before = sorted((tmp_path / name).iterdir())
+        with pytest.raises(FileExistsError, match="is no ONNX folder; it is left alone"):
+            export_onnx_folder(tmp_path / "masked", tmp_path / name)
+        assert sorted((tmp_path / name).iterdir()) == before
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, 20_000, -1])
+def test_truncated_or_empty(exported, tmp_path, cut):
+    (tmp_path / "m.onnx").write_bytes(exported.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=r"m\.onnx is (damaged|no BERT)"):
+        load_session(tmp_path / "m.onnx")
+
+
+def test_noise(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"not a graph" * 50)
+    with pytest.raises(ValueError, match="is damaged, or no ONNX file"):
+        load_session(tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match="does not exist"):
+        load_session(tmp_path / "other.onnx")
+
+
+def test_a_changed_folder(tmp_path):
+    tiny_masked.save(tmp_path / "masked")
+    export_onnx_folder(tmp_path / "masked", tmp_path / "onnx")
+    with (tmp_path / "onnx" / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(atomic.DamagedError, match=r"model\.onnx has"):
+        load_session(tmp_path / "onnx")
+
+
+def hostile(exported: Path, target: Path, change) -> Path:
+    """The exported file with a change that nothing but a hand makes."""
+    graph = onnx.load(exported)
+    change(graph)
+    target.write_bytes(graph.SerializeToString())
+    return target
+
+
+def _external(location: str):
+    def change(graph: onnx.ModelProto) -> None:
+        tensor = graph.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+
+    return change
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "secret.bin", "link.bin"])
+def test_no_other_file_is_read(exported, tmp_path, location):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "secret.bin").write_bytes(bytes(100_000))
+    (tmp_path / "inner" / "secret.bin").write_bytes(bytes(100_000))
+    (tmp_path / "inner" / "link.bin").symlink_to(tmp_path / "secret.bin")
+    path = hostile(exported, tmp_path / "inner" / "m.onnx", _external(location))
+    with pytest.raises(ValueError, match="lies in another file, which is not read"):
+        load_session(path)
+    with pytest.raises(ValueError, match="lies in another file, which is not read"):
+        quantize_int8(path, tmp_path / "int8.onnx")
+
+
+def test_external_data_in_a_constant(exported, tmp_path):
+    def change(model: onnx.ModelProto) -> None:
+        tensor = helper.make_tensor("hidden", TensorProto.FLOAT, [1], [1.0])
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="../secret.bin")
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["hidden"], value=tensor))
+
+    with pytest.raises(ValueError, match="hidden lies in another file"):
+        load_session(hostile(exported, tmp_path / "m.onnx", change))
+
+
+def test_no_loops_and_branches(exported, tmp_path):
+    def change(model: onnx.ModelProto) -> None:
+        body = helper.make_graph([], "body", [], [])
+        model.graph.node.append(helper.make_node("Loop", ["", ""], ["endless"], body=body))
+
+    with pytest.raises(ValueError, match="has functions or branches"):
+        load_session(hostile(exported, tmp_path / "m.onnx", change))
+
+
+def test_unknown_operators_and_other_graphs(exported, tmp_path):
+    def strange(model: onnx.ModelProto) -> None:
+        model.graph.node[0].op_type, model.graph.node[0].domain = "RunShell", "evil.example"
+        model.opset_import.add(domain="evil.example", version=1)
+
+    with pytest.raises(ValueError, match="ONNX Runtime refuses it"):
+        load_session(hostile(exported, tmp_path / "m.onnx", strange))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1])
+    label = helper.make_tensor_value_info("label", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Abs", ["image"], ["label"])], "other", [image], [label])
+    onnx.save(helper.make_model(graph), tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match="is no BERT written here: image -> label"):
+        load_session(tmp_path / "other.onnx")
+
+
+def test_threads_are_checked(exported):
+    with pytest.raises(ValueError, match="threads accepts numbers from 1, not 0"):
+        load_session(exported, threads=0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--threshold", "30"], "accepts the fraction of weights that stay"),
+        (["--int4"], "unrecognized arguments: --int4"),
+        (["--model_name_or_path", "nowhere"], "has no config.json"),
+        (["--target_model_path", "masked"], "is no ONNX folder; it is left alone"),
+    ],
+)
+def test_wrong_flags(flags, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_masked.save(tmp_path / "masked")
+    capsys.readouterr()  # the bar of saving
+    with pytest.raises(SystemExit) as stopped:
+        main(["--model_name_or_path", "masked", *flags])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["masked"]
+
+
+def test_command(tmp_path, capsys):
+    tiny_masked.save(tmp_path / "masked")
+    capsys.readouterr()
+    main(["--model_name_or_path", str(tmp_path / "masked"), "--int8", "--threshold", "0.5"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["model.onnx", "model-int8.onnx", str(tmp_path / "onnx_masked")]
+    assert "largest difference to PyTorch" in lines[0]
