@@ -20,14 +20,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--glue", type=Path, required=True, help="folder that holds SST-2, MRPC and RTE")
     parser.add_argument("--into", type=Path, required=True, help="text file to write")
-    parser.add_argument("--lines", type=int, default=0, help="stop after so many; 0: all")
+    parser.add_argument("--lines", type=int, default=0, help="at most so many, evenly spread; 0: all")
     args = parser.parse_args()
     sentences: dict[str, None] = {}
     for task, folder in FOLDERS.items():
         split = read_split(resolve_task(task), args.glue / folder, "train")
         for sentence in (*split.texts_a, *(split.texts_b or ())):
             sentences[" ".join(sentence.split())] = None
-    chosen = list(sentences)[: args.lines or None]
+    chosen = list(sentences)
+    if 0 < args.lines < len(chosen):
+        chosen = [chosen[index * len(chosen) // args.lines] for index in range(args.lines)]
     atomic.write_text(args.into, "".join(f"{sentence}\n" for sentence in chosen))
     print(f"{args.into}: {len(chosen)} sentences")
 
