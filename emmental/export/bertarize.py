@@ -26,11 +26,11 @@ from emmental.export.model_folder import (
     read_model,
     read_settings,
 )
+from emmental.export.package import TOKENIZER_FILES
 from emmental.modules.masked_nn import PRUNING_METHODS
 from emmental.patching import masked_layers, unmask_linears
 from emmental.pruning import remaining_weights
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
 _MARK = "<!-- written by emmental.export.bertarize -->"
 _PIPELINES = {
     "BertModel": "feature-extraction",
@@ -88,7 +88,7 @@ def bertarize_folder(
     plain = bertarize(masked)
     with atomic.atomic_folder(target) as temporary:
         plain.save_pretrained(temporary, max_shard_size="1TB")
-        for file in (source / name for name in _TOKENIZER_FILES):
+        for file in (source / name for name in TOKENIZER_FILES):
             if file.is_file():
                 shutil.copyfile(file, temporary / file.name)
         atomic.write_text(temporary / "README.md", _model_card(source, masked, plain))

@@ -3,15 +3,16 @@
 Metadata: `format`, `config` (a plain BERT's, JSON), `matrices` (JSON, see `_Entry`), `sha256` of all the rest.
 Tensors: `<parameter>` as it is, or as int8 with `<parameter>|scales`; of a pruned matrix `<parameter>|values`, for
 int8 `|scales`, and the arrays of its `PositionCode`: `|table`, `|states`, `|positions`. Scales belong to rows and are
-the upper half of a float32.
+the upper half of a float32. A file of the tokenizer is `tokenizer|<name>`, its UTF-8 bytes compressed by zlib.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from emmental.export.position_code import PositionCode, decode_positions, encode
 
 FORMAT = "emmental sparse package 1"
 VALUE_TYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+"""Files of a tokenizer that a package may hold."""
+LARGEST_TOKENIZER_FILE = 1 << 26
+"""Bytes of such a file at most; that of 250,000 words has 1.7e7."""
 MOST_WEIGHTS = 1 << 31
 """Weights of a package at most, counted dense; BERT-large has 3.4e8."""
 
@@ -64,11 +69,20 @@ class Package:
         config: of the plain model, as in its config.json.
         matrices: parameter name -> pruned matrix.
         tensors: parameter name -> array, float32 or float16, or (int8 values, float32 scale of each row).
+        tokenizer: name of a file of the tokenizer -> its text; empty where none was stored.
     """
 
     config: dict[str, Any]
     matrices: dict[str, StoredMatrix]
     tensors: dict[str, np.ndarray | tuple[np.ndarray, np.ndarray]]
+    tokenizer: dict[str, str] = field(default_factory=dict)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Parameter name -> `tensors` as float32 arrays."""
+        return {
+            name: (value[0] * value[1][:, None] if isinstance(value, tuple) else value).astype(np.float32)
+            for name, value in self.tensors.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,10 @@ class _Entry:
     nonzeros: int
     kind: str
     symbols: int
+
+
+_TOKENIZER = "tokenizer|"
+_DAMAGE = (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def quantize_rows(values: np.ndarray, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -119,6 +137,8 @@ def write_package(path: str | Path, package: Package) -> None:
             tensors |= {name: value[0], f"{name}|scales": _upper_half(value[1])}
         else:
             tensors[name] = value
+    for name, text in package.tokenizer.items():
+        tensors[f"{_TOKENIZER}{name}"] = np.frombuffer(zlib.compress(text.encode(), 9), dtype=np.uint8)
     texts = {"format": FORMAT, "config": _compact(package.config), "matrices": _compact(entries)}
     save_file(tensors, path, metadata={**texts, "sha256": _digest(texts, tensors)})
 
@@ -145,7 +165,7 @@ def read_package(path: str | Path) -> Package:
         if not isinstance(config, dict):
             raise ValueError("its config is none")
         return _take_apart(config, json.loads(texts["matrices"]), tensors)
-    except (ValueError, SafetensorError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (*_DAMAGE, SafetensorError, zlib.error) as error:
         message = " ".join(str(error).split())[:300]
         raise ValueError(f"{path} is no package or a damaged one: {message or type(error).__name__}") from error
 
@@ -173,6 +193,7 @@ def _take_apart(config: dict[str, Any], listed: object, tensors: dict[str, np.nd
     if sum(entry.rows * entry.columns for entry in entries) > MOST_WEIGHTS:
         raise ValueError(f"it claims more than {MOST_WEIGHTS} weights")
     matrices = {entry.name: _take_matrix(entry, left) for entry in entries}
+    tokenizer = {name: _take_text(left, f"{_TOKENIZER}{name}") for name in TOKENIZER_FILES}
     plain: dict[str, np.ndarray | tuple[np.ndarray, np.ndarray]] = {}
     for name in [name for name in left if "|" not in name]:
         value = left.pop(name)
@@ -186,7 +207,20 @@ def _take_apart(config: dict[str, Any], listed: object, tensors: dict[str, np.nd
             raise ValueError(f"{name} has dtype {value.dtype}")
     if left or set(plain) & set(matrices):
         raise ValueError(f"it holds {next(iter(left), 'a matrix twice')}, which belongs to nothing")
-    return Package(config, matrices, plain)
+    return Package(config, matrices, plain, {name: text for name, text in tokenizer.items() if text is not None})
+
+
+def _take_text(left: dict[str, np.ndarray], name: str) -> str | None:
+    if name not in left:
+        return None
+    data = left.pop(name)
+    if data.ndim != 1 or data.dtype != np.uint8:
+        raise ValueError(f"{name} is no compressed text")
+    stream = zlib.decompressobj()
+    text = stream.decompress(data.tobytes(), LARGEST_TOKENIZER_FILE)
+    if not stream.eof or stream.unused_data:
+        raise ValueError(f"{name} is cut off, or larger than {LARGEST_TOKENIZER_FILE} bytes")
+    return text.decode()
 
 
 def _checked_entry(entry: object) -> _Entry:

@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from emmental.export.package import (
     write_package,
 )
 from emmental.export.position_code import entropy_bits
+from emmental.export.tokenizer import read_tokenizer_files
 from emmental.patching import masked_layers
 
 _MOST_LAYERS = 1000
@@ -64,7 +65,11 @@ class PackageSizes:
 
 
 def save_package(
-    model: PreTrainedModel | str | Path, path: str | Path, weights: str = "fp32", embeddings: str = "fp32"
+    model: PreTrainedModel | str | Path,
+    path: str | Path,
+    weights: str = "fp32",
+    embeddings: str = "fp32",
+    tokenizer_folder: str | Path | None = None,
 ) -> PackageSizes:
     """Write a model as a package, whole or not at all, and check that it reads back as it was meant.
 
@@ -73,6 +78,8 @@ def save_package(
         path: the file; one that is there already is replaced if it is a package.
         weights: of the encoder's matrices: fp32 (exact), fp16, or int8 with a scale for each row.
         embeddings: of the embedding matrices, likewise. LayerNorms, biases, pooler and head are always fp32.
+        tokenizer_folder: where the files of the tokenizer are, which the package holds too; the folder of the model
+            where one is given.
 
     Raises:
         ValueError: an unknown type, a weight too large for fp16, or as `read_model`.
@@ -85,8 +92,11 @@ def save_package(
     if path.exists() and not is_package(path):
         raise FileExistsError(f"--package {path} exists and is no package; it is left alone")
     if isinstance(model, str | os.PathLike):
+        tokenizer_folder = model if tokenizer_folder is None else tokenizer_folder
         model = read_model(model)
-    package = _to_package(bertarize(model) if masked_layers(model) else model, weights, embeddings)
+    tokenizer = {} if tokenizer_folder is None else read_tokenizer_files(tokenizer_folder)
+    plain = bertarize(model) if masked_layers(model) else model
+    package = replace(to_package(plain, weights, embeddings), tokenizer=tokenizer)
     with atomic_file(path) as temporary:
         write_package(temporary, package)
         _require_same(package, read_package(temporary))
@@ -101,11 +111,9 @@ def load_package(path: str | Path) -> PreTrainedModel:
     """
     package = read_package(path)
     name = plain_class_name(package.config.get("architectures"), str(path))
-    config = _checked_config(package, path)
+    config = checked_config(package, path)
     state = {key: torch.from_numpy(matrix.dense()) for key, matrix in package.matrices.items()}
-    for key, value in package.tensors.items():
-        array = value[0] * value[1][:, None] if isinstance(value, tuple) else value
-        state[key] = torch.from_numpy(array.astype(np.float32))
+    state |= {key: torch.from_numpy(array) for key, array in package.arrays().items()}
     return build_model(PLAIN_CLASSES[name], config, state, str(path))
 
 
@@ -138,7 +146,8 @@ def _is_embedding(name: str) -> bool:
     return name.endswith("_embeddings.weight")
 
 
-def _to_package(model: PreTrainedModel, weights: str, embeddings: str) -> Package:
+def to_package(model: PreTrainedModel, weights: str = "fp32", embeddings: str = "fp32") -> Package:
+    """What `save_package` stores of a plain model, without a tokenizer; types as there."""
     linears = {
         f"{name}.weight"
         for name, module in model.named_modules()
@@ -184,7 +193,7 @@ def _cast(name: str, array: np.ndarray, to: str) -> np.ndarray:
 def _require_same(meant: Package, written: Package) -> None:
     """The round trip: every array bit for bit."""
     same = meant.config == written.config and meant.matrices.keys() == written.matrices.keys()
-    same = same and meant.tensors.keys() == written.tensors.keys()
+    same = same and meant.tokenizer == written.tokenizer and meant.tensors.keys() == written.tensors.keys()
     for one, other in [(meant.matrices[k], written.matrices[k]) for k in meant.matrices if same]:
         same &= one.shape == other.shape and np.array_equal(one.positions, other.positions)
         same &= _same_array(one.values, other.values) and _same_array(one.scales, other.scales)
@@ -201,7 +210,7 @@ def _same_array(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
-def _checked_config(package: Package, path: str | Path) -> BertConfig:
+def checked_config(package: Package, path: str | Path) -> BertConfig:
     """The configuration, once the arrays bear out every size in it that a model is built from."""
     given: dict[str, Any] = dict(package.config)
     strange = set(given) - set(BertConfig().to_dict()) - {"problem_type", "classifier_dropout"}
@@ -267,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     transformers.utils.logging.set_verbosity_error()
     with user_mistakes():
         model = read_model(args.model_name_or_path, args.pruning_method, args.threshold)
-        sizes = save_package(model, args.package, args.weights, args.embeddings)
+        sizes = save_package(model, args.package, args.weights, args.embeddings, args.model_name_or_path)
     print(json.dumps(asdict(sizes)) if args.json else _summary(sizes))
 
 

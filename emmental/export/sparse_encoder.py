@@ -1,0 +1,197 @@
+"""The encoder of a pruned BERT for CPU inference: it runs on the non-zeros, and on no padding.
+
+The tokens that the attention mask keeps are packed, sequences of a length side by side. Activations are feature-major
+from the first layer to the last, in the blocks of `sparse_matrix.py`, so that nothing is transposed on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import BertConfig
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+from emmental.export.layer_weights import LayerWeights
+from emmental.export.sparse_matrix import DENSE_ABOVE, block_shape, make_linear
+
+_SCORES_AT_ONCE = 1 << 20
+"""Attention scores, and probabilities, that are held at a time: 4 MB each, so that they stay in the caches."""
+_BLOCKS_AT_ONCE = 8
+"""Blocks of tokens whose intermediate neurons are held at a time: 3 MB for BERT-base."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Which tokens are computed, and where they lie.
+
+    Attributes:
+        index: (tokens,) int64, places in the flattened (batch * length) input, in the order of the columns.
+        groups: (sequences, length) of runs of columns: sequences of one length side by side.
+        blocks, width: columns are kept in so many blocks of so many; those behind the last token are idle.
+    """
+
+    index: Tensor
+    groups: tuple[tuple[int, int], ...]
+    blocks: int
+    width: int
+
+    @property
+    def columns(self) -> int:
+        """Columns, the idle ones with them."""
+        return self.blocks * self.width
+
+
+def pack(mask: Tensor) -> Packing:
+    """Order the tokens of a batch.
+
+    Args:
+        mask: (batch, length) bool, False at padding.
+
+    Raises:
+        ValueError: a sequence whose first token is padding: BERT's heads read it.
+    """
+    if not bool(mask[:, :1].all()):
+        raise ValueError("attention_mask must keep the first token of every sequence: padding goes to the right")
+    lengths, order = mask.sum(1).sort(stable=True)
+    places = torch.arange(mask.numel()).view(mask.shape)[order]
+    sizes, counts = lengths.unique_consecutive(return_counts=True)
+    blocks, width = block_shape(int(lengths.sum()))
+    groups = tuple(zip(counts.tolist(), sizes.tolist(), strict=True))
+    return Packing(places[mask[order]], groups, blocks, width)
+
+
+class SparseEncoder(nn.Module):
+    """In the place of `BertEncoder`; CPU, float32, inference only."""
+
+    def __init__(self, config: BertConfig, layers: Sequence[LayerWeights], dense_above: float = DENSE_ABOVE) -> None:
+        super().__init__()
+        self.config = config
+        self.layer = nn.ModuleList(SparseLayer(config, weights, dense_above) for weights in layers)
+
+    @torch.no_grad()
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: object
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Hidden states (batch, length, hidden) -> those of the last layer; 0 at padding.
+
+        Args:
+            hidden_states: float32.
+            attention_mask: (batch, length), 0 or False at padding; None where there is none.
+
+        Raises:
+            ValueError: as `pack`.
+        """
+        batch, length, hidden = hidden_states.shape
+        if attention_mask is None:
+            attention_mask = torch.ones(batch, length, dtype=torch.bool)
+        packing = pack(attention_mask.bool())
+        tokens = hidden_states.reshape(-1, hidden)
+        columns = torch.zeros(hidden, packing.columns)
+        columns[:, : len(packing.index)] = tokens[packing.index].T
+        state = _to_blocks(columns, packing)
+        for layer in self.layer:
+            state = layer(state, packing)
+        result = torch.zeros_like(tokens)
+        result[packing.index] = state.transpose(1, 2).reshape(-1, hidden)[: len(packing.index)]
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=result.view(batch, length, hidden))
+
+
+class SparseLayer(nn.Module):
+    """Attention and feed-forward network of one layer, on packed columns."""
+
+    def __init__(self, config: BertConfig, weights: LayerWeights, dense_above: float) -> None:
+        super().__init__()
+        self.heads = weights.heads
+        self.qkv = make_linear(weights.qkv, weights.qkv_bias, dense_above)
+        self.output = make_linear(weights.output, weights.output_bias, dense_above)
+        self.up = make_linear(weights.up, weights.up_bias, dense_above)
+        self.down = make_linear(weights.down, weights.down_bias, dense_above)
+        self.norm = ColumnNorm(*weights.norm, config.layer_norm_eps)
+        self.last_norm = ColumnNorm(*weights.last_norm, config.layer_norm_eps)
+        self.activate = _in_place(config.hidden_act)
+
+    def forward(self, state: Tensor, packing: Packing) -> Tensor:
+        """(blocks, hidden, width) -> the same, changed in place."""
+        context = self._attention(state, packing) if self.heads else state[:, :0]
+        state = self.norm(self.output.add_to(context, state))
+        for part in state.split(_BLOCKS_AT_ONCE):
+            neurons = self.up(part, torch.empty(len(part), len(self.up.bias), packing.width))
+            self.activate(neurons)
+            self.down.add_to(neurons, part)
+        return self.last_norm(state)
+
+    def _attention(self, state: Tensor, packing: Packing) -> Tensor:
+        """What the heads read, (blocks, heads * head size, width)."""
+        qkv = torch.empty(len(self.qkv.bias), packing.columns)
+        self.qkv(state, qkv.view(-1, packing.blocks, packing.width).transpose(0, 1))
+        qkv = qkv.view(3, self.heads, -1, packing.columns)
+        context = torch.empty_like(qkv[0])
+        begin = 0
+        for sequences, length in packing.groups:
+            end = begin + sequences * length
+            attend(qkv[..., begin:end], context[..., begin:end], sequences)
+            begin = end
+        context[..., begin:] = 0
+        return _to_blocks(context.view(-1, packing.columns), packing)
+
+
+def attend(qkv: Tensor, out: Tensor, sequences: int) -> None:
+    """Attention of sequences of one length, without a mask.
+
+    Args:
+        qkv: (3, heads, head size, sequences * length), the scale of the scores in q.
+        out: (heads, head size, sequences * length), written.
+        sequences: their number.
+    """
+    _, heads, size, columns = qkv.shape
+    length = columns // sequences
+    apart = qkv.view(3, heads, size, sequences, length).transpose(2, 3)
+    query, key, value = apart.reshape(3, heads * sequences, size, length)  # a view where there is one sequence
+    context = torch.empty(heads * sequences, size, length)
+    step = max(1, _SCORES_AT_ONCE // (length * length))
+    scores = torch.empty(min(step, heads * sequences), length, length)
+    weights = torch.empty_like(scores)
+    for begin in range(0, heads * sequences, step):
+        part = slice(begin, begin + step)
+        count = len(query[part])
+        torch.bmm(query[part].transpose(1, 2), key[part], out=scores[:count])
+        torch.softmax(scores[:count], -1, out=weights[:count])
+        torch.bmm(value[part], weights[:count].transpose(1, 2), out=context[part])
+    out.view(heads, size, sequences, length).copy_(context.view(heads, sequences, size, length).transpose(1, 2))
+
+
+class ColumnNorm(nn.Module):
+    """LayerNorm over the features of feature-major blocks, in place."""
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.from_numpy(weight)[:, None])
+        self.register_buffer("bias", torch.from_numpy(bias)[:, None])
+        self.register_buffer("average", torch.full((1, len(weight)), 1 / len(weight)))
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        """(blocks, features, width) -> the same tensor, each column normalised."""
+        blocks -= torch.matmul(self.average, blocks)
+        variance = torch.matmul(self.average, blocks.square())
+        blocks *= variance.add_(self.eps).rsqrt_()
+        return torch.addcmul(self.bias, blocks, self.weight, out=blocks)
+
+
+def _to_blocks(columns: Tensor, packing: Packing) -> Tensor:
+    """(features, columns) -> (blocks, features, width), contiguous."""
+    return columns.view(-1, packing.blocks, packing.width).transpose(0, 1).contiguous()
+
+
+def _in_place(name: str) -> Callable[[Tensor], object]:
+    """The activation of that name, writing over its input."""
+    if name == "gelu":
+        return torch.ops.aten.gelu_
+    function = F.relu if name == "relu" else ACT2FN[name]
+    return lambda values: values.copy_(function(values))
