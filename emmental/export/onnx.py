@@ -23,13 +23,14 @@ from google.protobuf.message import DecodeError, Message
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BertConfig, BertForMultipleChoice, PreTrainedModel
+from transformers import BertConfig, BertForMultipleChoice, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from emmental import atomic
 from emmental.command_line import OneLineParser, switch, user_mistakes
 from emmental.export.bertarize import add_masking_flags, bertarize
 from emmental.export.model_folder import make_config, read_model, read_settings
+from emmental.export.tokenizer import read_tokenizer_files
 from emmental.patching import masked_layers
 
 MODEL_FILE, INT8_FILE = "model.onnx", "model-int8.onnx"
@@ -219,7 +220,8 @@ def export_onnx_folder(
         config = copy.deepcopy(plain.config)
         config.architectures = [type(plain).__name__]
         config.save_pretrained(temporary)
-        _save_tokenizer(source, temporary)
+        for name, text in read_tokenizer_files(source).items():
+            atomic.write_text(temporary / name, text)
         difference = export_onnx(plain, temporary / MODEL_FILE)
         result = OnnxExport(difference, (temporary / MODEL_FILE).stat().st_size)
         if int8:
@@ -321,15 +323,6 @@ def _config_beside(path: Path) -> BertConfig | None:
         return None
     settings = read_settings(path.parent)
     return make_config(BertConfig, {k: v for k, v in settings.items() if k != "model_type"}, str(path.parent))
-
-
-def _save_tokenizer(source: Path, target: Path) -> None:
-    if not any((source / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-        return
-    try:
-        AutoTokenizer.from_pretrained(source).save_pretrained(target)
-    except Exception as error:  # a damaged tokenizer fails in many ways
-        raise ValueError(f"{source}: its tokenizer cannot be read ({_one_line(error)})") from error
 
 
 def _refuse_foreign(target: Path) -> None:
