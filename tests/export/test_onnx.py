@@ -11,6 +11,8 @@ import pytest
 import tiny
 import tiny_masked
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from transformers import AutoTokenizer, BertForSequenceClassification
 
@@ -179,6 +181,22 @@ def test_truncated_or_empty(exported, tmp_path, cut):
     (tmp_path / "m.onnx").write_bytes(exported.read_bytes()[:cut])
     with pytest.raises(ValueError, match=r"m\.onnx is (damaged|no BERT)"):
         load_session(tmp_path / "m.onnx")
+
+
+@settings(deadline=None, max_examples=60)
+@given(places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=20))
+def test_changed_bytes_are_refused_or_harmless(exported, places):
+    data = bytearray(exported.read_bytes())
+    for place, value in places:
+        data[int(place * len(data))] = value
+    path = exported.with_name("changed.onnx")
+    path.write_bytes(data)
+    try:
+        session = load_session(path)
+    except ValueError as error:
+        assert "changed.onnx" in str(error)
+    else:
+        assert session.output_names == ("logits",)
 
 
 def test_noise(tmp_path):
