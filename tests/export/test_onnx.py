@@ -192,11 +192,10 @@ def test_changed_bytes_are_refused_or_harmless(exported, places):
     path = exported.with_name("changed.onnx")
     path.write_bytes(data)
     try:
-        session = load_session(path)
+        outcome = load_session(path).output_names
     except ValueError as error:
-        assert "changed.onnx" in str(error)
-    else:
-        assert session.output_names == ("logits",)
+        outcome = str(error)
+    assert outcome == ("logits",) or "changed.onnx" in outcome
 
 
 def test_noise(tmp_path):
