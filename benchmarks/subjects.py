@@ -18,8 +18,8 @@ from emmental.data import resolve_task
 from emmental.modules import MaskedLinear
 from emmental.modules.binarizer import count_kept
 from emmental.patching import masked_layers, set_threshold
+from emmental.training import distributed
 from emmental.training.arguments import parse_arguments
-from emmental.training.distributed import Environment
 from emmental.training.models import load_model, load_tokenizer
 from emmental.training.output_folder import OutputFolder
 from emmental.training.plan import plan_updates
@@ -227,7 +227,7 @@ def trainer_arguments(options: argparse.Namespace, subject: Subject, folder: Pat
             *(f"--{flag}" for flag in ("fp16", "bf16") if getattr(options, flag)),
         ]
     )
-    args.environment = Environment(device=torch.device(options.device))
+    args.environment = distributed.start(no_cuda=options.device == "cpu")
     args.task, args.datasets = resolve_task(args.task_name), {}
     args.output = OutputFolder(args.output_dir)
     return args

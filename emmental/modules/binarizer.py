@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from emmental.modules.scratch import scratch
 
 L0_LEFT, L0_RIGHT, L0_TEMPERATURE = -0.1, 1.1, 2 / 3
 """Hard concrete: the interval (l, r) the gate is stretched to, and the temperature b."""
@@ -65,7 +66,9 @@ def kth_highest(scores: Tensor, keep: int) -> tuple[Tensor | float, Tensor | int
         return boundary, keep - (flat > boundary).sum()
     _refuse_nan(flat)
     position = flat.numel() - keep
-    boundary = float(np.partition(exact.numpy(), position)[position])
+    values = scratch(exact.shape, exact.dtype).copy_(exact).numpy()
+    values.partition(position)
+    boundary = float(values[position])
     return boundary, keep - int(torch.count_nonzero(flat > boundary))
 
 
@@ -110,11 +113,12 @@ def hard_concrete_mask(scores: Tensor, training: bool, generator: torch.Generato
     if training:
         low, high = _L0_NOISE_MARGIN, 1 - _L0_NOISE_MARGIN
         noise = torch.empty_like(logits).uniform_(low, high, generator=generator)
-        gate = torch.sigmoid((noise.log() - torch.log1p(-noise) + logits) / L0_TEMPERATURE)
+        gate = noise.log()
+        gate.sub_(noise.neg_().log1p_()).add_(logits).div_(L0_TEMPERATURE).sigmoid_()
     else:
         gate = torch.sigmoid(logits)
     _refuse_nan(gate)
-    return (gate * (L0_RIGHT - L0_LEFT) + L0_LEFT).clamp_(0.0, 1.0)
+    return gate.mul_(L0_RIGHT - L0_LEFT).add_(L0_LEFT).clamp_(0.0, 1.0)
 
 
 def hard_concrete_slope(mask: Tensor, training: bool) -> Tensor:

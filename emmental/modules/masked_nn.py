@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import initialization as init
@@ -21,6 +22,8 @@ from emmental.modules.binarizer import (
     threshold_mask,
     topk_mask,
 )
+from emmental.modules.products import input_gradient, linear, weight_gradient
+from emmental.modules.scratch import scratch
 
 PRUNING_METHODS = ("topK", "threshold", "sigmoied_threshold", "magnitude", "l0")
 MASK_INITS = ("constant", "uniform", "kaiming", "magnitude")
@@ -156,7 +159,9 @@ class MaskedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        return F.linear(input, self.masked_weight(), self.bias)
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled(input.device.type):
+            return F.linear(input, self.masked_weight(), self.bias)
+        return _MaskedLinear.apply(input, self.weight, self.mask_scores, self.bias, self.mask, self.training)
 
     def train(self, mode: bool = True) -> MaskedLinear:
         """As `nn.Module.train`; going back to training frees the mask kept for evaluation."""
@@ -202,6 +207,58 @@ class MaskedLinear(nn.Linear):
         if self.pruning_method == "magnitude":
             return magnitude_mask(source, threshold)
         return threshold_mask(source, threshold, sigmoid=self.pruning_method == "sigmoied_threshold")
+
+
+class _MaskedLinear(torch.autograd.Function):
+    """input (weight * mask)^T + bias. The product of weight and mask is made again in backward, not kept.
+
+    With g the gradient to that product: dW = g * M; dS = g * W for a bool mask, straight through, and g * W * dM/dS
+    for the gates of a hard concrete.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        input: Tensor,
+        weight: Tensor,
+        scores: Tensor | None,
+        bias: Tensor | None,
+        mask: Tensor,
+        training: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(input, weight, mask)
+        ctx.training = training
+        return linear(input, _product(weight, mask), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight, mask = ctx.saved_tensors
+        needs_input, needs_weight, needs_scores, needs_bias = ctx.needs_input_grad[:4]
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        for_input = for_weight = for_scores = None
+        if needs_input:
+            for_input = input_gradient(rows, _product(weight, mask)).view(input.shape)
+        if needs_weight or needs_scores:
+            for_weight = weight_gradient(rows, input.reshape(-1, input.shape[-1]))
+        if needs_scores:
+            for_scores = for_weight * weight
+            if mask.is_floating_point():
+                for_scores.mul_(hard_concrete_slope(mask, ctx.training))
+        for_weight = for_weight.mul_(_factor(mask)) if needs_weight else None
+        return for_input, for_weight, for_scores, rows.sum(0) if needs_bias else None, None, None
+
+
+def _product(weight: Tensor, mask: Tensor) -> Tensor:
+    """W * M; on a CPU in memory that the next product overwrites."""
+    if weight.device.type != "cpu":
+        return weight * _factor(mask)
+    return torch.mul(weight, _factor(mask), out=scratch(weight.shape, weight.dtype))
+
+
+def _factor(mask: Tensor) -> Tensor:
+    """The mask as a number: PyTorch multiplies by bytes faster than by bools."""
+    return mask.view(torch.uint8) if mask.dtype == torch.bool else mask
 
 
 class _MaskedWeight(torch.autograd.Function):

@@ -107,6 +107,7 @@ def start(no_cuda: bool = False) -> Environment:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.cuda.set_device(device)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a search for reads of it, at the price of a write
     if "RANK" not in os.environ or world_size == 1:
         return Environment(device=device)
     if not dist.is_initialized():

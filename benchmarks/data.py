@@ -1,0 +1,118 @@
+"""Data preparation: tokenising speed, the start of a run whose cache is there, and padding.
+
+python benchmarks/data.py --model MODEL --data_dir glue/SST-2 --task_name sst-2
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from transformers import AutoTokenizer  # noqa: E402 - the repository is not installed
+
+from benchmarks import generated  # noqa: E402
+from benchmarks.measurements import Spread, parser, report, table  # noqa: E402
+from emmental.command_line import leave_if, user_mistakes  # noqa: E402
+from emmental.data import (  # noqa: E402
+    FeatureDataset,
+    LengthGroupedBatches,
+    batch_loader,
+    load_features,
+    padding_share,
+    resolve_task,
+)
+
+_BATCH_SIZES = (8, 16, 32, 64)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags; sentence pairs are generated where no folder is named."""
+    made = parser(__doc__.splitlines()[0])
+    made.add_argument("--model", type=Path, default=None, help="folder with a tokenizer; default: one word a token")
+    made.add_argument("--data_dir", type=Path, default=None, help="folder of a GLUE task; default: generated pairs")
+    made.add_argument("--task_name", default="mnli", help="name of that task")
+    made.add_argument("--lines", type=int, default=20_000, help="without --data_dir: pairs to generate")
+    made.add_argument("--max_seq_length", type=int, default=128, help="tokens of a row")
+    made.add_argument("--repeats", type=int, default=3, help="timed repetitions")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure as the flags say; print tables, write JSON, return what it holds."""
+    options = build_parser().parse_args(argv)
+    sound = min(options.lines, options.repeats) >= 1
+    leave_if([] if sound else ["--lines and --repeats accept numbers from 1"], "data.py")
+    with tempfile.TemporaryDirectory() as name, user_mistakes():
+        folder = Path(name)
+        if options.data_dir is None:
+            options.data_dir = generated.write_pairs(folder / "data", options.lines, (8, 24))
+        results = measured(options, folder / "cache")
+    times = table(
+        ["", "s (quartiles)", "rows a second"],
+        (
+            [f"{what}, {results['rows']} rows", results[key].text(), f"{results['rows'] / results[key].median:.0f}"]
+            for what, key in (("read, tokenise, cache", "cold_seconds"), ("cache to first batch", "warm_seconds"))
+        ),
+    )
+    shares = table(
+        ["batch size", "padding, % of tokens", "in file order, %"],
+        (
+            [str(size), f"{100 * row['grouped']:.2f}", f"{100 * row['in_order']:.1f}"]
+            for size, row in results["padding"].items()
+        ),
+    )
+    return report(options, {"options": vars(options), **results}, times, shares)
+
+
+def measured(options: argparse.Namespace, cache: Path) -> dict[str, Any]:
+    """Cold and warm starts, and the padding of an epoch."""
+    cold, warm = [], []
+    for repeat in range(options.repeats):
+        begin = time.perf_counter()
+        dataset = opened(options, cache / str(repeat))
+        cold.append(time.perf_counter() - begin)
+    for _ in range(options.repeats):
+        begin = time.perf_counter()
+        dataset = opened(options, cache / "0")
+        first_batch(dataset)
+        warm.append(time.perf_counter() - begin)
+    return {
+        "rows": len(dataset),
+        "cold_seconds": Spread.of(cold),
+        "warm_seconds": Spread.of(warm),
+        "padding": {size: padding(dataset, size) for size in _BATCH_SIZES},
+    }
+
+
+def opened(options: argparse.Namespace, cache: Path) -> FeatureDataset:
+    """The training rows, as the trainer opens them: tokenizer first, then the cache or what it is made from."""
+    tokenizer = generated.tokenizer() if options.model is None else AutoTokenizer.from_pretrained(options.model)
+    task = resolve_task(options.task_name)
+    return load_features(
+        task, options.data_dir, "train", tokenizer, options.max_seq_length, cache, show_progress=False
+    )
+
+
+def first_batch(dataset: FeatureDataset) -> dict[str, Any]:
+    """What the first update waits for."""
+    return next(iter(batch_loader(dataset, LengthGroupedBatches(dataset.lengths, 32))))
+
+
+def padding(dataset: FeatureDataset, batch_size: int) -> dict[str, float]:
+    """Share of padding among the tokens of an epoch: batches of similar lengths, and of rows as they come."""
+    grouped = LengthGroupedBatches(dataset.lengths, batch_size)
+    in_order = LengthGroupedBatches(dataset.lengths, batch_size, shuffle=False, grouped=False)
+    lengths = dataset.lengths
+    return {"grouped": padding_share(lengths, grouped), "in_order": padding_share(lengths, in_order)}
+
+
+if __name__ == "__main__":
+    main()
