@@ -8,25 +8,36 @@ any other.
 
 from __future__ import annotations
 
+import argparse
 import copy
-from collections.abc import Iterator
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
+import transformers
+from scipy.sparse import csr_array
 from torch import Tensor
 from transformers import BertConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.models.bert.modeling_bert import BertLayer
 
-from emmental.export.bertarize import bertarize
+from emmental.atomic import atomic_file
+from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
+from emmental.export.bertarize import add_masking_flags, bertarize
 from emmental.export.layer_weights import LayerWeights, layer_weights
 from emmental.export.model_folder import PLAIN_CLASSES, build_model, plain_class_name, read_model
 from emmental.export.package import Package, read_package
+from emmental.export.prediction import STANDARD_INPUT, Predictor, json_line, read_texts
 from emmental.export.sparse_encoder import SparseEncoder
 from emmental.export.sparse_matrix import DENSE_ABOVE, stored_to_csr
 from emmental.export.storage import checked_config, to_package
+from emmental.export.tokenizer import load_tokenizer
 from emmental.patching import masked_layers
 
 _LAYERS = "encoder.layer."
@@ -67,7 +78,7 @@ def sparsify(model: PreTrainedModel, dense_above: float = DENSE_ABOVE) -> PreTra
 
 
 def _from_package(package: Package, source: str, dense_above: float) -> PreTrainedModel:
-    if not dense_above == dense_above:
+    if math.isnan(dense_above):
         raise ValueError("--dense_above accepts a density, not NaN")
     config = checked_config(package, source)
     cls = PLAIN_CLASSES[plain_class_name(package.config.get("architectures"), source)]
@@ -79,7 +90,7 @@ def _from_package(package: Package, source: str, dense_above: float) -> PreTrain
     AttentionMaskInterface.register(_MASK_AS_GIVEN, _mask_as_given)
     model.config.num_hidden_layers = config.num_hidden_layers
     model.config._attn_implementation = _MASK_AS_GIVEN
-    model.base_model.encoder = SparseEncoder(config, _all_layers(package, arrays, config, source), dense_above)
+    model.base_model.encoder = SparseEncoder(model.config, _all_layers(package, arrays, config, source), dense_above)
     return model.requires_grad_(False).eval()
 
 
@@ -92,29 +103,101 @@ def _all_layers(
     package: Package, arrays: dict[str, np.ndarray], config: BertConfig, source: str
 ) -> Iterator[LayerWeights]:
     """The layers one by one, so that intermediate forms of one at a time are held."""
-    with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in BertLayer(config).state_dict().items()}
-
-    def activation(values: np.ndarray) -> np.ndarray:
-        return ACT2FN[config.hidden_act](torch.from_numpy(values)).numpy()
-
+    expected = _layer_shapes(config, source)
     prefix = next(iter(package.matrices)).partition(_LAYERS)[0] + _LAYERS
     known = {f"{prefix}{index}.{name}" for index in range(config.num_hidden_layers) for name in expected}
     strange = {*package.matrices, *(name for name in arrays if _LAYERS in name)} ^ known
     if strange:
         name = min(strange)
         raise ValueError(f"{source}: {name} is {'missing' if name in known else 'no part of the model'}")
+
+    def activation(values: np.ndarray) -> np.ndarray:
+        return ACT2FN[config.hidden_act](torch.from_numpy(values)).numpy()
+
     for index in range(config.num_hidden_layers):
-        matrices, vectors = {}, {}
-        for name, shape in expected.items():
-            key = f"{prefix}{index}.{name}"
-            found = package.matrices.get(key, arrays.get(key))
-            if found.shape != shape:
-                raise ValueError(f"{source}: {key} has shape {list(found.shape)}, not {list(shape)}")
-            if key in package.matrices:
-                matrices[name] = stored_to_csr(found)
-            else:
-                vectors[name] = found
-            if not np.isfinite(matrices[name].data if name in matrices else found).all():
-                raise ValueError(f"{source}: {key} holds NaN or infinite numbers")
+        found = {
+            name: _checked(package, arrays, f"{prefix}{index}.{name}", expected[name], source) for name in expected
+        }
+        matrices = {name: array for name, array in found.items() if len(expected[name]) == 2}
+        vectors = {name: array for name, array in found.items() if len(expected[name]) == 1}
         yield layer_weights(matrices, vectors, config.num_attention_heads, activation)
+
+
+def _layer_shapes(config: BertConfig, source: str) -> dict[str, tuple[int, ...]]:
+    try:
+        with torch.device("meta"):
+            return {name: tuple(value.shape) for name, value in BertLayer(config).state_dict().items()}
+    except Exception as error:  # a configuration that makes no layer fails in many ways
+        raise ValueError(f"{source}: its configuration makes no model ({' '.join(str(error).split())})") from error
+
+
+def _checked(
+    package: Package, arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...], source: str
+) -> csr_array | np.ndarray:
+    """A matrix, as it was stored or not, or a vector, of that shape and with finite numbers."""
+    stored = package.matrices.get(name)
+    found = arrays[name] if stored is None else stored_to_csr(stored)
+    if found.shape != shape:
+        raise ValueError(f"{source}: {name} has shape {list(found.shape)}, not {list(shape)}")
+    if len(shape) == 2:
+        found = csr_array(found)
+    if not np.isfinite(found.data if len(shape) == 2 else found).all():
+        raise ValueError(f"{source}: {name} holds NaN or infinite numbers")
+    return found
+
+
+@contextmanager
+def _writer(target: str) -> Iterator[IO[str]]:
+    """Standard output for `-`; else a file that appears when it is complete."""
+    if target == STANDARD_INPUT:
+        yield sys.stdout
+        return
+    if Path(target).is_dir():
+        raise ValueError(f"--output {target} is a folder; it accepts a file, or - (standard output)")
+    with atomic_file(target) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        yield file
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser("Classify sentences with a pruned model that computes with its non-zeros only.")
+    parser.add_argument("--model", required=True, help="a package, or folder of a bertarized or masked model")
+    parser.add_argument(
+        "--input",
+        default="-",
+        help="text, a sentence a line; .tsv, .csv or .jsonl with a column "
+        "sentence (sentence1 and sentence2: pairs); - for standard input",
+    )
+    parser.add_argument("--output", default="-", help="JSON lines, one for each sentence; - for standard output")
+    parser.add_argument("--tokenizer_name", help="folder of the tokenizer, where the model does not hold it")
+    parser.add_argument("--batch_size", type=int, default=32, help="sentences computed together, of similar length")
+    parser.add_argument("--max_seq_length", type=int, help="tokens after which text is cut; the model's most")
+    parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice if absent")
+    parser.add_argument(
+        "--dense_above", type=float, default=DENSE_ABOVE, help="density of a matrix from which it is multiplied dense"
+    )
+    add_masking_flags(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Classify what the command line names; a mistake is one line on stderr and exit status 2."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    leave_if(range_problems(args, {"batch_size": 1, "threads": 1, "max_seq_length": 1, "dense_above": 0}), parser.prog)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    with user_mistakes():
+        texts = read_texts(args.input)
+        model = load_sparse(args.model, args.dense_above, args.pruning_method, args.threshold)
+        tokenizer = load_tokenizer(args.model if args.tokenizer_name is None else args.tokenizer_name)
+        longest = model.config.max_position_embeddings if args.max_seq_length is None else args.max_seq_length
+        predictor = Predictor(model, tokenizer, longest)
+        with _writer(args.output) as file:
+            for index, answer in enumerate(predictor.predict(texts, args.batch_size)):
+                file.write(json_line(index, answer) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -76,20 +76,26 @@ class SparseEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: object
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: object
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Hidden states (batch, length, hidden) -> those of the last layer; 0 at padding.
 
         Args:
             hidden_states: float32.
             attention_mask: (batch, length), 0 or False at padding; None where there is none.
+            options: what else Transformers passes on; nothing in it changes what an encoder computes.
 
         Raises:
-            ValueError: as `pack`.
+            ValueError: as `pack`; a mask of another shape; attentions or hidden states of all layers are asked for.
         """
+        for name in ("output_attentions", "output_hidden_states"):
+            if options.get(name, getattr(self.config, name, False)):
+                raise ValueError(f"{name} is not for sparse models: they keep the last hidden states only")
         batch, length, hidden = hidden_states.shape
         if attention_mask is None:
             attention_mask = torch.ones(batch, length, dtype=torch.bool)
+        if attention_mask.shape != (batch, length):
+            raise ValueError(f"attention_mask accepts (batch, length) in sparse models, not {attention_mask.dim()}-D")
         packing = pack(attention_mask.bool())
         tokens = hidden_states.reshape(-1, hidden)
         columns = torch.zeros(hidden, packing.columns)
@@ -181,7 +187,9 @@ class ColumnNorm(nn.Module):
         blocks -= torch.matmul(self.average, blocks)
         variance = torch.matmul(self.average, blocks.square())
         blocks *= variance.add_(self.eps).rsqrt_()
-        return torch.addcmul(self.bias, blocks, self.weight, out=blocks)
+        blocks *= self.weight
+        blocks += self.bias
+        return blocks
 
 
 def _to_blocks(columns: Tensor, packing: Packing) -> Tensor:

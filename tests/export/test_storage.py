@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,12 @@ def forge(path: Path, change) -> None:
     save_file(tensors, path, metadata={**texts, "sha256": package._digest(texts, tensors)})
 
 
+def bomb(text: bytes, missing: int = 0) -> dict[str, np.ndarray]:
+    """A file of the tokenizer in a package, without its last bytes."""
+    data = zlib.compress(text)
+    return {"tokenizer|vocab.txt": np.frombuffer(data[: len(data) - missing], np.uint8)}
+
+
 MATRIX = "bert.encoder.layer.0.attention.self.query.weight"
 LIES = {
     "a huge matrix": lambda c, m, t: m[0].update(rows=1 << 30, columns=1 << 30),
@@ -210,6 +217,13 @@ LIES = {
     "unknown activation": lambda c, m, t: c.update(hidden_act="os.system"),
     "code": lambda c, m, t: c.update(auto_map={"AutoModel": "evil.Model"}),
     "other class": lambda c, m, t: c.update(architectures=["Popen"]),
+    "a tokenizer that unpacks to 64 MB": lambda c, m, t: t.update(bomb(b"0" * (package.LARGEST_TOKENIZER_FILE + 1))),
+    "a tokenizer cut off": lambda c, m, t: t.update(
+        {"tokenizer|vocab.txt": bomb(b"abc" * 99)["tokenizer|vocab.txt"][:-4]}
+    ),
+    "a tokenizer of no text": lambda c, m, t: t.update(bomb(b"\xff")),
+    "a tokenizer of doubles": lambda c, m, t: t.update({"tokenizer|vocab.txt": np.zeros(3)}),
+    "a file that is no tokenizer's": lambda c, m, t: t.update({"tokenizer|evil.py": np.zeros(3, np.uint8)}),
     "other type": lambda c, m, t: c.update(model_type="masked_bert"),
 }
 

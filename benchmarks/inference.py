@@ -1,0 +1,200 @@
+"""Time of one forward pass: dense, sparse, and ONNX Runtime where it is installed, in turns on the same tokens.
+
+python benchmarks/inference.py --model outputs/mrpc --json results.json
+python benchmarks/inference.py --hidden 768 --layers 12 --density 0.03 0.1 --batch 1 8 --length 32 128
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402 - the repository is not installed
+import transformers  # noqa: E402
+from torch import nn  # noqa: E402
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel  # noqa: E402
+
+from benchmarks.measurements import parser, report, table  # noqa: E402
+from emmental.command_line import leave_if, range_problems, user_mistakes  # noqa: E402
+from emmental.export.bertarize import bertarize  # noqa: E402
+from emmental.export.counts_parameters import count_parameters, read_any  # noqa: E402
+from emmental.export.latency import Latency, Runner, measure, random_batch, speedups  # noqa: E402
+from emmental.export.sparse import sparsify  # noqa: E402
+from emmental.patching import masked_layers  # noqa: E402
+
+ENGINES = ("dense", "sparse", "onnx", "onnx int8")
+_HEAD_SIZE = 64
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags; without `--model` there is a random BERT for each density."""
+    made = parser(__doc__.splitlines()[0])
+    made.add_argument("--model", type=Path, default=None, help="folder of a masked or bertarized model, or a package")
+    made.add_argument("--layers", type=int, default=12, help="without --model: layers of a random BERT")
+    made.add_argument("--hidden", type=int, default=768, help="without --model: its hidden size, in 64s")
+    made.add_argument(
+        "--density", type=float, nargs="+", default=[0.03, 0.1], help="without --model: weights that stay"
+    )
+    made.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="sequences")
+    made.add_argument("--length", type=int, nargs="+", default=[32, 128], help="tokens of each")
+    made.add_argument("--engines", nargs="+", default=list(ENGINES), help=f"of {', '.join(ENGINES)}")
+    made.add_argument("--seconds", type=float, default=3.0, help="time for each engine and shape")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure as the flags say; print a table, write JSON, return what it holds."""
+    options = build_parser().parse_args(argv)
+    leave_if(problems(options), Path(sys.argv[0]).name)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    with user_mistakes():
+        rows = [row for model, name in subjects(options) for row in measure_model(options, model, name)]
+    given = {name: value for name, value in vars(options).items() if name != "json"}
+    return report(options, {"options": given, "rows": rows}, latency_table(rows))
+
+
+def problems(options: argparse.Namespace) -> list[str]:
+    """What is wrong with the flags, a line each."""
+    found = range_problems(options, {"layers": 1, "hidden": _HEAD_SIZE, "threads": 1}, above_zero=["seconds"])
+    found += [
+        f"--{flag} accepts numbers from 1, not {number}"
+        for flag in ("batch", "length")
+        for number in getattr(options, flag)
+        if number < 1
+    ]
+    found += [f"--density accepts shares from 0 to 1, not {share}" for share in options.density if not 0 <= share <= 1]
+    found += [f"--engines accepts {', '.join(ENGINES)}, not {name}" for name in options.engines if name not in ENGINES]
+    if options.hidden % _HEAD_SIZE:
+        found.append(f"--hidden accepts multiples of {_HEAD_SIZE}, not {options.hidden}")
+    if "dense" not in options.engines:
+        found.append("--engines needs dense, which the others are compared with")
+    return found
+
+
+def subjects(options: argparse.Namespace) -> Iterator[tuple[PreTrainedModel, str]]:
+    """Plain models, one at a time, and what to call them."""
+    if options.model is not None:
+        model = read_any(options.model)
+        yield (bertarize(model) if masked_layers(model) else model), options.model.resolve().name
+        return
+    for share in options.density:
+        yield random_model(options.layers, options.hidden, share, max(options.length)), "random"
+
+
+@torch.no_grad()
+def random_model(layers: int, hidden: int, density: float, length: int) -> PreTrainedModel:
+    """A BERT of random weights, a random share of each encoder matrix not zero."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=hidden // _HEAD_SIZE,
+        intermediate_size=4 * hidden,
+        max_position_embeddings=max(512, length),
+    )
+    model = BertForSequenceClassification(config).eval()
+    for module in model.bert.encoder.modules():
+        if isinstance(module, nn.Linear):
+            module.weight *= torch.rand_like(module.weight) < density
+    return model
+
+
+def measure_model(options: argparse.Namespace, model: PreTrainedModel, name: str) -> list[dict[str, Any]]:
+    """One row for each engine and shape: the fields of `Latency`, what the model is, and the speed over dense."""
+    longest, vocab_size = model.config.max_position_embeddings, model.config.vocab_size
+    if max(options.length) > longest:
+        raise ValueError(f"--length accepts at most {longest} for this model, not {max(options.length)}")
+    about = {"name": name, "density": count_parameters(model).encoder_matrices.percent / 100}
+    rows: list[Latency] = []
+    with tempfile.TemporaryDirectory() as folder:
+        runners = engines(options, model, Path(folder))
+        differences = largest_differences(runners, vocab_size, min(options.length))
+        for batch in options.batch:
+            for length in options.length:
+                rows += measure(runners, batch, length, options.threads, vocab_size, options.seconds)
+    ratios = speedups(rows)
+    return [
+        {
+            **about,
+            **asdict(row),
+            "speedup": ratios[row.model, row.batch, row.length, row.threads],
+            "difference": differences[row.model],
+        }
+        for row in rows
+    ]
+
+
+def engines(options: argparse.Namespace, model: PreTrainedModel, folder: Path) -> dict[str, Runner]:
+    """Name -> model, of those asked for that can be had here."""
+    made: dict[str, Runner] = {"dense": model}
+    if "sparse" in options.engines:
+        made["sparse"] = sparsify(model)
+    wanted = [name for name in options.engines if name.startswith("onnx")]
+    if wanted and importlib.util.find_spec("onnxruntime") is None:
+        print("ONNX Runtime is not installed: left out", file=sys.stderr)
+    elif wanted:
+        made |= onnx_engines(wanted, model, folder, options.threads)
+    return made
+
+
+def onnx_engines(wanted: Sequence[str], model: PreTrainedModel, folder: Path, threads: int) -> dict[str, Runner]:
+    """Sessions of ONNX Runtime on files in `folder`."""
+    from emmental.export.onnx import export_onnx, load_session, quantize_int8
+
+    made: dict[str, Runner] = {}
+    export_onnx(model, folder / "model.onnx")
+    if "onnx" in wanted:
+        made["onnx"] = load_session(folder / "model.onnx", threads)
+    if "onnx int8" in wanted:
+        quantize_int8(folder / "model.onnx", folder / "int8.onnx")
+        made["onnx int8"] = load_session(folder / "int8.onnx", threads)
+    return made
+
+
+@torch.inference_mode()
+def largest_differences(runners: dict[str, Runner], vocab_size: int, length: int) -> dict[str, float]:
+    """How far the first output of each engine is from that of the dense model, on a batch of two."""
+    inputs = random_batch(2, length, vocab_size)
+    outputs = {name: next(iter(runner(*inputs).values())) for name, runner in runners.items()}
+    found = {name: (output - outputs["dense"]).abs().max().item() for name, output in outputs.items()}
+    strange = [name for name, value in found.items() if not math.isfinite(value)]
+    if strange:
+        raise ValueError(f"{strange[0]} answers NaN or infinite numbers")
+    return found
+
+
+def latency_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Milliseconds (median and quartiles) and speed over dense; a line for each model and shape."""
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    lines: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault((row["name"], row["density"], row["batch"], row["length"]), {})[row["model"]] = row
+    times, ratios = [f"{name}, ms" for name in names], [f"{name}, x" for name in names[1:]]
+    return table(
+        ("model", "density", "batch x length", *times, *ratios),
+        [
+            (
+                name,
+                f"{100 * density:.1f} %",
+                f"{batch} x {length}",
+                *(f"{r[n]['median_ms']:.1f} ({r[n]['low_ms']:.1f}-{r[n]['high_ms']:.1f})" for n in names),
+                *(f"{r[n]['speedup']:.2f}" for n in names[1:]),
+            )
+            for (name, density, batch, length), r in lines.items()
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

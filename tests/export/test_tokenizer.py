@@ -1,0 +1,59 @@
+"""The tokenizer comes out of a folder or a package as it went in, and nothing in it is executed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny
+import tiny_masked
+
+from emmental.export.package import read_package
+from emmental.export.storage import save_package
+from emmental.export.tokenizer import load_tokenizer, read_tokenizer_files
+
+TEXT = "Kasa lofi [SEP] mite"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_masked.save(tmp_path / "m")
+    return tmp_path / "m"
+
+
+def test_folder_and_package(folder, tmp_path):
+    save_package(folder, tmp_path / "m.emmental")
+    assert set(read_package(tmp_path / "m.emmental").tokenizer) == {"tokenizer.json", "tokenizer_config.json"}
+    assert read_package(tmp_path / "m.emmental").tokenizer == read_tokenizer_files(folder)
+    expected = tiny.tokenizer()(TEXT)["input_ids"]
+    for path in (folder, tmp_path / "m.emmental"):
+        loaded = load_tokenizer(path)
+        assert loaded(TEXT)["input_ids"] == expected
+        assert loaded.pad_token_id == 0
+
+
+def test_without_a_tokenizer(folder, tmp_path):
+    save_package(tiny_masked.make(), tmp_path / "m.emmental")
+    assert read_package(tmp_path / "m.emmental").tokenizer == {}
+    with pytest.raises(ValueError, match=r"m\.emmental holds no tokenizer"):
+        load_tokenizer(tmp_path / "m.emmental")
+    save_package(tiny_masked.make(), tmp_path / "n.emmental", tokenizer_folder=folder)
+    assert load_tokenizer(tmp_path / "n.emmental")(TEXT)["input_ids"] == tiny.tokenizer()(TEXT)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("tokenizer.json", b"{", "its tokenizer.json is no JSON"),
+        ("tokenizer.json", b"[]", "its tokenizer.json is none"),
+        ("tokenizer.json", b'{"version": "1.0"}', "its tokenizer is damaged"),
+        ("tokenizer.json", b"\xff", "is not UTF-8 text"),
+        ("tokenizer_config.json", b'{"auto_map": {"AutoTokenizer": ["evil.T", null]}}', "code of its own"),
+    ],
+)
+def test_damaged_or_hostile(folder, name, text, message):
+    (folder / name).write_bytes(text)
+    with pytest.raises(ValueError, match=message) as refused:
+        load_tokenizer(folder)
+    assert "\n" not in str(refused.value)
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "masked_bert"
