@@ -197,7 +197,7 @@ def _cards(results: Mapping[str, Any]) -> str:
     ]
     if fastest is not None:
         shape = f"batch {fastest['batch']} x {fastest['length']} tokens"
-        cards.append((f"{fastest['speedup']:.1f} ×", f"as fast as dense PyTorch, sparse, {shape}"))
+        cards.append((f"{fastest['speedup']:.1f} ×", f"as fast as dense PyTorch at best: sparse, {shape}"))
     body = "".join(f'<div><b>{escape(big)}</b><span class="soft">{escape(small)}</span></div>' for big, small in cards)
     return f'<div class="cards">{body}</div>'
 
