@@ -94,10 +94,12 @@ def global_boundary(model: nn.Module, fraction: float) -> tuple[float, list[int]
     if keep in (0, total):
         limits = torch.finfo(scores[0].dtype)
         return (limits.max, [0] * len(scores)) if keep == 0 else (limits.min, [score.numel() for score in scores])
-    boundary, ties = (float(value) for value in kth_highest(torch.cat(scores), keep))
-    budgets, left = [], int(ties)
-    for score in scores:
-        budgets.append(min(left, int(torch.count_nonzero(score == boundary))))
+    boundary, ties = kth_highest(torch.cat(scores), keep)
+    equal = torch.stack([torch.count_nonzero(score == boundary) for score in scores])
+    boundary, left = (float(value) for value in (boundary, ties))
+    budgets = []
+    for count in equal.tolist():
+        budgets.append(min(int(left), count))
         left -= budgets[-1]
     return boundary, budgets
 

@@ -14,6 +14,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from emmental.modules import devices
 from emmental.modules.scratch import scratch
 
 L0_LEFT, L0_RIGHT, L0_TEMPERATURE = -0.1, 1.1, 2 / 3
@@ -60,7 +61,7 @@ def kth_highest(scores: Tensor, keep: int) -> tuple[Tensor | float, Tensor | int
     flat = scores.detach().reshape(-1)
     # NumPy has no bfloat16, and float16 selection is slow: both fit into float32.
     exact = flat if flat.dtype == torch.float64 else flat.float()
-    if flat.device.type != "cpu":
+    if not devices.is_on_host(flat):
         boundary = torch.kthvalue(exact, flat.numel() - keep + 1).values
         boundary = torch.where(flat.isnan().any(), torch.full_like(boundary, math.nan), boundary).to(flat.dtype)
         return boundary, keep - (flat > boundary).sum()
@@ -77,7 +78,7 @@ def above_with_ties(scores: Tensor, boundary: Tensor | float, ties: Tensor | int
     flat = scores.detach().reshape(-1)
     mask = flat > boundary
     equal = flat == boundary
-    if flat.device.type != "cpu":
+    if not devices.is_on_host(flat):
         mask |= equal & (equal.cumsum(0) <= ties)
     elif int(torch.count_nonzero(equal)) <= ties:
         mask |= equal
@@ -102,7 +103,7 @@ def threshold_mask(scores: Tensor, threshold: float, sigmoid: bool) -> Tensor:
     _refuse_nan(values)
     mask = values > threshold
     fewest = minimum_kept(values.numel())
-    if values.device.type == "cpu":
+    if devices.is_on_host(values):
         return mask if int(torch.count_nonzero(mask)) >= fewest else top_mask(scores, fewest)
     return torch.where(torch.count_nonzero(mask) >= fewest, mask, top_mask(scores, fewest))
 
@@ -131,7 +132,7 @@ def hard_concrete_slope(mask: Tensor, training: bool) -> Tensor:
 
 
 def _refuse_nan(values: Tensor) -> None:
-    if values.device.type == "cpu" and values.numel() and bool(values.max().isnan()):
+    if devices.is_on_host(values) and values.numel() and bool(values.max().isnan()):
         raise ValueError("mask scores hold NaN: training has diverged, or the checkpoint is damaged")
 
 

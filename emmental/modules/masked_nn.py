@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import initialization as init
 
+from emmental.modules import devices
 from emmental.modules.binarizer import (
     above_with_ties,
     hard_concrete_mask,
@@ -251,7 +252,7 @@ class _MaskedLinear(torch.autograd.Function):
 
 def _product(weight: Tensor, mask: Tensor) -> Tensor:
     """W * M; on a CPU in memory that the next product overwrites."""
-    if weight.device.type != "cpu":
+    if not devices.is_on_host(weight):
         return weight * _factor(mask)
     return torch.mul(weight, _factor(mask), out=scratch(weight.shape, weight.dtype))
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from emmental.modules import devices
+
 _SMALLEST = 64 * 64
 """Matrices with fewer elements are multiplied sooner than oneDNN is called."""
 
@@ -36,7 +38,7 @@ def weight_gradient(gradient: Tensor, input: Tensor) -> Tensor:
 
 def _is_for_onednn(input: Tensor, weight: Tensor) -> bool:
     return (
-        input.device.type == "cpu"
+        devices.is_on_host(input)
         and input.dtype == weight.dtype == torch.float32
         and weight.numel() >= _SMALLEST
         and input.numel() > 0

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_linear_schedule_with_warmup
 
+from emmental.modules import devices
 from emmental.training.errors import NonFiniteError
 from emmental.training.precision import Precision
 
@@ -199,7 +200,7 @@ class UpdateLoop:
             )
 
     def _note(self, value: Tensor, what: str) -> None:
-        if value.device.type == "cpu":
+        if devices.is_on_host(value):
             if not torch.isfinite(value):
                 raise NonFiniteError(f"{what} of update {self.global_step + 1} is {float(value)}")
             return
