@@ -21,6 +21,7 @@ from emmental.command_line import user_mistakes
 from emmental.data import LengthGroupedBatches, batch_loader
 from emmental.data.corpus import CorpusDataset
 from emmental.data.lm_masking import IGNORED, LmBatchMaker, Masking
+from emmental.modules import devices
 from emmental.patching import masked_layers, set_threshold
 from emmental.pruning import global_boundary, refresh_masks, regularization
 from emmental.training import distributed
@@ -130,7 +131,7 @@ class TaskDistiller(UpdateLoop):
             with self.precision.autocast():
                 outputs = self.model(
                     input_ids=batch["input_ids"],
-                    attention_mask=batch["attention_mask"],
+                    attention_mask=self._attended(batch["attention_mask"]),
                     token_type_ids=batch["token_type_ids"],
                 )
             self.losses = self._losses(outputs, batch, regu_lambda)
@@ -162,6 +163,11 @@ class TaskDistiller(UpdateLoop):
             self.boundary = global_boundary(self.student, threshold)
         noise_seed = (self.args.seed * _NOISE_STRIDE + update) * _NOISE_STRIDE
         refresh_masks(self.student, threshold, self.boundary, noise_seed)
+
+    def _attended(self, mask: Tensor) -> Tensor:
+        """An attention mask (B, T); on a GPU in the form that BERT takes as it is: a look at its values would wait."""
+        takes_bools = getattr(self.student.config, "_attn_implementation", None) == "sdpa"
+        return mask.bool()[:, None, None, :] if takes_bools and not devices.is_on_host(mask) else mask
 
     def _boundary_is_due(self, update: int) -> bool:
         first_at_end = update == self.plan.total_updates - self.plan.constant_end + 1
