@@ -25,7 +25,14 @@ from emmental.modules import devices
 from emmental.patching import masked_layers, set_threshold
 from emmental.pruning import global_boundary, refresh_masks, regularization
 from emmental.training import distributed
-from emmental.training.checkpoints import load_checkpoint, newest_good_checkpoint, prune_checkpoints, save_checkpoint
+from emmental.training.checkpoints import (
+    checkpoints_in,
+    fitting,
+    load_checkpoint,
+    newest_good_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from emmental.training.distillation import (
     LmLossSum,
     LmOutputs,
@@ -377,7 +384,7 @@ class Distiller(UpdateLoop):
         folder, tokenizer = self.params.dump_path, getattr(self.params, "tokenizer", None)
         save_checkpoint(folder, self.global_step, self.student, tokenizer, self.optimizer, state, self.environment)
         if self.environment.is_main:
-            prune_checkpoints(folder, self.params.save_total_limit, None)
+            prune_checkpoints(folder, self.params.save_total_limit, None, self.global_step)
 
     def _prepare_data(self, dataset: CorpusDataset | Sequence[Any], token_probs: Tensor | None) -> None:
         params, special = self.params, self.params.special_tok_ids
@@ -435,12 +442,14 @@ class Distiller(UpdateLoop):
         found = None if self.params.dump_path is None else newest_good_checkpoint(self.params.dump_path)
         if found is None:
             return
-        with user_mistakes():
+        with user_mistakes(), fitting(found):
             state = load_checkpoint(found, self.student, self.optimizer, self.environment)
-        self.load_state_dict(state["updates"])
-        self.averages.load_state_dict(state["averages"])
-        self.n_total_iter = self._iter_of_update = state["n_total_iter"]
+            self.load_state_dict(state["updates"])
+            self.averages.load_state_dict(state["averages"])
+            self.n_total_iter = self._iter_of_update = int(state["n_total_iter"])
         self._saved_step = self.global_step
+        if self.environment.is_main:
+            prune_checkpoints(self.params.dump_path, self.params.save_total_limit, None, self.global_step)
         logger.info("resuming after update %d of %d (%s)", self.global_step, self.total_updates, found)
 
     def _passed(self, interval: int, iterations: int) -> bool:
@@ -473,7 +482,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _run(args)
     except NonFiniteError as error:
-        logger.error("%s; the run ends without saving it. Try a lower --learning_rate, or --bf16 for --fp16", error)
+        newest = checkpoints_in(args.dump_path)
+        logger.error(
+            "%s; the run ends without saving it. Last good state: %s. Try a lower --learning_rate, or --bf16 in the "
+            "place of --fp16",
+            error,
+            newest[-1] if newest else "none",
+        )
         sys.exit(1)
     finally:
         if args.output is not None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import visualizing_image
 from distiller import TaskDistiller
+from emmental.atomic import DamagedError, verify_folder
 from emmental.command_line import user_mistakes
 from emmental.data import (
     FeatureDataset,
@@ -43,9 +44,11 @@ from emmental.training import distributed
 from emmental.training.arguments import arguments_of_result, parse_arguments, recorded_arguments
 from emmental.training.checkpoints import (
     checkpoints_in,
+    fitting,
     load_checkpoint,
     newest_good_checkpoint,
     prune_checkpoints,
+    require_finite,
     save_checkpoint,
 )
 from emmental.training.errors import NonFiniteError, StoppedBySignal
@@ -66,7 +69,7 @@ from emmental.training.report import (
 )
 from emmental.training.resuming import RunFlags, open_output
 from emmental.training.state import LossAverages, StopSignals, batches_of_updates
-from emmental.training.teachers import hidden_state_match, load_teacher, teacher_logits
+from emmental.training.teachers import check_hidden_states, hidden_state_match, load_teacher, teacher_logits
 
 __all__ = [
     "evaluate",
@@ -114,6 +117,8 @@ def _run(args: argparse.Namespace) -> dict[str, float]:
             return {}
         set_seed(args)
         model, teacher = _load_models(args, tokenizer)
+        if teacher is not None:
+            check_hidden_states(args, teacher, model, train_dataset)
         _open_output(args, train_dataset)
     if args.do_train:
         steps, mean_loss = train(args, train_dataset, model, tokenizer, teacher)
@@ -242,8 +247,7 @@ def train(
     plan = plan_updates(args, len(train_dataset), environment.world_size)
     known = hidden = None
     if teacher is not None:
-        with user_mistakes():
-            hidden = hidden_state_match(args, teacher, model, train_dataset, environment, _cache_folder(args))
+        hidden = hidden_state_match(args, teacher, model, train_dataset, environment, _cache_folder(args))
         known = teacher_logits(args, teacher, train_dataset, environment, _cache_folder(args))
     distiller = TaskDistiller(args, model, plan, environment, known, hidden)
     training = Training(args, distiller, tokenizer)
@@ -287,17 +291,16 @@ class Training:
         found = newest_good_checkpoint(self.args.output_dir)
         if found is None:
             return
-        with user_mistakes():
+        distiller = self.distiller
+        with user_mistakes(), fitting(found):
             state = load_checkpoint(
-                found,
-                self.distiller.student,
-                self.distiller.optimizer,
-                self.args.environment,
-                self.distiller.companion,
+                found, distiller.student, distiller.optimizer, self.args.environment, distiller.companion
             )
-        self.distiller.load_state_dict(state["updates"])
-        self.averages.load_state_dict(state["averages"])
-        self.best, self.high_churn = state["best"], state["high_churn"]
+            distiller.load_state_dict(state["updates"])
+            self.averages.load_state_dict(state["averages"])
+            self.best = {name: state["best"][name] for name in self.best}
+            self.high_churn = int(state["high_churn"])
+        self._prune_checkpoints()
         logger.info("resuming after update %d of %d (%s)", self.distiller.global_step, self.plan.total_updates, found)
 
     def update(self, micro_batches: list[dict[str, Tensor]]) -> None:
@@ -340,7 +343,11 @@ class Training:
             return
         self.distiller.check_finite()
         if scheduled and self.args.evaluate_during_training:
+            require_finite(step, self.distiller.student, self.distiller.optimizer, self.distiller.companion)
             self._evaluate(progress, step)
+        if self.args.output is not None:
+            # Before the checkpoint: a run that is killed between the two goes on from there and draws no more of it.
+            self._picture(progress, step)
         state = {
             "updates": self.distiller.state_dict(),
             "averages": self.averages.state_dict(),
@@ -358,9 +365,12 @@ class Training:
             self.args.environment,
             self.distiller.companion,
         )
+        self._prune_checkpoints()
+
+    def _prune_checkpoints(self) -> None:
         if self.args.output is not None:
-            prune_checkpoints(self.args.output_dir, self.args.save_total_limit, self.best["step"])
-            self._picture(progress, step)
+            limit, step = self.args.save_total_limit, self.distiller.global_step
+            prune_checkpoints(self.args.output_dir, limit, self.best["step"], step)
 
     def _evaluate(self, progress: Progress, step: int) -> None:
         results = evaluate(self.args, self.distiller.student, self.tokenizer, prefix=f"checkpoint-{step}")
@@ -423,6 +433,11 @@ def _evaluate_all_checkpoints(args: argparse.Namespace, model: nn.Module, tokeni
     """Evaluate every checkpoint of the output folder, in numeric order, into `eval_all_checkpoints.json`."""
     rows = []
     for checkpoint in checkpoints_in(args.output_dir):
+        try:
+            verify_folder(checkpoint)
+        except DamagedError as error:
+            logger.warning("--eval_all_checkpoints: %s is damaged and left out: %s", checkpoint.name, error)
+            continue
         saved = type(model).from_pretrained(checkpoint).to(args.environment.device)
         results = evaluate(args, saved, tokenizer, prefix=checkpoint.name)
         rows.append({"step": int(checkpoint.name.split("-")[1]), **results})

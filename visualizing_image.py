@@ -388,15 +388,19 @@ def read_model_masks(folder: str | Path) -> tuple[dict[str, np.ndarray], int]:
         raise ValueError(f"--model_dir: {folder} has no config.json; a folder that the trainer or bertarize wrote is")
     from safetensors import SafetensorError
     from torch import nn
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
     from transformers.utils import logging
 
+    from emmental.pretrained import from_pretrained
     from emmental.pruning import masks_of
 
     logging.disable_progress_bar()
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
+        config = from_pretrained(AutoConfig, folder, local_files_only=True)
+        model = from_pretrained(
+            AutoModelForSequenceClassification, folder, config=config, local_files_only=True, use_safetensors=True
+        )
+    except (ValueError, OSError, SafetensorError) as error:
         raise ValueError(f"--model_dir: {folder} holds no readable model: {error}") from error
     found = masks_of(model.eval()) or {
         name: module.weight.detach() != 0

@@ -110,8 +110,17 @@ def read_manifest(folder: str | Path) -> dict[str, dict]:
     try:
         files = json.loads(path.read_text(encoding="utf-8"))["files"]
         return {str(name): {"size": int(e["size"]), "sha256": str(e["sha256"])} for name, e in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedError(f"{path} is missing or unreadable ({type(error).__name__})") from error
+
+
+def unclaimed(folder: str | Path) -> Path:
+    """`folder` if `atomic_folder` may write it, else a numbered one beside it: what stands there is left alone."""
+    place, number = Path(folder), 1
+    while place.exists() and not (place / MANIFEST).is_file():
+        number += 1
+        place = Path(f"{folder}-{number}")
+    return place
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -151,10 +160,20 @@ def _write_manifest(folder: Path) -> None:
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:
+    """Rename `temporary` to `path`; what stood there steps aside, comes back if that fails, and is deleted last."""
+    former = None
     if path.exists():
-        remove_folder(path)
-    os.rename(temporary, path)
+        former = _temporary_beside(path)
+        os.rename(path, former)
+    try:
+        os.rename(temporary, path)
+    except BaseException:
+        if former is not None:
+            os.rename(former, path)
+        raise
     _fsync(path.parent)
+    if former is not None:
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def _temporary_beside(path: Path) -> Path:

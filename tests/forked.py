@@ -1,27 +1,52 @@
-"""Run the trainer in a forked child, and kill it where a test wants: no imports to wait for, a real SIGKILL."""
+"""Run a program in a forked child, and kill it where a test wants: no imports to wait for, a real SIGKILL."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from tqdm import tqdm
 
-def run(main: Callable[[Sequence[str]], object], argv: Sequence[str], log: Path, before: Callable[[], None]) -> int:
+LIMIT = 300.0
+"""Seconds after which a child that hangs is killed."""
+
+
+def run(
+    main: Callable[[Sequence[str]], object],
+    argv: Sequence[str],
+    log: Path,
+    before: Callable[[], None],
+    signal_after: tuple[int, float] | None = None,
+) -> int:
     """Call `main(argv)` in a child after `before()`; returns the exit status, or -n when signal n ended the child.
 
-    The child's output goes to `log`.
+    The child's output goes to `log`. `signal_after` is a signal and after how many seconds the child gets it.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
         _become(main, argv, log, before)
+    timers = [threading.Timer(LIMIT, _send, (child, signal.SIGABRT))]
+    timers += [] if signal_after is None else [threading.Timer(signal_after[1], _send, (child, signal_after[0]))]
+    for timer in timers:
+        timer.start()
     _, status = os.waitpid(child, 0)
+    for timer in timers:
+        timer.cancel()
+        timer.join()
     return os.waitstatus_to_exitcode(status)
+
+
+def _send(child: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(child, number)
 
 
 def _become(main: Callable[[Sequence[str]], object], argv: Sequence[str], log: Path, before: Callable) -> None:
@@ -31,6 +56,8 @@ def _become(main: Callable[[Sequence[str]], object], argv: Sequence[str], log: P
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        # The lock of the bars is a semaphore that forked processes share: a killed one would keep it for ever.
+        tqdm.set_lock(threading.RLock())
         before()
         main(argv)
         status = 0
@@ -39,8 +66,9 @@ def _become(main: Callable[[Sequence[str]], object], argv: Sequence[str], log: P
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(status)
 
 

@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 FLOORS = {
     "emmental.atomic": 0,
     "emmental.command_line": 0,
+    "emmental.pretrained": 0,
     "emmental.modules": 1,
     "emmental.pictures": 1,
     "emmental.patching": 2,
@@ -31,7 +32,7 @@ FLOORS = {
     "visualizing_image": 7,
 }
 """A module may import from its own floor and from those below."""
-FOUNDATION = ("emmental.atomic", "emmental.command_line")
+FOUNDATION = ("emmental.atomic", "emmental.command_line", "emmental.pretrained")
 ALONE = ("emmental.pictures", "emmental.data")
 """Rooms that know nothing of models: they import themselves and the foundation."""
 LONGEST_FILE, LONGEST_FUNCTION = 520, 70
@@ -180,7 +181,7 @@ def unsafe(node: ast.AST) -> str | None:
         return "torch.load that unpickles"
     if keywords.get("shell", "False") != "False":
         return "a shell"
-    if "trust_remote_code" in keywords:
+    if keywords.get("trust_remote_code", "False") != "False":
         return "remote code"
     if keywords.get("allow_pickle", "False") != "False":
         return "an array file that unpickles"
@@ -203,6 +204,8 @@ def test_nothing_runs_code_from_a_file(module):
         ("torch.load(path, weights_only=False)", "torch.load that unpickles"),
         ("subprocess.run('ls', shell=True)", "a shell"),
         ("AutoModel.from_pretrained(name, trust_remote_code=True)", "remote code"),
+        ("AutoModel.from_pretrained(name, trust_remote_code=trust)", "remote code"),
+        ("AutoModel.from_pretrained(name, trust_remote_code=False)", None),
         ("np.load(path, allow_pickle=True)", "an array file that unpickles"),
         ("torch.load(path, weights_only=True)", None),
         ("model.eval()", None),

@@ -32,6 +32,7 @@ from emmental.atomic import DamagedError, atomic_folder, sha256_of
 from emmental.command_line import OneLineParser, leave_if, range_problems, switch, user_mistakes
 from emmental.data.batching import RowBatch
 from emmental.data.tokenization import plain_text_backend, vocabulary_fingerprint
+from emmental.pretrained import from_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +76,21 @@ class CorpusDataset(Dataset):
         self.token_counts: np.ndarray | None = _mapped(folder / _COUNTS, "<i8", self.description["vocabulary"])
         self.pad_token_id = 0
         if sequences and (
-            self._starts.min() < 0 or self.lengths.min() < 1 or (self._starts + self.lengths).max() > tokens
+            self._starts.min() < 0 or self.lengths.min() < 1 or (self._starts > tokens - self.lengths).any()
         ):
             raise DamagedError(f"{folder} holds sequences outside its tokens")
+        if sequences and self.lengths.max() != self.description["longest"]:
+            raise DamagedError(f"{folder}: the longest sequence is not as long as {_DESCRIPTION} says")
+
+    def check_tokens(self) -> None:
+        """Read every token.
+
+        Raises:
+            DamagedError: one is not in the vocabulary that the corpus says it was made with.
+        """
+        vocabulary = self.description["vocabulary"]
+        if len(self._tokens) and not (self._tokens.min() >= 0 and self._tokens.max() < vocabulary):
+            raise DamagedError(f"the corpus has tokens outside its vocabulary of {vocabulary}")
 
     @classmethod
     def from_sequences(cls, sequences: Sequence[Any]) -> CorpusDataset:
@@ -327,7 +340,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         numbers = [description[name] for name in ("sequences", "tokens", "vocabulary", "longest")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not isinstance(description["tokenizer"], str):
+            raise TypeError("tokenizer")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{folder} is no corpus: {_DESCRIPTION} is missing or unreadable") from error
     sound = all(type(number) is int and number >= 0 for number in numbers) and description.get("dtype") in (
         "<u2",
@@ -384,7 +399,7 @@ def main(argv: Sequence[str] | None = None) -> BinarizeReport:
     args = _parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     with user_mistakes(), logging_redirect_tqdm():
-        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+        tokenizer = from_pretrained(AutoTokenizer, args.tokenizer)
         rules = sequence_rules(tokenizer, args.min_length, args.max_length, args.max_unknown)
         report = binarize(args.file_path, tokenizer, args.dump_file, rules, args.seed if args.shuffle else None)
     logger.info(

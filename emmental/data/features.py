@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from emmental.atomic import MANIFEST, DamagedError, atomic_folder, read_manifest, sha256_of, verify_folder
+from emmental.atomic import MANIFEST, DamagedError, atomic_folder, read_manifest, sha256_of, unclaimed, verify_folder
 from emmental.data.batching import RowBatch
 from emmental.data.processors import Split, Task, read_split, split_files
 from emmental.data.tokenization import plain_text_backend
@@ -172,7 +172,10 @@ def load_features(
     """
     backend = _private_backend(tokenizer, max_seq_length, paired=task.layout(split).text_b is not None)
     fingerprint = _fingerprint(task, data_dir, split, tokenizer, backend, max_seq_length)
-    folder = _cache_folder(Path(cache_dir), f"{task.name}-{split}-{max_seq_length}-{fingerprint[:16]}")
+    meant = Path(cache_dir) / f"{task.name}-{split}-{max_seq_length}-{fingerprint[:16]}"
+    folder = unclaimed(meant)
+    if folder != meant:
+        logger.warning("%s is no complete feature cache; it is left alone and another folder is used", meant)
     if not overwrite_cache and folder.exists():
         try:
             return _verified(folder, fingerprint)
@@ -262,16 +265,6 @@ def _fingerprint(
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
 
 
-def _cache_folder(cache_dir: Path, name: str) -> Path:
-    """The folder of that name, or a numbered one beside it where the name is taken by something that is not ours."""
-    folder, number = cache_dir / name, 1
-    while folder.exists() and not (folder / MANIFEST).is_file():
-        logger.warning("%s is no complete feature cache; it is left alone and another folder is used", folder)
-        number += 1
-        folder = cache_dir / f"{name}-{number}"
-    return folder
-
-
 def _verified(folder: Path, fingerprint: str) -> FeatureDataset:
     verify_folder(folder)
     if FEATURES_FILE not in read_manifest(folder):
@@ -348,7 +341,7 @@ def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError) as error:  # TypeError: a dtype that NumPy lacks
         raise DamagedError(f"{path} cannot be read ({error})") from error
     if metadata.get("version") != str(FORMAT_VERSION) or not metadata.get("pad_token_id", "").isdecimal():
         raise DamagedError(f"{path} is no features file of version {FORMAT_VERSION}")
@@ -363,11 +356,15 @@ def _is_consistent(tensors: dict[str, np.ndarray]) -> bool:
         name not in tensors or tensors[name].dtype != kind or tensors[name].ndim != 1 for name, kind in kinds.items()
     ):
         return False
-    offsets, rows = tensors["offsets"], len(tensors["boundaries"])
+    offsets, rows, names = tensors["offsets"], len(tensors["boundaries"]), tensors["index_text"]
+    labels = tensors.get("labels", np.zeros(rows, np.int64))
     return bool(
         len(offsets) == rows + 1
         and offsets[0] == 0
         and offsets[-1] == len(tensors["input_ids"])
         and np.all(np.diff(offsets) >= 0)
-        and tensors.get("labels", tensors["boundaries"]).shape == (rows,)
+        and tensors["input_ids"].min(initial=0) >= 0
+        and labels.shape == (rows,)
+        and labels.dtype in (np.int64, np.float32)
+        and np.count_nonzero(names == ord("\n")) + 1 == max(rows, 1)
     )

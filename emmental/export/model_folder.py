@@ -26,6 +26,7 @@ import emmental
 from emmental import MaskedBertConfig, atomic
 from emmental.modules.masked_nn import FRACTION_METHODS, canonical_pruning_method
 from emmental.patching import set_threshold
+from emmental.pretrained import check_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -114,9 +115,11 @@ def make_config(cls: type[BertConfig], settings: dict[str, Any], source: str) ->
         ValueError: it refuses them; `source` names the place.
     """
     try:
-        return cls(**settings)
+        config = cls(**settings)
     except Exception as error:  # the configuration's own checks raise many types
         raise ValueError(f"{source}: {_one_line(error)}") from error
+    check_sizes(config, source)
+    return config
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:

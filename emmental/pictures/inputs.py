@@ -186,7 +186,10 @@ def _read_image(path: Path) -> np.ndarray:  # BGR(A)
         data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     except (OSError, ValueError) as error:
         raise ValueError(f"img: cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    try:
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    except cv2.error as error:  # more pixels than OpenCV takes
+        raise ValueError(f"img: {path} cannot be decoded ({' '.join(str(error).split())})") from error
     if pixels is None:
         raise ValueError(f"img: {path} is not an image that OpenCV can read")
     if pixels.ndim == 3 and pixels.shape[2] == 4:

@@ -11,6 +11,8 @@ import json
 import logging
 import random
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +24,26 @@ from torch import Tensor, nn
 
 from emmental import atomic
 from emmental.training.distributed import Environment
+from emmental.training.errors import NonFiniteError
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS, OPTIMIZER, RNG, STATE = "model.safetensors", "optimizer.safetensors", "rng.safetensors", "training_state.json"
 COMPANION = "companion.safetensors"
-_NAME = re.compile(r"checkpoint-(\d+)")
+_NAME = re.compile(r"checkpoint-[0-9]+")
 
 
 def checkpoints_in(folder: str | Path) -> list[Path]:
     """Finished checkpoints directly inside `folder`, in numeric order; other names there do not matter."""
-    found = [
-        (int(match[1]), path)
-        for path in (Path(folder).iterdir() if Path(folder).is_dir() else ())
-        if (match := _NAME.fullmatch(path.name)) and (path / atomic.MANIFEST).is_file()
-    ]
-    return [path for _, path in sorted(found)]
+    return [path for path in _named_checkpoints(folder) if (path / atomic.MANIFEST).is_file()]
 
 
 def newest_good_checkpoint(folder: str | Path) -> Path | None:
     """The newest checkpoint whose every file is as it was written; damaged ones are named in the log, passed over."""
-    for path in reversed(checkpoints_in(folder)):
+    for path in _named_checkpoints(folder)[::-1]:
         try:
             atomic.verify_folder(path)
+            read_state(path)
         except atomic.DamagedError as error:
             logger.warning("checkpoint %s is damaged and not used: %s", path.name, error)
         else:
@@ -73,10 +72,15 @@ def save_checkpoint(
         state: whatever else the run needs to go on, as JSON can hold it.
         environment: this process; each rank's random states are saved.
         companion: what trains beside the model without being part of it.
+
+    Raises:
+        NonFiniteError: a parameter, or what the optimizer knows of it, is NaN or infinite; nothing is written.
     """
+    require_finite(step, model, optimizer, companion)
     rng = _gather_rng(environment)
     path = Path(folder) / f"checkpoint-{step}"
     if environment.is_main:
+        _set_aside_foreign(path)
         with atomic.atomic_folder(path) as temporary:
             model.save_pretrained(temporary)
             if tokenizer is not None:
@@ -103,30 +107,92 @@ def load_checkpoint(
         ValueError: the checkpoint is of another model, or of another number of processes.
     """
     path = Path(path)
-    state = read_state(path)
-    try:
+    with fitting(path):
+        state = read_state(path)
         _load_weights(load_file(path / WEIGHTS, device=str(environment.device)), model)
         if companion is not None:
             companion.load_state_dict(load_file(path / COMPANION, device=str(environment.device)))
         _load_optimizer(load_file(path / OPTIMIZER, device=str(environment.device)), model, companion, optimizer)
         _restore_rng(load_file(path / RNG), environment)
-    except (RuntimeError, KeyError, SafetensorError) as error:
-        raise ValueError(f"checkpoint {path} does not fit this run: {error}") from error
     return state
 
 
+@contextmanager
+def fitting(path: str | Path) -> Iterator[None]:
+    """Around taking up what a checkpoint holds.
+
+    Raises:
+        ValueError: the block failed, because the checkpoint is of another run or not what this program writes.
+    """
+    try:
+        yield
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
+        raise ValueError(f"checkpoint {path} does not fit this run: {error}") from error
+    except SafetensorError as error:
+        raise ValueError(f"checkpoint {path} is damaged: {error}") from error
+
+
 def read_state(path: str | Path) -> dict[str, Any]:
-    """The `state` of a checkpoint."""
-    return json.loads((Path(path) / STATE).read_text(encoding="utf-8"))
+    """The `state` of a checkpoint.
+
+    Raises:
+        DamagedError: it is missing, or no JSON object.
+    """
+    file = Path(path) / STATE
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise atomic.DamagedError(f"{file} is missing or unreadable ({type(error).__name__})") from error
+    if not isinstance(state, dict):
+        raise atomic.DamagedError(f"{file} does not hold the state of a run")
+    return state
 
 
-def prune_checkpoints(folder: str | Path, keep_newest: int | None, best_step: int | None) -> None:
-    """Delete all checkpoints but the newest `keep_newest` (None: all stay) and the best."""
+def require_finite(
+    step: int, model: nn.Module, optimizer: torch.optim.Optimizer, companion: nn.Module | None = None
+) -> None:
+    """Look at every parameter, and at what the optimizer knows of it; waits for the GPU.
+
+    Raises:
+        NonFiniteError: one is NaN or infinite.
+    """
+    for name, value in {**_parameters(model, companion), **_optimizer_tensors(model, companion, optimizer)}.items():
+        if not torch.isfinite(value).all():
+            raise NonFiniteError(f"{name} is NaN or infinite after update {step}")
+
+
+def prune_checkpoints(folder: str | Path, keep_newest: int | None, best_step: int | None, step: int) -> None:
+    """Delete all checkpoints but the newest `keep_newest` (None: all stay) and the best.
+
+    Those of updates after `step`, the present one, neither count nor go: they are damaged, or a run that goes on from
+    an earlier one would not be at `step`.
+    """
     if keep_newest is None:
         return
-    for path in checkpoints_in(folder)[:-keep_newest]:
+    for path in [path for path in checkpoints_in(folder) if _step_of(path) <= step][:-keep_newest]:
         if path.name != f"checkpoint-{best_step}":
             atomic.remove_folder(path)
+
+
+def _named_checkpoints(folder: str | Path) -> list[Path]:
+    """Folders that are called checkpoints, in numeric order."""
+    inside = Path(folder).iterdir() if Path(folder).is_dir() else ()
+    return sorted((path for path in inside if _NAME.fullmatch(path.name) and path.is_dir()), key=_step_of)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _set_aside_foreign(path: Path) -> None:
+    """Rename what stands in a new checkpoint's place without a manifest: it may be the user's, so it is kept."""
+    if not path.exists() or (path / atomic.MANIFEST).is_file():
+        return
+    number = 1
+    while (aside := path.with_name(f"{path.name}.not-verified-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    logger.warning("%s has no %s; it is kept as %s", path, atomic.MANIFEST, aside.name)
 
 
 def _load_weights(tensors: dict[str, Tensor], model: nn.Module) -> None:

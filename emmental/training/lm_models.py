@@ -26,6 +26,7 @@ from emmental.atomic import verify_folder
 from emmental.data.corpus import CorpusDataset
 from emmental.data.lm_masking import token_probabilities
 from emmental.data.tokenization import vocabulary_fingerprint
+from emmental.pretrained import check_sizes, from_pretrained, loading
 from emmental.training.distributed import Environment
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ def load_lm_run(
     if not args.mlm:
         return corpus, None, student, teacher
     counts = np.zeros(student.config.vocab_size, dtype=np.int64)
+    if len(counted.token_counts) > len(counts):
+        raise ValueError(f"--token_counts has {len(counted.token_counts)} tokens, the models only {len(counts)}")
     counts[: len(counted.token_counts)] = counted.token_counts
     probabilities = token_probabilities(counts, args.mlm_smoothing, args.special_tok_ids.values())
     return corpus, probabilities, student, teacher
@@ -69,6 +72,7 @@ def open_corpus(folder: str, environment: Environment) -> CorpusDataset:
     with environment.main_first():
         if environment.is_main:
             verify_folder(folder)
+            CorpusDataset(folder).check_tokens()
         return CorpusDataset(folder)
 
 
@@ -79,7 +83,7 @@ def load_lm_tokenizer(args: argparse.Namespace) -> Any:
         ValueError: it lacks a token that the losses need.
         OSError: it cannot be found.
     """
-    tokenizer = AutoTokenizer.from_pretrained(args.teacher_name)
+    tokenizer = from_pretrained(AutoTokenizer, args.teacher_name)
     args.special_tok_ids = {
         name: tokenizer.convert_tokens_to_ids(token)
         for name, token in tokenizer.special_tokens_map.items()
@@ -100,7 +104,7 @@ def load_lm_teacher(args: argparse.Namespace) -> PreTrainedModel:
     """
     config_class, model_class = LANGUAGE_MODELS[args.teacher_type]
     config = _configuration("teacher_name", args.teacher_name, args.teacher_type, config_class)
-    teacher, info = model_class.from_pretrained(args.teacher_name, config=config, output_loading_info=True)
+    teacher, info = from_pretrained(model_class, args.teacher_name, config=config, output_loading_info=True)
     if info["missing_keys"] and (args.alpha_ce > 0 or args.alpha_mse > 0):
         raise ValueError(
             f"--teacher_name {args.teacher_name} has no trained language-model head: it lacks "
@@ -120,7 +124,8 @@ def load_lm_student(args: argparse.Namespace) -> PreTrainedModel:
     config = _configuration("student_config", args.student_config, args.student_type, config_class)
     config.initializer_range = args.initializer_range
     if args.student_pretrained_weights is None:
-        student = model_class(config)
+        with loading(args.student_config):
+            student = model_class(config)
     else:
         student = _pretrained_student(args, model_class, config)
     for flag, kind in (("freeze_pos_embs", "position"), ("freeze_token_type_embds", "token_type")):
@@ -163,18 +168,24 @@ def check_lm_models(
 
 
 def _configuration(flag: str, name: str, kind: str, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
-    found, _ = PreTrainedConfig.get_config_dict(name)
+    with loading(name):
+        found, _ = PreTrainedConfig.get_config_dict(name)
+    if not found:
+        raise ValueError(f"--{flag} {name} holds no configuration of a model")
     if found.get("model_type", kind) != kind:
         raise ValueError(f"--{flag} {name} is a {found['model_type']}, not a {kind}")
-    return config_class.from_dict(found)
+    with loading(name):
+        config = config_class.from_dict(found)
+    check_sizes(config, name)
+    return config
 
 
 def _pretrained_student(
     args: argparse.Namespace, model_class: type[PreTrainedModel], config: PreTrainedConfig
 ) -> PreTrainedModel:
     name = args.student_pretrained_weights
-    student, info = model_class.from_pretrained(
-        name, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+    student, info = from_pretrained(
+        model_class, name, config=config, ignore_mismatched_sizes=True, output_loading_info=True
     )
     if info["mismatched_keys"]:
         raise ValueError(

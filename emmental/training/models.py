@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceC
 
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.data import Task
+from emmental.pretrained import from_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def load_tokenizer(args: argparse.Namespace) -> Any:
     """
     casing = {} if args.do_lower_case is None else {"do_lower_case": args.do_lower_case}
     name = args.tokenizer_name or args.model_name_or_path
-    tokenizer = AutoTokenizer.from_pretrained(name, cache_dir=args.cache_dir or None, **casing)
+    tokenizer = from_pretrained(AutoTokenizer, name, cache_dir=args.cache_dir or None, **casing)
     if not tokenizer.is_fast:
         raise ValueError(f"--tokenizer_name {name} is no fast tokenizer; it needs a tokenizer.json")
     if args.max_seq_length > tokenizer.model_max_length:
@@ -46,7 +47,7 @@ def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrain
         OSError: it cannot be found.
     """
     name, cache_dir = args.model_name_or_path, args.cache_dir or None
-    config = AutoConfig.from_pretrained(args.config_name or name, cache_dir=cache_dir)
+    config = from_pretrained(AutoConfig, args.config_name or name, cache_dir=cache_dir)
     if not isinstance(config, BertConfig):
         raise ValueError(f"--model_name_or_path accepts a BERT; {name} is a {config.model_type}")
     if args.max_seq_length > config.max_position_embeddings:
@@ -68,7 +69,8 @@ def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrain
 
 def _loaded(args: argparse.Namespace, model_class: type[PreTrainedModel], config: BertConfig) -> PreTrainedModel:
     """The model; a head that the checkpoint lacks, or has for other labels, starts anew, which only training mends."""
-    model, info = model_class.from_pretrained(
+    model, info = from_pretrained(
+        model_class,
         args.model_name_or_path,
         config=config,
         cache_dir=args.cache_dir or None,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
+import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from emmental import atomic
 from emmental.training.checkpoints import checkpoints_in
@@ -16,6 +18,16 @@ logger = logging.getLogger(__name__)
 
 RECORD, LOCK = ".emmental.json", ".emmental.lock"
 _STAGED = ".final-model"
+_HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+
+
+def _let_go_of_locks() -> None:
+    for lock in list(_HELD):
+        lock.close()
+
+
+# A forked child, such as a process that loads batches, shares its parent's lock and would hold it on after a crash.
+os.register_at_fork(after_in_child=_let_go_of_locks)
 
 
 class OutputFolder:
@@ -29,7 +41,7 @@ class OutputFolder:
         flag: how the user named it, for messages.
 
     Raises:
-        ValueError: another run is using it, or it cannot be written to.
+        ValueError: another run is using it, it cannot be written to, or its record is damaged.
     """
 
     def __init__(self, path: str | Path, flag: str = "--output_dir") -> None:
@@ -42,8 +54,16 @@ class OutputFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._lock.close()
             raise ValueError(f"{flag} {path} is in use by another run; wait for it or choose another") from error
-        atomic.remove_leftovers(self.path)
+        _HELD.add(self._lock)
+        try:
+            places = {(self.path / name).parent for name in self._recorded()}
+        except ValueError:
+            self.close()
+            raise
+        for place in {self.path, *places}:
+            atomic.remove_leftovers(place)
         if (self.path / _STAGED / atomic.MANIFEST).is_file():
             atomic.remove_folder(self.path / _STAGED)
 
@@ -101,9 +121,16 @@ class OutputFolder:
             written = list(json.loads((self.path / RECORD).read_text(encoding="utf-8"))["written"])
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.path / RECORD} is damaged; delete it to go on") from error
         names = [str(name) for name in written]
-        if any(Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name for name in names):
+        if not all(self._holds(name) for name in names):
             raise ValueError(f"{self.path / RECORD} names files outside the output folder; delete it to go on")
         return names
+
+    def _holds(self, name: str) -> bool:
+        """Whether a name is that of a file inside the folder, links followed."""
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts or not path.name or "\0" in name:
+            return False
+        return (self.path / path).parent.resolve().is_relative_to(self.path.resolve())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from emmental import atomic
 from emmental.training.output_folder import OutputFolder
+
+logger = logging.getLogger(__name__)
 
 LOG_FILE, TENSORBOARD = "train_log.jsonl", "tensorboard"
 
@@ -80,10 +83,13 @@ class Progress:
         self._bar.update(1)
 
     def log(self, step: int, row: dict[str, Any]) -> None:
-        """Write one row, flat or one level deep, under the number of updates; numbers reach TensorBoard too."""
+        """Write one row, flat or one level deep, under the number of updates; numbers reach TensorBoard too.
+
+        The norm of float16 gradients that overflow is infinite, which JSON cannot say: null stands for it.
+        """
         if self._log is None or self._writer is None:
             return
-        self._log.write(json.dumps({"step": step, **row}, allow_nan=False) + "\n")
+        self._log.write(json.dumps({"step": step, **_without_overflow(row)}, allow_nan=False) + "\n")
         self._log.flush()
         for name, value in _scalars(row):
             self._writer.add_scalar(name, value, step)
@@ -131,16 +137,31 @@ def keep_rows(path: Path, last_step: int) -> None:
         try:
             if line.endswith("\n") and json.loads(line)["step"] <= last_step:
                 kept.append(line)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     atomic.write_text(path, "".join(kept))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log file; empty when there is none."""
+    """The rows of a log file; empty when there is none. Lines that are damaged are named in the program's own log."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        else:
+            logger.warning("%s:%d is damaged and left out", path, number)
+    return rows
+
+
+def _without_overflow(row: dict[str, Any]) -> dict[str, Any]:
+    norms = {name: norm if math.isfinite(norm) else None for name, norm in row.get("gradient_norms", {}).items()}
+    return {**row, "gradient_norms": norms} if norms else row
 
 
 def _scalars(row: dict[str, Any]) -> list[tuple[str, float]]:

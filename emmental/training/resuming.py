@@ -78,7 +78,8 @@ def checkpoint_to_resume(
         raise ValueError(f"every checkpoint in {flags.folder} {folder} is damaged; {flags.afresh} starts afresh")
     if found is None or accept_changes:
         return found
-    before = read_state(found)["arguments"]
+    before = read_state(found).get("arguments")
+    before = before if isinstance(before, dict) else {}
     changed = [
         f"{name} {before.get(name)!r} -> {identity.get(name)!r}"
         for name in sorted({*before, *identity})

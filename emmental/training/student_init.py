@@ -25,6 +25,7 @@ from transformers import (
 
 from emmental.atomic import atomic_folder
 from emmental.command_line import OneLineParser, leave_if, range_problems, switch, user_mistakes
+from emmental.pretrained import from_pretrained, loading
 from emmental.training.lm_models import LANGUAGE_MODELS
 
 logger = logging.getLogger(__name__)
@@ -192,10 +193,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _load_teacher(name: str) -> PreTrainedModel:
-    kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    with loading(name):
+        kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
     if kind not in _STUDENTS:
         raise ValueError(f"--model_name accepts a {', '.join(_STUDENTS)}; {name} is a {kind}")
-    teacher, info = LANGUAGE_MODELS[kind][1].from_pretrained(name, output_loading_info=True)
+    config = from_pretrained(LANGUAGE_MODELS[kind][0], name)
+    teacher, info = from_pretrained(LANGUAGE_MODELS[kind][1], name, config=config, output_loading_info=True)
     if info["missing_keys"]:
         logger.warning("%s lacks %s: started at random", name, ", ".join(sorted(info["missing_keys"])))
     return teacher
@@ -208,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     torch.manual_seed(args.seed)
     with user_mistakes():
         teacher = _load_teacher(args.model_name)
-        tokenizer = AutoTokenizer.from_pretrained(args.model_name)
+        tokenizer = from_pretrained(AutoTokenizer, args.model_name)
         depth = teacher.config.num_hidden_layers
         layers = args.layers or spread_layers(depth, args.num_layers or max(1, depth // 2))
         student = student_from_teacher(teacher, layers, args.student_type, args.vocab_transform)

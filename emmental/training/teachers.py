@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from emmental import atomic
 from emmental.data import FeatureDataset
 from emmental.data.tokenization import differing_tokens
+from emmental.pretrained import from_pretrained
 from emmental.training.distributed import Environment
 from emmental.training.evaluation import predict_logits
 from emmental.training.hidden_states import (
@@ -48,14 +49,14 @@ def load_teacher(args: argparse.Namespace, tokenizer: Any, num_labels: int) -> n
         OSError: it cannot be found.
     """
     name, cache_dir = args.teacher_name_or_path, args.cache_dir or None
-    config = AutoConfig.from_pretrained(name, cache_dir=cache_dir)
+    config = from_pretrained(AutoConfig, name, cache_dir=cache_dir)
     if args.teacher_type not in (None, config.model_type):
         raise ValueError(f"--teacher_type {args.teacher_type}, but {name} is a {config.model_type}")
     if config.num_labels != num_labels:
         raise ValueError(f"--teacher_name_or_path {name} has {config.num_labels} outputs, the task needs {num_labels}")
-    _check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(name, cache_dir=cache_dir), name)
-    teacher, info = AutoModelForSequenceClassification.from_pretrained(
-        name, cache_dir=cache_dir, output_loading_info=True
+    _check_tokenizers(tokenizer, from_pretrained(AutoTokenizer, name, cache_dir=cache_dir), name)
+    teacher, info = from_pretrained(
+        AutoModelForSequenceClassification, name, config=config, cache_dir=cache_dir, output_loading_info=True
     )
     if info["missing_keys"]:
         raise ValueError(
@@ -79,6 +80,26 @@ def teacher_logits(
     return cached.to(environment.device)
 
 
+def check_hidden_states(
+    args: argparse.Namespace, teacher: nn.Module, student: nn.Module, dataset: FeatureDataset
+) -> None:
+    """See, before anything is written, that hidden states can be compared as the flags ask for it.
+
+    Raises:
+        ValueError: `--teacher_layers` does not fit, or the cache would be larger than allowed.
+    """
+    if args.alpha_hidden_cos == 0 and args.alpha_hidden_mse == 0:
+        return
+    layers = layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers, args.teacher_layers)
+    count, width = len(compared_layers(layers)), teacher.config.hidden_size
+    size = int(dataset.lengths.sum(dtype=np.int64)) * count * width * BYTES_OF_A_STATE
+    if 0 < args.hidden_cache_limit_gb * 1e9 < size:
+        raise ValueError(
+            f"--hidden_cache_limit_gb {args.hidden_cache_limit_gb:g}: the hidden states take {size / 1e9:.3g} GB; "
+            "allow that much, compare fewer layers (--teacher_layers), or give 0 to ask the teacher for every batch"
+        )
+
+
 def hidden_state_match(
     args: argparse.Namespace,
     teacher: nn.Module,
@@ -93,8 +114,9 @@ def hidden_state_match(
     this before `teacher_logits`. Without it the teacher is asked anew for every batch.
 
     Raises:
-        ValueError: `--teacher_layers` does not fit, or the cache would be larger than allowed.
+        ValueError: see `check_hidden_states`.
     """
+    check_hidden_states(args, teacher, student, dataset)
     if args.alpha_hidden_cos == 0 and args.alpha_hidden_mse == 0:
         return None
     ours, theirs = student.config, teacher.config
@@ -117,14 +139,8 @@ def _cached_states(
     layers: list[int],
 ) -> CachedStates:
     width = teacher.config.hidden_size
-    size = int(dataset.lengths.sum(dtype=np.int64)) * len(layers) * width * BYTES_OF_A_STATE
-    if size > args.hidden_cache_limit_gb * 1e9:
-        raise ValueError(
-            f"--hidden_cache_limit_gb {args.hidden_cache_limit_gb:g}: the hidden states take {size / 1e9:.3g} GB; "
-            "allow that much, compare fewer layers (--teacher_layers), or give 0 to ask the teacher for every batch"
-        )
     logits_folder = _folder(args, teacher, dataset, environment, cache_dir)
-    folder = logits_folder.with_name(f"{logits_folder.name}-layers-{'-'.join(map(str, layers))}")
+    folder = _place(logits_folder.with_name(f"{logits_folder.name}-layers-{'-'.join(map(str, layers))}"))
     if environment.any(args.overwrite_cache or not _is_sound(folder)):
         with atomic.atomic_folder(folder) if environment.is_main else nullcontext() as temporary:
             path = None if temporary is None else temporary / _STATES
@@ -169,7 +185,15 @@ def _folder(
     args: argparse.Namespace, teacher: nn.Module, dataset: FeatureDataset, environment: Environment, cache_dir: Path
 ) -> Path:
     precision = Precision(environment.device, args.fp16, args.bf16)
-    return cache_dir / f"teacher-{_fingerprint(teacher, dataset, str(precision.dtype), environment.device.type)}"
+    fingerprint = _fingerprint(teacher, dataset, str(precision.dtype), environment.device.type)
+    return _place(cache_dir / f"teacher-{fingerprint}")
+
+
+def _place(meant: Path) -> Path:
+    folder = atomic.unclaimed(meant)
+    if folder != meant:
+        logger.warning("%s is no complete teacher cache; it is left alone and another folder is used", meant)
+    return folder
 
 
 def _is_sound(folder: Path) -> bool:

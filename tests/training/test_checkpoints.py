@@ -211,14 +211,15 @@ class TestFinding:
         damaged = folder / "checkpoint-12" / file
         damaged.write_bytes(damaged.read_bytes()[:-1])
         assert newest_good_checkpoint(folder).name == "checkpoint-10"
-        assert len(caplog.records) == 1
+        # `checkpoint-99` is no checkpoint of ours: each of the two searches says so.
+        assert [record.args[0] for record in caplog.records] == ["checkpoint-99", "checkpoint-99", "checkpoint-12"]
         assert f"checkpoint-12 is damaged and not used: {damaged} has" in caplog.text
 
     def test_damage_of_all_is_named_one_by_one(self, folder, caplog):
         for path in checkpoints_in(folder):
             (path / "model.safetensors").unlink()
         assert newest_good_checkpoint(folder) is None
-        assert [record.args[0] for record in caplog.records] == ["checkpoint-12", "checkpoint-10", "checkpoint-2"]
+        assert [record.args[0] for record in caplog.records][1:] == ["checkpoint-12", "checkpoint-10", "checkpoint-2"]
 
     def test_a_changed_bit_is_damage(self, folder):
         weights = folder / "checkpoint-12" / "model.safetensors"
@@ -242,10 +243,15 @@ class TestPruning:
         ],
     )
     def test_the_newest_and_the_best_stay(self, folder, newest, best, left):
-        prune_checkpoints(folder, newest, best)
+        prune_checkpoints(folder, newest, best, step=12)
         assert steps(folder) == [f"checkpoint-{step}" for step in left]
         assert (folder / "checkpoint-99").is_dir()
         assert (folder / "checkpoint-final").is_dir()
+
+    def test_damaged_ones_of_later_updates_neither_count_nor_go(self, folder):
+        prune_checkpoints(folder, 1, None, step=10)
+        assert [name for name in steps(folder) if name != "checkpoint-2"] == ["checkpoint-10", "checkpoint-12"]
+        assert "checkpoint-2" not in steps(folder)
 
     def test_a_checkpoint_is_replaced_by_one_of_the_same_step(self, folder, bert_dir):
         Run(bert_dir).save(folder, 10, again=True)

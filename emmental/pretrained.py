@@ -1,0 +1,70 @@
+"""Models, configurations and tokenizers that others made, loaded without trusting them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig
+
+MOST_LAYERS = 1000
+MOST_WEIGHTS = 1 << 31
+"""Of one matrix; the largest of BERT-large has 3.1e7."""
+
+
+def from_pretrained(loader: Any, name: str, **options: Any) -> Any:
+    """`loader.from_pretrained(name, **options)`, which never runs code that lies beside a model, nor asks to.
+
+    Args:
+        loader: a class of Transformers, one of the Auto classes or another.
+        name: folder or Hub name.
+        options: as the loader takes them.
+
+    Raises:
+        ValueError: it cannot be loaded, wants code of its own to run, or is a configuration as `check_sizes` refuses.
+        OSError: it cannot be found.
+    """
+    with loading(name):
+        loaded = loader.from_pretrained(name, trust_remote_code=False, **options)
+    if isinstance(loaded, PreTrainedConfig):
+        check_sizes(loaded, name)
+    return loaded
+
+
+@contextmanager
+def loading(name: object) -> Iterator[None]:
+    """Around whatever reads what someone else wrote: every failure but OSError and SafetensorError is a ValueError."""
+    try:
+        yield
+    except (OSError, SafetensorError):
+        raise
+    except Exception as error:  # a library meets what it did not expect in many ways
+        message = " ".join(str(error).split())
+        if "trust_remote_code" in message:
+            message = "it brings code of its own, which is never run here"
+        raise ValueError(f"{name} cannot be loaded: {message[:300] or type(error).__name__}") from error
+
+
+def check_sizes(config: PreTrainedConfig, name: object) -> None:
+    """Refuse a configuration whose model no machine holds, before anything of its size is made.
+
+    Raises:
+        ValueError: sizes are no numbers, below 1, or absurd; `name` says of what.
+    """
+    matrices = ("hidden_size", "vocab_size", "intermediate_size", "max_position_embeddings")
+    sizes = {
+        key: value
+        for key in ("num_hidden_layers", "num_attention_heads", *matrices)
+        if (value := getattr(config, key, None)) is not None
+    }
+    for key, value in sizes.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name}: {key} accepts whole numbers from 1, not {value!r}")
+    if sizes.get("num_hidden_layers", 0) > MOST_LAYERS:
+        raise ValueError(f"{name}: {sizes['num_hidden_layers']} layers; up to {MOST_LAYERS} are accepted")
+    hidden = sizes.get("hidden_size", 1)
+    for key in matrices:
+        if sizes.get(key, 1) * hidden > MOST_WEIGHTS:
+            raise ValueError(f"{name}: {key} {sizes[key]} by hidden_size {hidden}: no such matrix can be made")

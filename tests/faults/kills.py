@@ -1,0 +1,179 @@
+"""Kill a run at random moments and inside its saves, start the same command again, compare all."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from faults.injection import KILLS, SaveCalls
+from faults.runs import STUDENTS, TRAINER_CASES, Command, World, difference, last_lines
+from faults.tally import Clock, Tally
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Uninterrupted:
+    """Runs that nothing disturbed: their folders, how long they took, and how many calls their saves made."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, tuple[Path, float, int]] = {}
+
+    def of(self, command: Command) -> tuple[Path, float, int]:
+        """Output folder, seconds, calls of `SAVE_CALLS`."""
+        if command.name not in self._known:
+            output = self._folder / command.name / "out"
+            assert command.run(output) == 0, last_lines(output, 20)
+            shutil.rmtree(output.parent)
+            calls, started = SaveCalls(), time.monotonic()
+            assert command.run(output, calls.install) == 0, last_lines(output, 20)
+            self._known[command.name] = output, time.monotonic() - started, calls.made
+        return self._known[command.name]
+
+
+def interrupted(
+    command: Command, folder: Path, whole: Path, faults: list[Callable[[Path], int]], stopped: bool = False
+) -> str | None:
+    """Disturb one run by each fault in turn, finish it, and compare; returns what went wrong, or None.
+
+    Args:
+        command: to run.
+        folder: for its output; removed when all is well.
+        whole: output of the uninterrupted run.
+        faults: each runs the command on an output folder in its own way and returns the status.
+        stopped: see `difference`.
+    """
+    output = folder / "out"
+    statuses = [fault(output) for fault in faults]
+    problem = command.finish(output)
+    leftovers = [path.name for path in output.rglob(".incomplete-*")]
+    if problem is None and leftovers:
+        problem = f"leftovers {leftovers}"
+    problem = problem or difference(output, whole, stopped)
+    shutil.rmtree(folder, ignore_errors=problem is not None)
+    return None if problem is None else f"{command.name}, statuses {statuses}: {problem}"
+
+
+def at_save_calls(
+    commands: list[Command], kind: str, count: int, known: Uninterrupted, folder: Path, seed: int
+) -> Tally:
+    """Kill at calls drawn from all that the saves of a run make; every second run is killed twice."""
+    generator = random.Random(f"{kind}{seed}")
+    with Clock(Tally(f"{kind} of a save, trainer and distiller", unit="kills")) as tally:
+        number = 0
+        while tally.tried < count:
+            command = commands[number % len(commands)]
+            whole, _, calls = known.of(command)
+            statuses: list[int] = []
+            drawn = [generator.randint(1, calls) for _ in range(1 + number % 2)]
+
+            def kill(output: Path, place: int, command: Command = command, seen: list = statuses) -> int:
+                seen.append(command.run(output, SaveCalls(place, place, KILLS[kind]).install))
+                return seen[-1]
+
+            faults = [lambda output, place=place: kill(output, place) for place in drawn]
+            problem = interrupted(command, folder / f"{number}", whole, faults, stopped="SIGTERM" in kind)
+            # A restart makes fewer calls than a whole run: a place beyond its end disturbs nothing and counts nothing.
+            for status in statuses:
+                if status != 0:
+                    tally.count(problem)
+            number += 1
+    return tally
+
+
+def at_random_moments(
+    commands: list[Command], number: int, count: int, known: Uninterrupted, folder: Path, seed: int
+) -> Tally:
+    """Send a signal from outside after a random time; every second run gets two."""
+    name = signal.Signals(number).name
+    generator = random.Random(f"{name}{seed}")
+    with Clock(Tally(f"{name} at a random moment, trainer and distiller", unit="kills")) as tally:
+        attempt = 0
+        while tally.tried < count:
+            command = commands[attempt % len(commands)]
+            whole, seconds, _ = known.of(command)
+            statuses: list[int] = []
+            moments = [generator.uniform(0.0, seconds) for _ in range(1 + attempt % 2)]
+
+            def kill(output: Path, moment: float, command: Command = command, seen: list = statuses) -> int:
+                seen.append(command.run(output, signal_after=(number, moment)))
+                return seen[-1]
+
+            faults = [lambda output, moment=moment: kill(output, moment) for moment in moments]
+            problem = interrupted(command, folder / f"{attempt}", whole, faults, stopped=number == signal.SIGTERM)
+            for status in statuses:
+                if status != 0:
+                    tally.count(problem)
+            attempt += 1
+    return tally
+
+
+def command_lines(commands: list[Command], count: int, known: Uninterrupted, folder: Path, seed: int) -> Tally:
+    """The real command line in a process of its own, killed when it has begun to save, started again."""
+    generator = random.Random(seed)
+    with Clock(Tally("SIGKILL and SIGTERM of the real command line", unit="kills")) as tally:
+        for number in range(count):
+            command, output = commands[number % len(commands)], folder / f"{number}" / "out"
+            output.parent.mkdir(parents=True)
+            signal_number = (signal.SIGKILL, signal.SIGTERM)[number % 2]
+            status = _start_and_signal(command, output, signal_number, generator.uniform(0.0, 0.2))
+            expected = -signal.SIGKILL if signal_number == signal.SIGKILL else 128 + signal.SIGTERM
+            again = subprocess.run(_arguments(command, output), cwd=ROOT, env=_variables(), capture_output=True)
+            problem = None if status == expected else f"status {status} in the place of {expected}"
+            if again.returncode != 0:
+                problem = f"started again it ends with {again.returncode}: {again.stderr[-300:]!r}"
+            (output.parent / "order.jsonl").touch()
+            problem = problem or difference(output, known.of(command)[0], stopped=number % 2 == 1, ordered=False)
+            tally.count(None if problem is None else f"{command.name}: {problem}")
+    return tally
+
+
+def _start_and_signal(command: Command, output: Path, number: int, moment: float) -> int:
+    """Start it, wait for its first checkpoint and `moment` seconds more, send the signal; returns the status."""
+    with open(output.parent / "first.txt", "wb") as log:
+        process = subprocess.Popen(_arguments(command, output), cwd=ROOT, env=_variables(), stdout=log, stderr=log)
+        while process.poll() is None and not list(output.glob("checkpoint-*")):
+            time.sleep(0.01)
+        time.sleep(moment)
+        if process.poll() is None:
+            process.send_signal(number)
+        return process.wait()
+
+
+def _arguments(command: Command, output: Path) -> list[str]:
+    return [sys.executable, str(ROOT / command.script), *command.argv(output)]
+
+
+def _variables() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def all_commands(world: World) -> list[Command]:
+    """Every case of the trainer but the slow one that draws, and every student of the distiller."""
+    cases = [case for case in TRAINER_CASES if case != "drawn"]
+    return [*map(world.trainer, cases), *map(world.distiller, STUDENTS)]
+
+
+def long_form(folder: Path, seed: int = 0) -> list[Tally]:
+    """More than 200 kills, more than 50 of them inside saves."""
+    world = World(folder / "world")
+    commands, known = all_commands(world), Uninterrupted(folder / "uninterrupted")
+    counts = {"SIGKILL before a call": 40, "SIGKILL after a call": 40, "SIGKILL with a file half written": 30}
+    counts["SIGTERM at a call"] = 20
+    tallies = [at_save_calls(commands, kind, count, known, folder / kind, seed) for kind, count in counts.items()]
+    drawn = at_save_calls([world.trainer("drawn")], "SIGKILL after a call", 10, known, folder / "drawn", seed)
+    drawn.kind = "SIGKILL after a call of a save, trainer that draws pictures"
+    tallies.append(drawn)
+    tallies += [
+        at_random_moments(commands, number, count, known, folder / str(number), seed)
+        for number, count in ((signal.SIGKILL, 60), (signal.SIGTERM, 30))
+    ]
+    tallies.append(command_lines([commands[0], commands[-1]], 6, known, folder / "processes", seed))
+    return tallies
