@@ -9,7 +9,7 @@ import tiny_masked
 
 from benchmarks import inference
 
-SMALL = "--hidden 64 --layers 1 --batch 1 2 --length 8 --seconds 0.001 --threads 1".split()
+SMALL = ["--hidden", "64", "--layers", "1", "--batch", "1", "2", "--length", "8", "--seconds", "0.001"]
 
 
 def test_random_models(tmp_path, capsys):
