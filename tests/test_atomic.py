@@ -19,6 +19,7 @@ from emmental.atomic import (
     remove_folder,
     remove_leftovers,
     sha256_of,
+    unclaimed,
     verify_folder,
     write_json,
     write_text,
@@ -234,8 +235,9 @@ class TestDamage:
             (lambda f: (f / MANIFEST).write_text('{"files": {"a": {"size": "x", "sha256": ""}}}'), "unreadable"),
             (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe\x00"), "missing or unreadable"),
             (lambda f: (f / MANIFEST).write_text("[" * 100_000), "missing or unreadable"),
+            (lambda f: (f / MANIFEST).write_text('{"files": {"a": {"size": 1e999, "sha256": ""}}}'), "unreadable"),
         ],
-        ids=range(13),
+        ids=range(14),
     )
     def test_damage_is_named(self, checkpoint, damage, message):
         damage(checkpoint)
@@ -250,3 +252,33 @@ class TestDamage:
     def test_digest_of_known_bytes(self, tmp_path):
         (tmp_path / "empty").write_bytes(b"")
         assert sha256_of(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+class TestReplacing:
+    def test_the_former_folder_comes_back_when_the_new_one_cannot_take_its_place(self, checkpoint, monkeypatch):
+        before = read_manifest(checkpoint)
+        rename = atomic.os.rename
+
+        def fail_once(source, target):
+            if str(target) == str(checkpoint) and (Path(source) / "new.bin").exists():
+                raise OSError("no space")
+            rename(source, target)
+
+        monkeypatch.setattr(atomic.os, "rename", fail_once)
+
+        def replace() -> None:
+            with atomic_folder(checkpoint) as temporary:
+                (temporary / "new.bin").write_bytes(b"new")
+
+        with pytest.raises(OSError, match="no space"):
+            replace()
+        assert read_manifest(checkpoint) == before
+        assert names(checkpoint.parent) == ["checkpoint-1"]
+
+    def test_what_is_not_ours_gets_a_numbered_neighbour(self, checkpoint):
+        assert unclaimed(checkpoint) == checkpoint
+        assert unclaimed(checkpoint.parent / "none") == checkpoint.parent / "none"
+        (checkpoint / MANIFEST).unlink()
+        assert unclaimed(checkpoint).name == "checkpoint-1-2"
+        (checkpoint.parent / "checkpoint-1-2").mkdir()
+        assert unclaimed(checkpoint).name == "checkpoint-1-3"

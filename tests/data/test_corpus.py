@@ -247,3 +247,24 @@ def test_command_line_makes_the_corpus(tmp_path: Path, tokenizer) -> None:
     report = main(["binarize", *flags, "--dump_file", str(tmp_path / "corpus"), "--min_length", "4"])
     assert (report.lines, report.sequences, report.tokens) == (2, 2, 13)
     assert CorpusDataset(tmp_path / "corpus").lengths.tolist() == [8, 5]
+
+
+def test_tokens_outside_the_vocabulary_are_refused(tmp_path: Path, tokenizer) -> None:
+    corpus = make(tmp_path, tokenizer, "the cat sat")
+    corpus.check_tokens()
+    tokens = tmp_path / "corpus" / "tokens.bin"
+    tokens.write_bytes(b"\xff\xff" + tokens.read_bytes()[2:])
+    with pytest.raises(DamagedError, match="outside its vocabulary"):
+        CorpusDataset(tmp_path / "corpus").check_tokens()
+
+
+@pytest.mark.parametrize(
+    ("file", "number", "message"),
+    [("starts.bin", 2**63 - 1, "outside its tokens"), ("lengths.bin", 4, "the longest sequence is not as long")],
+)
+def test_sequences_that_lie_are_refused(tmp_path: Path, tokenizer, file: str, number: int, message: str) -> None:
+    make(tmp_path, tokenizer, "the cat sat")
+    kind = "<i8" if file == "starts.bin" else "<i4"
+    np.array([number], kind).tofile(tmp_path / "corpus" / file)
+    with pytest.raises(DamagedError, match=message):
+        CorpusDataset(tmp_path / "corpus")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,19 @@ class TestLock:
         OutputFolder(tmp_path / "out").close()
         assert (tmp_path / "out" / LOCK).exists()
 
+    def test_a_forked_helper_that_outlives_a_run_does_not_hold_its_lock(self, output):
+        ready, begun = os.pipe()
+        helper = os.fork()
+        if helper == 0:
+            os.write(begun, b"1")
+            time.sleep(30)
+            os._exit(0)
+        assert os.read(ready, 1) == b"1"
+        output.close()
+        OutputFolder(output.path).close()
+        os.kill(helper, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1]) == -signal.SIGKILL
+
     def test_a_file_in_the_way(self, tmp_path):
         (tmp_path / "out").write_text("")
         with pytest.raises(ValueError, match=r"--output_dir .*out cannot be written to"):
@@ -56,6 +71,17 @@ class TestLock:
         (folder / ".incomplete-checkpoint-3-abc").mkdir()
         OutputFolder(folder).close()
         assert contents(folder) == set()
+
+    def test_leftovers_beside_recorded_files_go_and_others_stay(self, output):
+        output.write_text("evaluations/checkpoint-4/eval_results.txt", "")
+        output.close()
+        leftover = output.path / "evaluations" / "checkpoint-4" / ".incomplete-eval_results.json-abc"
+        leftover.touch()
+        theirs = output.path / "caches" / ".incomplete-features-abc"
+        theirs.mkdir(parents=True)
+        OutputFolder(output.path).close()
+        assert not leftover.exists()
+        assert theirs.exists()
 
 
 class TestStartAfresh:
@@ -90,6 +116,14 @@ class TestStartAfresh:
         with pytest.raises(ValueError, match="names files outside the output folder"):
             output.start_afresh()
         assert (output.path.parent / "thesis.txt").exists()
+
+    def test_a_record_that_leads_outside_through_a_link_is_refused(self, output):
+        (output.path.parent / "thesis.txt").write_text("mine")
+        (output.path / "link").symlink_to(output.path.parent)
+        (output.path / RECORD).write_text(json.dumps({"written": ["link/thesis.txt"]}))
+        with pytest.raises(ValueError, match="names files outside the output folder"):
+            output.start_afresh()
+        assert (output.path.parent / "thesis.txt").read_text() == "mine"
 
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"wrote": []}', "\udcff"])
     def test_a_damaged_record_is_named(self, output, text):

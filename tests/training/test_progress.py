@@ -94,6 +94,17 @@ class TestProgress:
             progress.log(1, {"loss": float("nan")})
         assert read_log(output.path / LOG_FILE) == []
 
+    def test_norms_of_overflowing_gradients_are_null(self, output):
+        with Progress(output, 10, 0) as progress:
+            progress.log(1, {"loss": 0.5, "gradient_norms": {"weights": float("inf"), "undecayed": 2.0}})
+        assert read_log(output.path / LOG_FILE)[0]["gradient_norms"] == {"weights": None, "undecayed": 2.0}
+
+    def test_damaged_rows_are_named_and_left_out(self, tmp_path, caplog):
+        path = tmp_path / LOG_FILE
+        path.write_text(row(1) + "[" * 100_000 + "\n[1]\n" + row(2))
+        assert steps(path) == [1, 2]
+        assert [record.args[1] for record in caplog.records] == [2, 3]
+
     def test_a_resumed_run_continues_from_its_checkpoint(self, output):
         with Progress(output, 10, 0) as progress:
             for step in (2, 4, 6):

@@ -1,0 +1,68 @@
+"""What others made is loaded without code of its own, and every failure is a ValueError with one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
+
+from emmental.pretrained import check_sizes, from_pretrained, loading
+
+
+def changed(folder: Path, file: str, **changes: object) -> Path:
+    """A tiny BERT with other settings in one of its JSON files."""
+    tiny.save_bert(folder)
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**content, **changes}))
+    return folder
+
+
+def test_a_sound_model_loads(bert_dir: Path) -> None:
+    assert from_pretrained(AutoConfig, bert_dir).num_hidden_layers == 2
+    assert len(from_pretrained(AutoTokenizer, bert_dir)) == 41
+    model, info = from_pretrained(AutoModelForSequenceClassification, bert_dir, output_loading_info=True)
+    assert model.num_labels == 2
+    assert not info["missing_keys"]
+
+
+def test_code_is_not_run_and_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the keyboard"))
+    names = {"AutoConfig": "evil.Evil", "AutoModelForSequenceClassification": "evil.Evil"}
+    folder = changed(tmp_path / "bert", "config.json", model_type="evil", auto_map=names)
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\nclass Evil: pass\n")
+    with pytest.raises(ValueError, match="brings code of its own, which is never run here"):
+        from_pretrained(AutoConfig, folder)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "1000000000 layers; up to 1000 are accepted"),
+        ({"vocab_size": 10**13}, "vocab_size 10000000000000 by hidden_size 16: no such matrix"),
+        ({"num_attention_heads": -1}, "num_attention_heads accepts whole numbers from 1, not -1"),
+    ],
+)
+def test_absurd_sizes(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_pretrained(AutoConfig, changed(tmp_path / "bert", "config.json", **changes))
+
+
+def test_large_models_pass() -> None:
+    large = BertConfig(vocab_size=250_000, hidden_size=4096, num_hidden_layers=96, intermediate_size=16384)
+    check_sizes(large, "large")
+    assert large.vocab_size == 250_000
+
+
+@pytest.mark.parametrize("error", [RecursionError("deep"), TypeError(), MemoryError("two\nlines")])
+def test_every_failure_is_one_line(error: Exception) -> None:
+    with pytest.raises(ValueError, match=r"^model cannot be loaded: [^\n]+$"), loading("model"):
+        raise error
+
+
+def test_what_is_missing_stays_an_oserror(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="nowhere"):
+        from_pretrained(AutoConfig, tmp_path / "nowhere")
