@@ -6,8 +6,9 @@ from the first layer to the last, in the blocks of `sparse_matrix.py`, so that n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -22,17 +23,19 @@ from emmental.export.sparse_matrix import DENSE_ABOVE, block_shape, make_linear
 
 _SCORES_AT_ONCE = 1 << 20
 """Attention scores, and probabilities, that are held at a time: 4 MB each, so that they stay in the caches."""
-_BLOCKS_AT_ONCE = 8
-"""Blocks of tokens whose intermediate neurons are held at a time: 3 MB for BERT-base."""
+TOKENS_AT_ONCE = 256
+"""Tokens that go through a layer together, if no sequence is longer: their activations stay in the caches."""
+_SHORT = 48
+"""Sequences up to this many tokens attend together where their lengths agree; longer ones fill the processor alone."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Which tokens are computed, and where they lie.
+    """Tokens that are computed together, and where they lie.
 
     Attributes:
         index: (tokens,) int64, places in the flattened (batch * length) input, in the order of the columns.
-        groups: (sequences, length) of runs of columns: sequences of one length side by side.
+        groups: (sequences, length) of runs of columns: sequences of one length side by side, which attend together.
         blocks, width: columns are kept in so many blocks of so many; those behind the last token are idle.
     """
 
@@ -47,11 +50,12 @@ class Packing:
         return self.blocks * self.width
 
 
-def pack(mask: Tensor) -> Packing:
-    """Order the tokens of a batch.
+def pack(mask: Tensor, tokens_at_once: int = TOKENS_AT_ONCE) -> list[Packing]:
+    """Cut a batch into parts of whole sequences, the shortest first.
 
     Args:
         mask: (batch, length) bool, False at padding.
+        tokens_at_once: of a part, unless a single sequence is longer.
 
     Raises:
         ValueError: a sequence whose first token is padding: BERT's heads read it.
@@ -59,17 +63,29 @@ def pack(mask: Tensor) -> Packing:
     if not bool(mask[:, :1].all()):
         raise ValueError("attention_mask must keep the first token of every sequence: padding goes to the right")
     lengths, order = mask.sum(1).sort(stable=True)
-    places = torch.arange(mask.numel()).view(mask.shape)[order]
-    sizes, counts = lengths.unique_consecutive(return_counts=True)
-    blocks, width = block_shape(int(lengths.sum()))
-    groups = tuple(zip(counts.tolist(), sizes.tolist(), strict=True))
-    return Packing(places[mask[order]], groups, blocks, width)
+    index = torch.arange(mask.numel()).view(mask.shape)[order][mask[order]]
+    parts: list[list[int]] = [[]]
+    for length in lengths.tolist():
+        if parts[-1] and sum(parts[-1]) + length > tokens_at_once:
+            parts.append([])
+        parts[-1].append(length)
+    sizes = [sum(part) for part in parts]
+    return [
+        Packing(places, tuple(_groups(part)), *block_shape(size))
+        for places, part, size in zip(index.split(sizes), parts, sizes, strict=True)
+    ]
+
+
+def _groups(lengths: list[int]) -> Iterator[tuple[int, int]]:
+    for length, run in groupby(lengths):
+        count = len(list(run))
+        yield from [(count, length)] if length <= _SHORT else [(1, length)] * count
 
 
 class SparseEncoder(nn.Module):
     """In the place of `BertEncoder`; CPU, float32, inference only."""
 
-    def __init__(self, config: BertConfig, layers: Sequence[LayerWeights], dense_above: float = DENSE_ABOVE) -> None:
+    def __init__(self, config: BertConfig, layers: Iterable[LayerWeights], dense_above: float = DENSE_ABOVE) -> None:
         super().__init__()
         self.config = config
         self.layer = nn.ModuleList(SparseLayer(config, weights, dense_above) for weights in layers)
@@ -96,15 +112,15 @@ class SparseEncoder(nn.Module):
             attention_mask = torch.ones(batch, length, dtype=torch.bool)
         if attention_mask.shape != (batch, length):
             raise ValueError(f"attention_mask accepts (batch, length) in sparse models, not {attention_mask.dim()}-D")
-        packing = pack(attention_mask.bool())
+        packings = pack(attention_mask.bool())
         tokens = hidden_states.reshape(-1, hidden)
-        columns = torch.zeros(hidden, packing.columns)
-        columns[:, : len(packing.index)] = tokens[packing.index].T
-        state = _to_blocks(columns, packing)
+        states = [_gather(tokens, packing) for packing in packings]
+        # Layer by layer, so that the weights of a layer stay in the caches while all parts pass through it.
         for layer in self.layer:
-            state = layer(state, packing)
+            states = [layer(state, packing) for state, packing in zip(states, packings, strict=True)]
         result = torch.zeros_like(tokens)
-        result[packing.index] = state.transpose(1, 2).reshape(-1, hidden)[: len(packing.index)]
+        for state, packing in zip(states, packings, strict=True):
+            result[packing.index] = state.transpose(1, 2).reshape(-1, hidden)[: len(packing.index)]
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=result.view(batch, length, hidden))
 
 
@@ -126,11 +142,9 @@ class SparseLayer(nn.Module):
         """(blocks, hidden, width) -> the same, changed in place."""
         context = self._attention(state, packing) if self.heads else state[:, :0]
         state = self.norm(self.output.add_to(context, state))
-        for part in state.split(_BLOCKS_AT_ONCE):
-            neurons = self.up(part, torch.empty(len(part), len(self.up.bias), packing.width))
-            self.activate(neurons)
-            self.down.add_to(neurons, part)
-        return self.last_norm(state)
+        neurons = self.up(state, torch.empty(packing.blocks, len(self.up.bias), packing.width))
+        self.activate(neurons)
+        return self.last_norm(self.down.add_to(neurons, state))
 
     def _attention(self, state: Tensor, packing: Packing) -> Tensor:
         """What the heads read, (blocks, heads * head size, width)."""
@@ -190,6 +204,13 @@ class ColumnNorm(nn.Module):
         blocks *= self.weight
         blocks += self.bias
         return blocks
+
+
+def _gather(tokens: Tensor, packing: Packing) -> Tensor:
+    """Tokens (batch * length, hidden) -> blocks of columns, idle ones 0."""
+    columns = torch.zeros(tokens.shape[1], packing.columns)
+    columns[:, : len(packing.index)] = tokens[packing.index].T
+    return _to_blocks(columns, packing)
 
 
 def _to_blocks(columns: Tensor, packing: Packing) -> Tensor:

@@ -10,13 +10,30 @@ import torch.nn.functional as F
 from emmental.export import sparse_encoder
 from emmental.export.sparse_encoder import ColumnNorm, attend, pack
 
+MASK = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 1], [1, 0, 0, 0]], dtype=torch.bool)
+
 
 def test_packing_by_hand():
-    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 1], [1, 0, 0, 0]], dtype=torch.bool)
-    packing = pack(mask)
+    (packing,) = pack(MASK)
     assert packing.index.tolist() == [4, 12, 0, 1, 2, 8, 9, 11]
     assert packing.groups == ((2, 1), (2, 3))
     assert (packing.blocks, packing.width, packing.columns) == (1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("tokens_at_once", "parts"),
+    [(8, [((2, 1), (2, 3))]), (7, [((2, 1), (1, 3)), ((1, 3),)]), (2, [((2, 1),), ((1, 3),), ((1, 3),)])],
+)
+def test_parts_of_a_batch(tokens_at_once, parts):
+    packings = pack(MASK, tokens_at_once)
+    assert [packing.groups for packing in packings] == parts
+    assert torch.cat([packing.index for packing in packings]).tolist() == [4, 12, 0, 1, 2, 8, 9, 11]
+
+
+def test_long_sequences_attend_alone():
+    (packing,) = pack(torch.ones(2, 49, dtype=torch.bool))
+    assert packing.groups == ((1, 49), (1, 49))
+    assert pack(torch.ones(2, 48, dtype=torch.bool))[0].groups == ((2, 48),)
 
 
 def test_first_tokens_are_needed():
