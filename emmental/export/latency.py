@@ -23,6 +23,8 @@ Runner = Callable[[Tensor, Tensor, Tensor], object]
 """`(input_ids, attention_mask, token_type_ids)`, each (batch, length) int64 -> anything."""
 
 _CALLS_PER_TURN = 3
+_PAUSE_SECONDS = 0.1
+"""Before each turn: the threads of an engine spin for a while after its last call, and take the cores of the next."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def machine() -> dict[str, Any]:
 
 
 def _turn(model: Runner, inputs: tuple[Tensor, Tensor, Tensor]) -> list[float]:
+    time.sleep(_PAUSE_SECONDS)
     model(*inputs)
     times = []
     for _ in range(_CALLS_PER_TURN):
