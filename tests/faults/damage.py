@@ -14,6 +14,7 @@ from faults.kills import Uninterrupted
 from faults.runs import STUDENTS, Command, World, difference, last_lines, log_of
 from faults.tally import Clock, Tally
 
+from emmental.atomic import MANIFEST
 from emmental.export import bertarize, counts_parameters, storage
 
 Harm = Callable[[Path, Path, random.Random], None]
@@ -82,11 +83,16 @@ def checkpoints(
                 output = _copied(whole, folder)
                 harmed = output / file.relative_to(whole)
                 HARMS[kind](harmed, others_file, generator)
-                problem = command.finish(output) or _named(output, last.name, harmed.name, before.name)
+                problem = command.finish(output) or _named(output, last.name, _blamed(harmed), before.name)
                 shutil.rmtree(output / f"{last.name}.not-verified-1", ignore_errors=True)
                 problem = problem or difference(output, whole)
                 tally.count(None if problem is None else f"{command.name}, {file.name} {kind}: {problem}")
     return tally
+
+
+def _blamed(file: Path) -> str:
+    """What must be named: the file, or for a manifest only its folder, since it may accuse any file of it."""
+    return "" if file.name == MANIFEST else file.name
 
 
 def _copied(whole: Path, folder: Path) -> Path:
@@ -138,7 +144,7 @@ def corpora(command: Command, another: Command, folder: Path, kinds: list[str]) 
             HARMS[kind](folder / "corpus" / file.name, others_file, generator)
             output = folder / "out"
             status = command.run(output, others=("--data_file", str(folder / "corpus")))
-            named = _named(output, str(folder / "corpus"), file.name)
+            named = _named(output, str(folder / "corpus"), _blamed(file))
             wrote = "it wrote into the output folder" if output.exists() else None
             problem = f"status {status}: {last_lines(output)}" if status != 2 else named or wrote
             tally.count(None if problem is None else f"{file.name} {kind}: {problem}")
@@ -161,7 +167,7 @@ def exports(source: Path, other: Path, folder: Path, kinds: list[str], flips: in
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(made[0][0], copy)
             HARMS[kind](copy / file.name, others_file, generator)
-            tally.count(_refused(copy, file.name, counted[made[0][0]], kind))
+            tally.count(_refused(copy, _blamed(file), counted[made[0][0]], f"{file.name} {kind}"))
         for number in range(flips):
             copy = folder / "copy" / "model.emmental"
             shutil.copyfile(made[0][1], copy)
@@ -190,22 +196,20 @@ def _count(path: Path) -> tuple[int, str, str]:
 def _refused(path: Path, name: str, expected: tuple[int, str, str], kind: str) -> str | None:
     status, out, errors = _count(path)
     refused = status == 2 and name in errors and len(errors.splitlines()) == 1
-    return None if refused or (status, out) == expected[:2] else f"{name} {kind}: status {status}: {errors[-300:]}"
+    return None if refused or (status, out) == expected[:2] else f"{kind}: status {status}: {errors[-300:]}"
 
 
-def long_form(folder: Path, seed: int = 0) -> list[Tally]:
+def long_form(folder: Path, seed: int = 0) -> Iterator[Tally]:
     """More than 300 damaged files."""
     world, known, kinds = World(folder / "world"), Uninterrupted(folder / "uninterrupted"), list(HARMS)
     trainers = [(world.trainer(case), reseeded(world.trainer(case, "--seed", "7"))) for case in ("movement", "half")]
     students = [(world.distiller(s), reseeded(world.distiller(s, "--seed", "7"))) for s in STUDENTS]
     taught = world.trainer("taught")
     models = [known.of(command)[0] for command in trainers[0]]
-    return [
-        checkpoints(trainers + students, known, folder / "copy", kinds, seed),
-        caches(taught, trainers[0][0], known, folder / "caches", kinds),
-        corpora(students[0][0], students[2][0], folder / "corpus", kinds),
-        exports(models[0], models[1], folder / "exports", kinds, 60),
-    ]
+    yield exports(models[0], models[1], folder / "exports", kinds, 60)
+    yield corpora(students[0][0], students[2][0], folder / "corpus", kinds)
+    yield caches(taught, trainers[0][0], known, folder / "caches", kinds)
+    yield checkpoints(trainers + students, known, folder / "copy", kinds, seed)
 
 
 def reseeded(command: Command) -> Command:

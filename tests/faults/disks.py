@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from faults.injection import FAILURES, SaveCalls, failing, limit_file_size
@@ -103,13 +104,12 @@ def _immutable(folder: Path, sign: str) -> bool:
     return subprocess.run(["chattr", f"{sign}i", str(folder)], capture_output=True).returncode == 0
 
 
-def long_form(folder: Path, seed: int = 0) -> list[Tally]:
+def long_form(folder: Path, seed: int = 0) -> Iterator[Tally]:
     """More than 100 runs whose disk fails."""
     world = World(folder / "world")
     commands, known = all_commands(world), Uninterrupted(folder / "uninterrupted")
-    return [
-        *(failing_calls(commands, kind, 22, known, folder / kind, seed) for kind in FAILURES),
-        limited_files(commands, 22, known, folder / "limited", seed),
-        small_disk(commands, 22, known, folder / "small", seed),
-        immutable_folder(commands, 11, known, folder / "immutable", seed),
-    ]
+    for kind in FAILURES:
+        yield failing_calls(commands, kind, 22, known, folder / kind, seed)
+    yield limited_files(commands, 22, known, folder / "limited", seed)
+    yield small_disk(commands, 22, known, folder / "small", seed)
+    yield immutable_folder(commands, 11, known, folder / "immutable", seed)

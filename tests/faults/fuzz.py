@@ -6,7 +6,7 @@ import json
 import logging
 import random
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -333,14 +333,15 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
 
 
-def fuzz_all(folder: Path, inputs_in_all: int, seed: int) -> list[Tally]:
+def fuzz_all(folder: Path, inputs_in_all: int, seed: int) -> Iterator[Tally]:
     """Every reader, each with its share of the inputs."""
     found = readers(folder)
     shares = sum(reader.share for reader in found)
-    return [fuzz(reader, -(-inputs_in_all * reader.share // shares), seed) for reader in found]
+    for reader in found:
+        yield fuzz(reader, -(-inputs_in_all * reader.share // shares), seed)
 
 
-def long_form(folder: Path, seed: int = 0) -> list[Tally]:
+def long_form(folder: Path, seed: int = 0) -> Iterator[Tally]:
     """A million inputs."""
     limit_memory()
     return fuzz_all(folder, 1_000_000, seed)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from faults.injection import KILLS, SaveCalls
@@ -115,65 +112,22 @@ def at_random_moments(
     return tally
 
 
-def command_lines(commands: list[Command], count: int, known: Uninterrupted, folder: Path, seed: int) -> Tally:
-    """The real command line in a process of its own, killed when it has begun to save, started again."""
-    generator = random.Random(seed)
-    with Clock(Tally("SIGKILL and SIGTERM of the real command line", unit="kills")) as tally:
-        for number in range(count):
-            command, output = commands[number % len(commands)], folder / f"{number}" / "out"
-            output.parent.mkdir(parents=True)
-            signal_number = (signal.SIGKILL, signal.SIGTERM)[number % 2]
-            status = _start_and_signal(command, output, signal_number, generator.uniform(0.0, 0.2))
-            expected = -signal.SIGKILL if signal_number == signal.SIGKILL else 128 + signal.SIGTERM
-            again = subprocess.run(_arguments(command, output), cwd=ROOT, env=_variables(), capture_output=True)
-            problem = None if status == expected else f"status {status} in the place of {expected}"
-            if again.returncode != 0:
-                problem = f"started again it ends with {again.returncode}: {again.stderr[-300:]!r}"
-            (output.parent / "order.jsonl").touch()
-            problem = problem or difference(output, known.of(command)[0], stopped=number % 2 == 1, ordered=False)
-            tally.count(None if problem is None else f"{command.name}: {problem}")
-    return tally
-
-
-def _start_and_signal(command: Command, output: Path, number: int, moment: float) -> int:
-    """Start it, wait for its first checkpoint and `moment` seconds more, send the signal; returns the status."""
-    with open(output.parent / "first.txt", "wb") as log:
-        process = subprocess.Popen(_arguments(command, output), cwd=ROOT, env=_variables(), stdout=log, stderr=log)
-        while process.poll() is None and not list(output.glob("checkpoint-*")):
-            time.sleep(0.01)
-        time.sleep(moment)
-        if process.poll() is None:
-            process.send_signal(number)
-        return process.wait()
-
-
-def _arguments(command: Command, output: Path) -> list[str]:
-    return [sys.executable, str(ROOT / command.script), *command.argv(output)]
-
-
-def _variables() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
 def all_commands(world: World) -> list[Command]:
     """Every case of the trainer but the slow one that draws, and every student of the distiller."""
     cases = [case for case in TRAINER_CASES if case != "drawn"]
     return [*map(world.trainer, cases), *map(world.distiller, STUDENTS)]
 
 
-def long_form(folder: Path, seed: int = 0) -> list[Tally]:
+def long_form(folder: Path, seed: int = 0) -> Iterator[Tally]:
     """More than 200 kills, more than 50 of them inside saves."""
     world = World(folder / "world")
     commands, known = all_commands(world), Uninterrupted(folder / "uninterrupted")
     counts = {"SIGKILL before a call": 40, "SIGKILL after a call": 40, "SIGKILL with a file half written": 30}
     counts["SIGTERM at a call"] = 20
-    tallies = [at_save_calls(commands, kind, count, known, folder / kind, seed) for kind, count in counts.items()]
+    for kind, count in counts.items():
+        yield at_save_calls(commands, kind, count, known, folder / kind, seed)
     drawn = at_save_calls([world.trainer("drawn")], "SIGKILL after a call", 10, known, folder / "drawn", seed)
     drawn.kind = "SIGKILL after a call of a save, trainer that draws pictures"
-    tallies.append(drawn)
-    tallies += [
-        at_random_moments(commands, number, count, known, folder / str(number), seed)
-        for number, count in ((signal.SIGKILL, 60), (signal.SIGTERM, 30))
-    ]
-    tallies.append(command_lines([commands[0], commands[-1]], 6, known, folder / "processes", seed))
-    return tallies
+    yield drawn
+    for number, count in ((signal.SIGKILL, 60), (signal.SIGTERM, 30)):
+        yield at_random_moments(commands, number, count, known, folder / str(number), seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import forked
@@ -87,9 +88,8 @@ def commands(world: World, updates: int, every: int) -> list[Command]:
     return [world.trainer("movement", *train), world.distiller("distilbert", *distil, "--save_total_limit", "2")]
 
 
-def long_form(folder: Path, seed: int = 0) -> list[Tally]:
+def long_form(folder: Path, seed: int = 0) -> Iterator[Tally]:
     """10,000 updates each."""
-    tallies = []
     for command in commands(World(folder / "world"), 10_000, 100):
         with Clock(Tally(f"10,000 updates: memory, open files, disk; {command.name}", unit="checks")) as tally:
             uses = watched(command, folder / command.name / "out", 100)
@@ -101,5 +101,4 @@ def long_form(folder: Path, seed: int = 0) -> list[Tally]:
                 f"open files {first['files']} to {last['files']}, at most "
                 f"{max(use['checkpoints'] for use in uses)} checkpoints"
             )
-        tallies.append(tally)
-    return tallies
+        yield tally

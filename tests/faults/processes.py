@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from faults.kills import ROOT, Uninterrupted
+from faults.command_lines import ROOT
+from faults.kills import Uninterrupted
 from faults.runs import Command, World, difference, last_lines
 from faults.tally import Clock, Tally
 
@@ -96,18 +98,14 @@ def second_run(command: Command, folder: Path, signal_number: int) -> str | None
     return None if problem is None else f"after the first was killed: {problem}"
 
 
-def _counted(kind: str, problems: list[str | None]) -> Tally:
-    tally = Tally(kind)
-    for problem in problems:
-        tally.count(problem)
-    return tally
-
-
-def long_form(folder: Path, seed: int = 0) -> list[Tally]:
+def long_form(folder: Path, seed: int = 0) -> Iterator[Tally]:
     """All of the above, for both programs where both can."""
     world, known = World(folder / "world"), Uninterrupted(folder / "uninterrupted")
     trainer, distiller = world.trainer("movement"), world.distiller("distilbert")
-    tallies = []
+    with Clock(Tally("second run on the folder of a first one, which is then killed")) as tally:
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            tally.count(second_run(trainer, folder / f"second {number}", number))
+    yield tally
     for command, step in ((trainer, 6), (distiller, 5)):
         whole = folder / f"{command.name} whole" / "out"
         with Clock(Tally(f"two processes, {command.name}: one dies or fails")) as tally:
@@ -127,18 +125,13 @@ def long_form(folder: Path, seed: int = 0) -> list[Tally]:
                 stopped = sabotage.endswith(",15")
                 problem = problem or (None if stopped else resumed(command, place, whole))
                 tally.count(None if problem is None else f"{sabotage}: {problem}")
-        tallies.append(tally)
+        yield tally
         with Clock(Tally(f"restarted by torchrun, {command.name}")) as tally:
             for number, sabotage in enumerate((f"1,step,{step},9", f"0,step,{step + 1},9")):
                 problem = restarted(command, folder / f"{command.name} restarted {number}", whole, sabotage)
                 tally.count(None if problem is None else f"{sabotage}: {problem}")
-        tallies.append(tally)
+        yield tally
         if command is trainer:
             with Clock(Tally("another number of processes in the folder of a run")) as tally:
                 tally.count(other_number(command, folder / "numbers", whole, known))
-            tallies.append(tally)
-    with Clock(Tally("second run on the folder of a first one, which is then killed")) as tally:
-        for number in (signal.SIGKILL, signal.SIGTERM):
-            tally.count(second_run(trainer, folder / f"second {number}", number))
-    tallies.append(tally)
-    return tallies
+            yield tally

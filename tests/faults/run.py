@@ -18,6 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PARTS = (
     "kills",
+    "command_lines",
     "disks",
     "exports",
     "damage",
@@ -63,16 +64,17 @@ def _long_form(part: str, seed: int) -> int:
     from faults.tally import store
 
     folder = Path(tempfile.mkdtemp(prefix=f"faults-{part}-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    tallies = []
     try:
-        tallies = importlib.import_module(f"faults.{part}").long_form(folder, seed)
+        for tally in importlib.import_module(f"faults.{part}").long_form(folder, seed):
+            tallies.append(tally)
+            store(part, tallies)
+            print(f"{part}: {tally.kind}: {tally.tried} tried, {tally.survived} survived, {len(tally.lost)} lost")
+            for line in tally.lost:
+                print(f"  lost: {line}")
+            sys.stdout.flush()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    store(part, tallies)
-    for tally in tallies:
-        print(f"{part}: {tally.kind}: {tally.tried} tried, {tally.survived} survived, {len(tally.lost)} lost")
-        for line in tally.lost:
-            print(f"  lost: {line}")
-    sys.stdout.flush()
     return int(any(tally.lost for tally in tallies))
 
 

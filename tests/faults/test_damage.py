@@ -21,7 +21,7 @@ def test_files_of_checkpoints(world: World, known: Uninterrupted, kind: str, tmp
     another = damage.reseeded(world.trainer("movement", "--seed", "7"))
     tally = damage.checkpoints([(command, another)], known, tmp_path / "copy", [kind], seed=1)
     assert tally.lost == []
-    # Configuration and tokenizer are the same in both runs: only five files differ.
+    # Configuration and tokenizer are the same in both runs; weights, three states and the manifest differ.
     assert tally.survived == (5 if kind == "another run's" else 8)
 
 

@@ -35,11 +35,6 @@ def test_kills_at_random_moments(commands: list, number: int, known: Uninterrupt
     assert tally.survived >= 6
 
 
-def test_the_real_command_line(world: World, known: Uninterrupted, tmp_path: Path) -> None:
-    tally = kills.command_lines([world.trainer("movement")], 1, known, tmp_path, seed=1)
-    assert (tally.lost, tally.survived) == ([], 1)
-
-
 def test_sigterm_saves_and_exits_143(world: World, known: Uninterrupted, tmp_path: Path) -> None:
     def terminate_in_update_six() -> None:
         original = TaskDistiller.step
