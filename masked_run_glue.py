@@ -7,6 +7,7 @@ torchrun --nproc_per_node=8 masked_run_glue.py --data_dir glue/MRPC --task_name 
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import random
@@ -388,6 +389,8 @@ class Training:
         title = f"{self.args.task.name}, {self.args.pruning_method}, update {step}"
         sizes = {layer: module.weight.numel() for layer, module in masked.items()}
         visualizing_image.save_overview(path, densities(self.distiller.student), title, sizes)
+        # The parts of a figure refer to each other; left to the collector's own pace, dozens would wait in memory.
+        gc.collect()
         progress.picture(step, path)
 
     def _is_due(self, every: int, step: int) -> bool:

@@ -91,13 +91,10 @@ def verify_folder(folder: str | Path) -> None:
     """
     folder = Path(folder)
     for name, entry in read_manifest(folder).items():
-        file = folder / name
-        if not file.is_file():
-            raise DamagedError(f"{file} is missing")
-        if file.stat().st_size != entry["size"]:
-            raise DamagedError(f"{file} has {file.stat().st_size} bytes, {entry['size']} were written")
-        if sha256_of(file) != entry["sha256"]:
-            raise DamagedError(f"{file} has changed since it was written (SHA-256 differs)")
+        try:
+            _verify_file(folder / name, entry)
+        except OSError as error:
+            raise DamagedError(f"{folder / MANIFEST} names a file that cannot be read: {error}") from error
 
 
 def read_manifest(folder: str | Path) -> dict[str, dict]:
@@ -144,6 +141,15 @@ def remove_folder(folder: str | Path) -> None:
     doomed = _temporary_beside(folder)
     os.replace(folder, doomed)
     shutil.rmtree(doomed)
+
+
+def _verify_file(file: Path, entry: dict) -> None:
+    if not file.is_file():
+        raise DamagedError(f"{file} is missing")
+    if file.stat().st_size != entry["size"]:
+        raise DamagedError(f"{file} has {file.stat().st_size} bytes, {entry['size']} were written")
+    if sha256_of(file) != entry["sha256"]:
+        raise DamagedError(f"{file} has changed since it was written (SHA-256 differs)")
 
 
 def _write_manifest(folder: Path) -> None:

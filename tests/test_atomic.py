@@ -235,9 +235,13 @@ class TestDamage:
             (lambda f: (f / MANIFEST).write_text('{"files": {"a": {"size": "x", "sha256": ""}}}'), "unreadable"),
             (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe\x00"), "missing or unreadable"),
             (lambda f: (f / MANIFEST).write_text("[" * 100_000), "missing or unreadable"),
+            (
+                lambda f: (f / MANIFEST).write_text('{"files": {"%s": {"size": 1, "sha256": ""}}}' % ("a" * 300)),
+                "too long",
+            ),
             (lambda f: (f / MANIFEST).write_text('{"files": {"a": {"size": 1e999, "sha256": ""}}}'), "unreadable"),
         ],
-        ids=range(14),
+        ids=range(15),
     )
     def test_damage_is_named(self, checkpoint, damage, message):
         damage(checkpoint)

@@ -46,7 +46,8 @@ class Table:
         header = self.header or []
         if header.count(name) != 1:
             found = "no column" if name not in header else "more than one column"
-            raise ValueError(f"{self.path}:1: {found} named {name!r}; the columns are {', '.join(header)}")
+            columns = " ".join(", ".join(header).split())  # a quoted name may run over lines
+            raise ValueError(f"{self.path}:1: {found} named {name!r}; the columns are {columns}")
         return header.index(name)
 
 

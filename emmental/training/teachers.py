@@ -166,7 +166,7 @@ def _ask(
     logits = predict_logits(
         teacher.to(environment.device),
         dataset,
-        args.per_gpu_eval_batch_size,
+        args.per_gpu_train_batch_size,  # not that of evaluation, which may change without changing the result
         environment,
         precision,
         "Asking the teacher",

@@ -83,3 +83,10 @@ def test_suffixes() -> None:
     assert [table_format(f"x{s}") for s in (".tsv", ".CSV", ".json", ".jsonl")] == ["tsv", "csv", "jsonl", "jsonl"]
     with pytest.raises(ValueError, match=r"x\.txt: \.txt suffix where \.tsv, \.csv, \.jsonl, \.json are accepted"):
         table_format("x.txt")
+
+
+def test_a_column_name_over_two_lines_does_not_break_the_message(tmp_path):
+    (tmp_path / "a.csv").write_text('"two\nlines",b\n1,2\n')
+    table = read_table(tmp_path / "a.csv", "csv")
+    with pytest.raises(ValueError, match=r"a\.csv:1: no column named 'label'; the columns are two lines, b$"):
+        table.column("label")

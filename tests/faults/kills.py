@@ -1,10 +1,9 @@
-"""Kill a run at random moments and inside its saves, start the same command again, compare all."""
+"""Kill a run inside its saves, start the same command again, compare all."""
 
 from __future__ import annotations
 
 import random
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,33 +84,6 @@ def at_save_calls(
     return tally
 
 
-def at_random_moments(
-    commands: list[Command], number: int, count: int, known: Uninterrupted, folder: Path, seed: int
-) -> Tally:
-    """Send a signal from outside after a random time; every second run gets two."""
-    name = signal.Signals(number).name
-    generator = random.Random(f"{name}{seed}")
-    with Clock(Tally(f"{name} at a random moment, trainer and distiller", unit="kills")) as tally:
-        attempt = 0
-        while tally.tried < count:
-            command = commands[attempt % len(commands)]
-            whole, seconds, _ = known.of(command)
-            statuses: list[int] = []
-            moments = [generator.uniform(0.0, seconds) for _ in range(1 + attempt % 2)]
-
-            def kill(output: Path, moment: float, command: Command = command, seen: list = statuses) -> int:
-                seen.append(command.run(output, signal_after=(number, moment)))
-                return seen[-1]
-
-            faults = [lambda output, moment=moment: kill(output, moment) for moment in moments]
-            problem = interrupted(command, folder / f"{attempt}", whole, faults, stopped=number == signal.SIGTERM)
-            for status in statuses:
-                if status != 0:
-                    tally.count(problem)
-            attempt += 1
-    return tally
-
-
 def all_commands(world: World) -> list[Command]:
     """Every case of the trainer but the slow one that draws, and every student of the distiller."""
     cases = [case for case in TRAINER_CASES if case != "drawn"]
@@ -119,15 +91,10 @@ def all_commands(world: World) -> list[Command]:
 
 
 def long_form(folder: Path, seed: int = 0) -> Iterator[Tally]:
-    """More than 200 kills, more than 50 of them inside saves."""
+    """130 kills inside saves."""
     world = World(folder / "world")
     commands, known = all_commands(world), Uninterrupted(folder / "uninterrupted")
     counts = {"SIGKILL before a call": 40, "SIGKILL after a call": 40, "SIGKILL with a file half written": 30}
     counts["SIGTERM at a call"] = 20
     for kind, count in counts.items():
         yield at_save_calls(commands, kind, count, known, folder / kind, seed)
-    drawn = at_save_calls([world.trainer("drawn")], "SIGKILL after a call", 10, known, folder / "drawn", seed)
-    drawn.kind = "SIGKILL after a call of a save, trainer that draws pictures"
-    yield drawn
-    for number, count in ((signal.SIGKILL, 60), (signal.SIGTERM, 30)):
-        yield at_random_moments(commands, number, count, known, folder / str(number), seed)

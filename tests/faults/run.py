@@ -18,6 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PARTS = (
     "kills",
+    "moments",
     "command_lines",
     "disks",
     "exports",

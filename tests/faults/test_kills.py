@@ -28,13 +28,6 @@ def test_kills_inside_saves(commands: list, kind: str, known: Uninterrupted, tmp
     assert tally.survived >= 6
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_kills_at_random_moments(commands: list, number: int, known: Uninterrupted, tmp_path: Path) -> None:
-    tally = kills.at_random_moments(commands, number, 6, known, tmp_path, seed=1)
-    assert tally.lost == []
-    assert tally.survived >= 6
-
-
 def test_sigterm_saves_and_exits_143(world: World, known: Uninterrupted, tmp_path: Path) -> None:
     def terminate_in_update_six() -> None:
         original = TaskDistiller.step
