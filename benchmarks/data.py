@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--data_dir", type=Path, default=None, help="folder of a GLUE task; default: generated pairs")
     made.add_argument("--task_name", default="mnli", help="name of that task")
     made.add_argument("--lines", type=int, default=20_000, help="without --data_dir: pairs to generate")
+    made.add_argument("--copies", type=int, default=1, help="with --data_dir: so many times its training rows")
     made.add_argument("--max_seq_length", type=int, default=128, help="tokens of a row")
     made.add_argument("--repeats", type=int, default=3, help="timed repetitions")
     return made
@@ -48,12 +49,14 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure as the flags say; print tables, write JSON, return what it holds."""
     options = build_parser().parse_args(argv)
-    sound = min(options.lines, options.repeats) >= 1
-    leave_if([] if sound else ["--lines and --repeats accept numbers from 1"], "data.py")
+    sound = min(options.lines, options.repeats, options.copies) >= 1
+    leave_if([] if sound else ["--lines, --copies and --repeats accept numbers from 1"], "data.py")
     with tempfile.TemporaryDirectory() as name, user_mistakes():
         folder = Path(name)
         if options.data_dir is None:
             options.data_dir = generated.write_pairs(folder / "data", options.lines, (8, 24))
+        elif options.copies > 1:
+            options.data_dir = repeated(options, folder / "data")
         results = measured(options, folder / "cache")
     times = table(
         ["", "s (quartiles)", "rows a second"],
@@ -70,6 +73,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         ),
     )
     return report(options, {"options": vars(options), **results}, times, shares)
+
+
+def repeated(options: argparse.Namespace, folder: Path) -> Path:
+    """The task's training file, its rows written several times: enough work to tell speed from the start."""
+    layout = resolve_task(options.task_name).layout("train")
+    lines = (options.data_dir / layout.files[0]).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    header, rows = (lines[:1], lines[1:]) if layout.header else ([], lines)
+    folder.mkdir()
+    (folder / layout.files[0]).write_text("\n".join([*header, *rows * options.copies, ""]), encoding="utf-8")
+    return folder
 
 
 def measured(options: argparse.Namespace, cache: Path) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def global_boundary(model: nn.Module, fraction: float) -> tuple[float, list[int]
     if keep in (0, total):
         limits = torch.finfo(scores[0].dtype)
         return (limits.max, [0] * len(scores)) if keep == 0 else (limits.min, [score.numel() for score in scores])
-    boundary, ties = kth_highest(torch.cat(scores), keep)
+    boundary, ties = kth_highest(torch.cat(scores), keep, overwrite=True)
     equal = torch.stack([torch.count_nonzero(score == boundary) for score in scores])
     boundary, left = (float(value) for value in (boundary, ties))
     budgets = []

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,10 +54,11 @@ def top_mask(scores: Tensor, keep: int) -> Tensor:
     return above_with_ties(scores, *kth_highest(scores, keep))
 
 
-def kth_highest(scores: Tensor, keep: int) -> tuple[Tensor | float, Tensor | int]:
+def kth_highest(scores: Tensor, keep: int, overwrite: bool = False) -> tuple[Tensor | float, Tensor | int]:
     """The `keep`-th highest score and how many scores equal to it are among the `keep` highest.
 
-    0 < keep <= number of scores. Selection, not sorting: linear time.
+    0 < keep <= number of scores. Selection, not sorting: linear time. With `overwrite` the scores may be left in
+    another order, which saves a copy.
     """
     flat = scores.detach().reshape(-1)
     # NumPy has no bfloat16, and float16 selection is slow: both fit into float32.
@@ -66,24 +68,23 @@ def kth_highest(scores: Tensor, keep: int) -> tuple[Tensor | float, Tensor | int
         boundary = torch.where(flat.isnan().any(), torch.full_like(boundary, math.nan), boundary).to(flat.dtype)
         return boundary, keep - (flat > boundary).sum()
     _refuse_nan(flat)
+    values = (exact if overwrite else scratch(exact.shape, exact.dtype).copy_(exact)).numpy()
     position = flat.numel() - keep
-    values = scratch(exact.shape, exact.dtype).copy_(exact).numpy()
     values.partition(position)
     boundary = float(values[position])
-    return boundary, keep - int(torch.count_nonzero(flat > boundary))
+    return boundary, keep - int(np.count_nonzero(values[position:] > boundary))
 
 
 def above_with_ties(scores: Tensor, boundary: Tensor | float, ties: Tensor | int) -> Tensor:
     """Bool mask of the scores above `boundary` and of the first `ties`, in flat order, that equal it."""
     flat = scores.detach().reshape(-1)
-    mask = flat > boundary
-    equal = flat == boundary
     if not devices.is_on_host(flat):
-        mask |= equal & (equal.cumsum(0) <= ties)
-    elif int(torch.count_nonzero(equal)) <= ties:
-        mask |= equal
-    else:
-        mask[torch.nonzero(equal).squeeze(-1)[: int(ties)]] = True
+        equal = flat == boundary
+        return ((flat > boundary) | (equal & (equal.cumsum(0) <= ties))).view(scores.shape)
+    mask = flat >= boundary
+    above = torch.gt(flat, boundary, out=scratch(flat.shape, torch.bool))
+    if int(torch.count_nonzero(mask)) - int(torch.count_nonzero(above)) > ties:
+        mask[torch.nonzero(flat == boundary).squeeze(-1)[int(ties) :]] = False
     return mask.view(scores.shape)
 
 

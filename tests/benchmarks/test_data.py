@@ -21,6 +21,7 @@ def test_a_task_of_the_user(tmp_path, bert_dir):
     tiny.write_task(tmp_path / "task", "mrpc", train=40)
     given = [f"--data_dir={tmp_path / 'task'}", "--task_name=mrpc", f"--model={bert_dir}", "--max_seq_length=16"]
     assert data.main([*given, "--repeats=1", "--threads=1"])["rows"] == 40
+    assert data.main([*given, "--repeats=1", "--threads=1", "--copies=3"])["rows"] == 120
 
 
 def test_generated_sentences_have_the_length_asked_for(tmp_path):
