@@ -70,19 +70,3 @@ def test_an_error_in_rank_0_strands_nobody(world: Path, tmp_path: Path) -> None:
     assert result.returncode != 0
     assert "dev.tsv" in result.stderr
     assert time.monotonic() - started < 60
-
-
-def test_two_processes_resume_where_they_stopped(world: Path, tmp_path: Path) -> None:
-    whole = launch(world, tmp_path / "whole", 2)
-    assert whole.returncode == 0, whole.stderr
-    first = launch(world, tmp_path / "parts", 2)
-    assert first.returncode == 0, first.stderr
-    removed = tmp_path / "parts" / "checkpoint-9"
-    damaged = bytearray((removed / "model.safetensors").read_bytes())
-    damaged[-1] ^= 1
-    (removed / "model.safetensors").write_bytes(damaged)
-    again = launch(world, tmp_path / "parts", 2)
-    assert again.returncode == 0, again.stderr
-    assert "resuming after update 8 of 9" in again.stderr
-    for name in ("model.safetensors", "train_log.jsonl", "checkpoint-9/optimizer.safetensors"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name

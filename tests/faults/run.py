@@ -28,6 +28,7 @@ PARTS = (
     "processes",
     "changes",
     "long_runs",
+    "long_distillation",
     "determinism",
     "non_finite",
     "contradictions",

@@ -15,7 +15,7 @@ from emmental.atomic import DamagedError, verify_folder
 KINDS = ["truncated", "deleted", "one bit flipped", "another run's"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["deleted", "another run's"])
 def test_files_of_checkpoints(world: World, known: Uninterrupted, kind: str, tmp_path: Path) -> None:
     command = world.trainer("movement")
     another = damage.reseeded(world.trainer("movement", "--seed", "7"))

@@ -18,7 +18,7 @@ def commands(world: World) -> list:
 
 @pytest.mark.parametrize("kind", FAILURES)
 def test_failing_calls(commands: list, kind: str, known: Uninterrupted, tmp_path: Path) -> None:
-    assert disks.failing_calls(commands, kind, 4, known, tmp_path, seed=1).lost == []
+    assert disks.failing_calls(commands, kind, 3, known, tmp_path, seed=1).lost == []
 
 
 def test_files_that_may_not_grow(commands: list, known: Uninterrupted, tmp_path: Path) -> None:

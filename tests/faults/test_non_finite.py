@@ -11,9 +11,9 @@ from faults.runs import World
 
 def test_poisoned_runs(world: World, known: Uninterrupted, tmp_path: Path) -> None:
     commands = [(world.trainer("movement"), 16), (world.distiller("distilbert"), 6)]
-    tally = non_finite.try_all(commands, tmp_path, known, 12, seed=1)
+    tally = non_finite.try_all(commands, tmp_path, known, 8, seed=1)
     assert tally.lost == []
-    assert tally.survived == 12
+    assert tally.survived == 8
 
 
 def test_a_last_update_that_makes_weights_infinite_is_not_saved(

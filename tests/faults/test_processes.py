@@ -19,10 +19,6 @@ def test_a_killed_process_is_restarted_by_torchrun_and_ends_exactly(world: World
     assert "world_size 2 -> 1" in last_lines(whole)
 
 
-def test_rank_0_fails_while_caching(world: World, tmp_path: Path) -> None:
-    assert processes.strands_nobody(world.trainer("movement"), tmp_path / "run", "0,load_features,1,9") is None
-
-
 def test_a_second_run_is_refused_and_a_killed_one_leaves_no_lock(world: World, tmp_path: Path) -> None:
     """Its processes that load batches outlive it for some seconds: they do not hold the lock."""
     assert processes.second_run(world.trainer("movement"), tmp_path / "run", signal.SIGKILL) is None
