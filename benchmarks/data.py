@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from transformers import AutoTokenizer  # noqa: E402 - the repository is not installed
 
 from benchmarks import generated  # noqa: E402
-from benchmarks.measurements import Spread, parser, report, table  # noqa: E402
+from benchmarks.measurements import Spread, parser, report, table, timed  # noqa: E402
 from emmental.command_line import leave_if, user_mistakes  # noqa: E402
 from emmental.data import (  # noqa: E402
     FeatureDataset,
@@ -27,10 +27,16 @@ from emmental.data import (  # noqa: E402
     batch_loader,
     load_features,
     padding_share,
+    read_split,
     resolve_task,
 )
 
 _BATCH_SIZES = (8, 16, 32, 64)
+_TIMES = (
+    ("read", "reading_seconds"),
+    ("read, tokenise, cache", "cold_seconds"),
+    ("cache to first batch", "warm_seconds"),
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         ["", "s (quartiles)", "rows a second"],
         (
             [f"{what}, {results['rows']} rows", results[key].text(), f"{results['rows'] / results[key].median:.0f}"]
-            for what, key in (("read, tokenise, cache", "cold_seconds"), ("cache to first batch", "warm_seconds"))
+            for what, key in _TIMES
         ),
     )
     shares = table(
@@ -87,6 +93,7 @@ def repeated(options: argparse.Namespace, folder: Path) -> Path:
 
 def measured(options: argparse.Namespace, cache: Path) -> dict[str, Any]:
     """Cold and warm starts, and the padding of an epoch."""
+    reading = timed(lambda: read_split(resolve_task(options.task_name), options.data_dir, "train"), options.repeats)
     cold, warm = [], []
     for repeat in range(options.repeats):
         begin = time.perf_counter()
@@ -99,6 +106,7 @@ def measured(options: argparse.Namespace, cache: Path) -> dict[str, Any]:
         warm.append(time.perf_counter() - begin)
     return {
         "rows": len(dataset),
+        "reading_seconds": reading,
         "cold_seconds": Spread.of(cold),
         "warm_seconds": Spread.of(warm),
         "padding": {size: padding(dataset, size) for size in _BATCH_SIZES},

@@ -125,11 +125,12 @@ def hard_concrete_mask(scores: Tensor, training: bool, generator: torch.Generato
 
 def hard_concrete_slope(mask: Tensor, training: bool) -> Tensor:
     """Derivative of `hard_concrete_mask` by its scores, from the mask alone; 0 where the gate is clamped."""
-    gate = (mask - L0_LEFT) / (L0_RIGHT - L0_LEFT)
-    slope = (L0_RIGHT - L0_LEFT) * gate * (1 - gate)
+    width = L0_RIGHT - L0_LEFT
+    gate = (mask - L0_LEFT).div_(width)
+    slope = (1 - gate).mul_(gate.mul_(width))
     if training:
-        slope = slope / L0_TEMPERATURE
-    return slope.masked_fill_((mask <= 0) | (mask >= 1), 0.0)
+        slope.div_(L0_TEMPERATURE)
+    return slope.mul_((mask > 0) & (mask < 1))
 
 
 def _refuse_nan(values: Tensor) -> None:
