@@ -6,6 +6,7 @@ from the first layer to the last, in the blocks of `sparse_matrix.py`, so that n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -82,6 +83,23 @@ def _groups(lengths: list[int]) -> Iterator[tuple[int, int]]:
         yield from [(count, length)] if length <= _SHORT else [(1, length)] * count
 
 
+class Workspace:
+    """Memory that layers use one after the other.
+
+    Fresh memory for each of them would cost as much as their products: the system hands it out page by page.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """A float32 tensor of that shape with any content, good until the name is taken again."""
+        size = math.prod(shape)
+        if name not in self._buffers or self._buffers[name].numel() < size:
+            self._buffers[name] = torch.empty(size)
+        return self._buffers[name][:size].view(shape)
+
+
 class SparseEncoder(nn.Module):
     """In the place of `BertEncoder`; CPU, float32, inference only."""
 
@@ -116,8 +134,10 @@ class SparseEncoder(nn.Module):
         tokens = hidden_states.reshape(-1, hidden)
         states = [_gather(tokens, packing) for packing in packings]
         # Layer by layer, so that the weights of a layer stay in the caches while all parts pass through it.
+        workspace = Workspace()
         for layer in self.layer:
-            states = [layer(state, packing) for state, packing in zip(states, packings, strict=True)]
+            for state, packing in zip(states, packings, strict=True):
+                layer(state, packing, workspace)
         result = torch.zeros_like(tokens)
         for state, packing in zip(states, packings, strict=True):
             result[packing.index] = state.transpose(1, 2).reshape(-1, hidden)[: len(packing.index)]
@@ -138,51 +158,51 @@ class SparseLayer(nn.Module):
         self.last_norm = ColumnNorm(*weights.last_norm, config.layer_norm_eps)
         self.activate = _in_place(config.hidden_act)
 
-    def forward(self, state: Tensor, packing: Packing) -> Tensor:
+    def forward(self, state: Tensor, packing: Packing, workspace: Workspace) -> Tensor:
         """(blocks, hidden, width) -> the same, changed in place."""
-        context = self._attention(state, packing) if self.heads else state[:, :0]
-        state = self.norm(self.output.add_to(context, state))
-        neurons = self.up(state, torch.empty(packing.blocks, len(self.up.bias), packing.width))
+        context = self._attention(state, packing, workspace) if self.heads else state[:, :0]
+        self.norm(self.output.add_to(context, state), workspace)
+        neurons = self.up(state, workspace.take("neurons", packing.blocks, len(self.up.bias), packing.width))
         self.activate(neurons)
-        return self.last_norm(self.down.add_to(neurons, state))
+        return self.last_norm(self.down.add_to(neurons, state), workspace)
 
-    def _attention(self, state: Tensor, packing: Packing) -> Tensor:
+    def _attention(self, state: Tensor, packing: Packing, workspace: Workspace) -> Tensor:
         """What the heads read, (blocks, heads * head size, width)."""
-        qkv = torch.empty(len(self.qkv.bias), packing.columns)
-        self.qkv(state, qkv.view(-1, packing.blocks, packing.width).transpose(0, 1))
+        qkv = workspace.take("qkv", len(self.qkv.bias), packing.columns)
+        self.qkv(state, _as_blocks(qkv, packing))
         qkv = qkv.view(3, self.heads, -1, packing.columns)
-        context = torch.empty_like(qkv[0])
+        context = workspace.take("context", *qkv.shape[1:])
         begin = 0
         for sequences, length in packing.groups:
             end = begin + sequences * length
-            attend(qkv[..., begin:end], context[..., begin:end], sequences)
+            attend(qkv[..., begin:end], context[..., begin:end], sequences, workspace)
             begin = end
         context[..., begin:] = 0
-        return _to_blocks(context.view(-1, packing.columns), packing)
+        blocks = workspace.take("blocks", packing.blocks, len(self.qkv.bias) // 3, packing.width)
+        return blocks.copy_(_as_blocks(context.view(-1, packing.columns), packing))
 
 
-def attend(qkv: Tensor, out: Tensor, sequences: int) -> None:
+def attend(qkv: Tensor, out: Tensor, sequences: int, workspace: Workspace) -> None:
     """Attention of sequences of one length, without a mask.
 
     Args:
         qkv: (3, heads, head size, sequences * length), the scale of the scores in q.
         out: (heads, head size, sequences * length), written.
         sequences: their number.
+        workspace: for scores and the like.
     """
     _, heads, size, columns = qkv.shape
     length = columns // sequences
     apart = qkv.view(3, heads, size, sequences, length).transpose(2, 3)
     query, key, value = apart.reshape(3, heads * sequences, size, length)  # a view where there is one sequence
-    context = torch.empty(heads * sequences, size, length)
+    context = workspace.take("attended", heads * sequences, size, length)
     step = max(1, _SCORES_AT_ONCE // (length * length))
-    scores = torch.empty(min(step, heads * sequences), length, length)
-    weights = torch.empty_like(scores)
     for begin in range(0, heads * sequences, step):
         part = slice(begin, begin + step)
-        count = len(query[part])
-        torch.bmm(query[part].transpose(1, 2), key[part], out=scores[:count])
-        torch.softmax(scores[:count], -1, out=weights[:count])
-        torch.bmm(value[part], weights[:count].transpose(1, 2), out=context[part])
+        shape = len(query[part]), length, length
+        scores = torch.bmm(query[part].transpose(1, 2), key[part], out=workspace.take("scores", *shape))
+        weights = torch.softmax(scores, -1, out=workspace.take("weights", *shape))
+        torch.bmm(value[part], weights.transpose(1, 2), out=context[part])
     out.view(heads, size, sequences, length).copy_(context.view(heads, sequences, size, length).transpose(1, 2))
 
 
@@ -196,10 +216,11 @@ class ColumnNorm(nn.Module):
         self.register_buffer("bias", torch.from_numpy(bias)[:, None])
         self.register_buffer("average", torch.full((1, len(weight)), 1 / len(weight)))
 
-    def forward(self, blocks: Tensor) -> Tensor:
+    def forward(self, blocks: Tensor, workspace: Workspace) -> Tensor:
         """(blocks, features, width) -> the same tensor, each column normalised."""
         blocks -= torch.matmul(self.average, blocks)
-        variance = torch.matmul(self.average, blocks.square())
+        squares = torch.mul(blocks, blocks, out=workspace.take("squares", *blocks.shape))
+        variance = torch.matmul(self.average, squares)
         blocks *= variance.add_(self.eps).rsqrt_()
         blocks *= self.weight
         blocks += self.bias
@@ -210,12 +231,12 @@ def _gather(tokens: Tensor, packing: Packing) -> Tensor:
     """Tokens (batch * length, hidden) -> blocks of columns, idle ones 0."""
     columns = torch.zeros(tokens.shape[1], packing.columns)
     columns[:, : len(packing.index)] = tokens[packing.index].T
-    return _to_blocks(columns, packing)
+    return _as_blocks(columns, packing).contiguous()
 
 
-def _to_blocks(columns: Tensor, packing: Packing) -> Tensor:
-    """(features, columns) -> (blocks, features, width), contiguous."""
-    return columns.view(-1, packing.blocks, packing.width).transpose(0, 1).contiguous()
+def _as_blocks(columns: Tensor, packing: Packing) -> Tensor:
+    """(features, columns) -> a view of them, (blocks, features, width)."""
+    return columns.view(-1, packing.blocks, packing.width).transpose(0, 1)
 
 
 def _in_place(name: str) -> Callable[[Tensor], object]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from emmental.export import sparse_encoder
-from emmental.export.sparse_encoder import ColumnNorm, attend, pack
+from emmental.export.sparse_encoder import ColumnNorm, Workspace, attend, pack
 
 MASK = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 1], [1, 0, 0, 0]], dtype=torch.bool)
 
@@ -49,7 +49,7 @@ def test_attention(sequences, at_once, monkeypatch):
     heads, size, length = 2, 4, 5
     columns = torch.randn(3, heads, size, 2 + sequences * length)
     out = torch.full((heads, size, 2 + sequences * length), 7.0)
-    attend(columns[..., 2:], out[..., 2:], sequences)
+    attend(columns[..., 2:], out[..., 2:], sequences, Workspace())
     q, k, v = columns[..., 2:].view(3, heads, size, sequences, length).permute(0, 3, 1, 4, 2)
     expected = F.scaled_dot_product_attention(q, k, v, scale=1.0).permute(1, 3, 0, 2).reshape(heads, size, -1)
     torch.testing.assert_close(out[..., 2:], expected, atol=1e-6, rtol=0)
@@ -62,5 +62,15 @@ def test_norm_over_columns():
     blocks = 3 + torch.randn(2, 6, 8)
     expected = F.layer_norm(blocks.transpose(1, 2), (6,), torch.from_numpy(weight), torch.from_numpy(bias), 1e-5)
     norm = ColumnNorm(weight, bias, 1e-5)
-    assert norm(blocks) is blocks
+    assert norm(blocks, Workspace()) is blocks
     torch.testing.assert_close(blocks, expected.transpose(1, 2), atol=1e-5, rtol=0)
+
+
+def test_workspace_keeps_its_memory():
+    workspace = Workspace()
+    large = workspace.take("a", 2, 3, 4)
+    small = workspace.take("a", 5)
+    assert (large.shape, small.shape, small.data_ptr()) == ((2, 3, 4), (5,), large.data_ptr())
+    assert workspace.take("b", 5).data_ptr() != large.data_ptr()
+    assert workspace.take("a", 25).numel() == 25
+    assert workspace.take("a", 0, 4).shape == (0, 4)
