@@ -444,3 +444,14 @@ class TestNeverStale:
             expected = F.linear(x, masked.weight * TopKBinarizer.apply(scores, 0.4), masked.bias)
             assert torch.allclose(output, expected, atol=1e-6)
             del scores
+
+
+def test_without_gradients_the_output_has_the_bits_of_a_plain_layer() -> None:
+    torch.manual_seed(0)
+    layer = MaskedLinear(96, 128, mask_init="uniform", mask_scale=1.0)
+    layer.threshold = 0.3
+    plain = torch.nn.Linear(96, 128)
+    plain.load_state_dict({"weight": layer.weight * layer.mask, "bias": layer.bias.detach()})
+    input = torch.randn(7, 96)
+    with torch.no_grad():
+        assert torch.equal(layer(input), plain(input))
