@@ -19,7 +19,8 @@ sys.path.insert(0, str(ROOT))
 from transformers import AutoTokenizer  # noqa: E402 - the repository is not installed
 
 from benchmarks import generated  # noqa: E402
-from benchmarks.measurements import Spread, parser, report, table, timed  # noqa: E402
+from benchmarks.arguments import parser  # noqa: E402
+from benchmarks.measurements import Spread, report, table, timed  # noqa: E402
 from emmental.command_line import leave_if, user_mistakes  # noqa: E402
 from emmental.data import (  # noqa: E402
     FeatureDataset,

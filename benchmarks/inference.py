@@ -24,7 +24,8 @@ import transformers  # noqa: E402
 from torch import nn  # noqa: E402
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel  # noqa: E402
 
-from benchmarks.measurements import parser, report, table  # noqa: E402
+from benchmarks.arguments import parser  # noqa: E402
+from benchmarks.measurements import report, table  # noqa: E402
 from emmental.command_line import leave_if, range_problems, user_mistakes  # noqa: E402
 from emmental.export.bertarize import bertarize  # noqa: E402
 from emmental.export.counts_parameters import count_parameters, read_any  # noqa: E402

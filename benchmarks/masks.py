@@ -17,7 +17,8 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402 - the repository is not installed
 from torch import nn  # noqa: E402
 
-from benchmarks.measurements import parser, report, table, timed  # noqa: E402
+from benchmarks.arguments import parser  # noqa: E402
+from benchmarks.measurements import report, table, timed  # noqa: E402
 from emmental.command_line import leave_if  # noqa: E402
 from emmental.modules import MaskedLinear  # noqa: E402
 from emmental.modules.binarizer import count_kept  # noqa: E402

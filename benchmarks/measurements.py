@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 
 from emmental.atomic import write_json
-from emmental.command_line import OneLineParser
 from emmental.export.latency import machine
 
 
@@ -68,14 +66,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         for zipped in (list(zip(line, widths, strict=True)) for line in lines)
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in (aligned[0], rule, *aligned[1:]))
-
-
-def parser(description: str) -> OneLineParser:
-    """A parser with what every measurement takes: `--threads` and `--json`."""
-    made = OneLineParser(description)
-    made.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of PyTorch")
-    made.add_argument("--json", type=Path, default=None, help="file to write the numbers to")
-    return made
 
 
 def report(args: argparse.Namespace, results: dict[str, Any], *tables: str) -> dict[str, Any]:

@@ -23,8 +23,9 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402 - the repository is not installed
 
 from benchmarks import generated, train_step  # noqa: E402
+from benchmarks.arguments import parser  # noqa: E402
 from benchmarks.data import first_batch  # noqa: E402
-from benchmarks.measurements import Spread, parser, report, table  # noqa: E402
+from benchmarks.measurements import Spread, report, table  # noqa: E402
 from benchmarks.subjects import SUBJECTS, build  # noqa: E402
 from emmental.data import FeatureDataset, load_features, resolve_task  # noqa: E402
 from emmental.training import distributed  # noqa: E402
@@ -173,12 +174,12 @@ def rank_updates(
 
 
 def private_bytes() -> int:
-    """Memory that this process alone holds, mapped files of others not counted; 0 where the system does not tell."""
+    """Memory that this process holds for itself, mapped files not counted; 0 where the system does not tell."""
     try:
         lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_"))
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
 
 
 def tables(results: dict[str, Any]) -> list[str]:

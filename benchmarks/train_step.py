@@ -27,7 +27,8 @@ import torch  # noqa: E402 - the repository is not installed
 from torch import Tensor  # noqa: E402
 
 from benchmarks import generated  # noqa: E402
-from benchmarks.measurements import Spread, parser, report, table  # noqa: E402
+from benchmarks.arguments import parser  # noqa: E402
+from benchmarks.measurements import Spread, report, table  # noqa: E402
 from benchmarks.subjects import PHASES, SUBJECTS, Run, build  # noqa: E402
 from emmental.command_line import leave_if, user_mistakes  # noqa: E402
 from emmental.data import LengthGroupedBatches, batch_loader  # noqa: E402
