@@ -3,7 +3,7 @@
     python -m emmental.export.sparse --model model.emmental --input sentences.txt --output predictions.jsonl
 
 `load_sparse` gives a Transformers model whose encoder is a `SparseEncoder`: it is called, and used in pipelines, like
-any other.
+any other. A model that is hardly pruned stays dense.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ from emmental.export.package import Package, read_package
 from emmental.export.prediction import STANDARD_INPUT, Predictor, json_line, read_texts
 from emmental.export.sparse_encoder import SparseEncoder
 from emmental.export.sparse_matrix import DENSE_ABOVE, stored_to_csr
-from emmental.export.storage import checked_config, to_package
+from emmental.export.storage import checked_config, to_model, to_package
 from emmental.export.tokenizer import load_tokenizer
 from emmental.patching import masked_layers
 
 _LAYERS = "encoder.layer."
 _MASK_AS_GIVEN = "emmental_mask_as_given"
+_WORTH_IT = 0.9
+"""The products of a sparse model must take less than this share of the dense ones, or its packing gains nothing."""
 
 
 def load_sparse(
@@ -58,7 +60,8 @@ def load_sparse(
 
     Args:
         path: a package, or the folder of a bertarized or masked model.
-        dense_above: density from which a matrix is multiplied dense; 0 and less: all of them, 1: none.
+        dense_above: density above which a matrix is multiplied dense: a non-zero costs as much as 1 / dense_above
+            weights of a dense matrix. Where that says that hardly anything is gained, the model is the dense one.
         pruning_method, threshold: override what a masked model records, see `read_model`.
 
     Raises:
@@ -80,6 +83,8 @@ def sparsify(model: PreTrainedModel, dense_above: float = DENSE_ABOVE) -> PreTra
 def _from_package(package: Package, source: str, dense_above: float) -> PreTrainedModel:
     if math.isnan(dense_above):
         raise ValueError("--dense_above accepts a density, not NaN")
+    if _cost(package, dense_above) > _WORTH_IT:
+        return to_model(package, source).requires_grad_(False)
     config = checked_config(package, source)
     cls = PLAIN_CLASSES[plain_class_name(package.config.get("architectures"), source)]
     arrays = package.arrays()
@@ -92,6 +97,15 @@ def _from_package(package: Package, source: str, dense_above: float) -> PreTrain
     model.config._attn_implementation = _MASK_AS_GIVEN
     model.base_model.encoder = SparseEncoder(model.config, _all_layers(package, arrays, config, source), dense_above)
     return model.requires_grad_(False).eval()
+
+
+def _cost(package: Package, dense_above: float) -> float:
+    """Modelled time of the encoder's products, each in its faster form, as a share of that of the dense ones."""
+    if dense_above <= 0:
+        return 1.0
+    sizes = {name: math.prod(matrix.shape) for name, matrix in package.matrices.items()}
+    cost = sum(min(len(matrix.values) / dense_above, sizes[name]) for name, matrix in package.matrices.items())
+    return cost / sum(sizes.values()) if sizes else 1.0
 
 
 def _mask_as_given(attention_mask: Tensor | None = None, **_: object) -> Tensor | None:

@@ -109,12 +109,16 @@ def load_package(path: str | Path) -> PreTrainedModel:
     Raises:
         ValueError: no package, a damaged one, or one whose arrays are not those of its configuration.
     """
-    package = read_package(path)
-    name = plain_class_name(package.config.get("architectures"), str(path))
-    config = checked_config(package, path)
+    return to_model(read_package(path), str(path))
+
+
+def to_model(package: Package, source: str) -> PreTrainedModel:
+    """The plain Transformers model of a package that was read from `source`; errors as of `load_package`."""
+    name = plain_class_name(package.config.get("architectures"), source)
+    config = checked_config(package, source)
     state = {key: torch.from_numpy(matrix.dense()) for key, matrix in package.matrices.items()}
     state |= {key: torch.from_numpy(array) for key, array in package.arrays().items()}
-    return build_model(PLAIN_CLASSES[name], config, state, str(path))
+    return build_model(PLAIN_CLASSES[name], config, state, source)
 
 
 def package_sizes(path: str | Path) -> PackageSizes:

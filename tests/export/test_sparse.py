@@ -13,10 +13,12 @@ import tiny
 import tiny_masked
 import torch
 from transformers import pipeline
+from transformers.models.bert.modeling_bert import BertEncoder
 
 from emmental.export.bertarize import bertarize, bertarize_folder
 from emmental.export.package import write_package
 from emmental.export.sparse import load_sparse, main, sparsify
+from emmental.export.sparse_encoder import SparseEncoder
 from emmental.export.sparse_matrix import DenseBlockLinear, SparseBlockLinear
 from emmental.export.storage import save_package, to_package
 from emmental.patching import masked_layers, set_threshold
@@ -69,11 +71,29 @@ def test_every_density(density, dense_above):
     ids, mask = ragged(3)
     with torch.no_grad():
         torch.testing.assert_close(sparse(ids, mask).logits, model(ids, mask).logits, atol=1e-5, rtol=0)
-    forms = {type(linear) for linear in linears(sparse)}
-    if dense_above == 1.0:
-        assert forms == {SparseBlockLinear}
-    elif density == 1.0:
-        assert forms == {DenseBlockLinear}
+    falls_back = density / dense_above > 0.9 if dense_above > 0 else True
+    assert isinstance(sparse.bert.encoder, BertEncoder if falls_back else SparseEncoder)
+    assert (SparseBlockLinear in {type(linear) for linear in linears(sparse)}) is not falls_back
+
+
+def test_each_matrix_in_its_faster_form():
+    model = bertarize(prune(tiny_masked.make(), 1.0))
+    for name, parameter in model.bert.encoder.named_parameters():
+        if parameter.dim() == 2 and ("layer.0" in name or "intermediate" in name):
+            rows, columns = (torch.arange(size) for size in parameter.shape)
+            parameter.data[(rows[:, None] + columns) % 8 != 0] = 0  # an eighth stays, in every row and column
+    sparse = sparsify(model)
+    first, second = sparse.bert.encoder.layer
+    assert {type(linear) for linear in linears(first)} == {SparseBlockLinear}
+    assert [type(getattr(second, name)) for name in ("qkv", "output", "up", "down")] == [
+        DenseBlockLinear,
+        DenseBlockLinear,
+        SparseBlockLinear,
+        DenseBlockLinear,
+    ]
+    ids, mask = ragged(3)
+    with torch.no_grad():
+        torch.testing.assert_close(sparse(ids, mask).logits, model(ids, mask).logits, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("method", ["threshold", "sigmoied_threshold", "magnitude", "l0"])
