@@ -44,7 +44,7 @@ def test_files_of_corpora(world: World, tmp_path: Path) -> None:
     command, another = world.distiller("distilbert"), world.distiller("gpt2")
     tally = damage.corpora(command, another, tmp_path / "copy", KINDS)
     assert tally.lost == []
-    assert tally.survived >= 20
+    assert tally.survived >= 18
 
 
 def test_files_of_exports(world: World, known: Uninterrupted, tmp_path: Path) -> None:

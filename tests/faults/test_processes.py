@@ -11,7 +11,7 @@ from faults.runs import World, last_lines
 
 def test_a_killed_process_is_restarted_by_torchrun_and_ends_exactly(world: World, tmp_path: Path) -> None:
     command = world.trainer("movement")
-    status, _, said = processes.launch(command, tmp_path / "whole" / "out")
+    status, said = processes.launch(command, tmp_path / "whole" / "out")
     assert status == 0, said
     whole = tmp_path / "whole" / "out"
     assert processes.restarted(command, tmp_path / "restarted", whole, "1,step,6,9") is None
