@@ -85,6 +85,9 @@ class TestStopSignals:
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
     def test_a_second_control_c_is_obeyed_at_once(self):
+        # A shell starts what runs in its background with SIGINT ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
         def interrupted_twice() -> None:
             with StopSignals():
                 os.kill(os.getpid(), signal.SIGINT)
