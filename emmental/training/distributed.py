@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 _TIMEOUT = timedelta(minutes=60)
+_POLL_SECONDS = 0.02
+_POLLS = 10
 
 
 @dataclass(frozen=True)
@@ -111,9 +115,46 @@ def start(no_cuda: bool = False) -> Environment:
     if "RANK" not in os.environ or world_size == 1:
         return Environment(device=device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=_TIMEOUT, device_id=device if cuda else None)
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+        dist.init_process_group(
+            "nccl" if cuda else "gloo",
+            store=attempt_store(store, rank, world_size),
+            rank=rank,
+            world_size=world_size,
+            timeout=_TIMEOUT,
+            device_id=device if cuda else None,
+        )
     control = dist.new_group(backend="gloo", timeout=_TIMEOUT)
     return Environment(dist.get_rank(), local_rank, dist.get_world_size(), device, control)
+
+
+def attempt_store(store: dist.Store, rank: int, world_size: int, timeout: timedelta = _TIMEOUT) -> dist.Store:
+    """A part of `store` that no earlier attempt has written to; the same one in every rank.
+
+    torchrun keeps one store through its restarts and names no attempt that every machine would agree on (a machine
+    counts only its own failures). Without this a restarted rank may read the address of a killed one and be refused.
+    Rank 0 announces a new name and answers each rank that took it up, by a token of that rank's: an old name is never
+    answered again.
+
+    Raises:
+        TimeoutError: a rank did not come.
+    """
+    token = uuid.uuid4().hex
+    if rank == 0:
+        store.set("attempt", token)
+        store.wait([f"{token}/{other}" for other in range(1, world_size)], timeout)
+        for other in range(1, world_size):
+            store.set(f"{token}/{store.get(f'{token}/{other}').decode()}", "")
+        return dist.PrefixStore(token, store)
+    deadline = time.monotonic() + timeout.total_seconds()
+    while time.monotonic() < deadline:
+        attempt = store.get("attempt").decode()
+        store.set(f"{attempt}/{rank}", token)
+        for _ in range(_POLLS):
+            if store.check([f"{attempt}/{token}"]):
+                return dist.PrefixStore(attempt, store)
+            time.sleep(_POLL_SECONDS)
+    raise TimeoutError(f"rank 0 did not answer rank {rank} within {timeout}")
 
 
 def wrapped(model: nn.Module, environment: Environment) -> nn.Module:

@@ -57,7 +57,7 @@ def resumed(command: Command, folder: Path, whole: Path) -> str | None:
 
 def restarted(command: Command, folder: Path, whole: Path, sabotage: str) -> str | None:
     """A process is killed and torchrun starts all of them again: the end is that of an undisturbed run."""
-    status, said = launch(command, folder / "out", restarts=3, sabotage=sabotage)
+    status, said = launch(command, folder / "out", restarts=1, sabotage=sabotage)
     if status != 0 or not (folder / "done").exists():
         return f"status {status}: {said[-6000:]}"
     return difference(folder / "out", whole, ordered=False)

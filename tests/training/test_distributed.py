@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -58,6 +62,36 @@ def test_collectives_of_one_are_identities():
     with environment.main_first():
         entered.append(1)
     assert entered == [1]
+
+
+def _attempt(store: dist.Store, first: int, processes: int = 3) -> list[dist.Store]:
+    """Every rank asks for its part of the store, each from a thread of its own; rank `first` is there first."""
+    ranks = [first, *(rank for rank in range(processes) if rank != first)]
+    with ThreadPoolExecutor(processes) as pool:
+        waiting = {}
+        for rank in ranks:
+            waiting[rank] = pool.submit(distributed.attempt_store, store, rank, processes, timedelta(seconds=30))
+            time.sleep(0.05)
+        return [waiting[rank].result() for rank in range(processes)]
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_a_restart_sees_nothing_of_the_attempt_before(first):
+    store = dist.HashStore()
+    before = _attempt(store, 0)
+    before[0].set("address of rank 0", "of a process that was killed")
+    assert [part.get("address of rank 0") for part in before] == [b"of a process that was killed"] * 3
+    after = _attempt(store, first)
+    assert [part.check(["address of rank 0"]) for part in after] == [False] * 3
+    after[0].set("address of rank 0", "alive")
+    assert [part.get("address of rank 0") for part in after] == [b"alive"] * 3
+
+
+def test_a_rank_does_not_go_on_with_the_name_of_a_dead_attempt():
+    store = dist.HashStore()
+    _attempt(store, 0, processes=2)
+    with pytest.raises(TimeoutError, match="rank 0 did not answer rank 1"):
+        distributed.attempt_store(store, 1, 2, timedelta(seconds=0.5))
 
 
 def test_only_rank_0_is_main():
