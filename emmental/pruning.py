@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from emmental.modules.binarizer import L0_LEFT, L0_RIGHT, L0_TEMPERATURE, count_kept, kth_highest
+from emmental.modules.binarizer import L0_LEFT, L0_RIGHT, L0_TEMPERATURE, count_kept, kth_highest_of_all
 from emmental.patching import masked_layers, set_threshold
 
 REGULARIZATIONS = ("l1", "l0")
@@ -94,14 +94,7 @@ def global_boundary(model: nn.Module, fraction: float) -> tuple[float, list[int]
     if keep in (0, total):
         limits = torch.finfo(scores[0].dtype)
         return (limits.max, [0] * len(scores)) if keep == 0 else (limits.min, [score.numel() for score in scores])
-    boundary, ties = kth_highest(torch.cat(scores), keep, overwrite=True)
-    equal = torch.stack([torch.count_nonzero(score == boundary) for score in scores])
-    boundary, left = (float(value) for value in (boundary, ties))
-    budgets = []
-    for count in equal.tolist():
-        budgets.append(min(int(left), count))
-        left -= budgets[-1]
-    return boundary, budgets
+    return kth_highest_of_all(scores, keep)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ The functions return masks without a gradient; the `*Binarizer` classes wrap the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -21,6 +22,8 @@ from emmental.modules.scratch import scratch
 L0_LEFT, L0_RIGHT, L0_TEMPERATURE = -0.1, 1.1, 2 / 3
 """Hard concrete: the interval (l, r) the gate is stretched to, and the temperature b."""
 _L0_NOISE_MARGIN = 1e-4
+_SAMPLE = 2**16
+"""Scores that are looked at first to find the boundary of all: enough to leave some 2 % of them to choose from."""
 
 
 def count_kept(fraction: float, total: int) -> int:
@@ -54,25 +57,75 @@ def top_mask(scores: Tensor, keep: int) -> Tensor:
     return above_with_ties(scores, *kth_highest(scores, keep))
 
 
-def kth_highest(scores: Tensor, keep: int, overwrite: bool = False) -> tuple[Tensor | float, Tensor | int]:
+def kth_highest(scores: Tensor, keep: int) -> tuple[Tensor | float, Tensor | int]:
     """The `keep`-th highest score and how many scores equal to it are among the `keep` highest.
 
-    0 < keep <= number of scores. Selection, not sorting: linear time. With `overwrite` the scores may be left in
-    another order, which saves a copy.
+    0 < keep <= number of scores. Selection, not sorting: linear time.
     """
     flat = scores.detach().reshape(-1)
-    # NumPy has no bfloat16, and float16 selection is slow: both fit into float32.
-    exact = flat if flat.dtype == torch.float64 else flat.float()
+    exact = flat.to(_selectable(flat.dtype))
     if not devices.is_on_host(flat):
         boundary = torch.kthvalue(exact, flat.numel() - keep + 1).values
         boundary = torch.where(flat.isnan().any(), torch.full_like(boundary, math.nan), boundary).to(flat.dtype)
         return boundary, keep - (flat > boundary).sum()
     _refuse_nan(flat)
-    values = (exact if overwrite else scratch(exact.shape, exact.dtype).copy_(exact)).numpy()
-    position = flat.numel() - keep
+    return _selected(scratch(exact.shape, exact.dtype).copy_(exact).numpy(), keep)
+
+
+def kth_highest_of_all(parts: Sequence[Tensor], keep: int) -> tuple[float, list[int]]:
+    """The `keep`-th highest score of all parts together, and how many of each part that equal it are kept.
+
+    0 < keep <= number of scores. Ties go to the earlier part.
+    """
+    flat = [part.detach().reshape(-1) for part in parts]
+    if devices.is_on_host(flat[0]):
+        for part in flat:
+            _refuse_nan(part)
+        near, above = _near_the_boundary(flat, keep)
+        boundary, ties = _selected(torch.cat(near).numpy(), keep - above)
+    else:
+        near = flat
+        boundary, ties = (float(value) for value in kth_highest(torch.cat(flat), keep))
+    kept, left = [], int(ties)
+    for count in torch.stack([torch.count_nonzero(part == boundary) for part in near]).tolist():
+        kept.append(min(left, count))
+        left -= kept[-1]
+    return boundary, kept
+
+
+def _near_the_boundary(parts: Sequence[Tensor], keep: int) -> tuple[list[Tensor], int]:
+    """Few of the scores of each part, the `keep`-th highest of all among them, and how many higher ones there are.
+
+    A sample tells where to look, and a count whether it was right; where it was not, the scores are returned whole.
+    """
+    total = sum(part.numel() for part in parts)
+    step = max(total // _SAMPLE, 1) | 1
+    sample = torch.cat([part[::step] for part in parts]).to(_selectable(parts[0].dtype)).numpy()
+    middle, reach = len(sample) * (1 - keep / total), 5 * math.sqrt(len(sample)) / 2  # five standard deviations
+    first, last = max(int(middle - reach), 0), min(int(middle + reach), len(sample) - 1)
+    sample.partition((first, last))
+    low, high = float(sample[first]), float(sample[last])
+    near, above = [], 0
+    for part in parts:
+        higher = part > high
+        above += int(torch.count_nonzero(higher))
+        near.append(part[(part >= low).logical_xor_(higher)].to(_selectable(part.dtype)))
+    if above < keep <= above + sum(part.numel() for part in near):
+        return near, above
+    return [part.to(_selectable(part.dtype)) for part in parts], 0
+
+
+def _selected(values: np.ndarray, keep: int) -> tuple[float, int]:
+    """The `keep`-th highest value, and how many that equal it are among the highest; leaves them in another order."""
+    position = len(values) - keep
     values.partition(position)
     boundary = float(values[position])
     return boundary, keep - int(np.count_nonzero(values[position:] > boundary))
+
+
+def _selectable(dtype: torch.dtype) -> torch.dtype:
+    """The type to select in: NumPy has no bfloat16, and float16 selection is slow, but both fit into float32."""
+    return dtype if dtype == torch.float64 else torch.float32
 
 
 def above_with_ties(scores: Tensor, boundary: Tensor | float, ties: Tensor | int) -> Tensor:
@@ -82,9 +135,9 @@ def above_with_ties(scores: Tensor, boundary: Tensor | float, ties: Tensor | int
         equal = flat == boundary
         return ((flat > boundary) | (equal & (equal.cumsum(0) <= ties))).view(scores.shape)
     mask = flat >= boundary
-    above = torch.gt(flat, boundary, out=scratch(flat.shape, torch.bool))
-    if int(torch.count_nonzero(mask)) - int(torch.count_nonzero(above)) > ties:
-        mask[torch.nonzero(flat == boundary).squeeze(-1)[int(ties) :]] = False
+    equal = torch.eq(flat, boundary, out=scratch(flat.shape, torch.bool))
+    if int(torch.count_nonzero(equal)) > ties:
+        mask[torch.nonzero(equal).squeeze(-1)[int(ties) :]] = False
     return mask.view(scores.shape)
 
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emmental.modules import binarizer
 from emmental.modules.binarizer import (
     MagnitudeBinarizer,
     ThresholdBinarizer,
@@ -19,6 +20,7 @@ from emmental.modules.binarizer import (
     hard_concrete_mask,
     hard_concrete_slope,
     kth_highest,
+    kth_highest_of_all,
     magnitude_mask,
     minimum_kept,
     threshold_mask,
@@ -161,6 +163,44 @@ class TestTies:
         assert kth_highest(scores, 1) == (5.0, 1)
         assert kth_highest(scores, 3) == (4.0, 2)
         assert kth_highest(scores, 5) == (1.0, 1)
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.integers(0, 999), st.integers(1, 1000), st.sampled_from([2, 50, 10**6]), st.sampled_from([1, 64, 2**16]))
+    def test_kth_highest_of_all_parts_is_that_of_a_sort(self, seed, thousandths, levels, sample):
+        generator = np.random.default_rng(seed)
+        parts = [
+            generator.integers(-levels, levels, size).astype(np.float32) * scale / 7
+            for size, scale in zip(generator.integers(1, 400, 3), (1, 1, 30), strict=True)
+        ]
+        keep = max(1, thousandths * sum(map(len, parts)) // 1000)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(binarizer, "_SAMPLE", sample)
+            boundary, ties = kth_highest_of_all([torch.from_numpy(part) for part in parts], keep)
+        expected = np.split(stable_top(np.concatenate(parts), keep), np.cumsum([len(part) for part in parts])[:-1])
+        for part, tied, mask in zip(parts, ties, expected, strict=True):
+            assert np.array_equal(above_with_ties(torch.from_numpy(part), boundary, tied).numpy(), mask)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+    def test_a_sample_narrows_the_choice_of_many_scores_down(self, dtype):
+        scores = torch.randn(400_000, generator=torch.Generator().manual_seed(0)).to(dtype)
+        parts = scores.split([100_000, 300_000])
+        near, above = binarizer._near_the_boundary(parts, 60_000)
+        assert above < 60_000 <= above + len(near[0]) + len(near[1]) < 80_000
+        assert len(near[0]) + len(near[1]) < 20_000
+        boundary, ties = kth_highest_of_all(parts, 60_000)
+        assert boundary == float(scores.sort(descending=True).values[59_999])
+        assert sum(int((part > boundary).sum()) + tied for part, tied in zip(parts, ties, strict=True)) == 60_000
+
+    def test_a_sample_that_misleads_is_not_trusted(self):
+        scores = torch.zeros(400_000)
+        scores[1::7] = torch.arange(1.0, len(scores[1::7]) + 1)  # a step of 7 from the first sees none of these
+        near, above = binarizer._near_the_boundary([scores], 1000)
+        assert (above, len(near[0])) == (0, 400_000)
+        assert kth_highest_of_all([scores], 1000) == (float(len(scores[1::7]) - 999), [1])
+
+    def test_nan_in_any_part_is_refused(self):
+        with pytest.raises(ValueError, match="mask scores hold NaN"):
+            kth_highest_of_all([torch.zeros(3), torch.tensor([1.0, math.nan])], 2)
 
     def test_above_with_ties(self):
         scores = torch.tensor([[5.0, 4.0], [4.0, 6.0]])
