@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Sampler
 
-POOL_BATCHES = 50
+POOL_BATCHES = 64
 
 
 @dataclass(frozen=True)
