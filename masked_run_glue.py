@@ -469,7 +469,7 @@ def _hand_over(args: argparse.Namespace, model: nn.Module, results: dict[str, fl
     if args.pictures and masks:
         folder, title = Path(args.output_dir) / "pictures", f"{args.task.name}, {model.config.pruning_method}"
         saved = visualizing_image.save_all(folder, masks, history, model.config.num_attention_heads, title)
-        args.output.record(*(str(picture.relative_to(args.output_dir)) for picture in saved))
+        args.output.adopt(*(str(picture.relative_to(args.output_dir)) for picture in saved))
         add_pictures(args.output, history[-1]["step"] if history else 0, saved)
     if args.do_train:
         args.output.write_text("README.md", model_card(args, model, results))

@@ -61,17 +61,19 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path, damaged_too: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; it becomes `path`, manifest included, when the block ends.
 
-    A folder that stands at `path` already is replaced if it has a manifest of ours.
+    Args:
+        path: to make; a folder that stands there already is replaced if it `is_ours`.
+        damaged_too: see `is_ours`.
 
     Raises:
-        FileExistsError: `path` exists and was not written by this function.
+        FileExistsError: `path` exists and was not written by this function, or something was put into it since.
     """
     path = Path(path)
-    if path.exists() and not (path / MANIFEST).is_file():
-        raise FileExistsError(f"{path} exists and was not made by this program; it is left alone")
+    if path.exists():
+        _refuse_foreign(path, damaged_too)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_beside(path)
     temporary.mkdir()
@@ -111,10 +113,31 @@ def read_manifest(folder: str | Path) -> dict[str, dict]:
         raise DamagedError(f"{path} is missing or unreadable ({type(error).__name__})") from error
 
 
+def is_ours(folder: str | Path, damaged_too: bool = False) -> bool:
+    """Whether `atomic_folder` made a folder and nobody put anything into it since.
+
+    Args:
+        folder: any; `manifest.json` is a name that other programs give to files of theirs.
+        damaged_too: whether a manifest that cannot be read is taken for a damaged one of ours: for folders whose
+            names this program makes up, not for those that a user names.
+    """
+    if not (Path(folder) / MANIFEST).is_file():
+        return False
+    try:
+        listed = read_manifest(folder)
+    except DamagedError:
+        return damaged_too
+    present = (path for path in Path(folder).rglob("*") if path.is_symlink() or not path.is_dir())
+    return all(
+        path.name.startswith(_TEMPORARY) or path.relative_to(folder).as_posix() in {MANIFEST, *listed}
+        for path in present
+    )
+
+
 def unclaimed(folder: str | Path) -> Path:
-    """`folder` if `atomic_folder` may write it, else a numbered one beside it: what stands there is left alone."""
+    """`folder` if `atomic_folder` may write it, damaged or not, else a numbered one beside it."""
     place, number = Path(folder), 1
-    while place.exists() and not (place / MANIFEST).is_file():
+    while place.exists() and not is_ours(place, damaged_too=True):
         number += 1
         place = Path(f"{folder}-{number}")
     return place
@@ -133,14 +156,18 @@ def remove_folder(folder: str | Path) -> None:
     """Delete a folder made by `atomic_folder`; an interruption leaves it without its name, never half there.
 
     Raises:
-        FileExistsError: the folder has no manifest, so it is not ours to delete.
+        FileExistsError: the folder has no manifest, or holds files that it does not list: not ours to delete.
     """
     folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
-        raise FileExistsError(f"{folder} was not made by this program; it is left alone")
+    _refuse_foreign(folder, damaged_too=True)
     doomed = _temporary_beside(folder)
     os.replace(folder, doomed)
     shutil.rmtree(doomed)
+
+
+def _refuse_foreign(folder: Path, damaged_too: bool) -> None:
+    if not is_ours(folder, damaged_too):
+        raise FileExistsError(f"{folder} holds files that this program did not write; it is left alone")
 
 
 def _verify_file(file: Path, entry: dict) -> None:

@@ -15,6 +15,7 @@ from emmental.atomic import (
     DamagedError,
     atomic_file,
     atomic_folder,
+    is_ours,
     read_manifest,
     remove_folder,
     remove_leftovers,
@@ -159,6 +160,39 @@ class TestFolder:
         assert entered == []  # refused before anything is written
         assert (theirs / "thesis.txt").read_text() == "years of work"
         assert names(tmp_path) == ["checkpoint-1"]
+
+    @pytest.mark.parametrize(
+        "manifest", ['{"name": "a web app", "icons": []}', '{"files": {}}', "{", '{"files": {"thesis.txt": 1}}']
+    )
+    def test_a_manifest_of_another_program_makes_no_folder_ours(self, tmp_path, manifest):
+        theirs = tmp_path / "app"
+        (theirs / "source").mkdir(parents=True)
+        (theirs / "source" / "thesis.txt").write_text("years of work")
+        (theirs / MANIFEST).write_text(manifest)
+        with pytest.raises(FileExistsError, match="left alone"), atomic_folder(theirs):
+            pass
+        assert (theirs / "source" / "thesis.txt").read_text() == "years of work"
+        assert names(tmp_path) == ["app"]
+
+    def test_a_file_that_the_user_put_into_our_folder_is_never_deleted(self, checkpoint):
+        assert is_ours(checkpoint)
+        (checkpoint / "tokenizer" / "notes.txt").write_text("mine")
+        assert not is_ours(checkpoint, damaged_too=True)
+        with pytest.raises(FileExistsError, match="left alone"), atomic_folder(checkpoint, damaged_too=True):
+            pass
+        with pytest.raises(FileExistsError, match="left alone"):
+            remove_folder(checkpoint)
+        assert unclaimed(checkpoint).name == "checkpoint-1-2"
+        assert (checkpoint / "tokenizer" / "notes.txt").read_text() == "mine"
+        verify_folder(checkpoint)
+
+    def test_a_damaged_manifest_is_ours_only_where_the_name_is(self, checkpoint):
+        (checkpoint / MANIFEST).write_text('{"files": {"weights.bin"')
+        assert not is_ours(checkpoint)
+        assert is_ours(checkpoint, damaged_too=True)
+        with atomic_folder(checkpoint, damaged_too=True) as temporary:
+            (temporary / "other.bin").write_bytes(b"x")
+        assert names(checkpoint) == [MANIFEST, "other.bin"]
 
     @pytest.mark.parametrize(
         "dies",

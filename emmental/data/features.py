@@ -323,7 +323,7 @@ def _names_and_labels(examples: Split, task: Task) -> dict[str, np.ndarray]:
 
 def _store(folder: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     try:
-        with atomic_folder(folder) as temporary:
+        with atomic_folder(folder, damaged_too=True) as temporary:
             save_file(arrays, temporary / FEATURES_FILE, metadata)
     except OSError:
         # Two runs may make the same cache at once: the second cannot rename its own, and needs not.

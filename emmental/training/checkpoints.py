@@ -81,7 +81,7 @@ def save_checkpoint(
     path = Path(folder) / f"checkpoint-{step}"
     if environment.is_main:
         _set_aside_foreign(path)
-        with atomic.atomic_folder(path) as temporary:
+        with atomic.atomic_folder(path, damaged_too=True) as temporary:
             model.save_pretrained(temporary)
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
@@ -171,7 +171,14 @@ def prune_checkpoints(folder: str | Path, keep_newest: int | None, best_step: in
         return
     for path in [path for path in checkpoints_in(folder) if _step_of(path) <= step][:-keep_newest]:
         if path.name != f"checkpoint-{best_step}":
-            atomic.remove_folder(path)
+            remove_checkpoint(path)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint; one into which the user put something is renamed instead, and counts no longer."""
+    _set_aside_foreign(path)
+    if path.exists():
+        atomic.remove_folder(path)
 
 
 def _named_checkpoints(folder: str | Path) -> list[Path]:
@@ -185,14 +192,14 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def _set_aside_foreign(path: Path) -> None:
-    """Rename what stands in a new checkpoint's place without a manifest: it may be the user's, so it is kept."""
-    if not path.exists() or (path / atomic.MANIFEST).is_file():
+    """Rename what stands in a checkpoint's place and may be the user's, as without a manifest: it is kept."""
+    if not path.exists() or atomic.is_ours(path, damaged_too=True):
         return
     number = 1
     while (aside := path.with_name(f"{path.name}.not-verified-{number}")).exists():
         number += 1
     path.rename(aside)
-    logger.warning("%s has no %s; it is kept as %s", path, atomic.MANIFEST, aside.name)
+    logger.warning("%s holds files that %s does not list; it is kept as %s", path, atomic.MANIFEST, aside.name)
 
 
 def _load_weights(tensors: dict[str, Tensor], model: nn.Module) -> None:

@@ -12,13 +12,22 @@ from pathlib import Path
 from typing import IO, Any
 
 from emmental import atomic
-from emmental.training.checkpoints import checkpoints_in
+from emmental.training.checkpoints import checkpoints_in, remove_checkpoint
 
 logger = logging.getLogger(__name__)
 
 RECORD, LOCK = ".emmental.json", ".emmental.lock"
 _STAGED = ".final-model"
 _HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+
+
+def _set_aside(file: Path) -> None:
+    """Rename a file that this program did not write and is about to."""
+    number = 1
+    while os.path.lexists(kept := file.with_name(f"{file.name}.kept-{number}")):
+        number += 1
+    file.rename(kept)
+    logger.warning("%s was not written by this program; it is kept as %s", file, kept.name)
 
 
 def _let_go_of_locks() -> None:
@@ -34,7 +43,8 @@ class OutputFolder:
     """A run's output folder.
 
     Whatever the program writes there is recorded in `.emmental.json`, so that `start_afresh` can remove that and
-    nothing else. A lock, which the system gives up when the process ends in whatever way, keeps a second run away.
+    nothing else; a file of the user's under such a name is renamed, not overwritten. A lock, which the system gives up
+    when the process ends in whatever way, keeps a second run away.
 
     Args:
         path: the folder; made when missing.
@@ -57,6 +67,8 @@ class OutputFolder:
             self._lock.close()
             raise ValueError(f"{flag} {path} is in use by another run; wait for it or choose another") from error
         _HELD.add(self._lock)
+        # A damaged record is deleted by the user: the files of a run that stands here are still this program's.
+        self._lost_its_record = bool(checkpoints_in(self.path)) and not (self.path / RECORD).exists()
         try:
             places = {(self.path / name).parent for name in self._recorded()}
         except ValueError:
@@ -72,7 +84,17 @@ class OutputFolder:
         self._lock.close()
 
     def record(self, *names: str) -> None:
-        """Note that this program writes these files, named relative to the folder."""
+        """Note that this program is about to write these files, named relative to the folder.
+
+        What stands there and is not recorded is the user's: it is renamed and kept.
+        """
+        for name in sorted(set(names) - set(self._recorded())):
+            if os.path.lexists(self.path / name) and not self._lost_its_record:
+                _set_aside(self.path / name)
+        self.adopt(*names)
+
+    def adopt(self, *names: str) -> None:
+        """Note that this program wrote these files."""
         known = self._recorded()
         if not set(names) <= set(known):
             atomic.write_json(self.path / RECORD, {"written": sorted({*known, *names})})
@@ -80,7 +102,7 @@ class OutputFolder:
     def start_afresh(self) -> None:
         """Remove every checkpoint, every recorded file, and folders left empty by that; all else stays."""
         for checkpoint in checkpoints_in(self.path):
-            atomic.remove_folder(checkpoint)
+            remove_checkpoint(checkpoint)
         for name in self._recorded():
             file = self.path / name
             file.unlink(missing_ok=True)

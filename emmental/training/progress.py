@@ -125,7 +125,7 @@ def _add_picture(writer: SummaryWriter, step: int, path: Path) -> None:
 
 def _record_events(output: OutputFolder) -> None:
     events = (output.path / TENSORBOARD).glob("events.out.*")
-    output.record(*(str(file.relative_to(output.path)) for file in events))
+    output.adopt(*(str(file.relative_to(output.path)) for file in events))
 
 
 def keep_rows(path: Path, last_step: int) -> None:

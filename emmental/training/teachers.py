@@ -142,7 +142,7 @@ def _cached_states(
     logits_folder = _folder(args, teacher, dataset, environment, cache_dir)
     folder = _place(logits_folder.with_name(f"{logits_folder.name}-layers-{'-'.join(map(str, layers))}"))
     if environment.any(args.overwrite_cache or not _is_sound(folder)):
-        with atomic.atomic_folder(folder) if environment.is_main else nullcontext() as temporary:
+        with atomic.atomic_folder(folder, True) if environment.is_main else nullcontext() as temporary:
             path = None if temporary is None else temporary / _STATES
             recorder = StateRecorder(path, dataset.lengths, layers, width, environment)
             _ask(args, teacher, dataset, environment, logits_folder, recorder)
@@ -173,7 +173,7 @@ def _ask(
         observe,
     )
     if environment.is_main:
-        with atomic.atomic_folder(folder) as temporary:
+        with atomic.atomic_folder(folder, damaged_too=True) as temporary:
             save_file({"logits": logits}, temporary / _LOGITS)
     environment.barrier()
     what = "logits" if recorder is None else "logits and hidden states"

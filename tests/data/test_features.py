@@ -266,7 +266,7 @@ def test_a_cache_that_cannot_be_written_is_used_if_another_run_has_made_it(
     other = load(cache_dir=tmp_path / "other")
 
     @contextmanager
-    def beaten(folder: Path) -> Iterator[Path]:
+    def beaten(folder: Path, damaged_too: bool) -> Iterator[Path]:
         yield tmp_path
         if rival:
             shutil.copytree(other.folder, folder)

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from emmental import atomic
+from emmental.training.checkpoints import prune_checkpoints
 from emmental.training.output_folder import LOCK, RECORD, OutputFolder
 
 
@@ -82,6 +83,40 @@ class TestLock:
         OutputFolder(output.path).close()
         assert not leftover.exists()
         assert theirs.exists()
+
+
+class TestWhatTheUserPutThere:
+    def test_a_file_under_a_name_of_ours_is_kept_under_another(self, output):
+        (output.path / "README.md").write_text("mine")
+        (output.path / "README.md.kept-1").write_text("mine too")
+        output.write_text("README.md", "card 1")
+        output.write_text("README.md", "card 2")
+        assert (output.path / "README.md.kept-2").read_text() == "mine"
+        output.start_afresh()
+        assert contents(output.path) == {"README.md.kept-1", "README.md.kept-2"}
+
+    def test_a_run_whose_record_was_deleted_knows_its_own_files(self, output):
+        output.write_text("train_log.jsonl", "rows")
+        with atomic.atomic_folder(output.path / "checkpoint-3") as temporary:
+            (temporary / "weights").write_bytes(b"x")
+        (output.path / RECORD).unlink()
+        output.close()
+        again = OutputFolder(output.path)
+        again.record("train_log.jsonl")
+        again.close()
+        assert contents(output.path) >= {"train_log.jsonl", RECORD}
+        assert not list(output.path.glob("*.kept-*"))
+
+    def test_a_checkpoint_with_notes_in_it_is_kept_under_another_name(self, output):
+        for step in (3, 6):
+            with atomic.atomic_folder(output.path / f"checkpoint-{step}") as temporary:
+                (temporary / "weights").write_bytes(b"x")
+        (output.path / "checkpoint-3" / "notes.txt").write_text("mine")
+        prune_checkpoints(output.path, 1, None, 6)
+        assert (output.path / "checkpoint-3.not-verified-1" / "notes.txt").read_text() == "mine"
+        (output.path / "checkpoint-6" / "notes.txt").write_text("mine")
+        output.start_afresh()
+        assert (output.path / "checkpoint-6.not-verified-1" / "notes.txt").read_text() == "mine"
 
 
 class TestStartAfresh:
