@@ -476,7 +476,8 @@ def _hand_over(args: argparse.Namespace, model: nn.Module, results: dict[str, fl
         args.output.write_json("summary.json", summary(args, model, results, history, seconds))
     print(final_table(args, model, results, seconds))
     if args.push_to_hub:
-        push_to_hub(args)
+        with user_mistakes():
+            push_to_hub(args)
 
 
 if __name__ == "__main__":

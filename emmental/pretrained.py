@@ -14,32 +14,36 @@ MOST_WEIGHTS = 1 << 31
 """Of one matrix; the largest of BERT-large has 3.1e7."""
 
 
-def from_pretrained(loader: Any, name: str, **options: Any) -> Any:
+def from_pretrained(loader: Any, name: str, *, flag: str = "", **options: Any) -> Any:
     """`loader.from_pretrained(name, **options)`, which never runs code that lies beside a model, nor asks to.
 
     Args:
         loader: a class of Transformers, one of the Auto classes or another.
         name: folder or Hub name.
+        flag: the one that gave the name, for messages.
         options: as the loader takes them.
 
     Raises:
         ValueError: it cannot be loaded, wants code of its own to run, or is a configuration as `check_sizes` refuses.
         OSError: it cannot be found.
     """
-    with loading(name):
+    called = f"{flag} {name}".strip()
+    with loading(called):
         loaded = loader.from_pretrained(name, trust_remote_code=False, **options)
     if isinstance(loaded, PreTrainedConfig):
-        check_sizes(loaded, name)
+        check_sizes(loaded, called)
     return loaded
 
 
 @contextmanager
 def loading(name: object) -> Iterator[None]:
-    """Around whatever reads what someone else wrote: every failure but OSError and SafetensorError is a ValueError."""
+    """Around whatever reads what someone else wrote: every failure names it; all but an OSError are ValueErrors."""
     try:
         yield
-    except (OSError, SafetensorError):
-        raise
+    except OSError as error:
+        raise OSError(f"{name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    except SafetensorError as error:
+        raise ValueError(f"{name}: a .safetensors file is damaged: {error}") from error
     except Exception as error:  # a library meets what it did not expect in many ways
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:

@@ -68,6 +68,8 @@ FLAGS = {
     "two precisions": (["--fp16", "--bf16"], "--fp16 and --bf16 exclude each other"),
     "apex on CPU": (["--use_apex", "--no_cuda"], "--use_apex runs on GPUs only"),
     "hub": (["--push_to_hub", "--dry_run"], "--push_to_hub contradicts --dry_run"),
+    "hub in no reach": (["--push_to_hub"], "--push_to_hub needs the Hub, and the environment variable HF_HUB_OFFLINE"),
+    "teacher type alone": (["--teacher_type=bert"], "--teacher_type does nothing without a teacher"),
     "files and task": (["--train_file=x.csv"], "--train_file stands in for --data_dir and --task_name"),
     "short": (["--max_seq_length=2"], "--max_seq_length accepts numbers from 3"),
     "too long": (["--max_seq_length=33"], "--max_seq_length 33 is more than the 32 tokens"),
@@ -75,11 +77,20 @@ FLAGS = {
     "no pruning phase": (["--warmup_steps=4"], "the threshold has no update to move in"),
     "one update": (["--max_steps=1"], "the threshold has no update to move in"),
     "evaluation in no training": (["--do_eval", "--evaluate_during_training"], "needs --do_train"),
-    "no such model": (["--model_name_or_path=/nowhere/bert"], "/nowhere/bert"),
-    "no such tokenizer": (["--tokenizer_name=/nowhere/bert"], "/nowhere/bert"),
-    "no such teacher": (["--teacher_name_or_path=/nowhere/bert"], "/nowhere/bert"),
+    "no such model": (["--model_name_or_path=/nowhere/bert"], "--model_name_or_path /nowhere/bert cannot be loaded"),
+    "no such tokenizer": (["--tokenizer_name=/nowhere/bert"], "--tokenizer_name /nowhere/bert cannot be loaded"),
+    "no such configuration": (["--config_name=/nowhere/bert"], "--config_name /nowhere/bert cannot be loaded"),
+    "no such teacher": (
+        ["--teacher_name_or_path=/nowhere/bert"],
+        "--teacher_name_or_path /nowhere/bert cannot be loaded",
+    ),
+    "Hub not reached": (["--model_name_or_path=a/b"], "--model_name_or_path a/b cannot be loaded"),
+    "nothing to learn from": (
+        ["--teacher_name_or_path=/nowhere/bert", "--alpha_ce=0", "--alpha_distil=0"],
+        "--alpha_ce 0 and --alpha_distil 0 leave nothing to learn from",
+    ),
     "no such folder": (["--data_dir=/nowhere"], "/nowhere"),
-    "ax to train": (["--task_name=ax"], "ax"),
+    "ax to train": (["--task_name=ax"], "--task_name ax has no training data; it takes --do_predict alone"),
 }
 
 
@@ -203,7 +214,7 @@ def no_configuration(teacher: Path) -> None:
 TEACHERS = {
     other_vocabulary: "another tokenizer than the student",
     other_outputs: "has 3 outputs, the task needs 2",
-    truncated_weights: "a .safetensors file is damaged",
+    truncated_weights: "teacher: a .safetensors file is damaged",
     no_configuration: "config.json",
 }
 

@@ -99,6 +99,35 @@ def test_every_method_ends_as_asked_and_predicts_the_same_when_loaded(
     assert summary["updates"] == 6
 
 
+def test_mismatched_mnli_alone(models: Path, tmp_path: Path) -> None:
+    tiny.write_task(tmp_path / "mnli-mm", "mnli")
+    argv = flags(models, tmp_path, "mnli-mm", "--do_train", "--do_eval", "--do_predict", "--eval_all_checkpoints")
+    results = masked_run_glue.main([*argv, "--teacher_name_or_path", str(models / "3")])
+    output = tmp_path / "out"
+    assert set(results) == {"mnli-mm/acc", "entropy"}
+    assert json.loads((output / "eval_all_checkpoints.json").read_text())[-1] == {"step": 6, **results}
+    assert len((output / "MNLI-mm.tsv").read_text().splitlines()) == 1 + 6
+    assert not (output / "MM").exists()
+
+
+def test_the_diagnostic_set_is_predicted_alone_with_a_model_of_mnli(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    masked_run_glue.main(flags(models, tmp_path, "mnli", "--do_train"))
+    (tmp_path / "ax").mkdir()
+    (tmp_path / "ax" / "diagnostic.tsv").write_text("index\tsentence1\tsentence2\n7\tkasa\tlote\n9\tpete\tkasa\n")
+    capsys.readouterr()
+    argv = flags(models, tmp_path, "ax", "--do_predict", "--output_dir", str(tmp_path / "predicted"))
+    assert masked_run_glue.main([*argv, "--model_name_or_path", str(tmp_path / "out")]) == {}
+    header, *lines = (tmp_path / "predicted" / "AX.tsv").read_text().splitlines()
+    assert header == "index\tprediction"
+    assert [line.split("\t")[0] for line in lines] == ["7", "9"]
+    assert {line.split("\t")[1] for line in lines} <= {"contradiction", "entailment", "neutral"}
+    table = capsys.readouterr().out
+    assert str(tmp_path / "predicted" / "AX.tsv") in table
+    assert f"model              {tmp_path / 'out'}" in table
+
+
 def test_evaluation_alone_reads_the_output_folder_and_keeps_its_method(models: Path, tmp_path: Path) -> None:
     argv = flags(models, tmp_path, "mrpc", "--pruning_method", "magnitude", "--final_threshold", "0.25")
     results = masked_run_glue.main([*argv, "--do_train", "--do_eval"])

@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from huggingface_hub import get_token
+from huggingface_hub.constants import HF_HUB_OFFLINE
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from emmental.command_line import OneLineParser, explicit_flags, leave_if, range_problems, switch
@@ -151,7 +153,8 @@ def _normalise(args: argparse.Namespace) -> None:
     if args.pruning_method == "sigmoid_threshold":
         args.pruning_method = canonical_pruning_method(args.pruning_method)
     if args.do_train is None and args.do_eval is None:
-        args.do_train = args.do_eval = True
+        # The diagnostic set can be predicted alone.
+        args.do_train = args.do_eval = not (args.do_predict and (args.task_name or "").lower() == "ax")
     args.do_train, args.do_eval = bool(args.do_train), bool(args.do_eval)
     if args.task_name is None and args.train_file is not None:
         args.task_name = "custom"
@@ -194,11 +197,23 @@ def _task_problems(args: argparse.Namespace) -> list[str]:
             for flag in ("data_dir", "task_name")
             if not getattr(args, flag)
         ]
-    if args.push_to_hub and args.dry_run:
-        problems.append("--push_to_hub contradicts --dry_run, which stops before training")
+    if args.push_to_hub:
+        problem = _hub_problem(args.dry_run)
+        problems += [problem] if problem else []
     if args.evaluate_during_training and not args.do_train:
         problems.append("--evaluate_during_training needs --do_train")
     return problems
+
+
+def _hub_problem(dry_run: bool) -> str | None:
+    """Why `--push_to_hub` would fail when the training is over, in a line; None when nothing is known against it."""
+    if dry_run:
+        return "--push_to_hub contradicts --dry_run, which stops before training"
+    if HF_HUB_OFFLINE:
+        return "--push_to_hub needs the Hub, and the environment variable HF_HUB_OFFLINE keeps it out; unset that"
+    if get_token() is None:
+        return "--push_to_hub needs an account on the Hub: log in with `hf auth login`, or set HF_TOKEN"
+    return None
 
 
 def _choice_problems(args: argparse.Namespace) -> list[str]:
@@ -316,7 +331,11 @@ def _teacher_problems(args: argparse.Namespace) -> list[str]:
             f"--teacher_type accepts {', '.join(MODEL_TYPES)}, none, or another type that Transformers loads for "
             f"sequence classification (distilbert, roberta, electra, ...), not {args.teacher_type!r}"
         )
+    elif args.teacher_type is not None and args.teacher_name_or_path is None:
+        problems.append("--teacher_type does nothing without a teacher: give --teacher_name_or_path")
     wants_hidden = args.alpha_hidden_cos > 0 or args.alpha_hidden_mse > 0
+    if args.teacher_name_or_path is not None and args.alpha_ce == args.alpha_distil == 0 and not wants_hidden:
+        problems.append("--alpha_ce 0 and --alpha_distil 0 leave nothing to learn from; give one above 0")
     if wants_hidden and args.teacher_name_or_path is None:
         problems.append("--alpha_hidden_cos and --alpha_hidden_mse need a teacher: give --teacher_name_or_path")
     if args.teacher_layers is not None and not isinstance(args.teacher_layers, list):

@@ -164,7 +164,7 @@ def wrapped(model: nn.Module, environment: Environment) -> nn.Module:
     return DistributedDataParallel(
         model,
         device_ids=[environment.device.index] if environment.device.type == "cuda" else None,
-        broadcast_buffers=False,
+        forward_sync_buffers=False,
         gradient_as_bucket_view=True,
         find_unused_parameters=False,
     )

@@ -83,7 +83,7 @@ def load_lm_tokenizer(args: argparse.Namespace) -> Any:
         ValueError: it lacks a token that the losses need.
         OSError: it cannot be found.
     """
-    tokenizer = from_pretrained(AutoTokenizer, args.teacher_name)
+    tokenizer = from_pretrained(AutoTokenizer, args.teacher_name, flag="--teacher_name")
     args.special_tok_ids = {
         name: tokenizer.convert_tokens_to_ids(token)
         for name, token in tokenizer.special_tokens_map.items()

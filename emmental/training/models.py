@@ -26,9 +26,10 @@ def load_tokenizer(args: argparse.Namespace) -> Any:
     """
     casing = {} if args.do_lower_case is None else {"do_lower_case": args.do_lower_case}
     name = args.tokenizer_name or args.model_name_or_path
-    tokenizer = from_pretrained(AutoTokenizer, name, cache_dir=args.cache_dir or None, **casing)
+    flag = "--tokenizer_name" if args.tokenizer_name else "--model_name_or_path"
+    tokenizer = from_pretrained(AutoTokenizer, name, flag=flag, cache_dir=args.cache_dir or None, **casing)
     if not tokenizer.is_fast:
-        raise ValueError(f"--tokenizer_name {name} is no fast tokenizer; it needs a tokenizer.json")
+        raise ValueError(f"{flag} {name} is no fast tokenizer; it needs a tokenizer.json")
     if args.max_seq_length > tokenizer.model_max_length:
         raise ValueError(
             f"--max_seq_length {args.max_seq_length} is more than the {tokenizer.model_max_length} tokens of {name}"
@@ -47,7 +48,8 @@ def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrain
         OSError: it cannot be found.
     """
     name, cache_dir = args.model_name_or_path, args.cache_dir or None
-    config = from_pretrained(AutoConfig, args.config_name or name, cache_dir=cache_dir)
+    flag = "--config_name" if args.config_name else "--model_name_or_path"
+    config = from_pretrained(AutoConfig, args.config_name or name, flag=flag, cache_dir=cache_dir)
     if not isinstance(config, BertConfig):
         raise ValueError(f"--model_name_or_path accepts a BERT; {name} is a {config.model_type}")
     if args.max_seq_length > config.max_position_embeddings:
@@ -72,6 +74,7 @@ def _loaded(args: argparse.Namespace, model_class: type[PreTrainedModel], config
     model, info = from_pretrained(
         model_class,
         args.model_name_or_path,
+        flag="--model_name_or_path",
         config=config,
         cache_dir=args.cache_dir or None,
         ignore_mismatched_sizes=args.do_train,

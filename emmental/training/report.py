@@ -15,6 +15,8 @@ from huggingface_hub.repocard_data import EvalResult
 from torch import nn
 
 import emmental
+from emmental.data import Task, resolve_task
+from emmental.data.processors import CUSTOM
 from emmental.pruning import remaining_weights
 from emmental.training.progress import LOG_FILE, TENSORBOARD
 
@@ -26,7 +28,7 @@ HIGH_CHURN, PATIENCE = 0.02, 3
 def warn_of_churn(args: argparse.Namespace, churn: float, high_before: int) -> int:
     """Warn, once in a row, when masks keep changing faster than weights can follow; returns the new count of highs."""
     high = high_before + 1 if churn > HIGH_CHURN else 0
-    if high == PATIENCE:
+    if high == PATIENCE and args.environment.is_main:
         logger.warning(
             "%.1f %% of the mask entries change at every update: the weights cannot follow. Lower "
             "--mask_scores_learning_rate (now %g), or start with --mask_init magnitude and a larger --mask_scale",
@@ -38,7 +40,7 @@ def warn_of_churn(args: argparse.Namespace, churn: float, high_before: int) -> i
 
 def warn_of_collapse(args: argparse.Namespace, predicted: int | None) -> None:
     """Warn when every prediction is the same class."""
-    if predicted is not None:
+    if predicted is not None and args.environment.is_main:
         logger.warning(
             "every prediction is class %r: the model has collapsed. Lower --mask_scores_learning_rate (now %g) or "
             "--learning_rate (now %g), or prune less (--final_threshold) or more slowly (--num_train_epochs)",
@@ -49,7 +51,10 @@ def warn_of_collapse(args: argparse.Namespace, predicted: int | None) -> None:
 
 
 def final_table(args: argparse.Namespace, model: nn.Module, results: dict[str, float], seconds: float) -> str:
-    """The table a run ends with: metrics, remaining weights, size on disk, time, and where things are."""
+    """The table a run ends with: metrics, remaining weights, size on disk, time, and where things are.
+
+    A run that only evaluates or predicts names the model it used, and what it wrote.
+    """
     output = Path(args.output_dir)
     weights = output / "model.safetensors"
     rows = [(name, f"{value:.4f}") for name, value in results.items()]
@@ -59,14 +64,26 @@ def final_table(args: argparse.Namespace, model: nn.Module, results: dict[str, f
             ("size on disk", f"{weights.stat().st_size / 1e6:.1f} MB ({weights.name}, with mask scores if any)")
         )
     rows.append(("time", f"{int(seconds // 60)} min {seconds % 60:.0f} s"))
-    rows.append(("model", str(output)))
-    for title, path in (("log", LOG_FILE), ("tensorboard", TENSORBOARD), ("pictures", "pictures")):
+    rows.append(("model", str(output if args.do_train else args.model_name_or_path)))
+    for title, path in _places(args):
         if (output / path).exists():
             rows.append((title, str(output / path)))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
     rule = "-" * max(len(line) for line in lines)
     return "\n".join([rule, *lines, rule])
+
+
+def _places(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """(title, path in the output folder) of what a run may leave behind."""
+    places = [("results", "eval_results.json")] if args.do_eval else []
+    if args.do_predict:
+        places += [("predictions", _task(args, name).prediction_file) for name in args.task.evaluation_tasks]
+    return [*places, ("log", LOG_FILE), ("tensorboard", TENSORBOARD), ("pictures", "pictures")]
+
+
+def _task(args: argparse.Namespace, name: str) -> Task:
+    return args.task if name == args.task.name else resolve_task(name)
 
 
 def summary(
@@ -91,14 +108,16 @@ def summary(
 def model_card(args: argparse.Namespace, model: nn.Module, results: dict[str, float]) -> str:
     """The output folder's README.md: the Hub's metadata with the metrics, and how the model was made."""
     name = args.hub_model_id or Path(args.output_dir).resolve().name
+    masked = model.config.model_type == "masked_bert"
+    dataset = (CUSTOM, "own files") if args.task.name == CUSTOM else ("glue", f"GLUE {args.task.name}")
     data = ModelCardData(
         library_name="transformers",
-        tags=["movement-pruning", "emmental", args.pruning_method],
+        tags=["emmental", "movement-pruning", model.config.pruning_method] if masked else ["emmental"],
         base_model=_hub_name(args.model_name_or_path),
         pipeline_tag="text-classification",
         model_name=name,
         eval_results=[
-            EvalResult("text-classification", "glue", f"GLUE {args.task.name}", metric, round(value, 4))
+            EvalResult("text-classification", *dataset, metric, round(value, 4))
             for metric, value in results.items()
             if metric != "entropy"
         ]
@@ -108,7 +127,18 @@ def model_card(args: argparse.Namespace, model: nn.Module, results: dict[str, fl
 
 
 def push_to_hub(args: argparse.Namespace) -> None:
-    """Upload the finished model: what `from_pretrained` needs, the card, results and pictures."""
+    """Upload the finished model: what `from_pretrained` needs, the card, results and pictures.
+
+    Raises:
+        OSError: the Hub cannot be reached, or refuses; the model is whole in the output folder all the same.
+    """
+    try:
+        _upload(args)
+    except OSError as error:
+        raise OSError(f"--push_to_hub: {error} (the finished model is in {args.output_dir})") from error
+
+
+def _upload(args: argparse.Namespace) -> None:
     api = HfApi()
     name = api.create_repo(args.hub_model_id or Path(args.output_dir).resolve().name, exist_ok=True).repo_id
     api.upload_folder(
@@ -127,12 +157,12 @@ def _hub_name(name: str) -> str | None:
 def _card_text(args: argparse.Namespace, model: nn.Module, results: dict[str, float], name: str) -> str:
     rows = "\n".join(f"| {metric} | {value:.4f} |" for metric, value in results.items()) or "| not evaluated | |"
     config = model.config
-    pruned = "dense"
+    pruned, kind = "dense", "regressor" if args.task.is_regression else "classifier"
     if config.model_type == "masked_bert":
         pruned = f"{config.pruning_method}, threshold {config.threshold}, {remaining_weights(model):.2f} % remain"
     return f"""# {name}
 
-A BERT classifier for {args.task.name}, fine-tuned from `{Path(args.model_name_or_path).name}` with emmental.
+A BERT {kind} for {args.task.name}, fine-tuned from `{Path(args.model_name_or_path).name}` with emmental.
 
 | metric (dev) | value |
 |---|---|

@@ -48,15 +48,15 @@ def load_teacher(args: argparse.Namespace, tokenizer: Any, num_labels: int) -> n
             tokenizer gives other token ids than the student's.
         OSError: it cannot be found.
     """
-    name, cache_dir = args.teacher_name_or_path, args.cache_dir or None
-    config = from_pretrained(AutoConfig, name, cache_dir=cache_dir)
+    name, found = args.teacher_name_or_path, {"flag": "--teacher_name_or_path", "cache_dir": args.cache_dir or None}
+    config = from_pretrained(AutoConfig, name, **found)
     if args.teacher_type not in (None, config.model_type):
         raise ValueError(f"--teacher_type {args.teacher_type}, but {name} is a {config.model_type}")
     if config.num_labels != num_labels:
         raise ValueError(f"--teacher_name_or_path {name} has {config.num_labels} outputs, the task needs {num_labels}")
-    _check_tokenizers(tokenizer, from_pretrained(AutoTokenizer, name, cache_dir=cache_dir), name)
+    _check_tokenizers(tokenizer, from_pretrained(AutoTokenizer, name, **found), name)
     teacher, info = from_pretrained(
-        AutoModelForSequenceClassification, name, config=config, cache_dir=cache_dir, output_loading_info=True
+        AutoModelForSequenceClassification, name, config=config, output_loading_info=True, **found
     )
     if info["missing_keys"]:
         raise ValueError(

@@ -145,6 +145,58 @@ class TestNumberOfUpdates:
         assert not plan_updates(flags(defaults, model_type="bert"), 24, 1).prunes
 
 
+SCHEDULES = list(
+    itertools.product(
+        (10, 37, 100),  # updates
+        (0, 1, 3),  # warmup_steps
+        (0, 1, 2),  # initial_warmup
+        (0, 1, 2),  # final_warmup
+        ((1.0, 0.15), (1.0, 0.03), (0.0, 0.1)),  # thresholds
+        (0.0, 400.0),  # final_lambda
+    )
+)
+
+
+def threshold_on_paper(update: int, total: int, start: int, end: int, thresholds: tuple[float, float]) -> Fraction:
+    """The schedule in fractions: constant for `start` updates, a cubic slope, constant for the last `end`."""
+    first, last = map(Fraction, map(str, thresholds))
+    if update <= start or update > total - end:
+        return first if update <= start else last
+    left = Fraction(total - end - update, total - end - start)
+    return last + (first - last) * left**3
+
+
+class TestSchedule:
+    def test_a_grid_of_flags_against_fractions(self, defaults):
+        sound = 0
+        for total, warmup, initial_warmup, final_warmup, thresholds, final_lambda in SCHEDULES:
+            args = flags(
+                defaults,
+                max_steps=total,
+                warmup_steps=warmup,
+                initial_warmup=initial_warmup,
+                final_warmup=final_warmup,
+                initial_threshold=thresholds[0],
+                final_threshold=thresholds[1],
+                final_lambda=final_lambda,
+            )
+            plan = plan_updates(args, 3668, 1)
+            start, end = initial_warmup * warmup, final_warmup * warmup
+            case = (total, warmup, initial_warmup, final_warmup, thresholds, final_lambda)
+            assert (plan.problem() is None) == (start + max(end, 1) < total), case
+            if plan.problem() is not None:
+                continue
+            sound += 1
+            for update in range(1, total + 1):
+                expected = threshold_on_paper(update, total, start, end, thresholds)
+                threshold, regu_lambda = plan.at(update)
+                assert threshold == pytest.approx(float(expected), rel=1e-9, abs=1e-12), (*case, update)
+                share = expected / Fraction(str(thresholds[1]))
+                assert regu_lambda == pytest.approx(final_lambda * float(share), rel=1e-9, abs=1e-9), (*case, update)
+            assert plan.at(total) == (thresholds[1], final_lambda), case
+        assert sound >= 200
+
+
 class TestPhases:
     @given(
         total=st.integers(2, 400),

@@ -13,7 +13,10 @@ from torch import nn
 from transformers import AutoConfig, BertForSequenceClassification
 
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
+from emmental.data.processors import Layout, Task, resolve_task
 from emmental.patching import set_threshold
+from emmental.training import report
+from emmental.training.distributed import Environment
 from emmental.training.report import (
     HIGH_CHURN,
     environment_facts,
@@ -55,6 +58,13 @@ class TestWarnings:
         assert high == 0
         assert not caplog.records
 
+    def test_one_rank_warns_for_all(self, args, caplog):
+        args.environment = Environment(rank=1, world_size=2)
+        warn_of_collapse(args, 1)
+        for _ in range(5):
+            warn_of_churn(args, 0.5, 2)
+        assert not caplog.records
+
     def test_collapse(self, args, caplog):
         warn_of_collapse(args, None)
         assert not caplog.records
@@ -80,6 +90,17 @@ class TestFinalTable:
         assert rows["log"] == str(tmp_path / "out" / "train_log.jsonl")
         assert "pictures" not in rows
 
+    def test_a_run_that_only_predicts_names_the_model_it_used_and_its_files(self, args, pruned, tmp_path):
+        args.task, args.do_train, args.do_eval, args.do_predict = resolve_task("mnli"), False, False, True
+        (tmp_path / "out").mkdir()
+        for name in ("MNLI-m.tsv", "MNLI-mm.tsv"):
+            (tmp_path / "out" / name).write_text("index\tprediction\n")
+        lines = final_table(args, pruned, {}, 1.0).splitlines()[1:-1]
+        rows = [tuple(cell.strip() for cell in line.split("  ", 1)) for line in lines]
+        assert ("model", str(args.model_name_or_path)) in rows
+        assert ("predictions", str(tmp_path / "out" / "MNLI-m.tsv")) in rows
+        assert ("predictions", str(tmp_path / "out" / "MNLI-mm.tsv")) in rows
+
     def test_before_anything_is_saved(self, args, pruned):
         assert "size on disk" not in final_table(args, pruned, {}, 1.0)
 
@@ -90,7 +111,7 @@ class TestModelCard:
         data = card.data.to_dict()
         assert data["library_name"] == "transformers"
         assert data["pipeline_tag"] == "text-classification"
-        assert data["tags"] == ["movement-pruning", "emmental", "topK"]
+        assert data["tags"] == ["emmental", "movement-pruning", "topK"]
         (result,) = card.data.eval_results
         assert (result.task_type, result.dataset_name) == ("text-classification", "GLUE sst-2")
         assert (result.metric_type, result.metric_value) == ("acc", 0.8765)
@@ -105,12 +126,32 @@ class TestModelCard:
         dense = BertForSequenceClassification.from_pretrained(bert_dir)
         card = ModelCard(model_card(args, dense, {}))
         assert card.data.eval_results is None
+        assert card.data.tags == ["emmental"]
         assert "Encoder: dense" in card.text
+
+    def test_regression_on_own_files_is_called_so(self, args, pruned):
+        layout = Layout(("mine.csv",), "sentence1", label="label")
+        args.task = Task("custom", (), ("corr",), "corr", "predictions.tsv", layout, layout, None)
+        card = ModelCard(model_card(args, pruned, {"corr": 0.5}))
+        (result,) = card.data.eval_results
+        assert (result.dataset_type, result.dataset_name) == ("custom", "own files")
+        assert "A BERT regressor for custom" in card.text
 
     def test_a_folder_of_this_machine_is_not_named_as_a_base_model(self, args, pruned, bert_dir):
         assert str(bert_dir) not in model_card(args, pruned, {})
         args.model_name_or_path = "google-bert/bert-base-uncased"
         assert ModelCard(model_card(args, pruned, {})).data.base_model == "google-bert/bert-base-uncased"
+
+
+def test_a_refused_upload_says_where_the_model_is(args, monkeypatch):
+    class Refusing:
+        def create_repo(self, *_: object, **__: object) -> None:
+            raise ConnectionError("the Hub is away")
+
+    monkeypatch.setattr(report, "HfApi", Refusing)
+    with pytest.raises(OSError, match=r"--push_to_hub: the Hub is away \(the finished model is in ") as refused:
+        report.push_to_hub(args)
+    assert str(args.output_dir) in str(refused.value)
 
 
 def test_summary(args, pruned):
