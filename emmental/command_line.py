@@ -37,6 +37,10 @@ def switch(group: argparse._ActionsContainer, flag: str, help: str, default: boo
     group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=help)
 
 
+MOST = 10**15
+"""No whole number that a flag takes is larger: computing with it stays within 64 bits."""
+
+
 def explicit_flags(build_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] | None) -> frozenset[str]:
     """Names of the flags that the command line gives, whatever their value."""
     parser = build_parser()
@@ -48,11 +52,13 @@ def explicit_flags(build_parser: Callable[[], argparse.ArgumentParser], argv: Se
 def range_problems(
     args: argparse.Namespace, at_least: Mapping[str, float], above_zero: Iterable[str] = ()
 ) -> list[str]:
-    """A line for each flag whose number is below its least value, not above zero, or not finite; None passes."""
+    """A line for each flag whose number is too small, not above zero, absurdly large or not finite; None passes."""
     problems = []
     for flag, least in at_least.items():
         value = getattr(args, flag)
-        if value is not None and not (math.isfinite(value) and value >= least):
+        if isinstance(value, int) and value > MOST:
+            problems.append(f"--{flag} accepts numbers up to {MOST}, not one of {len(str(value))} digits")
+        elif value is not None and not (math.isfinite(value) and value >= least):
             problems.append(f"--{flag} accepts numbers from {least}, not {value}")
     for flag in above_zero:
         if not (math.isfinite(getattr(args, flag)) and getattr(args, flag) > 0):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedConfig
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 MOST_LAYERS = 1000
 MOST_WEIGHTS = 1 << 31
 """Of one matrix; the largest of BERT-large has 3.1e7."""
+_NOT_MODELS = (AutoConfig, AutoTokenizer, PreTrainedConfig)
 
 
 def from_pretrained(loader: Any, name: str, *, flag: str = "", **options: Any) -> Any:
     """`loader.from_pretrained(name, **options)`, which never runs code that lies beside a model, nor asks to.
+
+    Models come in float32, whatever they are stored in: weights of 16 bits lose the small steps of a training.
 
     Args:
         loader: a class of Transformers, one of the Auto classes or another.
@@ -29,7 +35,8 @@ def from_pretrained(loader: Any, name: str, *, flag: str = "", **options: Any) -
     """
     called = f"{flag} {name}".strip()
     with loading(called):
-        loaded = loader.from_pretrained(name, trust_remote_code=False, **options)
+        dtype = {} if issubclass(loader, _NOT_MODELS) else {"dtype": torch.float32}
+        loaded = loader.from_pretrained(name, trust_remote_code=False, **dtype, **options)
     if isinstance(loaded, PreTrainedConfig):
         check_sizes(loaded, called)
     return loaded
@@ -49,6 +56,20 @@ def loading(name: object) -> Iterator[None]:
         if "trust_remote_code" in message:
             message = "it brings code of its own, which is never run here"
         raise ValueError(f"{name} cannot be loaded: {message[:300] or type(error).__name__}") from error
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """SHA-256 over the names and bytes of all weights of a model."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(bytes_of(value))
+    return digest.hexdigest()
+
+
+def bytes_of(value: Tensor) -> memoryview:
+    """The bytes of a tensor of any type, also of those that NumPy does not know."""
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def check_sizes(config: PreTrainedConfig, name: object) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
-from emmental.pretrained import check_sizes, from_pretrained, loading
+from emmental.pretrained import check_sizes, from_pretrained, loading, weights_fingerprint
 
 
 def changed(folder: Path, file: str, **changes: object) -> Path:
@@ -66,3 +67,24 @@ def test_every_failure_is_one_line(error: Exception) -> None:
 def test_what_is_missing_stays_an_oserror(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nowhere"):
         from_pretrained(AutoConfig, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_16_bits_come_in_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    tiny.save_bert(tmp_path)
+    stored = AutoModelForSequenceClassification.from_pretrained(tmp_path).to(dtype)
+    stored.save_pretrained(tmp_path)
+    for name in (tmp_path, str(tmp_path)):
+        model = from_pretrained(AutoModelForSequenceClassification, name)
+        assert {value.dtype for value in model.parameters()} == {torch.float32}
+        assert torch.equal(model.classifier.weight, stored.classifier.weight.float())
+
+
+def test_fingerprints_of_weights_tell_one_changed_number(bert_dir: Path) -> None:
+    model = from_pretrained(AutoModelForSequenceClassification, bert_dir)
+    before = weights_fingerprint(model)
+    assert weights_fingerprint(model) == before
+    with torch.no_grad():
+        model.classifier.bias[1] += 1e-6
+    assert weights_fingerprint(model) != before
+    assert len(weights_fingerprint(model.bfloat16())) == 64

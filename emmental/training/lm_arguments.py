@@ -109,10 +109,11 @@ def with_defaults(params: argparse.Namespace) -> argparse.Namespace:
 
 
 def run_identity(args: argparse.Namespace, world_size: int) -> dict[str, str | int | float | bool | None]:
-    """What decides which weights come out: flags, content of the corpus, number of processes."""
+    """What decides which weights come out: flags, content of corpora and teacher, number of processes."""
     recorded = recorded_arguments(args).items()
     flags = {name: value for name, value in recorded if name not in _WITHOUT_EFFECT_ON_THE_RESULT}
-    return {**flags, "data": getattr(args, "data", None), "world_size": world_size}
+    contents = {name: getattr(args, name, None) for name in ("data", "counted", "teacher_weights")}
+    return {**flags, **contents, "world_size": world_size}
 
 
 def recorded_arguments(args: argparse.Namespace) -> dict[str, str | int | float | bool | None]:

@@ -26,7 +26,7 @@ from emmental.atomic import verify_folder
 from emmental.data.corpus import CorpusDataset
 from emmental.data.lm_masking import token_probabilities
 from emmental.data.tokenization import vocabulary_fingerprint
-from emmental.pretrained import check_sizes, from_pretrained, loading
+from emmental.pretrained import check_sizes, from_pretrained, loading, weights_fingerprint
 from emmental.training.distributed import Environment
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ def load_lm_run(
 ) -> tuple[CorpusDataset, Tensor | None, PreTrainedModel, PreTrainedModel]:
     """Corpus, masking probabilities (None for a causal model), student and teacher, seen to fit together.
 
-    `args` gets what the run knows from then on: tokenizer, special_tok_ids, max_model_input_size, and data, the
-    corpus' fingerprint.
+    `args` gets what the run knows from then on: tokenizer, special_tok_ids, max_model_input_size, and the fingerprints
+    of what the result depends on: data, counted (the corpus of the token counts) and teacher_weights.
 
     Raises:
         ValueError: something does not fit, or a corpus is damaged.
@@ -55,8 +55,12 @@ def load_lm_run(
     corpus = open_corpus(args.data_file, args.environment)
     args.data = corpus.fingerprint
     counted = open_corpus(args.token_counts, args.environment) if args.token_counts else corpus
+    args.counted = counted.fingerprint
     student, teacher = load_lm_student(args), load_lm_teacher(args)
+    args.teacher_weights = weights_fingerprint(teacher)
     check_lm_models(args, corpus, student, teacher)
+    if counted.description["tokenizer"] != corpus.description["tokenizer"]:
+        raise ValueError(f"--token_counts {args.token_counts} was made with another tokenizer than --data_file")
     if not args.mlm:
         return corpus, None, student, teacher
     counts = np.zeros(student.config.vocab_size, dtype=np.int64)
@@ -192,6 +196,9 @@ def _pretrained_student(
             f"--student_pretrained_weights {name} does not fit --student_config: "
             f"{sorted(info['mismatched_keys'])[0][0]} has another shape"
         )
+    body = {key for key in student.state_dict() if key.startswith(f"{student.base_model_prefix}.")}
+    if body <= set(info["missing_keys"]):
+        raise ValueError(f"--student_pretrained_weights {name} holds no weights of a {args.student_type}")
     if info["missing_keys"]:
         logger.warning("not in %s, so started at random: %s", name, ", ".join(sorted(info["missing_keys"])))
     return student

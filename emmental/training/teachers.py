@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from emmental import atomic
 from emmental.data import FeatureDataset
 from emmental.data.tokenization import differing_tokens
-from emmental.pretrained import from_pretrained
+from emmental.pretrained import bytes_of, from_pretrained, weights_fingerprint
 from emmental.training.distributed import Environment
 from emmental.training.evaluation import predict_logits
 from emmental.training.hidden_states import (
@@ -41,7 +41,7 @@ _PROBE = "Café: the model, PRUNED to 10 %, isn't unaffordable."
 
 
 def load_teacher(args: argparse.Namespace, tokenizer: Any, num_labels: int) -> nn.Module:
-    """The teacher that the flags name, frozen and in evaluation mode.
+    """The teacher that the flags name, frozen and in evaluation mode; `args` gets teacher_weights, its fingerprint.
 
     Raises:
         ValueError: it is of another type than `--teacher_type` says, was trained for another number of labels, or its
@@ -63,6 +63,7 @@ def load_teacher(args: argparse.Namespace, tokenizer: Any, num_labels: int) -> n
             f"--teacher_name_or_path {name} is not fine-tuned: it lacks {sorted(info['missing_keys'])[0]} "
             f"and {len(info['missing_keys']) - 1} other weights"
         )
+    args.teacher_weights = weights_fingerprint(teacher)
     return teacher.requires_grad_(False).eval()
 
 
@@ -226,7 +227,7 @@ def _fingerprint(teacher: nn.Module, dataset: FeatureDataset, *others: str) -> s
     digest = hashlib.sha256("/".join((dataset.fingerprint, teacher.config.to_json_string(), *others)).encode())
     for name, value in sorted(teacher.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
+        digest.update(bytes_of(value))
     return digest.hexdigest()[:32]
 
 

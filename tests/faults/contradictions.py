@@ -121,6 +121,8 @@ TRAINER: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--adam_epsilon=-1e-8",), "--adam_epsilon"),
     (("--max_grad_norm=nan",), "--max_grad_norm"),
     (("--seed=1e3",), "--seed"),
+    (("--per_gpu_train_batch_size=99999999999999999999",), "--per_gpu_train_batch_size"),
+    (("--save_steps=1" + "0" * 400,), "--save_steps"),
     (("--no-learning_rate",), "--no-learning_rate"),
     (("--global_topk=yes",), "--global_topk"),
     (("positional",), "positional"),
@@ -145,6 +147,8 @@ DISTILLER: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--warmup_prop=nan",), "--warmup_prop"),
     (("--n_epoch=0",), "--n_epoch"),
     (("--n_epoch=1.5",), "--n_epoch"),
+    (("--batch_size=99999999999999999999",), "--batch_size"),
+    (("--n_epoch=1" + "0" * 400,), "--n_epoch"),
     (("--n_gpu=-1",), "--n_gpu"),
     (("--save_total_limit=0",), "--save_total_limit"),
     (("--log_interval=0",), "--log_interval"),
@@ -161,6 +165,7 @@ DISTILLER: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--data_file={world}/mrpc",), "mrpc"),
     (("--token_counts={world}/mrpc",), "mrpc"),
     (("--student_pretrained_weights={world}/mrpc",), "mrpc"),
+    (("--student_pretrained_weights={world}/roberta/teacher",), "--student_pretrained_weights"),
 )
 TOOLS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("bertarize", ("--model_name_or_path={world}/bert",), "not masked"),

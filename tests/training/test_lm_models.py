@@ -83,3 +83,14 @@ def test_special_tokens_have_names_and_ids(tmp_path: Path) -> None:
     args.mlm = True
     with pytest.raises(ValueError, match="its tokenizer has no pad_token"):
         load_lm_tokenizer(args)
+
+
+def test_weights_of_another_kind_of_model_are_refused(tmp_path: Path) -> None:
+    """A DistilBERT finds none of its weights in a BERT: that is what `student_init` is for."""
+    (tmp_path / "config.json").write_text(json.dumps(tiny_lm.config_of("distilbert", 2).to_dict()))
+    for kind in ("bert", "roberta"):
+        teacher = tiny_lm.save_teacher(tmp_path / kind, kind)
+        args = student_args("distilbert", tmp_path / "config.json")
+        args.student_pretrained_weights = str(teacher)
+        with pytest.raises(ValueError, match=f"--student_pretrained_weights .*{kind} holds no weights of a distilbert"):
+            load_lm_student(args)
