@@ -211,6 +211,15 @@ def no_configuration(teacher: Path) -> None:
     (teacher / "config.json").write_text("{")
 
 
+def test_a_model_without_its_tokenizer(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.copytree(world / "bert", tmp_path / "bare")
+    for file in (tmp_path / "bare").glob("tokenizer*"):
+        file.unlink()
+    argv = [*command(world, tmp_path / "out"), "--model_name_or_path", str(tmp_path / "bare")]
+    assert "bare holds no tokenizer; it needs a tokenizer.json" in refusal(argv, capsys)
+    assert not (tmp_path / "out").exists()
+
+
 TEACHERS = {
     other_vocabulary: "another tokenizer than the student",
     other_outputs: "has 3 outputs, the task needs 2",
@@ -312,6 +321,13 @@ def test_a_file_in_the_place_of_the_output_folder_is_refused(
     (tmp_path / "out").write_text("mine")
     assert "cannot be written to" in refusal(command(world, tmp_path / "out"), capsys)
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_compiling_without_a_compiler(world, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    message = refusal([*command(world, tmp_path / "out"), "--torch_compile"], capsys)
+    assert "--torch_compile needs a C++ compiler, g++ or clang++, and none is found" in message
 
 
 def test_several_mistakes_are_told_together(capsys: pytest.CaptureFixture) -> None:

@@ -21,7 +21,7 @@ def load_tokenizer(args: argparse.Namespace) -> Any:
     """The fast tokenizer of the model, or the one that `--tokenizer_name` names.
 
     Raises:
-        ValueError: it is no fast tokenizer, or `--max_seq_length` is more than its model takes.
+        ValueError: there is none, or no fast one, or `--max_seq_length` is more than its model takes.
         OSError: it cannot be found.
     """
     casing = {} if args.do_lower_case is None else {"do_lower_case": args.do_lower_case}
@@ -30,6 +30,8 @@ def load_tokenizer(args: argparse.Namespace) -> Any:
     tokenizer = from_pretrained(AutoTokenizer, name, flag=flag, cache_dir=args.cache_dir or None, **casing)
     if not tokenizer.is_fast:
         raise ValueError(f"{flag} {name} is no fast tokenizer; it needs a tokenizer.json")
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Transformers makes where it finds no files
+        raise ValueError(f"{flag} {name} holds no tokenizer; it needs a tokenizer.json or vocab.txt")
     if args.max_seq_length > tokenizer.model_max_length:
         raise ValueError(
             f"--max_seq_length {args.max_seq_length} is more than the {tokenizer.model_max_length} tokens of {name}"
