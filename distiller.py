@@ -100,7 +100,7 @@ class TaskDistiller(UpdateLoop):
         groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.mask_scores_learning_rate)
         optimizer = adamw(groups, args.adam_epsilon, use_apex=args.use_apex)
         super().__init__(
-            distributed.wrapped(model, environment),
+            distributed.wrapped(model, environment, args.torch_compile),
             optimizer,
             linear_schedule(optimizer, plan.warmup_steps, plan.total_updates),
             Precision(environment.device, args.fp16, args.bf16, args.fp16_opt_level),

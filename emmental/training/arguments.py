@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,6 +117,7 @@ def _add_optimization(parser: OneLineParser) -> None:
     switch(group, "--fp16", "mixed precision in float16 with loss scaling")
     group.add_argument("--fp16_opt_level", default="O1", help="O0 is float32; O1, O2 and O3 are all torch.amp")
     switch(group, "--bf16", "mixed precision in bfloat16")
+    switch(group, "--torch_compile", "torch.compile: two compilations at the start, results equal to rounding")
     switch(group, "--use_apex", "the fused optimizer of NVIDIA apex, where that is installed")
 
 
@@ -321,6 +323,8 @@ def _precision_problems(args: argparse.Namespace) -> list[str]:
     if args.use_apex:
         problem = apex_problem(args.no_cuda)
         problems += [problem] if problem else []
+    if args.torch_compile and not (os.environ.get("CXX") or any(map(shutil.which, ("g++", "clang++")))):
+        problems.append("--torch_compile needs a C++ compiler, g++ or clang++, and none is found")
     return problems
 
 

@@ -157,8 +157,14 @@ def attempt_store(store: dist.Store, rank: int, world_size: int, timeout: timede
     raise TimeoutError(f"rank 0 did not answer rank {rank} within {timeout}")
 
 
-def wrapped(model: nn.Module, environment: Environment) -> nn.Module:
-    """The model, made to average its gradients over all ranks; in a single process as it is."""
+def wrapped(model: nn.Module, environment: Environment, compiled: bool = False) -> nn.Module:
+    """The model, made to average its gradients over all ranks; in a single process as it is.
+
+    With `compiled` it goes through torch.compile: once for the first batch, and once for batches of any length; masks
+    and thresholds are inputs of what is compiled, so that a change of theirs compiles nothing.
+    """
+    if compiled:
+        model.compile()
     if environment.world_size == 1:
         return model
     return DistributedDataParallel(
