@@ -168,8 +168,7 @@ def hard_concrete_mask(scores: Tensor, training: bool, generator: torch.Generato
     if training:
         low, high = _L0_NOISE_MARGIN, 1 - _L0_NOISE_MARGIN
         noise = torch.empty_like(logits).uniform_(low, high, generator=generator)
-        gate = noise.log()
-        gate.sub_(noise.neg_().log1p_()).add_(logits).div_(L0_TEMPERATURE).sigmoid_()
+        gate = noise.logit_().add_(logits).div_(L0_TEMPERATURE).sigmoid_()
     else:
         gate = torch.sigmoid(logits)
     _refuse_nan(gate)
