@@ -114,14 +114,14 @@ def read_manifest(folder: str | Path) -> dict[str, dict]:
 
 
 def is_ours(folder: str | Path, damaged_too: bool = False) -> bool:
-    """Whether `atomic_folder` made a folder and nobody put anything into it since.
+    """Whether `atomic_folder` made a folder and nobody put anything into it, or a link in its place, since.
 
     Args:
         folder: any; `manifest.json` is a name that other programs give to files of theirs.
         damaged_too: whether a manifest that cannot be read is taken for a damaged one of ours: for folders whose
             names this program makes up, not for those that a user names.
     """
-    if not (Path(folder) / MANIFEST).is_file():
+    if Path(folder).is_symlink() or not (Path(folder) / MANIFEST).is_file():
         return False
     try:
         listed = read_manifest(folder)

@@ -56,8 +56,8 @@ def range_problems(
     problems = []
     for flag, least in at_least.items():
         value = getattr(args, flag)
-        if isinstance(value, int) and value > MOST:
-            problems.append(f"--{flag} accepts numbers up to {MOST}, not one of {len(str(value))} digits")
+        if isinstance(value, int) and abs(value) > MOST:
+            problems.append(f"--{flag} accepts numbers up to {MOST}, not one of {len(str(abs(value)))} digits")
         elif value is not None and not (math.isfinite(value) and value >= least):
             problems.append(f"--{flag} accepts numbers from {least}, not {value}")
     for flag in above_zero:

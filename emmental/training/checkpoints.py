@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import re
 from collections.abc import Iterator
@@ -193,7 +194,7 @@ def _step_of(checkpoint: Path) -> int:
 
 def _set_aside_foreign(path: Path) -> None:
     """Rename what stands in a checkpoint's place and may be the user's, as without a manifest: it is kept."""
-    if not path.exists() or atomic.is_ours(path, damaged_too=True):
+    if not os.path.lexists(path) or atomic.is_ours(path, damaged_too=True):
         return
     number = 1
     while (aside := path.with_name(f"{path.name}.not-verified-{number}")).exists():

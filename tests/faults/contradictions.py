@@ -149,6 +149,7 @@ DISTILLER: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--n_epoch=1.5",), "--n_epoch"),
     (("--batch_size=99999999999999999999",), "--batch_size"),
     (("--n_epoch=1" + "0" * 400,), "--n_epoch"),
+    (("--n_epoch=-1" + "0" * 400,), "--n_epoch"),
     (("--n_gpu=-1",), "--n_gpu"),
     (("--save_total_limit=0",), "--save_total_limit"),
     (("--log_interval=0",), "--log_interval"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import forked
-from faults.injection import FAILURES, SaveCalls, failing, killed_after, killed_before, killed_halfway
+from faults.injection import FAILURES, SaveCalls, failing, killed_after, killed_before, killed_halfway, last_call
 from faults.kills import Uninterrupted
 from faults.runs import World
 from faults.tally import Clock, Tally
@@ -127,7 +127,8 @@ def try_all(model: Path, world: World, folder: Path, count: int, seed: int) -> T
                 known[export.name] = contents(target), calls.made
             whole, calls_made = known[export.name]
             place = generator.randint(1, calls_made)
-            fault = SaveCalls(place, place, kinds[number % len(kinds)])
+            kind = kinds[number % len(kinds)]
+            fault = SaveCalls(place, last_call(kind, place), kind)
             tally.count(interrupted(export, folder / f"{number}", whole, fault, again=number // len(found) % 2 == 1))
     return tally
 

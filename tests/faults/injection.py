@@ -13,6 +13,7 @@ import resource
 import shutil
 import signal
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,10 +99,11 @@ def killed_after(call: Call, file: Path | None) -> object:
 
 
 def killed_halfway(call: Call, file: Path | None) -> object:
-    """SIGKILL when half of the file is written; as `killed_after` where the call writes none."""
-    call()
-    if file is not None and file.is_file():
-        os.truncate(file, file.stat().st_size // 2)
+    """SIGKILL when half of the file is written; a call that writes none is left alone."""
+    result = call()
+    if file is None or not file.is_file():
+        return result
+    os.truncate(file, file.stat().st_size // 2)
     os.kill(os.getpid(), signal.SIGKILL)
     return None
 
@@ -119,6 +121,11 @@ def failing(number: int) -> Fault:
         raise OSError(number, os.strerror(number), None if file is None else str(file))
 
     return fail
+
+
+def last_call(fault: Fault, first: int) -> int:
+    """The last of the calls, from `first` on, that a fault is tried at: half a file needs a call that writes one."""
+    return sys.maxsize if fault is killed_halfway else first
 
 
 KILLS: dict[str, Fault] = {

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from faults.injection import KILLS, SaveCalls
+from faults.injection import KILLS, SaveCalls, last_call
 from faults.runs import STUDENTS, TRAINER_CASES, Command, World, difference, last_lines
 from faults.tally import Clock, Tally
 
@@ -71,7 +71,8 @@ def at_save_calls(
             drawn = [generator.randint(1, calls) for _ in range(1 + number % 2)]
 
             def kill(output: Path, place: int, command: Command = command, seen: list = statuses) -> int:
-                seen.append(command.run(output, SaveCalls(place, place, KILLS[kind]).install))
+                fault = KILLS[kind]
+                seen.append(command.run(output, SaveCalls(place, last_call(fault, place), fault).install))
                 return seen[-1]
 
             faults = [lambda output, place=place: kill(output, place) for place in drawn]

@@ -66,7 +66,7 @@ def problems(uses: list[dict[str, int]], keep: int, warm_up: float = 0.3) -> lis
         found.append(f"memory grew by {100 * growth:.2f} % from update {first['update']} to {last['update']}")
     if last["files"] > first["files"]:
         found.append(f"open files grew from {first['files']} to {last['files']}")
-    if (most := max(use["checkpoints"] for use in uses)) > keep + 2:
+    if (most := max(use["checkpoints"] for use in uses)) > keep + 1:
         found.append(f"there were {most} checkpoints, {keep} and the best were to be kept")
     return found
 

@@ -92,5 +92,7 @@ def test_weights_of_another_kind_of_model_are_refused(tmp_path: Path) -> None:
         teacher = tiny_lm.save_teacher(tmp_path / kind, kind)
         args = student_args("distilbert", tmp_path / "config.json")
         args.student_pretrained_weights = str(teacher)
-        with pytest.raises(ValueError, match=f"--student_pretrained_weights .*{kind} holds no weights of a distilbert"):
+        with pytest.raises(
+            ValueError, match=f"--student_pretrained_weights .*{kind} holds no weights of a distilbert"
+        ):
             load_lm_student(args)

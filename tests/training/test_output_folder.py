@@ -119,6 +119,17 @@ class TestWhatTheUserPutThere:
         assert (output.path / "checkpoint-6.not-verified-1" / "notes.txt").read_text() == "mine"
 
 
+    def test_links_in_the_place_of_checkpoints_are_kept_and_not_followed(self, output, tmp_path):
+        for step in (3, 6):
+            with atomic.atomic_folder(tmp_path / "elsewhere" / f"checkpoint-{step}") as temporary:
+                (temporary / "weights").write_bytes(b"x")
+            (output.path / f"checkpoint-{step}").symlink_to(tmp_path / "elsewhere" / f"checkpoint-{step}")
+        prune_checkpoints(output.path, 1, None, 6)
+        assert (output.path / "checkpoint-3.not-verified-1").is_symlink()
+        assert (tmp_path / "elsewhere" / "checkpoint-3" / "weights").read_bytes() == b"x"
+        assert (output.path / "checkpoint-6" / "weights").read_bytes() == b"x"
+
+
 class TestStartAfresh:
     def test_ours_goes_and_theirs_stays(self, output):
         output.write_json("training_args.json", {})
