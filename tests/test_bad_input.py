@@ -21,6 +21,8 @@ FLAGS = {
     "model type": (["--model_type=roberta"], "--model_type accepts masked_bert, bert"),
     "method": (["--pruning_method=topk"], "--pruning_method accepts topK, threshold"),
     "mask init": (["--mask_init=zeros"], "--mask_init accepts constant, uniform, kaiming, magnitude"),
+    "mask scale": (["--mask_scale=nan"], "--mask_scale accepts a number, not nan"),
+    "uniform scale": (["--mask_init=uniform", "--mask_scale=-1"], "--mask_scale accepts a number from 0"),
     "regularization": (["--regularization=l2"], "--regularization accepts l1, l0, none"),
     "teacher type": (["--teacher_type=gpt"], "--teacher_type accepts masked_bert, bert, none"),
     "opt level": (["--fp16_opt_level=O4"], "--fp16_opt_level accepts O0, O1, O2, O3"),

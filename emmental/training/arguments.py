@@ -265,6 +265,9 @@ def _number_problems(args: argparse.Namespace) -> list[str]:
     problems = range_problems(args, _AT_LEAST, _ABOVE_ZERO)
     if args.max_steps != -1 and args.max_steps < 1:
         problems.append(f"--max_steps accepts a number of updates from 1 (or -1: by epochs), not {args.max_steps}")
+    if not math.isfinite(args.mask_scale) or (args.mask_init == "uniform" and args.mask_scale < 0):
+        accepted = "a number from 0 (scores in [-scale, scale])" if args.mask_init == "uniform" else "a number"
+        problems.append(f"--mask_scale accepts {accepted}, not {args.mask_scale}")
     if args.seed >= 2**32:
         problems.append(f"--seed accepts numbers below 4294967296, not {args.seed}")
     return problems
