@@ -156,9 +156,15 @@ class UpdateLoop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
-        self.global_step = state["global_step"]
-        self.skipped_updates = state["skipped_updates"]
+        """Take up what `state_dict` gave.
+
+        Raises:
+            ValueError: a counter is no number of updates.
+        """
+        for name in ("global_step", "skipped_updates"):
+            if type(state[name]) is not int or state[name] < 0:
+                raise ValueError(f"{name} is {state[name]!r}, no number of updates")
+            setattr(self, name, state[name])
         self.scheduler.load_state_dict({**self.scheduler.state_dict(), **state["scheduler"]})
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             group["lr"] = rate

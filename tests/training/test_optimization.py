@@ -352,6 +352,13 @@ class TestState:
         assert (other.global_step, other.skipped_updates) == (1, 1)
         assert other.precision.scaler.get_scale() == 2.0**126
 
+    @pytest.mark.parametrize("name", ["global_step", "skipped_updates"])
+    @pytest.mark.parametrize("value", [-5, 2.5, "3", True, None])
+    def test_counters_that_count_nothing_are_refused(self, name, value):
+        loop = adam_loop(network())
+        with pytest.raises(ValueError, match=f"{name} is .*, no number of updates"):
+            loop.load_state_dict({**loop.state_dict(), name: value})
+
 
 class TestPrecision:
     def test_off(self):

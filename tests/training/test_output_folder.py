@@ -118,7 +118,6 @@ class TestWhatTheUserPutThere:
         output.start_afresh()
         assert (output.path / "checkpoint-6.not-verified-1" / "notes.txt").read_text() == "mine"
 
-
     def test_links_in_the_place_of_checkpoints_are_kept_and_not_followed(self, output, tmp_path):
         for step in (3, 6):
             with atomic.atomic_folder(tmp_path / "elsewhere" / f"checkpoint-{step}") as temporary:
