@@ -169,13 +169,19 @@ def unsafe(node: ast.AST) -> str | None:
     if isinstance(node, ast.Import | ast.ImportFrom):
         names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
         for name in names:
-            if re.match(r"(pickle|cPickle|dill|cloudpickle|joblib|marshal|shelve)\b", name):
+            if re.match(r"(pickle|cPickle|dill|cloudpickle|joblib|marshal|shelve|runpy)\b", name):
                 return f"import of {name}"
+        if {("torch", "load"), ("builtins", "eval"), ("builtins", "exec")} & {
+            (names[-1], name) for name in names[:-1]
+        }:
+            return f"import of {names[-1]}.{names[0]}"
     if not isinstance(node, ast.Call):
         return None
     called = ast.unparse(node.func)
     keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-    if called in ("eval", "exec", "compile", "__import__", "os.system", "os.popen"):
+    if called.removeprefix("builtins.") in ("eval", "exec", "compile", "__import__", "os.system", "os.popen"):
+        return called
+    if called in ("subprocess.getoutput", "subprocess.getstatusoutput", "torch.jit.load", "yaml.load"):
         return called
     if called.endswith("torch.load") and keywords.get("weights_only") != "True":
         return "torch.load that unpickles"
@@ -199,7 +205,10 @@ def test_nothing_runs_code_from_a_file(module):
     [
         ("import pickle", "import of pickle"),
         ("from pickle import loads", "import of pickle"),
+        ("from torch import load", "import of torch.load"),
         ("eval('1')", "eval"),
+        ("builtins.exec('1')", "builtins.exec"),
+        ("subprocess.getoutput('ls')", "subprocess.getoutput"),
         ("torch.load(path)", "torch.load that unpickles"),
         ("torch.load(path, weights_only=False)", "torch.load that unpickles"),
         ("subprocess.run('ls', shell=True)", "a shell"),
