@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 import visualizing_image
 from distiller import TaskDistiller
@@ -32,6 +33,7 @@ from emmental.data import (
     batch_loader,
     collapsed_to_one_class,
     compute_metrics,
+    labels_of,
     load_features,
     prediction_entropy,
     predictions_from_logits,
@@ -40,6 +42,7 @@ from emmental.data import (
     write_predictions,
 )
 from emmental.patching import masked_layers
+from emmental.pretrained import from_pretrained
 from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
 from emmental.training import distributed
 from emmental.training.arguments import arguments_of_result, parse_arguments, recorded_arguments
@@ -162,9 +165,13 @@ def _prepare_task(args: argparse.Namespace) -> tuple[Any, FeatureDataset | None]
 
 
 def _task_of(args: argparse.Namespace) -> Task:
-    if args.task_name == "custom":
-        return user_task(args.train_file, args.validation_file, args.test_file)
-    return resolve_task(args.task_name)
+    if args.task_name != "custom":
+        return resolve_task(args.task_name)
+    labels = None
+    if not args.train_file:
+        name = model_to_evaluate(args)
+        labels = labels_of(from_pretrained(AutoConfig, name, flag="--model_name_or_path", cache_dir=args.cache_dir))
+    return user_task(args.train_file, args.validation_file, args.test_file, labels)
 
 
 def _open_output(args: argparse.Namespace, train_dataset: FeatureDataset | None) -> None:

@@ -43,10 +43,22 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=default_folder(), help="default: ~/.cache/emmental")
     args = parser.parse_args()
     folder = args.into / args.what
-    if not (folder / atomic.MANIFEST).exists():
-        with atomic.atomic_folder(folder) as temporary:
+    if not is_there(folder):
+        with atomic.atomic_folder(folder, damaged_too=True) as temporary:
             {"minilm": make_minilm, "movie-reviews": make_movie_reviews}[args.what](temporary)
     print(folder)
+
+
+def is_there(folder: Path) -> bool:
+    """Whether it was fetched before, and no byte has changed since."""
+    if not (folder / atomic.MANIFEST).exists():
+        return False
+    try:
+        atomic.verify_folder(folder)
+    except atomic.DamagedError as error:
+        print(f"{folder} is damaged and fetched anew: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def default_folder() -> Path:

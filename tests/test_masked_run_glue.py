@@ -148,7 +148,7 @@ def test_global_topk_keeps_exactly_its_share_of_all_weights(models: Path, tmp_pa
     assert last.config.global_boundary == model.config.global_boundary
 
 
-def test_own_files_train_and_predict(models: Path, tmp_path: Path) -> None:
+def test_own_files_train_predict_and_are_evaluated_by_a_finished_model(models: Path, tmp_path: Path) -> None:
     lines = ["sentence1,label"] + [
         f'"kasa lote {word}",{"yes" if i % 2 else "no"}' for i, word in enumerate(tiny.WORDS)
     ]
@@ -157,26 +157,23 @@ def test_own_files_train_and_predict(models: Path, tmp_path: Path) -> None:
         '{"sentence1": "kasa", "label": "yes"}\n{"sentence1": "lote", "label": "no"}\n'
     )
     (tmp_path / "test.tsv").write_text("sentence1\nkasa\nlote\n")
-    results = masked_run_glue.main(
-        [
-            *("--train_file", str(tmp_path / "train.csv"), "--validation_file", str(tmp_path / "dev.jsonl")),
-            *("--test_file", str(tmp_path / "test.tsv"), "--do_predict", "--do_train", "--do_eval", "--no_cuda"),
-            *(
-                "--model_name_or_path",
-                str(models / "2"),
-                "--max_seq_length",
-                "16",
-                "--output_dir",
-                str(tmp_path / "o"),
-            ),
-            *("--feature_cache_dir", str(tmp_path / "cache"), "--max_steps", "4", "--no-pictures"),
-        ]
-    )
+    finish = [
+        *("--validation_file", str(tmp_path / "dev.jsonl"), "--test_file", str(tmp_path / "test.tsv")),
+        *("--do_eval", "--do_predict", "--no_cuda", "--max_seq_length", "16", "--output_dir", str(tmp_path / "o")),
+        *("--feature_cache_dir", str(tmp_path / "cache"), "--no-pictures"),
+    ]
+    training = ["--do_train", "--train_file", str(tmp_path / "train.csv"), "--max_steps", "4"]
+    results = masked_run_glue.main([*finish, *training, "--model_name_or_path", str(models / "2")])
     assert set(results) == {"acc", "f1", "entropy"}
     predictions = [line.split("\t")[1] for line in (tmp_path / "o" / "predictions.tsv").read_text().splitlines()[1:]]
     assert len(predictions) == 2
     assert set(predictions) <= {"yes", "no"}
     assert json.loads((tmp_path / "o" / "config.json").read_text())["id2label"] == {"0": "no", "1": "yes"}
+    (tmp_path / "o" / "predictions.tsv").unlink()
+    assert masked_run_glue.main(finish) == results
+    assert [line.split("\t")[1] for line in (tmp_path / "o" / "predictions.tsv").read_text().splitlines()[1:]] == (
+        predictions
+    )
 
 
 def test_what_is_watched_does_not_change_what_is_trained(models: Path, tmp_path: Path) -> None:

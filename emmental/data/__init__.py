@@ -9,7 +9,16 @@ from emmental.data.metrics import (
     predictions_from_logits,
 )
 from emmental.data.predictions import write_predictions
-from emmental.data.processors import TASKS, Split, Task, read_split, resolve_task, split_files, user_task
+from emmental.data.processors import (
+    TASKS,
+    Split,
+    Task,
+    labels_of,
+    read_split,
+    resolve_task,
+    split_files,
+    user_task,
+)
 
 __all__ = [
     "TASKS",
@@ -23,6 +32,7 @@ __all__ = [
     "collapsed_to_one_class",
     "collate",
     "compute_metrics",
+    "labels_of",
     "load_features",
     "padding_share",
     "prediction_entropy",

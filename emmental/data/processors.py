@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from emmental.data.tables import Table, read_table, table_format
 
@@ -251,6 +252,11 @@ def user_task(
         "predictions.tsv",
         **{split: layouts.get(split) for split in SPLITS},
     )
+
+
+def labels_of(config: Any) -> list[str]:
+    """The labels that a model was trained on, in the order of its outputs, for `user_task`; none for regression."""
+    return [config.id2label[number] for number in range(config.num_labels)] if config.num_labels > 1 else []
 
 
 def _check_labels(labels: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from transformers import BertConfig, PreTrainedModel
 
 from emmental import atomic
 from emmental.command_line import OneLineParser, leave_if, range_problems, switch, user_mistakes
-from emmental.data import Task, resolve_task, split_files, user_task
+from emmental.data import Task, labels_of, resolve_task, split_files, user_task
 from emmental.export.bertarize import add_masking_flags
 from emmental.export.measurements import (
     INT8_PACKAGE,
@@ -166,8 +166,7 @@ def _task(args: argparse.Namespace, config: BertConfig) -> Task:
     if args.validation_file is None:
         task = resolve_task(args.task_name)
     else:
-        labels = [config.id2label[number] for number in range(config.num_labels)] if config.num_labels > 1 else []
-        task = user_task(None, args.validation_file, None, labels)
+        task = user_task(None, args.validation_file, None, labels_of(config))
     for name in task.evaluation_tasks:
         split_files(task if name == task.name else resolve_task(name), args.data_dir, "dev")
     return task

@@ -158,7 +158,7 @@ def _normalise(args: argparse.Namespace) -> None:
         # The diagnostic set can be predicted alone.
         args.do_train = args.do_eval = not (args.do_predict and (args.task_name or "").lower() == "ax")
     args.do_train, args.do_eval = bool(args.do_train), bool(args.do_eval)
-    if args.task_name is None and args.train_file is not None:
+    if args.task_name is None and (args.train_file or args.validation_file or args.test_file):
         args.task_name = "custom"
     if args.output_dir is None and args.task_name:
         args.output_dir = str(Path("outputs") / args.task_name.lower())
@@ -187,7 +187,7 @@ def _task_problems(args: argparse.Namespace) -> list[str]:
     if own_files and (args.data_dir or args.task_name not in (None, "custom")):
         problems.append(f"--{own_files[0]} stands in for --data_dir and --task_name; give one or the other")
     elif own_files:
-        needed = {"train_file": True, "validation_file": args.do_eval, "test_file": args.do_predict}
+        needed = {"train_file": args.do_train, "validation_file": args.do_eval, "test_file": args.do_predict}
         problems += [
             f"--{flag} is needed beside --{own_files[0]}: it takes a .csv, .tsv or .jsonl file"
             for flag, wanted in needed.items()
