@@ -3,5 +3,5 @@
 task=mrpc folder=MRPC
 dense_epochs=5 dense_rate=1e-4
 epochs=10 batch=16 rate=2e-4 scores_rate=2e-3
-soft_scores_rate=1e-2 lambda_15=2200 lambda_10=3500 lambda_l0=50
+soft_scores_rate=1e-2 lambda_15=2400 lambda_10=3900 lambda_l0=50
 . "$(dirname "${BASH_SOURCE[0]}")/../minilm.sh"
