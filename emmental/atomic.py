@@ -99,6 +99,19 @@ def verify_folder(folder: str | Path) -> None:
             raise DamagedError(f"{folder / MANIFEST} names a file that cannot be read: {error}") from error
 
 
+def verify_if_listed(folder: str | Path) -> None:
+    """`verify_folder` where there is a manifest of `atomic_folder`; any other folder, or none, passes.
+
+    Raises:
+        DamagedError: a file that the manifest names is missing, truncated or changed.
+    """
+    try:
+        read_manifest(folder)
+    except DamagedError:
+        return
+    verify_folder(folder)
+
+
 def read_manifest(folder: str | Path) -> dict[str, dict]:
     """File name -> {"size": bytes, "sha256": hex} of a folder made by `atomic_folder`.
 

@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
+from emmental.atomic import verify_if_listed
+
 MOST_LAYERS = 1000
 MOST_WEIGHTS = 1 << 31
 """Of one matrix; the largest of BERT-large has 3.1e7."""
@@ -21,7 +23,8 @@ _NOT_MODELS = (AutoConfig, AutoTokenizer, PreTrainedConfig)
 def from_pretrained(loader: Any, name: str, *, flag: str = "", **options: Any) -> Any:
     """`loader.from_pretrained(name, **options)`, which never runs code that lies beside a model, nor asks to.
 
-    Models come in float32, whatever they are stored in: weights of 16 bits lose the small steps of a training.
+    Models come in float32, whatever they are stored in: weights of 16 bits lose the small steps of a training. A
+    folder that this program made is compared with its manifest before its weights are read.
 
     Args:
         loader: a class of Transformers, one of the Auto classes or another.
@@ -30,12 +33,16 @@ def from_pretrained(loader: Any, name: str, *, flag: str = "", **options: Any) -
         options: as the loader takes them.
 
     Raises:
-        ValueError: it cannot be loaded, wants code of its own to run, or is a configuration as `check_sizes` refuses.
+        ValueError: it cannot be loaded, is damaged, wants code of its own to run, or is a configuration as
+            `check_sizes` refuses.
         OSError: it cannot be found.
     """
     called = f"{flag} {name}".strip()
     with loading(called):
-        dtype = {} if issubclass(loader, _NOT_MODELS) else {"dtype": torch.float32}
+        of_model = not issubclass(loader, _NOT_MODELS)
+        if of_model:
+            verify_if_listed(name)
+        dtype = {"dtype": torch.float32} if of_model else {}
         loaded = loader.from_pretrained(name, trust_remote_code=False, **dtype, **options)
     if isinstance(loaded, PreTrainedConfig):
         check_sizes(loaded, called)

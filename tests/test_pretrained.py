@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import tiny
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
+from emmental.atomic import atomic_folder
 from emmental.pretrained import check_sizes, from_pretrained, loading, weights_fingerprint
 
 
@@ -88,3 +90,17 @@ def test_fingerprints_of_weights_tell_one_changed_number(bert_dir: Path) -> None
         model.classifier.bias[1] += 1e-6
     assert weights_fingerprint(model) != before
     assert len(weights_fingerprint(model.bfloat16())) == 64
+
+
+def test_a_damaged_folder_of_ours_is_refused(bert_dir: Path, tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "ours") as folder:
+        shutil.copytree(bert_dir, folder, dirs_exist_ok=True)
+    assert from_pretrained(AutoModelForSequenceClassification, tmp_path / "ours").num_labels == 2
+    weights = tmp_path / "ours" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors has changed since it was written"):
+        from_pretrained(AutoModelForSequenceClassification, tmp_path / "ours")
+    (tmp_path / "ours" / "manifest.json").write_text('{"name": "of another program"}')
+    assert from_pretrained(AutoModelForSequenceClassification, tmp_path / "ours").num_labels == 2

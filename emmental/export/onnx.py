@@ -156,7 +156,8 @@ def load_session(path: str | Path, threads: int = 1) -> OnnxModel:
         threads: of ONNX Runtime.
 
     Raises:
-        ValueError: no such file, a damaged one, one that is no BERT export, or that refers to other files.
+        ValueError: no such file, a damaged one, one that is no BERT export, or that refers to other files; a folder
+            of `export_onnx_folder` that is damaged, also when a file in it is named.
     """
     path = Path(path)
     if threads < 1:
@@ -164,6 +165,8 @@ def load_session(path: str | Path, threads: int = 1) -> OnnxModel:
     if path.is_dir():
         atomic.verify_folder(path)
         path = path / MODEL_FILE
+    else:
+        atomic.verify_if_listed(path.parent)
     checked = _read_checked(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1

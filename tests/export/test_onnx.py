@@ -211,8 +211,9 @@ def test_a_changed_folder(tmp_path):
     export_onnx_folder(tmp_path / "masked", tmp_path / "onnx")
     with (tmp_path / "onnx" / "model.onnx").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(atomic.DamagedError, match=r"model\.onnx has"):
-        load_session(tmp_path / "onnx")
+    for path in (tmp_path / "onnx", tmp_path / "onnx" / "model.onnx"):
+        with pytest.raises(atomic.DamagedError, match=r"model\.onnx has"):
+            load_session(path)
 
 
 def hostile(exported: Path, target: Path, change) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import io
 import random
@@ -15,7 +16,11 @@ from faults.runs import STUDENTS, Command, World, difference, last_lines, log_of
 from faults.tally import Clock, Tally
 
 from emmental.atomic import MANIFEST
-from emmental.export import bertarize, counts_parameters, storage
+from emmental.command_line import user_mistakes
+from emmental.export import bertarize, counts_parameters, onnx, storage
+from emmental.pretrained import weights_fingerprint
+from emmental.training import student_init
+from emmental.training.lm_models import load_lm_student
 
 Harm = Callable[[Path, Path, random.Random], None]
 
@@ -176,6 +181,69 @@ def exports(source: Path, other: Path, folder: Path, kinds: list[str], flips: in
     return tally
 
 
+def onnx_folders(source: Path, other: Path, folder: Path, kinds: list[str]) -> Tally:
+    """Harm each file of an ONNX folder: it is refused by name whichever of its two models is loaded."""
+    generator = random.Random(4)
+    with Clock(Tally("file of an ONNX folder damaged", unit="files")) as tally:
+        whole, another = folder / "one", folder / "other"
+        for model, target in ((source, whole), (other, another)):
+            onnx.export_onnx_folder(model, target, int8=True)
+        for kind, file, others_file in harms(files_of(whole), files_of(another), kinds):
+            for loaded in (".", onnx.INT8_FILE):
+                copy = _harmed_copy(whole, file, others_file, folder / "copy", HARMS[kind], generator)
+                status, out, errors = _answer(lambda path=copy / loaded: onnx.load_session(path).output_names)
+                refused = status == 2 and _blamed(file) in errors and len(errors.splitlines()) == 1
+                harmless = file.name == MANIFEST and loaded != "." and (status, out) == (0, "('logits',)")
+                problem = f"{file.name} {kind}: status {status}: {errors[-300:]}"
+                tally.count(None if refused or harmless else problem)
+    return tally
+
+
+def students(command: Command, folder: Path, kinds: list[str]) -> Tally:
+    """Harm each file of a student that starts from the distiller's teacher: refused by name, or the same weights."""
+    generator = random.Random(5)
+    with Clock(Tally("file of a student's folder damaged", unit="files")) as tally:
+        whole, another = folder / "one", folder / "other"
+        teacher = command.flags[command.flags.index("--teacher_name") + 1]
+        for target, layer in ((whole, "1"), (another, "2")):
+            student_init.main(["--model_name", teacher, "--dump_checkpoint", str(target), "--layers", layer])
+        expected = _student_answer(whole)
+        assert expected[0] == 0, expected
+        for kind, file, others_file in harms(files_of(whole), files_of(another), kinds):
+            copy = _harmed_copy(whole, file, others_file, folder / "copy", HARMS[kind], generator)
+            status, out, errors = _student_answer(copy)
+            refused = status == 2 and str(copy) in errors and len(errors.splitlines()) == 1
+            harmless = file.name == MANIFEST and (status, out) == expected[:2]
+            problem = f"{file.name} {kind}: status {status}: {errors[-300:]}"
+            tally.count(None if refused or harmless else problem)
+    return tally
+
+
+def _harmed_copy(whole: Path, file: Path, other: Path, copy: Path, harm: Harm, generator: random.Random) -> Path:
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(whole, copy)
+    harm(copy / file.relative_to(whole), other, generator)
+    return copy
+
+
+def _student_answer(folder: Path) -> tuple[int, str, str]:
+    flags = {"student_type": "distilbert", "student_config": str(folder / "config.json"), "initializer_range": 0.02}
+    flags |= {"student_pretrained_weights": str(folder), "freeze_pos_embs": False, "freeze_token_type_embds": False}
+    return _answer(lambda: weights_fingerprint(load_lm_student(argparse.Namespace(**flags))))
+
+
+def _answer(read: Callable[[], object]) -> tuple[int, str, str]:
+    """Exit status, what was read, and errors, as a command gives them."""
+    out, errors, status = "", io.StringIO(), 0
+    with redirect_stderr(errors):
+        try:
+            with user_mistakes():
+                out = str(read())
+        except SystemExit as end:
+            status = end.code
+    return status, out, errors.getvalue()
+
+
 def _export(model: Path, folder: Path) -> tuple[Path, Path]:
     bertarize.bertarize_folder(model, folder / "plain")
     storage.save_package(model, folder / "model.emmental")
@@ -203,13 +271,15 @@ def long_form(folder: Path, seed: int = 0) -> Iterator[Tally]:
     """More than 300 damaged files."""
     world, known, kinds = World(folder / "world"), Uninterrupted(folder / "uninterrupted"), list(HARMS)
     trainers = [(world.trainer(case), reseeded(world.trainer(case, "--seed", "7"))) for case in ("movement", "half")]
-    students = [(world.distiller(s), reseeded(world.distiller(s, "--seed", "7"))) for s in STUDENTS]
+    distillers = [(world.distiller(s), reseeded(world.distiller(s, "--seed", "7"))) for s in STUDENTS]
     taught = world.trainer("taught")
     models = [known.of(command)[0] for command in trainers[0]]
     yield exports(models[0], models[1], folder / "exports", kinds, 60)
-    yield corpora(students[0][0], students[2][0], folder / "corpus", kinds)
+    yield onnx_folders(models[0], models[1], folder / "onnx", kinds)
+    yield students(distillers[0][0], folder / "student", kinds)
+    yield corpora(distillers[0][0], distillers[2][0], folder / "corpus", kinds)
     yield caches(taught, trainers[0][0], known, folder / "caches", kinds)
-    yield checkpoints(trainers + students, known, folder / "copy", kinds, seed)
+    yield checkpoints(trainers + distillers, known, folder / "copy", kinds, seed)
 
 
 def reseeded(command: Command) -> Command:

@@ -54,6 +54,19 @@ def test_files_of_exports(world: World, known: Uninterrupted, tmp_path: Path) ->
     assert tally.survived >= 40
 
 
+def test_files_of_onnx_folders(world: World, known: Uninterrupted, tmp_path: Path) -> None:
+    models = [known.of(world.trainer(case))[0] for case in ("movement", "global_topk")]
+    tally = damage.onnx_folders(*models, tmp_path, KINDS)
+    assert tally.lost == []
+    assert tally.survived >= 36  # six files harmed in three ways, two models to load
+
+
+def test_files_of_students_that_start_from_their_teacher(world: World, tmp_path: Path) -> None:
+    tally = damage.students(world.distiller("distilbert"), tmp_path, KINDS)
+    assert tally.lost == []
+    assert tally.survived >= 15  # five files harmed in three ways
+
+
 def test_every_harm_is_a_harm(world: World, known: Uninterrupted, tmp_path: Path) -> None:
     """The harness itself: each harm changes the folder so that its checksums do not hold."""
     import random
