@@ -43,6 +43,10 @@ PLAIN_CLASSES = {
 """Class name -> class of the plain models that exports read and write."""
 MASKED_CLASSES = {name: getattr(emmental, f"Masked{name}") for name in PLAIN_CLASSES}
 """Name of the plain class -> its masked form."""
+MOST_LABELS = 1 << 20
+"""A configuration makes a table of so many names, whatever the weights say."""
+_OF_CALLS = ("return_dict", "output_attentions", "output_hidden_states")
+"""Settings of what a call returns, which the caller says."""
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Where weights are looked for, in this order."""
 
@@ -109,13 +113,19 @@ def build_model(cls: type[PreTrainedModel], config: BertConfig, state: dict[str,
 
 
 def make_config(cls: type[BertConfig], settings: dict[str, Any], source: str) -> Any:
-    """A configuration of untrusted settings.
+    """A configuration of untrusted settings, less those of what calls return.
 
     Raises:
-        ValueError: it refuses them; `source` names the place.
+        ValueError: it refuses them, or they claim more labels than any task has, or weights quantised by another
+            program; `source` names the place.
     """
+    labels = settings.get("num_labels")
+    if labels is not None and not (type(labels) is int and 1 <= labels <= MOST_LABELS):
+        raise ValueError(f"{source}: num_labels accepts 1 to {MOST_LABELS}, not {labels!r}")
+    if "quantization_config" in settings:
+        raise ValueError(f"{source}: quantization_config is not accepted; weights of 16 or 32 bits are read")
     try:
-        config = cls(**settings)
+        config = cls(**{key: value for key, value in settings.items() if key not in _OF_CALLS})
     except Exception as error:  # the configuration's own checks raise many types
         raise ValueError(f"{source}: {_one_line(error)}") from error
     check_sizes(config, source)
@@ -131,7 +141,7 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     file = Path(folder) / "config.json"
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"--model_name_or_path {folder} has no config.json; it accepts a model's folder") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is unreadable ({type(error).__name__})") from error

@@ -178,6 +178,24 @@ def test_broken_models(tmp_path):
         read_model(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"num_labels": 10**9}, "num_labels accepts 1 to 1048576, not 1000000000"),
+        ({"num_labels": -1}, "num_labels accepts 1 to 1048576, not -1"),
+        ({"num_labels": "2"}, "num_labels accepts 1 to 1048576, not '2'"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config is not accepted"),
+    ],
+)
+def test_configurations_that_claim_too_much(setting, message, tmp_path):
+    tiny_masked.save(tmp_path / "masked")
+    file = tmp_path / "masked" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **setting}))
+    with pytest.raises(ValueError, match=message) as refused:
+        read_model(tmp_path / "masked")
+    assert str(refused.value).startswith(str(file))
+
+
 def test_scores_that_the_method_needs(tmp_path):
     tiny_masked.save(tmp_path / "masked", method="magnitude")
     with pytest.raises(ValueError, match="mask_scores is missing"):
