@@ -61,7 +61,8 @@ def load_sparse(
     Args:
         path: a package, or the folder of a bertarized or masked model.
         dense_above: density above which a matrix is multiplied dense: a non-zero costs as much as 1 / dense_above
-            weights of a dense matrix. Where that says that hardly anything is gained, the model is the dense one.
+            weights of a dense matrix. Where that says that hardly anything is gained, the model is the dense one, and
+            so it is where `SparseEncoder` would compute something else.
         pruning_method, threshold: override what a masked model records, see `read_model`.
 
     Raises:
@@ -83,9 +84,9 @@ def sparsify(model: PreTrainedModel, dense_above: float = DENSE_ABOVE) -> PreTra
 def _from_package(package: Package, source: str, dense_above: float) -> PreTrainedModel:
     if math.isnan(dense_above):
         raise ValueError("--dense_above accepts a density, not NaN")
-    if _cost(package, dense_above) > _WORTH_IT:
-        return to_model(package, source).requires_grad_(False)
     config = checked_config(package, source)
+    if _cost(package, dense_above) > _WORTH_IT or not _is_plain(config):
+        return to_model(package, source).requires_grad_(False)
     cls = PLAIN_CLASSES[plain_class_name(package.config.get("architectures"), source)]
     arrays = package.arrays()
     outside = {name: torch.from_numpy(array) for name, array in arrays.items() if _LAYERS not in name}
@@ -97,6 +98,12 @@ def _from_package(package: Package, source: str, dense_above: float) -> PreTrain
     model.config._attn_implementation = _MASK_AS_GIVEN
     model.base_model.encoder = SparseEncoder(model.config, _all_layers(package, arrays, config, source), dense_above)
     return model.requires_grad_(False).eval()
+
+
+def _is_plain(config: BertConfig) -> bool:
+    """Whether tokens attend to all others, and the activation has nothing learnt in it."""
+    known = config.hidden_act in ACT2FN  # another one is refused where the layers are made
+    return not (config.is_decoder or (known and list(ACT2FN[config.hidden_act].parameters())))
 
 
 def _cost(package: Package, dense_above: float) -> float:
@@ -162,14 +169,28 @@ def _checked(
 
 @contextmanager
 def _writer(target: str) -> Iterator[IO[str]]:
-    """Standard output for `-`; else a file that appears when it is complete."""
+    """Standard output for `-`; else a file that appears when it is complete, in the place of earlier predictions."""
     if target == STANDARD_INPUT:
         yield sys.stdout
         return
     if Path(target).is_dir():
         raise ValueError(f"--output {target} is a folder; it accepts a file, or - (standard output)")
+    if Path(target).exists() and not _holds_predictions(Path(target)):
+        raise FileExistsError(f"--output {target} exists and holds no predictions; it is left alone")
     with atomic_file(target) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         yield file
+
+
+def _holds_predictions(path: Path) -> bool:
+    """Whether the file is empty or begins as what `main` writes."""
+    beginning = json_line(0, {}).removesuffix("}").encode()
+    with open(path, "rb") as file:
+        return file.read(len(beginning)) in (b"", beginning)
+
+
+def _require_model(path: Path) -> None:
+    if not (path.is_file() or (path / "config.json").is_file()):
+        raise ValueError(f"--model {path} is no package and has no config.json; it accepts a package or model folder")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -204,6 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     with user_mistakes():
         texts = read_texts(args.input)
+        _require_model(Path(args.model))
         model = load_sparse(args.model, args.dense_above, args.pruning_method, args.threshold)
         tokenizer = load_tokenizer(args.model if args.tokenizer_name is None else args.tokenizer_name)
         longest = model.config.max_position_embeddings if args.max_seq_length is None else args.max_seq_length

@@ -52,7 +52,7 @@ class Packing:
 
 
 def pack(mask: Tensor, tokens_at_once: int = TOKENS_AT_ONCE) -> list[Packing]:
-    """Cut a batch into parts of whole sequences, the shortest first.
+    """Cut a batch into parts of whole sequences, the shortest first; no part of a batch without any.
 
     Args:
         mask: (batch, length) bool, False at padding.
@@ -63,6 +63,8 @@ def pack(mask: Tensor, tokens_at_once: int = TOKENS_AT_ONCE) -> list[Packing]:
     """
     if not bool(mask[:, :1].all()):
         raise ValueError("attention_mask must keep the first token of every sequence: padding goes to the right")
+    if not mask.numel():
+        return []
     lengths, order = mask.sum(1).sort(stable=True)
     index = torch.arange(mask.numel()).view(mask.shape)[order][mask[order]]
     parts: list[list[int]] = [[]]

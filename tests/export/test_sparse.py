@@ -12,7 +12,7 @@ import pytest
 import tiny
 import tiny_masked
 import torch
-from transformers import pipeline
+from transformers import BertConfig, pipeline
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from emmental.export.bertarize import bertarize, bertarize_folder
@@ -164,6 +164,37 @@ def test_masks():
     assert not hidden[1, 3:6].any()
 
 
+def test_a_batch_of_no_rows():
+    sparse = sparsify(tiny_masked.make())
+    ids, mask = ragged(2)
+    assert sparse(ids[:0], mask[:0]).logits.shape == (0, 2)
+
+
+@pytest.mark.parametrize("settings", [{"is_decoder": True}, {"hidden_act": "prelu"}])
+def test_what_the_sparse_encoder_cannot_compute_stays_dense(settings):
+    """Tokens that see only those before them, and an activation with a weight of its own."""
+    plain = bertarize(prune(tiny_masked.make(), 0.03))
+    model = type(plain)(BertConfig(**{**plain.config.to_dict(), **settings})).eval()
+    model.load_state_dict(plain.state_dict(), strict=False)
+    for parameter in model.bert.encoder.parameters():
+        if parameter.shape == (1,):
+            torch.nn.init.constant_(parameter, 0.7)
+    sparse = sparsify(model)
+    assert linears(sparse) == []
+    ids, mask = ragged(3)
+    with torch.no_grad():
+        assert torch.equal(sparse(ids, mask).logits, model(ids, mask).logits)
+        assert not torch.allclose(model(ids, mask).logits, plain(ids, mask).logits)
+
+
+def test_what_a_call_returns_is_not_up_to_the_stored_configuration(tmp_path):
+    model = tiny_masked.save(tmp_path / "m", output_hidden_states=True, return_dict=False)
+    sparse = load_sparse(tmp_path / "m")
+    ids, mask = ragged(3)
+    with torch.no_grad():
+        torch.testing.assert_close(sparse(ids, mask).logits, model(ids, mask)[0], atol=1e-5, rtol=0)
+
+
 def test_what_cannot_be_given_is_refused():
     sparse = sparsify(tiny_masked.make())
     ids, mask = ragged(2)
@@ -221,6 +252,8 @@ def test_command(tmp_path, capsys):
     main([*flags, "--output", str(tmp_path / "out.jsonl")])
     stored = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [answer["score"] for answer in stored] == pytest.approx([a["score"] for a in answers], abs=0.05)
+    main([*flags, "--output", str(tmp_path / "out.jsonl")])  # earlier predictions give way
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == stored
 
 
 def test_command_reads_standard_input(tmp_path, capsys, monkeypatch):
@@ -234,7 +267,8 @@ def test_command_reads_standard_input(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--model", "missing"], "missing has no config.json"),
+        (["--model", "missing"], "--model missing is no package and has no config.json"),
+        (["--model", "bare"], "--model bare is no package and has no config.json"),
         (["--model", "damaged"], "damaged is no package or a damaged one"),
         (["--model", "m", "--batch_size", "0"], "--batch_size accepts numbers from 1, not 0"),
         (["--model", "m", "--threads", "-1"], "--threads accepts numbers from 1, not -1"),
@@ -242,6 +276,7 @@ def test_command_reads_standard_input(tmp_path, capsys, monkeypatch):
         (["--model", "m", "--input", "nowhere.txt"], "--input nowhere.txt is no file"),
         (["--model", "m", "--max_seq_length", "3"], "--max_seq_length accepts 4 to 32 for this model, not 3"),
         (["--model", "m", "--output", "m"], "--output m is a folder"),
+        (["--model", "m", "--output", "in.txt"], "--output in.txt exists and holds no predictions; it is left alone"),
         (["--model", "m", "--tokenizer_name", "bare"], "bare holds no tokenizer"),
         (["--model", "m", "--threshold", "30"], "not in %"),
         (["--model", "answers"], "only sequence classifiers predict on this command"),
@@ -263,6 +298,7 @@ def test_mistakes(flags, message, tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+    assert (tmp_path / "in.txt").read_text() == "kasa\n"
 
 
 WEIGHT, BIAS = "bert.encoder.layer.1.output.dense.weight", "bert.encoder.layer.1.output.dense.bias"
