@@ -17,7 +17,8 @@ from faults.tally import Clock, Tally
 
 import visualizing_image
 from emmental.data import corpus
-from emmental.export import bertarize, counts_parameters, storage
+from emmental.export import bertarize, counts_parameters, onnx, storage
+from emmental.training import student_init
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,26 @@ def exports(model: Path, world: World) -> list[Export]:
     """Every program that hands something over, for a finished masked model."""
     given = ["--model_name_or_path", str(model)]
     lm = world.distiller("distilbert").flags
+    teacher = lm[lm.index("--teacher_name") + 1]
     text = str(world.folder / "distilbert" / "text.txt")
     binarize = [
         "binarize",
         "--file_path",
         text,
         "--tokenizer",
-        lm[lm.index("--teacher_name") + 1],
+        teacher,
         "--min_length",
         "3",
     ]
     return [
         Export("bertarize", bertarize.main, lambda t: [*given, "--target_model_path", str(t)], "plain"),
+        Export("onnx", onnx.main, lambda t: [*given, "--target_model_path", str(t), "--int8"], "onnx"),
+        Export(
+            "student_init",
+            student_init.main,
+            lambda t: ["--model_name", teacher, "--dump_checkpoint", str(t)],
+            "student",
+        ),
         Export("storage", storage.main, lambda t: [*given, "--package", str(t)], "model.emmental"),
         Export("counts_parameters", counts_parameters.main, lambda t: [*given, "--picture", str(t)], "counts.png"),
         Export(
