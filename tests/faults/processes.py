@@ -131,7 +131,6 @@ def long_form(folder: Path, seed: int = 0) -> Iterator[Tally]:
                 problem = restarted(command, folder / f"{command.name} restarted {number}", whole, sabotage)
                 tally.count(None if problem is None else f"{sabotage}: {problem}")
         yield tally
-        if command is trainer:
-            with Clock(Tally("another number of processes in the folder of a run")) as tally:
-                tally.count(other_number(command, folder / "numbers", whole, known))
-            yield tally
+        with Clock(Tally(f"another number of processes in the folder of a run, {command.name}")) as tally:
+            tally.count(other_number(command, folder / f"{command.name} numbers", whole, known))
+        yield tally

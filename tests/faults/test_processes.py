@@ -9,6 +9,10 @@ from faults import processes
 from faults.runs import World, last_lines
 
 
+def test_a_killed_process_ends_all_within_a_minute(world: World, tmp_path: Path) -> None:
+    assert processes.strands_nobody(world.trainer("movement"), tmp_path / "dies", "0,step,6,9") is None
+
+
 def test_a_killed_process_is_restarted_by_torchrun_and_ends_exactly(world: World, tmp_path: Path) -> None:
     command = world.trainer("movement")
     status, said = processes.launch(command, tmp_path / "whole" / "out")
