@@ -197,10 +197,7 @@ class MaskedLinear(nn.Linear):
     def _make_mask(self) -> Tensor:
         source, threshold = self._source(), self.threshold
         if self.pruning_method == "l0":
-            generator = None
-            if self.training and self.noise_seed is not None:
-                generator = torch.Generator(source.device).manual_seed(self.noise_seed)
-            return hard_concrete_mask(source, self.training, generator)
+            return hard_concrete_mask(source, self.training, self.noise_seed)
         if self.boundary is not None:
             return above_with_ties(source, *self.boundary)
         if threshold is None:
