@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -23,7 +22,6 @@ from emmental.modules.scratch import scratch
 L0_LEFT, L0_RIGHT, L0_TEMPERATURE = -0.1, 1.1, 2 / 3
 """Hard concrete: the interval (l, r) the gate is stretched to, and the temperature b."""
 _L0_NOISE_MARGIN = 1e-4
-_NOISE_BLOCK = 2**17
 _SAMPLE = 2**16
 """Scores that are looked at first to find the boundary of all: enough to leave some 2 % of them to choose from."""
 
@@ -164,45 +162,17 @@ def threshold_mask(scores: Tensor, threshold: float, sigmoid: bool) -> Tensor:
     return torch.where(torch.count_nonzero(mask) >= fewest, mask, top_mask(scores, fewest))
 
 
-def hard_concrete_mask(scores: Tensor, training: bool, seed: int | None = None) -> Tensor:
-    """L0 gates in [0, 1], dtype of `scores`: sampled in training, their deterministic form otherwise.
-
-    `seed` is that of the sample, a number from 0; None takes PyTorch's generator.
-    """
+def hard_concrete_mask(scores: Tensor, training: bool, generator: torch.Generator | None = None) -> Tensor:
+    """L0 gates in [0, 1], dtype of `scores`: sampled in training, their deterministic form otherwise."""
     logits = scores.detach()
     if training:
-        gate = uniform_noise(logits, seed).logit_().add_(logits).div_(L0_TEMPERATURE).sigmoid_()
+        low, high = _L0_NOISE_MARGIN, 1 - _L0_NOISE_MARGIN
+        noise = torch.empty_like(logits).uniform_(low, high, generator=generator)
+        gate = noise.logit_().add_(logits).div_(L0_TEMPERATURE).sigmoid_()
     else:
         gate = torch.sigmoid(logits)
     _refuse_nan(gate)
     return gate.mul_(L0_RIGHT - L0_LEFT).add_(L0_LEFT).clamp_(0.0, 1.0)
-
-
-def uniform_noise(like: Tensor, seed: int | None) -> Tensor:
-    """Uniform numbers away from 0 and 1 by 1e-4, of the shape, dtype and device of `like`.
-
-    PyTorch draws on one core. A seeded draw on a CPU is NumPy's, each block of numbers from a stream of its own, so
-    that all cores take part and their number does not matter.
-    """
-    low, high = _L0_NOISE_MARGIN, 1 - _L0_NOISE_MARGIN
-    if seed is None or not devices.is_on_host(like):
-        generator = None if seed is None else torch.Generator(like.device).manual_seed(seed)
-        return torch.empty_like(like).uniform_(low, high, generator=generator)
-    noise = torch.empty(like.shape, dtype=torch.float32)
-    flat = noise.view(-1).numpy()
-
-    def draw(block: int) -> None:
-        stream = np.random.Generator(np.random.SFC64([seed, block]))
-        stream.random(out=flat[block * _NOISE_BLOCK :][:_NOISE_BLOCK], dtype=np.float32)
-
-    blocks = range(-(-len(flat) // _NOISE_BLOCK))
-    if len(blocks) > 1 and torch.get_num_threads() > 1:
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(draw, blocks))
-    else:
-        for block in blocks:
-            draw(block)
-    return noise.mul_(high - low).add_(low).to(like.dtype)
 
 
 def hard_concrete_slope(mask: Tensor, training: bool) -> Tensor:

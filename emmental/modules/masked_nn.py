@@ -197,7 +197,10 @@ class MaskedLinear(nn.Linear):
     def _make_mask(self) -> Tensor:
         source, threshold = self._source(), self.threshold
         if self.pruning_method == "l0":
-            return hard_concrete_mask(source, self.training, self.noise_seed)
+            generator = None
+            if self.training and self.noise_seed is not None:
+                generator = torch.Generator(source.device).manual_seed(self.noise_seed)
+            return hard_concrete_mask(source, self.training, generator)
         if self.boundary is not None:
             return above_with_ties(source, *self.boundary)
         if threshold is None:

@@ -26,7 +26,6 @@ from emmental.modules.binarizer import (
     threshold_mask,
     top_mask,
     topk_mask,
-    uniform_noise,
 )
 
 
@@ -323,16 +322,16 @@ class TestHardConcrete:
 
     def test_training_draws_the_published_gate(self):
         scores = torch.linspace(-3, 3, 500)
-        mask = hard_concrete_mask(scores, training=True, seed=5)
-        noise = uniform_noise(scores, 5)
+        mask = hard_concrete_mask(scores, training=True, generator=torch.Generator().manual_seed(5))
+        noise = torch.empty(500).uniform_(1e-4, 1 - 1e-4, generator=torch.Generator().manual_seed(5))
         gate = torch.sigmoid((noise.log() - (1 - noise).log() + scores) / (2 / 3))
         assert torch.allclose(mask, (gate * 1.2 - 0.1).clamp(0, 1), atol=1e-6)
 
     def test_seeded_draws_repeat_and_stay_in_range(self):
         scores = torch.zeros(20000)
-        first = hard_concrete_mask(scores, True, 1)
-        again = hard_concrete_mask(scores, True, 1)
-        other = hard_concrete_mask(scores, True, 2)
+        first = hard_concrete_mask(scores, True, torch.Generator().manual_seed(1))
+        again = hard_concrete_mask(scores, True, torch.Generator().manual_seed(1))
+        other = hard_concrete_mask(scores, True, torch.Generator().manual_seed(2))
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
         assert float(first.min()) == 0.0
@@ -344,34 +343,16 @@ class TestHardConcrete:
         torch.manual_seed(11)
         expected = torch.rand(4)
         torch.manual_seed(11)
-        hard_concrete_mask(torch.zeros(50), True, 0)
+        hard_concrete_mask(torch.zeros(50), True, torch.Generator().manual_seed(0))
         assert torch.equal(torch.rand(4), expected)
-
-    @pytest.mark.parametrize("seed", [3, None])
-    def test_noise_is_uniform_and_away_from_both_ends(self, seed):
-        torch.manual_seed(0)
-        noise = uniform_noise(torch.empty(1000, 400), seed)
-        assert 1e-4 <= float(noise.min()) < 2e-4
-        assert 1 - 2e-4 < float(noise.max()) <= 1 - 1e-4
-        # The standard errors of the 400,000 numbers' mean and of a tenth's share are 4.6e-4 and 4.7e-4.
-        assert float(noise.mean()) == pytest.approx(0.5, abs=2e-3)
-        assert np.histogram(noise, 10, (0, 1))[0] / noise.numel() == pytest.approx([0.1] * 10, abs=2e-3)
-
-    def test_noise_is_the_same_on_any_number_of_cores(self, monkeypatch):
-        draws = []
-        for threads in (1, 3):
-            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-            draws.append(uniform_noise(torch.empty(300, 1000), 7))
-        assert torch.equal(*draws)
-        assert not torch.equal(draws[0].view(-1)[: 2**17], draws[0].view(-1)[2**17 : 2**18])
-        assert torch.equal(draws[0].view(-1)[:5000], uniform_noise(torch.empty(5000), 7))
 
     @pytest.mark.parametrize("training", [False, True])
     def test_slope_equals_autograd(self, training):
         scores = torch.linspace(-4, 4, 400, dtype=torch.float64, requires_grad=True)
-        mask = hard_concrete_mask(scores, training, 9)
+        mask = hard_concrete_mask(scores, training, torch.Generator().manual_seed(9))
         if training:
-            noise = uniform_noise(scores, 9)
+            noise = torch.empty(400, dtype=torch.float64)
+            noise.uniform_(1e-4, 1 - 1e-4, generator=torch.Generator().manual_seed(9))
             gate = torch.sigmoid((noise.log() - (1 - noise).log() + scores) / (2 / 3))
         else:
             gate = torch.sigmoid(scores)

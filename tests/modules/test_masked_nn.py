@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from emmental.modules import MaskedLinear, ThresholdBinarizer, TopKBinarizer, masked_nn
-from emmental.modules.binarizer import hard_concrete_mask, uniform_noise
+from emmental.modules.binarizer import hard_concrete_mask
 from emmental.modules.masked_nn import PRUNING_METHODS, canonical_pruning_method
 
 THRESHOLDS = {"topK": 0.4, "threshold": 0.1, "sigmoied_threshold": 0.55, "magnitude": 0.4, "l0": None}
@@ -38,7 +38,8 @@ def differentiable_mask(masked: MaskedLinear, scores: torch.Tensor, weight: torc
         return ThresholdBinarizer.apply(scores, masked.threshold, masked.pruning_method == "sigmoied_threshold")
     gate = torch.sigmoid(scores)
     if masked.training:
-        noise = uniform_noise(scores, masked.noise_seed)
+        noise = torch.empty_like(scores)
+        noise.uniform_(1e-4, 1 - 1e-4, generator=torch.Generator().manual_seed(masked.noise_seed))
         gate = torch.sigmoid((noise.log() - torch.log1p(-noise) + scores) / (2 / 3))
     return (gate * 1.2 - 0.1).clamp(0, 1)
 
