@@ -10,7 +10,6 @@ import io
 import itertools
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from benchmarks.measurements import Spread, report, table  # noqa: E402
 from benchmarks.subjects import PHASES, SUBJECTS, Run, build  # noqa: E402
 from emmental.command_line import leave_if, user_mistakes  # noqa: E402
 from emmental.data import LengthGroupedBatches, batch_loader  # noqa: E402
+from emmental.training.distributed import peak_resident  # noqa: E402
 from emmental.training.evaluation import predict_logits  # noqa: E402
 from masked_run_glue import load_and_cache_examples  # noqa: E402
 
@@ -285,7 +285,7 @@ def peak_memory(options: argparse.Namespace, folder: Path) -> int:
             timed_update(run, batch, instrumented=False)
     if options.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident()
 
 
 def tables(results: dict[str, Any]) -> Iterator[str]:

@@ -18,6 +18,10 @@ from pathlib import Path
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".incomplete-"
+_UMASK = os.umask(0)  # there is no way to read it but to set it
+os.umask(_UMASK)
+_FILE_MODE = 0o666 & ~_UMASK
+"""What a new file gets. Safetensors makes its files for their owner alone, who is seldom the one who serves them."""
 
 
 class DamagedError(ValueError):
@@ -53,6 +57,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     temporary = _temporary_beside(path)
     try:
         yield temporary
+        os.chmod(temporary, _FILE_MODE)
         _fsync(temporary)
         os.replace(temporary, path)
         _fsync(path.parent)
@@ -198,6 +203,7 @@ def _write_manifest(folder: Path) -> None:
         file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": sha256_of(file)} for file in files
     }
     for file in files:
+        os.chmod(file, _FILE_MODE)
         _fsync(file)
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from emmental import atomic
 from emmental.atomic import (
@@ -25,6 +27,17 @@ from emmental.atomic import (
     write_json,
     write_text,
 )
+
+
+def test_files_are_as_readable_as_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "ordinary").touch()
+    with atomic_file(tmp_path / "file") as temporary:
+        save_file({"a": torch.zeros(1)}, temporary)
+    with atomic_folder(tmp_path / "folder") as temporary:
+        save_file({"a": torch.zeros(1)}, temporary / "model.safetensors")
+    expected = (tmp_path / "ordinary").stat().st_mode
+    assert (tmp_path / "file").stat().st_mode == expected
+    assert (tmp_path / "folder" / "model.safetensors").stat().st_mode == expected
 
 
 def run_and_die(code: str, folder: Path) -> None:

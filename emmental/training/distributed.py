@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import time
 import uuid
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -180,8 +182,19 @@ def peak_memory(environment: Environment) -> float:
     """The most memory this process has used so far, in GiB: of its GPU, or else of the machine."""
     if environment.device.type == "cuda":
         return torch.cuda.max_memory_allocated(environment.device) / 2**30
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes * 1024 / 2**30
+    return peak_resident() / 2**30
+
+
+def peak_resident() -> int:
+    """The most bytes of memory this process has held so far.
+
+    Linux tells it of the process itself; `getrusage` would count what its parent held when it started this one.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return 1024 * int(re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)[1])
+    except (OSError, TypeError):
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def stop() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,8 @@ from torch import nn
 
 from emmental.training import distributed
 from emmental.training.distributed import Environment
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +106,15 @@ def test_only_rank_0_is_main():
 def test_the_model_stays_as_it_is():
     model = nn.Linear(2, 2)
     assert distributed.wrapped(model, Environment()) is model
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="other systems do not tell it")
+def test_peak_memory_is_that_of_the_process_and_not_of_the_one_that_started_it():
+    ballast = torch.ones(2**30, dtype=torch.uint8)
+    program = "from emmental.training.distributed import peak_resident; print(peak_resident())"
+    started = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=ROOT, check=True)
+    assert 2**26 < int(started.stdout) < len(ballast) < distributed.peak_resident()
+    assert distributed.peak_memory(Environment()) == distributed.peak_resident() / 2**30
 
 
 def test_leaving_without_having_joined():
