@@ -2,7 +2,7 @@
 # A 3-layer student of MiniLM on the English sentences of GLUE: started from the teacher's layers, and at random.
 #   bash experiments/distil/run.sh [text|corpus|teacher|student|from-teacher|from-random|collect ...]
 # All steps by default, in this order; a run that was interrupted goes on. GLUE is read from EMMENTAL_GLUE_DIR (default
-# ../shared/data/glue). EPOCHS (2) and LINES_LIMIT (0: all) make it shorter; OUTPUTS says where the runs go, RESULTS where the
+# ../shared/data/glue). EPOCHS (1) and LINES_LIMIT (0: all) make it shorter; OUTPUTS says where the runs go, RESULTS where the
 # numbers and the picture do.
 . "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
 glue=${EMMENTAL_GLUE_DIR:-../shared/data/glue}
@@ -18,7 +18,7 @@ distil() { # NAME STUDENT_CONFIG TEACHER FLAGS...
     echo "== $name"
     # shellcheck disable=SC2086
     python distiller.py --dump_path "$outputs/$name" --data_file "$outputs/corpus" --mlm --teacher_type bert \
-        --student_config "$config" --teacher_name "$teacher" --n_epoch "${EPOCHS:-2}" --batch_size 32 \
+        --student_config "$config" --teacher_name "$teacher" --n_epoch "${EPOCHS:-1}" --batch_size 32 \
         --gradient_accumulation_steps 1 --log_interval "${LOG_INTERVAL:-50}" --checkpoint_interval 500 $precision "$@"
 }
 
