@@ -252,7 +252,7 @@ def _timed_evaluation(run: Run) -> float:
     return time.perf_counter() - begin
 
 
-def measure_memory(runs: list[Run], argv: list[str]) -> dict[str, dict[str, float]]:
+def measure_memory(runs: list[Run], argv: list[str]) -> dict[str, dict[str, float | None]]:
     """Peak bytes of each subject, trained alone, on full batches, in a process of its own."""
     peaks = {}
     for name in (run.subject.name for run in runs):
@@ -263,7 +263,9 @@ def measure_memory(runs: list[Run], argv: list[str]) -> dict[str, dict[str, floa
     return {
         run.subject.name: {
             "bytes": peaks[run.subject.name],
-            "bytes_per_masked_weight": (peaks[run.subject.name] - floor) / max(run.masked_weights, 1),
+            "bytes_per_masked_weight": (
+                (peaks[run.subject.name] - floor) / run.masked_weights if run.masked_weights else None
+            ),
         }
         for run in runs
     }
@@ -318,8 +320,12 @@ def tables(results: dict[str, Any]) -> Iterator[str]:
         rows = results["memory"].items()
         yield table(
             ["peak memory", "MiB", "more than dense, bytes a masked weight"],
-            ([name, f"{row['bytes'] / 2**20:.0f}", f"{row['bytes_per_masked_weight']:.1f}"] for name, row in rows),
+            ([name, f"{row['bytes'] / 2**20:.0f}", _per_weight(row["bytes_per_masked_weight"])] for name, row in rows),
         )
+
+
+def _per_weight(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 if __name__ == "__main__":
