@@ -19,13 +19,17 @@ from torch import Tensor, nn
 
 from emmental.command_line import user_mistakes
 from emmental.data import LengthGroupedBatches, batch_loader
-from emmental.data.corpus import CorpusDataset
-from emmental.data.lm_masking import IGNORED, LmBatchMaker, Masking
+from emmental.errors import NonFiniteError, StoppedBySignal
+from emmental.language_models.arguments import LOSSES, parse_arguments, recorded_arguments, run_identity, with_defaults
+from emmental.language_models.corpus import CorpusDataset
+from emmental.language_models.masking import IGNORED, LmBatchMaker, Masking
+from emmental.language_models.models import load_lm_run
 from emmental.modules import devices
 from emmental.patching import masked_layers, set_threshold
 from emmental.pruning import global_boundary, refresh_masks, regularization
-from emmental.training import distributed
-from emmental.training.checkpoints import (
+from emmental.reporting.summary import environment_line
+from emmental.runs import processes
+from emmental.runs.checkpoints import (
     checkpoints_in,
     fitting,
     load_checkpoint,
@@ -33,7 +37,15 @@ from emmental.training.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
-from emmental.training.distillation import (
+from emmental.runs.optimization import UpdateLoop, adamw, linear_schedule, parameter_groups
+from emmental.runs.output_folder import OutputFolder
+from emmental.runs.precision import Precision
+from emmental.runs.processes import Environment
+from emmental.runs.progress import Progress, configure_logging
+from emmental.runs.resuming import RunFlags, open_output
+from emmental.runs.state import LossAverages, StopSignals, batches_of_updates, seed_generators
+from emmental.teaching.hidden_states import HiddenStateMatch, ProjectedStudent
+from emmental.teaching.losses import (
     LmLossSum,
     LmOutputs,
     averaged,
@@ -42,25 +54,7 @@ from emmental.training.distillation import (
     teacher_loss,
     weighted_mean,
 )
-from emmental.training.distributed import Environment
-from emmental.training.errors import NonFiniteError, StoppedBySignal
-from emmental.training.hidden_states import HiddenStateMatch, ProjectedStudent
-from emmental.training.lm_arguments import (
-    LOSSES,
-    parse_arguments,
-    recorded_arguments,
-    run_identity,
-    with_defaults,
-)
-from emmental.training.lm_models import load_lm_run
-from emmental.training.optimization import UpdateLoop, adamw, linear_schedule, parameter_groups
-from emmental.training.output_folder import OutputFolder
 from emmental.training.plan import Plan
-from emmental.training.precision import Precision
-from emmental.training.progress import Progress, configure_logging
-from emmental.training.report import environment_line
-from emmental.training.resuming import RunFlags, open_output
-from emmental.training.state import LossAverages, StopSignals, batches_of_updates, seed_generators
 
 logger = logging.getLogger("distiller")
 
@@ -100,7 +94,7 @@ class TaskDistiller(UpdateLoop):
         groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.mask_scores_learning_rate)
         optimizer = adamw(groups, args.adam_epsilon, use_apex=args.use_apex)
         super().__init__(
-            distributed.wrapped(model, environment, args.torch_compile),
+            processes.wrapped(model, environment, args.torch_compile),
             optimizer,
             linear_schedule(optimizer, plan.warmup_steps, plan.total_updates),
             Precision(environment.device, args.fp16, args.bf16, args.fp16_opt_level),
@@ -236,7 +230,7 @@ class Distiller(UpdateLoop):
             _ADAM_BETAS,
         )
         super().__init__(
-            distributed.wrapped(student, self.environment),
+            processes.wrapped(student, self.environment),
             optimizer,
             linear_schedule(optimizer, int(self.params.warmup_prop * self.total_updates), self.total_updates),
             Precision(self.environment.device, self.params.fp16, self.params.bf16, self.params.fp16_opt_level),
@@ -359,9 +353,7 @@ class Distiller(UpdateLoop):
         row["gradient_norms"] = {name: float(norm) for name, norm in self.gradient_norms.items()}
         row["skipped_updates"] = self.skipped_updates
         self._progress.log(self.global_step, row)
-        self._progress.scalars(
-            self.global_step, speed | {"memory/peak_gib": distributed.peak_memory(self.environment)}
-        )
+        self._progress.scalars(self.global_step, speed | {"memory/peak_gib": processes.peak_memory(self.environment)})
 
     def end_epoch(self) -> None:
         """Count the epoch, and save a checkpoint."""
@@ -477,7 +469,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with user_mistakes():
         if args.n_gpu and args.n_gpu > torch.cuda.device_count():
             raise ValueError(f"--n_gpu accepts up to {torch.cuda.device_count()} here, not {args.n_gpu}")
-        args.environment = distributed.start(no_cuda=args.n_gpu == 0)
+        args.environment = processes.start(no_cuda=args.n_gpu == 0)
     configure_logging(args.environment.is_main)
     try:
         _run(args)
@@ -493,7 +485,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     finally:
         if args.output is not None:
             args.output.close()
-        distributed.stop()
+        processes.stop()
 
 
 def _run(args: argparse.Namespace) -> None:

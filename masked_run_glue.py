@@ -26,43 +26,12 @@ import visualizing_image
 from distiller import TaskDistiller
 from emmental.atomic import DamagedError, verify_folder
 from emmental.command_line import user_mistakes
-from emmental.data import (
-    FeatureDataset,
-    LengthGroupedBatches,
-    Task,
-    batch_loader,
-    collapsed_to_one_class,
-    compute_metrics,
-    labels_of,
-    load_features,
-    prediction_entropy,
-    predictions_from_logits,
-    resolve_task,
-    user_task,
-    write_predictions,
-)
+from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
+from emmental.errors import NonFiniteError, StoppedBySignal
 from emmental.patching import masked_layers
 from emmental.pretrained import from_pretrained
 from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
-from emmental.training import distributed
-from emmental.training.arguments import arguments_of_result, parse_arguments, recorded_arguments
-from emmental.training.checkpoints import (
-    checkpoints_in,
-    fitting,
-    load_checkpoint,
-    newest_good_checkpoint,
-    prune_checkpoints,
-    require_finite,
-    save_checkpoint,
-)
-from emmental.training.errors import NonFiniteError, StoppedBySignal
-from emmental.training.evaluation import predict_logits
-from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
-from emmental.training.output_folder import OutputFolder
-from emmental.training.plan import Plan, plan_updates
-from emmental.training.precision import Precision
-from emmental.training.progress import LOG_FILE, Progress, add_pictures, configure_logging, read_log
-from emmental.training.report import (
+from emmental.reporting.summary import (
     environment_line,
     final_table,
     model_card,
@@ -71,9 +40,37 @@ from emmental.training.report import (
     warn_of_churn,
     warn_of_collapse,
 )
-from emmental.training.resuming import RunFlags, open_output
-from emmental.training.state import LossAverages, StopSignals, batches_of_updates
-from emmental.training.teachers import check_hidden_states, hidden_state_match, load_teacher, teacher_logits
+from emmental.runs import processes
+from emmental.runs.checkpoints import (
+    checkpoints_in,
+    fitting,
+    load_checkpoint,
+    newest_good_checkpoint,
+    prune_checkpoints,
+    require_finite,
+    save_checkpoint,
+)
+from emmental.runs.output_folder import OutputFolder
+from emmental.runs.precision import Precision
+from emmental.runs.progress import LOG_FILE, Progress, add_pictures, configure_logging, read_log
+from emmental.runs.resuming import RunFlags, open_output
+from emmental.runs.state import LossAverages, StopSignals, batches_of_updates
+from emmental.tasks import (
+    Task,
+    collapsed_to_one_class,
+    compute_metrics,
+    labels_of,
+    prediction_entropy,
+    predictions_from_logits,
+    resolve_task,
+    user_task,
+    write_predictions,
+)
+from emmental.teaching.teachers import check_hidden_states, hidden_state_match, load_teacher, teacher_logits
+from emmental.training.arguments import arguments_of_result, parse_arguments, recorded_arguments
+from emmental.training.evaluation import predict_logits
+from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
+from emmental.training.plan import Plan, plan_updates
 
 __all__ = [
     "evaluate",
@@ -93,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     args = parse_arguments(argv)
     args.output, args.datasets = None, {}
     with user_mistakes():
-        args.environment = distributed.start(args.no_cuda)
+        args.environment = processes.start(args.no_cuda)
     configure_logging(args.environment.is_main)
     try:
         return _run(args)
@@ -109,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     finally:
         if args.output is not None:
             args.output.close()
-        distributed.stop()
+        processes.stop()
 
 
 def _run(args: argparse.Namespace) -> dict[str, float]:

@@ -486,7 +486,7 @@ def _draw_model(args: argparse.Namespace) -> Path:
 
 
 def _read_history(folder: Path) -> list[dict[str, object]]:
-    from emmental.training.progress import read_log
+    from emmental.runs.progress import read_log
 
     if not (folder / _LOG_FILE).is_file():
         raise ValueError(f"--picture curves: {folder} has no {_LOG_FILE}")

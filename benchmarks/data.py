@@ -22,15 +22,8 @@ from benchmarks import generated  # noqa: E402
 from benchmarks.arguments import parser  # noqa: E402
 from benchmarks.measurements import Spread, report, table, timed  # noqa: E402
 from emmental.command_line import leave_if, user_mistakes  # noqa: E402
-from emmental.data import (  # noqa: E402
-    FeatureDataset,
-    LengthGroupedBatches,
-    batch_loader,
-    load_features,
-    padding_share,
-    read_split,
-    resolve_task,
-)
+from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features, padding_share  # noqa: E402
+from emmental.tasks import read_split, resolve_task  # noqa: E402
 
 _BATCH_SIZES = (8, 16, 32, 64)
 _TIMES = (

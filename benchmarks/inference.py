@@ -29,8 +29,8 @@ from benchmarks.measurements import report, table  # noqa: E402
 from emmental.command_line import leave_if, range_problems, user_mistakes  # noqa: E402
 from emmental.export.bertarize import bertarize  # noqa: E402
 from emmental.export.counts_parameters import count_parameters, read_any  # noqa: E402
-from emmental.export.latency import Latency, Runner, measure, random_batch, speedups  # noqa: E402
-from emmental.export.sparse import sparsify  # noqa: E402
+from emmental.inference.latency import Latency, Runner, measure, random_batch, speedups  # noqa: E402
+from emmental.inference.sparse import sparsify  # noqa: E402
 from emmental.patching import masked_layers  # noqa: E402
 
 ENGINES = ("dense", "sparse", "onnx", "onnx int8")

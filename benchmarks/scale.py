@@ -27,8 +27,9 @@ from benchmarks.arguments import parser  # noqa: E402
 from benchmarks.data import first_batch  # noqa: E402
 from benchmarks.measurements import Spread, report, table  # noqa: E402
 from benchmarks.subjects import SUBJECTS, build  # noqa: E402
-from emmental.data import FeatureDataset, load_features, resolve_task  # noqa: E402
-from emmental.training import distributed  # noqa: E402
+from emmental.data import FeatureDataset, load_features  # noqa: E402
+from emmental.runs import processes  # noqa: E402
+from emmental.tasks import resolve_task  # noqa: E402
 
 _FAMILY = ("dense", "topK")
 _WARMUP = 2
@@ -133,7 +134,7 @@ def _ranks_point(options: argparse.Namespace, folder: Path, ranks: int) -> dict[
 
 def work_as_rank(options: argparse.Namespace) -> dict[str, Any]:
     """One process of a run: opens the data, reads all of it once, and makes updates with the others."""
-    environment = distributed.start(no_cuda=True)
+    environment = processes.start(no_cuda=True)
     tokenizer = generated.tokenizer()
     environment.barrier()
     before, begin = private_bytes(), time.perf_counter()
@@ -145,7 +146,7 @@ def work_as_rank(options: argparse.Namespace) -> dict[str, Any]:
         dataset.batch(range(first, min(first + 4096, len(dataset))))
     held = private_bytes() - before
     seconds = rank_updates(options, environment, batch, tokenizer)
-    distributed.stop()
+    processes.stop()
     results = {
         "start_seconds": started,
         "update_seconds": seconds,
@@ -157,7 +158,7 @@ def work_as_rank(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def rank_updates(
-    options: argparse.Namespace, environment: distributed.Environment, batch: dict[str, Any], tokenizer: Any
+    options: argparse.Namespace, environment: processes.Environment, batch: dict[str, Any], tokenizer: Any
 ) -> list[float]:
     """Seconds of the updates that all ranks make together, on a batch of `batch_size` rows each."""
     folder = options.as_rank

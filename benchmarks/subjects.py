@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distiller import TaskDistiller
-from emmental.data import resolve_task
 from emmental.modules import MaskedLinear
 from emmental.modules.binarizer import count_kept
 from emmental.patching import masked_layers, set_threshold
-from emmental.training import distributed
+from emmental.runs import processes
+from emmental.runs.output_folder import OutputFolder
+from emmental.runs.progress import Progress
+from emmental.tasks import resolve_task
 from emmental.training.arguments import parse_arguments
 from emmental.training.models import load_model, load_tokenizer
-from emmental.training.output_folder import OutputFolder
 from emmental.training.plan import plan_updates
-from emmental.training.progress import Progress
 from masked_run_glue import Training, load_and_cache_examples, set_seed
 
 PHASES = ("masks", "forward", "backward", "update")
@@ -227,7 +227,7 @@ def trainer_arguments(options: argparse.Namespace, subject: Subject, folder: Pat
             *(f"--{flag}" for flag in ("fp16", "bf16") if getattr(options, flag)),
         ]
     )
-    args.environment = distributed.start(no_cuda=options.device == "cpu")
+    args.environment = processes.start(no_cuda=options.device == "cpu")
     args.task, args.datasets = resolve_task(args.task_name), {}
     args.output = OutputFolder(args.output_dir)
     return args

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from small_tasks import make_tokenizer, mrpc_dir, tokenizer  # noqa: F401
 
 if TYPE_CHECKING:
     from emmental.data import FeatureDataset
@@ -58,9 +59,9 @@ def bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_args(tmp_path: Path, bert_dir: Path) -> Callable[..., argparse.Namespace]:
     """The trainer's flags as `main` sees them, for a tiny task in a folder of its own; keywords are more flags."""
-    from emmental.data import resolve_task
+    from emmental.runs.processes import Environment
+    from emmental.tasks import resolve_task
     from emmental.training.arguments import parse_arguments
-    from emmental.training.distributed import Environment
 
     def make(task: str = "sst-2", **flags: object) -> argparse.Namespace:
         if not (tmp_path / task).exists():
@@ -78,7 +79,8 @@ def make_args(tmp_path: Path, bert_dir: Path) -> Callable[..., argparse.Namespac
 @pytest.fixture
 def make_features(tmp_path: Path) -> Callable[..., FeatureDataset]:
     """The tokenised rows of a tiny task."""
-    from emmental.data import load_features, resolve_task
+    from emmental.data import load_features
+    from emmental.tasks import resolve_task
 
     def make(task: str = "sst-2", split: str = "dev", **sizes: int) -> FeatureDataset:
         folder = tiny.write_task(tmp_path / f"{task}-{sizes}", task, **sizes)

@@ -12,6 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FLOORS = {
+    "emmental.errors": 0,
     "emmental.atomic": 0,
     "emmental.command_line": 0,
     "emmental.pretrained": 0,
@@ -22,19 +23,32 @@ FLOORS = {
     "emmental.pruning": 3,
     "emmental.modeling_bert_masked": 3,
     "emmental": 3,
-    "emmental.data": 4,
-    "emmental.training": 5,
-    "emmental.export": 6,
-    "experiments": 7,
-    "benchmarks": 7,
-    "distiller": 7,
-    "masked_run_glue": 7,
-    "visualizing_image": 7,
+    "emmental.tasks": 4,
+    "emmental.data": 5,
+    "emmental.runs": 6,
+    "emmental.teaching": 7,
+    "emmental.training": 8,
+    "emmental.language_models": 8,
+    "emmental.export": 9,
+    "emmental.inference": 10,
+    "emmental.reporting": 11,
+    "experiments": 12,
+    "benchmarks": 12,
+    "distiller": 12,
+    "masked_run_glue": 12,
+    "visualizing_image": 12,
 }
 """A module may import from its own floor and from those below."""
-FOUNDATION = ("emmental.atomic", "emmental.command_line", "emmental.pretrained")
-ALONE = ("emmental.pictures", "emmental.data")
+FOUNDATION = ("emmental.errors", "emmental.atomic", "emmental.command_line", "emmental.pretrained")
+ALONE = ("emmental.pictures", "emmental.tasks")
 """Rooms that know nothing of models: they import themselves and the foundation."""
+PUBLIC_NAMES = {
+    "emmental.export.report": "emmental.reporting.report",
+    "emmental.export.sparse": "emmental.inference.sparse",
+    "emmental.data.corpus": "emmental.language_models.corpus",
+    "emmental.training.student_init": "emmental.language_models.student_init",
+}
+"""Name that users give to `python -m` -> where its code lives. Such a module imports that one alone."""
 LONGEST_FILE, LONGEST_FUNCTION = 520, 70
 
 
@@ -94,6 +108,8 @@ def at_module_level(tree: ast.Module) -> Iterator[ast.AST]:
 def test_imports_point_downward(module):
     room = room_of(module)
     for imported in imports(module, ast.walk(TREES[module])):
+        if PUBLIC_NAMES.get(module) == imported:
+            continue
         assert FLOORS[room_of(imported)] <= FLOORS[room], f"{module} imports {imported}, which lives above it"
 
 

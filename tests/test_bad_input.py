@@ -309,7 +309,7 @@ def test_a_model_that_is_not_fine_tuned_is_not_evaluated(
 
 
 def test_a_folder_in_use_is_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    from emmental.training.output_folder import OutputFolder
+    from emmental.runs.output_folder import OutputFolder
 
     held = OutputFolder(tmp_path / "out")
     assert "is in use by another run" in refusal(command(world, tmp_path / "out"), capsys)

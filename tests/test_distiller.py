@@ -21,8 +21,8 @@ from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.modules import masked_nn
 from emmental.patching import masked_layers
 from emmental.pruning import densities, remaining_weights
-from emmental.training.distributed import Environment
-from emmental.training.optimization import UpdateLoop
+from emmental.runs.optimization import UpdateLoop
+from emmental.runs.processes import Environment
 from emmental.training.plan import Plan, plan_updates
 
 

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 import distiller
 from distiller import Distiller
 from emmental.atomic import verify_folder
-from emmental.data.corpus import binarize, sequence_rules
+from emmental.language_models.corpus import binarize, sequence_rules
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDENTS = ("distilbert", "roberta", "gpt2")

@@ -25,9 +25,10 @@ from transformers import (
 
 import masked_run_glue
 from distiller import TaskDistiller
-from emmental.data import FeatureDataset, load_features, resolve_task
-from emmental.training import teachers
-from emmental.training.hidden_states import (
+from emmental.data import FeatureDataset, load_features
+from emmental.tasks import resolve_task
+from emmental.teaching import teachers
+from emmental.teaching.hidden_states import (
     CachedStates,
     HiddenStateMatch,
     compared_layers,

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from distiller import Distiller
-from emmental.training.errors import NonFiniteError
+from emmental.errors import NonFiniteError
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ("mlm", "mlm_restrict", "clm")

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 import masked_run_glue
-from emmental.data import resolve_task
 from emmental.pruning import remaining_weights
+from emmental.tasks import resolve_task
 
 PREDICTION_FILES = {"mnli": ("MNLI-m.tsv", "MNLI-mm.tsv")}
 

@@ -20,7 +20,7 @@ from emmental.modules import devices
 from emmental.modules.binarizer import magnitude_mask, threshold_mask, topk_mask
 from emmental.patching import masked_layers
 from emmental.pruning import global_boundary
-from emmental.training.distributed import Environment
+from emmental.runs.processes import Environment
 from emmental.training.plan import plan_updates
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "item", "_unique2"}

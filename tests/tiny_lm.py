@@ -21,7 +21,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from emmental.data.corpus import binarize, sequence_rules
+from emmental.language_models.corpus import binarize, sequence_rules
 
 VOCABULARY = len(tiny.SPECIAL) + len(tiny.WORDS)
 _BERT_SHAPE = {

@@ -25,8 +25,8 @@ from transformers import PreTrainedTokenizerBase
 
 from emmental.atomic import MANIFEST, DamagedError, atomic_folder, read_manifest, sha256_of, unclaimed, verify_folder
 from emmental.data.batching import RowBatch
-from emmental.data.processors import Split, Task, read_split, split_files
 from emmental.data.tokenization import plain_text_backend
+from emmental.tasks.processors import Split, Task, read_split, split_files
 
 logger = logging.getLogger(__name__)
 

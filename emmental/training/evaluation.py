@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from emmental.data import FeatureDataset, SequentialBatches, batch_loader
-from emmental.training.distributed import Environment
-from emmental.training.precision import Precision
+from emmental.runs.precision import Precision
+from emmental.runs.processes import Environment
 
 
 @torch.no_grad()

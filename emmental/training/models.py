@@ -11,8 +11,8 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
-from emmental.data import Task
 from emmental.pretrained import from_pretrained
+from emmental.tasks import Task
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from emmental import atomic  # noqa: E402 - the repository is not installed
-from emmental.training.progress import read_log  # noqa: E402
+from emmental.runs.progress import read_log  # noqa: E402
 
 RUNS = {"from-teacher": "started from the teacher's layers", "from-random": "started at random"}
 LOSSES = {"total": "weighted sum", "ce": "KL to the teacher", "mlm": "masked LM", "cos": "cosine distance"}

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from emmental import atomic  # noqa: E402 - the repository is not installed
-from emmental.data import read_split, resolve_task  # noqa: E402
+from emmental.tasks import read_split, resolve_task  # noqa: E402
 
 FOLDERS = {"sst-2": "SST-2", "mrpc": "MRPC", "rte": "RTE"}
 

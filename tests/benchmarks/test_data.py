@@ -5,7 +5,8 @@ from __future__ import annotations
 import tiny
 
 from benchmarks import data, generated
-from emmental.data import load_features, resolve_task
+from emmental.data import load_features
+from emmental.tasks import resolve_task
 
 
 def test_generated_pairs():

@@ -12,7 +12,7 @@ from faults.kills import Uninterrupted
 from faults.runs import Command, World, evidence, last_lines, log_of
 from faults.tally import Clock, Tally
 
-from emmental.data.corpus import binarize, sequence_rules
+from emmental.language_models.corpus import binarize, sequence_rules
 
 
 def _other_task(world: World) -> list[str]:

@@ -18,9 +18,8 @@ from faults.tally import Clock, Tally
 import distiller
 import masked_run_glue
 import visualizing_image
-from emmental.data import corpus
 from emmental.export import bertarize, counts_parameters, storage
-from emmental.training import student_init
+from emmental.language_models import corpus, student_init
 
 _SOFT = "--pruning_method=sigmoied_threshold"
 _HARD = "--pruning_method=threshold"

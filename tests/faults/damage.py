@@ -18,9 +18,9 @@ from faults.tally import Clock, Tally
 from emmental.atomic import MANIFEST
 from emmental.command_line import user_mistakes
 from emmental.export import bertarize, counts_parameters, onnx, storage
+from emmental.language_models import student_init
+from emmental.language_models.models import load_lm_student
 from emmental.pretrained import weights_fingerprint
-from emmental.training import student_init
-from emmental.training.lm_models import load_lm_student
 
 Harm = Callable[[Path, Path, random.Random], None]
 

@@ -16,9 +16,8 @@ from faults.runs import World
 from faults.tally import Clock, Tally
 
 import visualizing_image
-from emmental.data import corpus
 from emmental.export import bertarize, counts_parameters, onnx, storage
-from emmental.training import student_init
+from emmental.language_models import corpus, student_init
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,18 @@ from faults.tally import Clock, Tally
 from safetensors.numpy import load_file, save_file
 
 from emmental import MaskedBertConfig, atomic
-from emmental.data.corpus import CorpusDataset, binarize, sequence_rules
 from emmental.data.features import FEATURES_FILE, FeatureDataset, load_features
-from emmental.data.processors import read_split, resolve_task, user_task
-from emmental.data.tables import read_table
 from emmental.export import package
 from emmental.export.model_folder import make_config, plain_class_name, read_settings
 from emmental.export.position_code import PositionCode, decode_positions, encode_positions
+from emmental.language_models.corpus import CorpusDataset, binarize, sequence_rules
 from emmental.pictures import inputs
 from emmental.pictures.box_file import read_box_file
-from emmental.training.checkpoints import read_state
-from emmental.training.output_folder import RECORD, OutputFolder
-from emmental.training.progress import keep_rows, read_log
+from emmental.runs.checkpoints import read_state
+from emmental.runs.output_folder import RECORD, OutputFolder
+from emmental.runs.progress import keep_rows, read_log
+from emmental.tasks.processors import read_split, resolve_task, user_task
+from emmental.tasks.tables import read_table
 
 MEMORY = 8 << 30
 """Bytes of address space beyond what the process has: a reader that believes a lying size fails here."""

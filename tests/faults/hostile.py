@@ -23,8 +23,8 @@ import distiller
 import masked_run_glue
 import visualizing_image
 from emmental.atomic import MANIFEST, sha256_of
-from emmental.data import corpus
 from emmental.export import bertarize, counts_parameters, storage
+from emmental.language_models import corpus
 
 Start = tuple[Callable, list[str]]
 

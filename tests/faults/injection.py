@@ -21,7 +21,8 @@ import transformers.modeling_utils
 
 from emmental.data import features
 from emmental.export import package
-from emmental.training import checkpoints, teachers
+from emmental.runs import checkpoints
+from emmental.teaching import teachers
 
 Call = Callable[[], object]
 Fault = Callable[[Call, "Path | None"], object]

@@ -11,7 +11,7 @@ import forked
 from faults.runs import Command, World, last_lines, log_of
 from faults.tally import Clock, Tally
 
-from emmental.training.progress import Progress
+from emmental.runs.progress import Progress
 
 MOST_GROWTH = 0.01
 """Of memory, from the end of the warm-up to the end of the run."""

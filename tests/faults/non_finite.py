@@ -13,7 +13,7 @@ from faults.runs import Command, World, difference, last_lines, log_of
 from faults.tally import Clock, Tally
 from safetensors.torch import load_file
 
-from emmental.training.optimization import UpdateLoop
+from emmental.runs.optimization import UpdateLoop
 
 Poison = Callable[[UpdateLoop, torch.Tensor, float], torch.Tensor]
 
@@ -89,12 +89,12 @@ def overflowing(folder: Path, world: World) -> str | None:
     status = command.run(output, poison("gradient", math.inf, 5))
     if status != 0:
         return f"status {status}: {last_lines(output)}"
-    from emmental.training.progress import read_log
+    from emmental.runs.progress import read_log
 
     skipped = [row["skipped_updates"] for row in read_log(output / "train_log.jsonl") if "loss" in row]
     if skipped != [0] * 4 + [1] * 12:
         return f"skipped updates are logged as {skipped}"
-    from emmental.training.checkpoints import read_state
+    from emmental.runs.checkpoints import read_state
 
     scale = read_state(output / "checkpoint-16")["updates"]["scaler"]["scale"]
     return None if scale == 2.0**15 else f"the loss scale is {scale}, not half of 65536"

@@ -12,7 +12,7 @@ from faults.runs import World, evidence, last_lines
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
-from emmental.data.corpus import binarize, sequence_rules
+from emmental.language_models.corpus import binarize, sequence_rules
 
 
 def test_the_trainer(world: World, known: Uninterrupted, tmp_path: Path) -> None:

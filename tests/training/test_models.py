@@ -11,8 +11,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, DistilBertConfig
 
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
-from emmental.data import resolve_task
 from emmental.patching import masked_layers, set_threshold
+from emmental.tasks import resolve_task
 from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
 
 

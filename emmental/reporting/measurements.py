@@ -1,0 +1,268 @@
+"""The numbers of a report: every exported form of a model is made, evaluated, weighed and timed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+import emmental
+from emmental.data import load_features
+from emmental.export.bertarize import bertarize_folder
+from emmental.export.counts_parameters import Count, count_parameters
+from emmental.export.model_folder import WEIGHT_FILES, read_model
+from emmental.export.onnx import INT8_FILE, MODEL_FILE, export_onnx_folder, load_session
+from emmental.export.package import VALUE_TYPES
+from emmental.export.storage import load_package, package_sizes, save_package
+from emmental.inference.latency import machine, measure, speedups
+from emmental.inference.sparse import load_sparse
+from emmental.patching import masked_layers
+from emmental.runs.precision import Precision
+from emmental.runs.processes import Environment
+from emmental.tasks import Task, compute_metrics, predictions_from_logits, resolve_task
+from emmental.training.arguments import build_parser
+from emmental.training.evaluation import predict_logits
+
+MASKED, DENSE, SPARSE = "masked", "dense", "sparse"
+ONNX, ONNX_INT8, INT8_PACKAGE = "onnx fp32", "onnx int8", "int8 package"
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Where the exported forms of one model lie.
+
+    Attributes:
+        source: the folder that was fine-pruned.
+        plain: its bertarized folder; `source` itself when that is plain.
+        onnx: the folder of its two ONNX models.
+        packages: type of the values -> package, matrices and embeddings both of that type.
+    """
+
+    source: Path
+    plain: Path
+    onnx: Path
+    packages: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class DevData:
+    """What forms of a model are judged by.
+
+    Attributes:
+        task: GLUE's, or own files.
+        data_dir: folder of the GLUE task.
+        max_seq_length: longer inputs are cut to this many tokens.
+        batch_size: of the evaluation.
+        cache_dir: folder of the tokenised data.
+    """
+
+    task: Task
+    data_dir: str | None
+    max_seq_length: int
+    batch_size: int
+    cache_dir: Path
+
+
+def make_artifacts(
+    source: Path, work_dir: Path, pruning_method: str | None = None, threshold: float | None = None
+) -> Artifacts:
+    """Write the exported forms of the model in `source` into `work_dir`; those of an earlier call are replaced.
+
+    Raises:
+        ValueError, FileExistsError: as `read_model`, `bertarize_folder`, `export_onnx_folder` and `save_package`.
+    """
+    plain = source
+    if masked_layers(read_model(source, pruning_method, threshold)):
+        plain = work_dir / "plain"
+        bertarize_folder(source, plain, pruning_method, threshold)
+    export_onnx_folder(plain, work_dir / "onnx", int8=True)
+    packages = {values: work_dir / f"{values}.emmental" for values in VALUE_TYPES}
+    work_dir.mkdir(parents=True, exist_ok=True)
+    for values, path in packages.items():
+        save_package(plain, path, values, values)
+    return Artifacts(source, plain, work_dir / "onnx", packages)
+
+
+def engines(artifacts: Artifacts, threads: int) -> dict[str, nn.Module]:
+    """What answers requests: name -> model, all called with input_ids, attention_mask and token_type_ids."""
+    return {
+        DENSE: read_model(artifacts.plain),
+        SPARSE: load_sparse(artifacts.plain),
+        ONNX: load_session(artifacts.onnx / MODEL_FILE, threads),
+        ONNX_INT8: load_session(artifacts.onnx / INT8_FILE, threads),
+    }
+
+
+def quality(source: PreTrainedModel, models: dict[str, nn.Module], data: DevData, tokenizer: Any) -> list[dict]:
+    """Metrics of each form on the dev data, and how far its logits are from those of `source`, which comes first.
+
+    Returns:
+        A row for each: `name`, `metrics` (name -> value), `rows`, `largest_difference` of a logit, and `agreement`,
+        the share of rows with the same class (regression: None).
+    """
+    name = MASKED if masked_layers(source) else DENSE
+    judged = {name: source} | {key: model for key, model in models.items() if key != name}
+    answers = {key: _answers(model, data, tokenizer) for key, model in judged.items()}
+    rows = []
+    for key, (logits, metrics) in answers.items():
+        exact = answers[name][0]
+        same = None if data.task.is_regression else float((logits.argmax(1) == exact.argmax(1)).mean())
+        difference = float(np.abs(logits - exact).max())
+        rows.append(
+            {
+                "name": key,
+                "metrics": metrics,
+                "rows": len(logits),
+                "largest_difference": difference,
+                "agreement": same,
+            }
+        )
+    return rows
+
+
+def sizes(artifacts: Artifacts, model: PreTrainedModel) -> list[dict]:
+    """Bytes of each form.
+
+    Returns:
+        A row for each: `name`, `bytes`, `without_embeddings`, and of packages `matrices`, the pruned matrices with
+        their positions, and `bound`, the entropy of the positions and the bits of the values.
+    """
+    embeddings = sum(p.numel() for name, p in model.named_parameters() if name.endswith("_embeddings.weight"))
+    files = {
+        "checkpoint": (_weights_file(artifacts.source), 4),
+        "bertarized": (_weights_file(artifacts.plain), 4),
+        ONNX: (artifacts.onnx / MODEL_FILE, 4),
+        ONNX_INT8: (artifacts.onnx / INT8_FILE, 1),
+    }
+    rows = []
+    for name, (file, width) in files.items():
+        size = file.stat().st_size
+        rows.append({"name": name, "bytes": size, "without_embeddings": size - width * embeddings})
+    if artifacts.plain == artifacts.source:
+        rows = rows[1:]
+    for values, path in artifacts.packages.items():
+        found = package_sizes(path)
+        row = {"name": f"{values} package", "bytes": found.file, "without_embeddings": found.without_embeddings}
+        rows.append({**row, "matrices": found.matrices, "bound": found.bound})
+    return rows
+
+
+def latencies(
+    models: dict[str, nn.Module],
+    batch_sizes: Sequence[int],
+    lengths: Sequence[int],
+    threads: int,
+    vocab_size: int,
+    seconds: float,
+) -> list[dict]:
+    """Times of each model for every batch size and length, see `latency.measure`, with `speedup` over dense."""
+    rows = []
+    for batch in batch_sizes:
+        for length in lengths:
+            measured = measure(models, batch, length, threads, vocab_size, seconds)
+            ratios = speedups(measured, DENSE)
+            rows += [
+                {**asdict(row), "speedup": ratios[row.model, row.batch, row.length, row.threads]} for row in measured
+            ]
+    return rows
+
+
+def remaining(model: PreTrainedModel) -> dict[str, dict]:
+    """Counts as JSON: `sums` and `matrices`, each name -> remaining, total, percent."""
+
+    def row(count: Count) -> dict[str, float]:
+        return {"remaining": count.remaining, "total": count.total, "percent": count.percent}
+
+    counts = count_parameters(model)
+    return {
+        "sums": {name: row(count) for name, count in counts.sums().items()},
+        "matrices": {name: row(count) for name, count in counts.matrices.items()},
+    }
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """What the numbers depend on."""
+    return {
+        **machine(),
+        "onnxruntime": onnxruntime.__version__,
+        "emmental": emmental.__version__,
+        "threads": threads,
+    }
+
+
+def training(folder: Path) -> dict[str, Any]:
+    """What the trainer left in its output folder: `command` and `summary`, as far as they are there.
+
+    Raises:
+        ValueError: a file of it is damaged.
+    """
+    found: dict[str, Any] = {}
+    summary = _read_object(folder / "summary.json")
+    flags = _read_object(folder / "training_args.json")
+    if flags is not None:
+        facts = (summary or {}).get("environment")
+        processes = facts.get("processes") if isinstance(facts, dict) else None
+        found["command"] = training_command(flags, processes if isinstance(processes, int) else 1)
+    if summary is not None:
+        found["summary"] = summary
+    return found
+
+
+def training_command(flags: dict[str, Any], processes: int = 1) -> str:
+    """The command line of `masked_run_glue.py` that sets these flags; those at their default are left out."""
+    start = "python" if processes == 1 else f"torchrun --nproc_per_node={processes}"
+    words = [*start.split(), "masked_run_glue.py"]
+    for action in build_parser()._actions:
+        value = flags.get(action.dest, action.default)
+        if value == action.default or (value is False and action.default is None):
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{action.dest}" if value else f"--no-{action.dest}")
+        else:
+            words += [f"--{action.dest}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return shlex.join(words)
+
+
+def int8_package(artifacts: Artifacts) -> PreTrainedModel:
+    """The model that the int8 package holds."""
+    return load_package(artifacts.packages["int8"])
+
+
+def _answers(model: nn.Module, data: DevData, tokenizer: Any) -> tuple[np.ndarray, dict[str, float]]:
+    """Logits of all dev rows, and the metrics; `mnli` has two dev files."""
+    logits, metrics = [], {}
+    alone = Environment(device=torch.device("cpu"))
+    for name in data.task.evaluation_tasks:
+        task = data.task if name == data.task.name else resolve_task(name)
+        rows = load_features(
+            task, data.data_dir, "dev", tokenizer, data.max_seq_length, data.cache_dir, show_progress=False
+        )
+        found = predict_logits(model, rows, data.batch_size, alone, Precision(alone.device)).numpy()
+        metrics |= compute_metrics(task, predictions_from_logits(task, found), rows.labels)
+        logits.append(found)
+    return np.concatenate(logits), metrics
+
+
+def _weights_file(folder: Path) -> Path:
+    return next(folder / name for name in WEIGHT_FILES if (folder / name).is_file())
+
+
+def _read_object(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({type(error).__name__})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{file} is damaged: a JSON object is expected")
+    return value

@@ -1,0 +1,246 @@
+"""All that is to be said of a fine-pruned model, on one page: quality, speed, size, what remains, how it was made.
+
+    python -m emmental.export.report --model_name_or_path out --data_dir glue/SST-2 --task_name sst-2 --target out.html
+
+Every exported form of the model is made on the way, into `--work_dir`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import BertConfig, PreTrainedModel
+
+from emmental import atomic
+from emmental.command_line import OneLineParser, leave_if, range_problems, switch, user_mistakes
+from emmental.export.bertarize import add_masking_flags
+from emmental.export.model_folder import plain_class_name, read_model
+from emmental.export.tokenizer import load_tokenizer
+from emmental.patching import masked_layers
+from emmental.pictures.canvas import Chart, encode_array, render_rgba
+from emmental.pictures.curves import curves, has_curves
+from emmental.pictures.heat import overview
+from emmental.reporting.measurements import (
+    INT8_PACKAGE,
+    DevData,
+    engines,
+    environment,
+    int8_package,
+    latencies,
+    make_artifacts,
+    quality,
+    remaining,
+    sizes,
+    training,
+)
+from emmental.reporting.page import GENERATOR, card_tables, page
+from emmental.runs.progress import LOG_FILE, read_log
+from emmental.tasks import Task, labels_of, resolve_task, split_files, user_task
+
+CARD_BEGIN, CARD_END = "<!-- report:begin -->", "<!-- report:end -->"
+
+
+def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
+    """Make, evaluate, weigh and time every form of a model.
+
+    Args:
+        args: the flags of the command line.
+        command: what was called, for the record.
+
+    Returns:
+        What `report_page.page` shows, ready for JSON.
+
+    Raises:
+        ValueError: a model that is no classifier of the task, or as `make_artifacts` and `read_split`.
+    """
+    source = Path(args.model_name_or_path)
+    model = read_model(source, args.pruning_method, args.threshold)
+    task, tokenizer = _task(args, model.config), load_tokenizer(source)
+    _check_model(model, task, args)
+    made, work = training(source), Path(args.work_dir)
+    artifacts = make_artifacts(source, work, args.pruning_method, args.threshold)
+    models = engines(artifacts, args.threads)
+    data = DevData(task, args.data_dir, args.max_seq_length, args.per_gpu_eval_batch_size, work / "features")
+    return {
+        "made_by": GENERATOR,
+        "name": source.resolve().name,
+        "task": task.name,
+        "primary_metric": task.primary_metric,
+        "architecture": plain_class_name([type(model).__name__], str(source)),
+        "pruning": _pruning(model),
+        "remaining": remaining(model),
+        "quality": quality(model, {**models, INT8_PACKAGE: int8_package(artifacts)}, data, tokenizer),
+        "sizes": sizes(artifacts, model),
+        "latency": latencies(
+            models, args.batch_sizes, args.lengths, args.threads, model.config.vocab_size, args.seconds
+        ),
+        "training": made,
+        "environment": environment(args.threads),
+        "command": command,
+    }
+
+
+def draw(results: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, bytes]:
+    """PNG files for the page: `remaining`, and `curves` when there is a history to draw."""
+    counts = results["remaining"]["matrices"]
+    densities = {name: count["remaining"] / count["total"] for name, count in counts.items()}
+    totals = {name: count["total"] for name, count in counts.items()}
+    pictures = {"remaining": _png(overview(densities, results["name"], totals))}
+    if has_curves(history):
+        pictures["curves"] = _png(curves(history, results["name"]))
+    return pictures
+
+
+def training_history(folder: Path) -> list[dict[str, Any]]:
+    """The trainer's log in its output folder, which `curves` can draw; empty when there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        history = read_log(folder / LOG_FILE)
+        has_curves(history)
+    except ValueError as error:
+        raise ValueError(f"{folder / LOG_FILE} is damaged: {error}") from error
+    return history
+
+
+def insert_tables(card: str, tables: str) -> str:
+    """A model card with the tables between the markers of an earlier report, or at its end."""
+    before, begin, rest = card.partition(CARD_BEGIN)
+    _, end, after = rest.partition(CARD_END)
+    if not (begin and end):
+        before, after = card.rstrip("\n") + "\n\n", "\n"
+    return f"{before}{CARD_BEGIN}\n{tables}\n{CARD_END}{after}"
+
+
+def find_problems(args: argparse.Namespace) -> list[str]:
+    """Every mistake that can be seen before a model is read, a line each."""
+    problems = range_problems(
+        args, {"threads": 1, "max_seq_length": 3, "per_gpu_eval_batch_size": 1}, above_zero=("seconds",)
+    )
+    for flag in ("batch_sizes", "lengths"):
+        for value in getattr(args, flag):
+            if value < 1:
+                problems.append(f"--{flag} accepts numbers from 1, not {value}")
+    if args.validation_file is None and None in (args.data_dir, args.task_name):
+        problems.append("--data_dir and --task_name are required, or --validation_file in their place")
+    if args.validation_file is not None and (args.data_dir or args.task_name):
+        problems.append("--validation_file stands in for --data_dir and --task_name; give one or the other")
+    for flag in ("target", "results"):
+        problems += _output_problems(flag, getattr(args, flag))
+    if args.model_card:
+        problems += _card_problems(Path(args.model_name_or_path))
+    return problems
+
+
+def _output_problems(flag: str, name: str | None) -> list[str]:
+    """A file that is no earlier report is left alone."""
+    if name is None:
+        return []
+    path = Path(name)
+    if path.is_dir():
+        return [f"--{flag} {name} is a folder; it accepts a file"]
+    if path.exists() and GENERATOR not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
+        return [f"--{flag} {name} exists and is no report; it is left alone"]
+    return []
+
+
+def _card_problems(folder: Path) -> list[str]:
+    if not (folder / "README.md").is_file():
+        return [f"--model_card: {folder} has no README.md to put the tables into"]
+    if (folder / atomic.MANIFEST).is_file():
+        return [f"--model_card: {folder} has a {atomic.MANIFEST}, and none of its files may change; leave it away"]
+    return []
+
+
+def _task(args: argparse.Namespace, config: BertConfig) -> Task:
+    """The task, whose dev files are there."""
+    if args.validation_file is None:
+        task = resolve_task(args.task_name)
+    else:
+        task = user_task(None, args.validation_file, None, labels_of(config))
+    for name in task.evaluation_tasks:
+        split_files(task if name == task.name else resolve_task(name), args.data_dir, "dev")
+    return task
+
+
+def _check_model(model: PreTrainedModel, task: Task, args: argparse.Namespace) -> None:
+    config, name = model.config, args.model_name_or_path
+    if not type(model).__name__.endswith("ForSequenceClassification"):
+        raise ValueError(f"--model_name_or_path accepts a sequence classifier; {name} is a {type(model).__name__}")
+    if config.num_labels != task.num_labels:
+        raise ValueError(f"{name} has {config.num_labels} outputs, --task_name {task.name} needs {task.num_labels}")
+    for flag, length in (("max_seq_length", args.max_seq_length), ("lengths", max(args.lengths))):
+        if length > config.max_position_embeddings:
+            raise ValueError(
+                f"--{flag} {length} is more than the {config.max_position_embeddings} positions of {name}"
+            )
+
+
+def _pruning(model: PreTrainedModel) -> dict[str, Any] | None:
+    if not masked_layers(model):
+        return None
+    config = model.config
+    return {
+        "method": config.pruning_method,
+        "threshold": config.threshold,
+        "global_topk": config.global_boundary is not None,
+    }
+
+
+def _png(chart: Chart) -> bytes:
+    return encode_array(render_rgba(chart)[..., :3], ".png")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser("Export a fine-pruned model in every form, measure them all, and write one page about it.")
+    parser.add_argument("--model_name_or_path", required=True, help="folder of a masked or bertarized classifier")
+    parser.add_argument("--data_dir", help="folder of the GLUE task's .tsv files")
+    parser.add_argument("--task_name", help="cola, sst-2, mrpc, sts-b, qqp, mnli, mnli-mm, qnli, rte or wnli")
+    parser.add_argument("--validation_file", help="your own data in the place of these two, as for the trainer")
+    parser.add_argument("--target", default="report.html", help="page to write")
+    parser.add_argument("--results", help="file for the numbers, as JSON")
+    parser.add_argument("--work_dir", help="folder for the exported forms; <target>-files if absent")
+    switch(parser, "--model_card", f"put tables into the model folder's README.md, between {CARD_BEGIN} and its end")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 8], help="of the latencies")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128], help="tokens, of the latencies")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the latencies")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time for each latency of each form")
+    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens of a dev row; longer ones are cut")
+    parser.add_argument("--per_gpu_eval_batch_size", type=int, default=32, help="batch size of the evaluation")
+    add_masking_flags(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the report that the command line asks for; a mistake is one line on stderr and exit status 2."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    leave_if(find_problems(args), parser.prog)
+    target, source = Path(args.target), Path(args.model_name_or_path)
+    args.work_dir = args.work_dir or target.with_name(f"{target.stem}-files")
+    given = sys.argv[1:] if argv is None else argv
+    with user_mistakes():
+        history = training_history(source)
+        results = gather(args, shlex.join(["python", "-m", GENERATOR, *given]))
+        atomic.write_text(target, page(results, draw(results, history)))
+        if args.results is not None:
+            atomic.write_json(args.results, results)
+        if args.model_card:
+            card = source / "README.md"
+            atomic.write_text(card, insert_tables(card.read_text(encoding="utf-8"), card_tables(results)))
+    print(target)
+
+
+if __name__ == "__main__":
+    main()

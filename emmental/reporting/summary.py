@@ -1,0 +1,203 @@
+"""Warnings on the way, and what a finished run says of itself: final table, model card, upload."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub.repocard_data import EvalResult
+from torch import nn
+
+import emmental
+from emmental.pruning import remaining_weights
+from emmental.runs.progress import LOG_FILE, TENSORBOARD
+from emmental.tasks import Task, resolve_task
+from emmental.tasks.processors import CUSTOM
+
+logger = logging.getLogger(__name__)
+
+HIGH_CHURN, PATIENCE = 0.02, 3
+
+
+def warn_of_churn(args: argparse.Namespace, churn: float, high_before: int) -> int:
+    """Warn, once in a row, when masks keep changing faster than weights can follow; returns the new count of highs."""
+    high = high_before + 1 if churn > HIGH_CHURN else 0
+    if high == PATIENCE and args.environment.is_main:
+        logger.warning(
+            "%.1f %% of the mask entries change at every update: the weights cannot follow. Lower "
+            "--mask_scores_learning_rate (now %g), or start with --mask_init magnitude and a larger --mask_scale",
+            100 * churn,
+            args.mask_scores_learning_rate,
+        )
+    return high
+
+
+def warn_of_collapse(args: argparse.Namespace, predicted: int | None) -> None:
+    """Warn when every prediction is the same class."""
+    if predicted is not None and args.environment.is_main:
+        logger.warning(
+            "every prediction is class %r: the model has collapsed. Lower --mask_scores_learning_rate (now %g) or "
+            "--learning_rate (now %g), or prune less (--final_threshold) or more slowly (--num_train_epochs)",
+            args.task.labels[predicted],
+            args.mask_scores_learning_rate,
+            args.learning_rate,
+        )
+
+
+def final_table(args: argparse.Namespace, model: nn.Module, results: dict[str, float], seconds: float) -> str:
+    """The table a run ends with: metrics, remaining weights, size on disk, time, and where things are.
+
+    A run that only evaluates or predicts names the model it used, and what it wrote.
+    """
+    output = Path(args.output_dir)
+    weights = output / "model.safetensors"
+    rows = [(name, f"{value:.4f}") for name, value in results.items()]
+    rows.append(("remaining weights", f"{remaining_weights(model):.2f} % of the encoder's matrices"))
+    if weights.exists():
+        rows.append(
+            ("size on disk", f"{weights.stat().st_size / 1e6:.1f} MB ({weights.name}, with mask scores if any)")
+        )
+    rows.append(("time", f"{int(seconds // 60)} min {seconds % 60:.0f} s"))
+    rows.append(("model", str(output if args.do_train else args.model_name_or_path)))
+    for title, path in _places(args):
+        if (output / path).exists():
+            rows.append((title, str(output / path)))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    rule = "-" * max(len(line) for line in lines)
+    return "\n".join([rule, *lines, rule])
+
+
+def _places(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """(title, path in the output folder) of what a run may leave behind."""
+    places = [("results", "eval_results.json")] if args.do_eval else []
+    if args.do_predict:
+        places += [("predictions", _task(args, name).prediction_file) for name in args.task.evaluation_tasks]
+    return [*places, ("log", LOG_FILE), ("tensorboard", TENSORBOARD), ("pictures", "pictures")]
+
+
+def _task(args: argparse.Namespace, name: str) -> Task:
+    return args.task if name == args.task.name else resolve_task(name)
+
+
+def summary(
+    args: argparse.Namespace,
+    model: nn.Module,
+    results: dict[str, float],
+    history: list[dict[str, Any]],
+    seconds: float,
+) -> dict[str, Any]:
+    """The same for programs: metrics, remaining weights in %, updates made, seconds of this run, and where it ran."""
+    return {
+        "task": args.task.name,
+        "method": args.pruning_method if args.model_type == "masked_bert" else "dense",
+        "metrics": {name: value for name, value in results.items() if name != "entropy"},
+        "remaining": remaining_weights(model),
+        "updates": max((row["step"] for row in history), default=0),
+        "seconds": round(seconds, 1),
+        "environment": environment_facts(args),
+    }
+
+
+def model_card(args: argparse.Namespace, model: nn.Module, results: dict[str, float]) -> str:
+    """The output folder's README.md: the Hub's metadata with the metrics, and how the model was made."""
+    name = args.hub_model_id or Path(args.output_dir).resolve().name
+    masked = model.config.model_type == "masked_bert"
+    dataset = (CUSTOM, "own files") if args.task.name == CUSTOM else ("glue", f"GLUE {args.task.name}")
+    data = ModelCardData(
+        library_name="transformers",
+        tags=["emmental", "movement-pruning", model.config.pruning_method] if masked else ["emmental"],
+        base_model=_hub_name(args.model_name_or_path),
+        pipeline_tag="text-classification",
+        model_name=name,
+        eval_results=[
+            EvalResult("text-classification", *dataset, metric, round(value, 4))
+            for metric, value in results.items()
+            if metric != "entropy"
+        ]
+        or None,
+    )
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_card_text(args, model, results, name)}"))
+
+
+def push_to_hub(args: argparse.Namespace) -> None:
+    """Upload the finished model: what `from_pretrained` needs, the card, results and pictures.
+
+    Raises:
+        OSError: the Hub cannot be reached, or refuses; the model is whole in the output folder all the same.
+    """
+    try:
+        _upload(args)
+    except OSError as error:
+        raise OSError(f"--push_to_hub: {error} (the finished model is in {args.output_dir})") from error
+
+
+def _upload(args: argparse.Namespace) -> None:
+    api = HfApi()
+    name = api.create_repo(args.hub_model_id or Path(args.output_dir).resolve().name, exist_ok=True).repo_id
+    api.upload_folder(
+        repo_id=name,
+        folder_path=args.output_dir,
+        allow_patterns=["*.json", "*.txt", "model.safetensors", "README.md", "pictures/*"],
+        ignore_patterns=[".emmental*"],
+    )
+    logger.info("uploaded as %s", name)
+
+
+def _hub_name(name: str) -> str | None:
+    return None if Path(name).exists() else name
+
+
+def _card_text(args: argparse.Namespace, model: nn.Module, results: dict[str, float], name: str) -> str:
+    rows = "\n".join(f"| {metric} | {value:.4f} |" for metric, value in results.items()) or "| not evaluated | |"
+    config = model.config
+    pruned, kind = "dense", "regressor" if args.task.is_regression else "classifier"
+    if config.model_type == "masked_bert":
+        pruned = f"{config.pruning_method}, threshold {config.threshold}, {remaining_weights(model):.2f} % remain"
+    return f"""# {name}
+
+A BERT {kind} for {args.task.name}, fine-tuned from `{Path(args.model_name_or_path).name}` with emmental.
+
+| metric (dev) | value |
+|---|---|
+{rows}
+
+- Encoder: {pruned}.
+- Updates: learning rate {args.learning_rate:g}, mask scores {args.mask_scores_learning_rate:g}, batch \
+{args.per_gpu_train_batch_size} x {args.environment.world_size}, seed {args.seed}; all flags in `training_args.json`.
+- Made with emmental {emmental.__version__}, PyTorch {torch.__version__}, Transformers {transformers.__version__}, \
+Python {platform.python_version()}.
+
+```python
+import emmental  # registers masked BERT with Transformers
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+```
+"""
+
+
+def environment_line(args: argparse.Namespace) -> str:
+    """Versions and hardware, for the first line of the log."""
+    return ", ".join(f"{name} {value}" for name, value in environment_facts(args).items())
+
+
+def environment_facts(args: argparse.Namespace) -> dict[str, Any]:
+    """Name -> version or number, of what a run's numbers depend on."""
+    environment = args.environment
+    return {
+        "emmental": emmental.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "device": str(environment.device),
+        "processes": environment.world_size,
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,264 @@
+"""Checkpoints: the whole state of a training run, in safetensors and JSON, whole or not at all.
+
+A checkpoint is a folder `checkpoint-<updates>` with the model and tokenizer as Transformers saves them, and beside
+them `optimizer.safetensors`, `rng.safetensors` (one state for each rank) and `training_state.json`; `manifest.json`,
+written last, holds the SHA-256 of every file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from emmental import atomic
+from emmental.errors import NonFiniteError
+from emmental.runs.processes import Environment
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS, OPTIMIZER, RNG, STATE = "model.safetensors", "optimizer.safetensors", "rng.safetensors", "training_state.json"
+COMPANION = "companion.safetensors"
+_NAME = re.compile(r"checkpoint-[0-9]+")
+
+
+def checkpoints_in(folder: str | Path) -> list[Path]:
+    """Finished checkpoints directly inside `folder`, in numeric order; other names there do not matter."""
+    return [path for path in _named_checkpoints(folder) if (path / atomic.MANIFEST).is_file()]
+
+
+def newest_good_checkpoint(folder: str | Path) -> Path | None:
+    """The newest checkpoint whose every file is as it was written; damaged ones are named in the log, passed over."""
+    for path in _named_checkpoints(folder)[::-1]:
+        try:
+            atomic.verify_folder(path)
+            read_state(path)
+        except atomic.DamagedError as error:
+            logger.warning("checkpoint %s is damaged and not used: %s", path.name, error)
+        else:
+            return path
+    return None
+
+
+def save_checkpoint(
+    folder: str | Path,
+    step: int,
+    model: nn.Module,
+    tokenizer: Any | None,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    environment: Environment,
+    companion: nn.Module | None = None,
+) -> Path:
+    """Write `<folder>/checkpoint-<step>`; every rank calls it, rank 0 writes.
+
+    Args:
+        folder: the run's output folder.
+        step: updates made.
+        model: the model, unwrapped; saved by its own `save_pretrained`.
+        tokenizer: saved beside it; None where there is none.
+        optimizer: its tensors are saved under the names of the model's parameters.
+        state: whatever else the run needs to go on, as JSON can hold it.
+        environment: this process; each rank's random states are saved.
+        companion: what trains beside the model without being part of it.
+
+    Raises:
+        NonFiniteError: a parameter, or what the optimizer knows of it, is NaN or infinite; nothing is written.
+    """
+    require_finite(step, model, optimizer, companion)
+    rng = _gather_rng(environment)
+    path = Path(folder) / f"checkpoint-{step}"
+    if environment.is_main:
+        _set_aside_foreign(path)
+        with atomic.atomic_folder(path, damaged_too=True) as temporary:
+            model.save_pretrained(temporary)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(temporary)
+            save_file(_optimizer_tensors(model, companion, optimizer), temporary / OPTIMIZER)
+            if companion is not None:
+                save_file(companion.state_dict(), temporary / COMPANION)
+            save_file(rng, temporary / RNG)
+            (temporary / STATE).write_text(json.dumps(state, indent=1, allow_nan=False), encoding="utf-8")
+    environment.barrier()
+    return path
+
+
+def load_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    environment: Environment,
+    companion: nn.Module | None = None,
+) -> dict[str, Any]:
+    """Put everything back as `save_checkpoint` found it, and return the `state` it was given.
+
+    Raises:
+        ValueError: the checkpoint is of another model, or of another number of processes.
+    """
+    path = Path(path)
+    with fitting(path):
+        state = read_state(path)
+        _load_weights(load_file(path / WEIGHTS, device=str(environment.device)), model)
+        if companion is not None:
+            companion.load_state_dict(load_file(path / COMPANION, device=str(environment.device)))
+        _load_optimizer(load_file(path / OPTIMIZER, device=str(environment.device)), model, companion, optimizer)
+        _restore_rng(load_file(path / RNG), environment)
+    return state
+
+
+@contextmanager
+def fitting(path: str | Path) -> Iterator[None]:
+    """Around taking up what a checkpoint holds.
+
+    Raises:
+        ValueError: the block failed, because the checkpoint is of another run or not what this program writes.
+    """
+    try:
+        yield
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
+        raise ValueError(f"checkpoint {path} does not fit this run: {error}") from error
+    except SafetensorError as error:
+        raise ValueError(f"checkpoint {path} is damaged: {error}") from error
+
+
+def read_state(path: str | Path) -> dict[str, Any]:
+    """The `state` of a checkpoint.
+
+    Raises:
+        DamagedError: it is missing, or no JSON object.
+    """
+    file = Path(path) / STATE
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise atomic.DamagedError(f"{file} is missing or unreadable ({type(error).__name__})") from error
+    if not isinstance(state, dict):
+        raise atomic.DamagedError(f"{file} does not hold the state of a run")
+    return state
+
+
+def require_finite(
+    step: int, model: nn.Module, optimizer: torch.optim.Optimizer, companion: nn.Module | None = None
+) -> None:
+    """Look at every parameter, and at what the optimizer knows of it; waits for the GPU.
+
+    Raises:
+        NonFiniteError: one is NaN or infinite.
+    """
+    for name, value in {**_parameters(model, companion), **_optimizer_tensors(model, companion, optimizer)}.items():
+        if not torch.isfinite(value).all():
+            raise NonFiniteError(f"{name} is NaN or infinite after update {step}")
+
+
+def prune_checkpoints(folder: str | Path, keep_newest: int | None, best_step: int | None, step: int) -> None:
+    """Delete all checkpoints but the newest `keep_newest` (None: all stay) and the best.
+
+    Those of updates after `step`, the present one, neither count nor go: they are damaged, or a run that goes on from
+    an earlier one would not be at `step`.
+    """
+    if keep_newest is None:
+        return
+    for path in [path for path in checkpoints_in(folder) if _step_of(path) <= step][:-keep_newest]:
+        if path.name != f"checkpoint-{best_step}":
+            remove_checkpoint(path)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint; one into which the user put something is renamed instead, and counts no longer."""
+    _set_aside_foreign(path)
+    if path.exists():
+        atomic.remove_folder(path)
+
+
+def _named_checkpoints(folder: str | Path) -> list[Path]:
+    """Folders that are called checkpoints, in numeric order."""
+    inside = Path(folder).iterdir() if Path(folder).is_dir() else ()
+    return sorted((path for path in inside if _NAME.fullmatch(path.name) and path.is_dir()), key=_step_of)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _set_aside_foreign(path: Path) -> None:
+    """Rename what stands in a checkpoint's place and may be the user's, as without a manifest: it is kept."""
+    if not os.path.lexists(path) or atomic.is_ours(path, damaged_too=True):
+        return
+    number = 1
+    while (aside := path.with_name(f"{path.name}.not-verified-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    logger.warning("%s holds files that %s does not list; it is kept as %s", path, atomic.MANIFEST, aside.name)
+
+
+def _load_weights(tensors: dict[str, Tensor], model: nn.Module) -> None:
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    if wrong := sorted({*missing, *unexpected} - tied):
+        raise KeyError(f"{len(wrong)} parameters differ, such as {wrong[0]}")
+
+
+def _parameters(model: nn.Module, companion: nn.Module | None) -> dict[str, nn.Parameter]:
+    beside = {} if companion is None else {f"companion.{name}": p for name, p in companion.named_parameters()}
+    return {**dict(model.named_parameters()), **beside}
+
+
+def _optimizer_tensors(
+    model: nn.Module, companion: nn.Module | None, optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    tensors = {}
+    for name, parameter in _parameters(model, companion).items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}/{key}"] = value.contiguous()
+    return tensors
+
+
+def _load_optimizer(
+    tensors: dict[str, Tensor], model: nn.Module, companion: nn.Module | None, optimizer: torch.optim.Optimizer
+) -> None:
+    parameters = _parameters(model, companion)
+    optimizer.state.clear()
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition("/")
+        optimizer.state[parameters[name]][entry] = value
+
+
+def _gather_rng(environment: Environment) -> dict[str, Tensor]:
+    _, keys, position, has_gauss, gauss = np.random.get_state()
+    version, internal, gauss_next = random.getstate()
+    own = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.tensor([*keys.tolist(), position, has_gauss], dtype=torch.int64),
+        "numpy_gauss": torch.tensor([gauss], dtype=torch.float64),
+        "python": torch.tensor([version, *internal], dtype=torch.int64),
+        "python_gauss": torch.tensor([float("nan") if gauss_next is None else gauss_next], dtype=torch.float64),
+    }
+    if environment.device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(environment.device)
+    gathered = {name: environment.gather(value[None]) for name, value in own.items()}
+    return {f"{rank}/{name}": part[0].clone() for name, parts in gathered.items() for rank, part in enumerate(parts)}
+
+
+def _restore_rng(tensors: dict[str, Tensor], environment: Environment) -> None:
+    own = {name: tensors[f"{environment.rank}/{name}"] for name in ("torch", "numpy", "numpy_gauss", "python")}
+    torch.set_rng_state(own["torch"])
+    *keys, position, has_gauss = own["numpy"].tolist()
+    gauss = own["numpy_gauss"].item()
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
+    version, *internal = own["python"].tolist()
+    next_gauss = tensors[f"{environment.rank}/python_gauss"].item()
+    random.setstate((version, tuple(internal), None if next_gauss != next_gauss else next_gauss))
+    if environment.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors[f"{environment.rank}/cuda"], environment.device)

@@ -1,0 +1,215 @@
+"""From a loss to updated parameters: the one implementation that every training in this project uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_linear_schedule_with_warmup
+
+from emmental.errors import NonFiniteError
+from emmental.modules import devices
+from emmental.runs.precision import Precision
+
+_SMALLEST_LOSS_SCALE = 1e-3
+
+
+def parameter_groups(
+    model: nn.Module, learning_rate: float, weight_decay: float, mask_scores_learning_rate: float | None = None
+) -> list[dict[str, Any]]:
+    """AdamW groups: mask scores at their own rate; weights with decay; biases and LayerNorms without.
+
+    Each group has a `name` besides: "mask_scores", "weights" or "undecayed". Frozen parameters are left out.
+    """
+    norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
+    groups: dict[str, dict[str, Any]] = {
+        "mask_scores": {"lr": mask_scores_learning_rate, "weight_decay": 0.0},
+        "weights": {"lr": learning_rate, "weight_decay": weight_decay},
+        "undecayed": {"lr": learning_rate, "weight_decay": 0.0},
+    }
+    for group in groups.values():
+        group["params"] = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        kind = name.rpartition(".")[2]
+        undecayed = kind == "bias" or id(parameter) in norms
+        groups["mask_scores" if kind == "mask_scores" else "undecayed" if undecayed else "weights"]["params"].append(
+            parameter
+        )
+    return [{"name": name, **group} for name, group in groups.items() if group["params"]]
+
+
+def adamw(
+    groups: Iterable[dict[str, Any]], epsilon: float, betas: tuple[float, float] = (0.9, 0.999), use_apex: bool = False
+) -> torch.optim.Optimizer:
+    """AdamW in PyTorch's fused form, or apex's."""
+    if use_apex:
+        from apex.optimizers import FusedAdam
+
+        return FusedAdam(list(groups), eps=epsilon, betas=betas, adam_w_mode=True)
+    return torch.optim.AdamW(list(groups), eps=epsilon, betas=betas, weight_decay=0.0, fused=True)
+
+
+def linear_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
+    """Learning rates rise from 0 for `warmup_steps` updates and fall to 0 at `total_steps`."""
+    return get_linear_schedule_with_warmup(optimizer, warmup_steps, total_steps)
+
+
+class UpdateLoop:
+    """Turns the losses of micro-batches into parameter updates.
+
+    A caller announces each group of micro-batches by `begin_update`, runs each forward pass inside `micro_batch`,
+    and hands each loss to `optimize`.
+
+    Args:
+        model: the model, wrapped for distribution or not.
+        optimizer: over its parameters.
+        scheduler: of the learning rates, stepped once an update.
+        precision: autocast and loss scaling.
+        max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
+
+    Attributes:
+        global_step: updates made.
+        skipped_updates: updates left out because float16 gradients overflowed; they count in `global_step`.
+        measuring: set it before an update to have what only a log shows measured in that update.
+        gradient_norms: parameter group -> norm before clipping, scalar tensors, of the last update measured.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: LambdaLR,
+        precision: Precision,
+        max_grad_norm: float,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.precision = precision
+        self.max_grad_norm = max_grad_norm
+        self.global_step = 0
+        self.skipped_updates = 0
+        self.measuring = False
+        self.gradient_norms: dict[str, Tensor] = {}
+        self._group_size = 1
+        self._seen = 0
+        self._first_bad: Tensor | None = None
+
+    def begin_update(self, micro_batches: int) -> None:
+        """Announce that the next update takes this many micro-batches."""
+        assert self._seen == 0, "the update before is not complete"
+        self._group_size = micro_batches
+
+    @contextmanager
+    def micro_batch(self) -> Iterator[None]:
+        """Around forward and `optimize` of one micro-batch: ranks exchange gradients on the last of an update only."""
+        last = self._seen + 1 == self._group_size
+        distributed = isinstance(self.model, DistributedDataParallel)
+        with self.model.no_sync() if distributed and not last else nullcontext():
+            yield
+
+    def optimize(self, loss: Tensor) -> bool:
+        """Take one micro-batch's loss (a scalar, mean over its examples) into account.
+
+        Finite check, backward, and on the last micro-batch of the update: clip, update, learning rates, zero.
+
+        Returns:
+            True when an update was made.
+
+        Raises:
+            NonFiniteError: the loss or, without float16, the gradient's norm is NaN or infinite. On a GPU this is
+                noticed at the next `check_finite`, so that no update waits for the host.
+        """
+        self._note(loss.detach(), "loss")
+        self.precision.scaler.scale(loss / self._group_size).backward()
+        self._seen += 1
+        if self._seen < self._group_size:
+            return False
+        self._update()
+        self._seen = 0
+        return True
+
+    def check_finite(self) -> None:
+        """Raise `NonFiniteError` if a loss or gradient was not finite since the start; waits for the GPU."""
+        if self._first_bad is not None and math.isfinite(step := float(self._first_bad)):
+            raise NonFiniteError(f"loss or gradient of update {int(step)} is NaN or infinite")
+
+    def learning_rates(self) -> dict[str, float]:
+        """Parameter group -> rate of the next update."""
+        return {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, schedule and scaler as JSON can hold them; the optimizer's tensors are saved apart."""
+        return {
+            "global_step": self.global_step,
+            "skipped_updates": self.skipped_updates,
+            "scheduler": {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"},
+            "scaler": self.precision.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave.
+
+        Raises:
+            ValueError: a counter is no number of updates.
+        """
+        for name in ("global_step", "skipped_updates"):
+            if type(state[name]) is not int or state[name] < 0:
+                raise ValueError(f"{name} is {state[name]!r}, no number of updates")
+            setattr(self, name, state[name])
+        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **state["scheduler"]})
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+        self.precision.scaler.load_state_dict(state["scaler"])
+
+    def _update(self) -> None:
+        scaler = self.precision.scaler
+        scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
+        if not scaler.is_enabled():
+            self._note(norm, "gradient")
+        if self.measuring:
+            self.gradient_norms = self._norms_by_group()
+        if self.max_grad_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
+        self._step_scaled(scaler)
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.global_step += 1
+
+    def _norms_by_group(self) -> dict[str, Tensor]:
+        return {
+            group["name"]: torch.nn.utils.get_total_norm(p.grad for p in group["params"] if p.grad is not None)
+            for group in self.optimizer.param_groups
+        }
+
+    def _step_scaled(self, scaler: torch.amp.GradScaler) -> None:
+        scaler.step(self.optimizer)
+        if not scaler.is_enabled():
+            return
+        before = scaler.get_scale()
+        scaler.update()
+        if scaler.get_scale() < before:
+            self.skipped_updates += 1
+        if scaler.get_scale() < _SMALLEST_LOSS_SCALE:
+            raise NonFiniteError(
+                f"float16 gradients of update {self.global_step + 1} overflow at every loss scale; use --bf16"
+            )
+
+    def _note(self, value: Tensor, what: str) -> None:
+        if devices.is_on_host(value):
+            if not torch.isfinite(value):
+                raise NonFiniteError(f"{what} of update {self.global_step + 1} is {float(value)}")
+            return
+        step = torch.full_like(value, self.global_step + 1, dtype=torch.float64)
+        bad = torch.where(torch.isfinite(value), torch.full_like(step, math.inf), step)
+        self._first_bad = bad if self._first_bad is None else torch.minimum(self._first_bad, bad)

@@ -1,0 +1,158 @@
+"""The folder a run writes to: locked while it runs, and cleared of nothing but what this program wrote."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from emmental import atomic
+from emmental.runs.checkpoints import checkpoints_in, remove_checkpoint
+
+logger = logging.getLogger(__name__)
+
+RECORD, LOCK = ".emmental.json", ".emmental.lock"
+_STAGED = ".final-model"
+_HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+
+
+def _set_aside(file: Path) -> None:
+    """Rename a file that this program did not write and is about to."""
+    number = 1
+    while os.path.lexists(kept := file.with_name(f"{file.name}.kept-{number}")):
+        number += 1
+    file.rename(kept)
+    logger.warning("%s was not written by this program; it is kept as %s", file, kept.name)
+
+
+def _let_go_of_locks() -> None:
+    for lock in list(_HELD):
+        lock.close()
+
+
+# A forked child, such as a process that loads batches, shares its parent's lock and would hold it on after a crash.
+os.register_at_fork(after_in_child=_let_go_of_locks)
+
+
+class OutputFolder:
+    """A run's output folder.
+
+    Whatever the program writes there is recorded in `.emmental.json`, so that `start_afresh` can remove that and
+    nothing else; a file of the user's under such a name is renamed, not overwritten. A lock, which the system gives up
+    when the process ends in whatever way, keeps a second run away.
+
+    Args:
+        path: the folder; made when missing.
+        flag: how the user named it, for messages.
+
+    Raises:
+        ValueError: another run is using it, it cannot be written to, or its record is damaged.
+    """
+
+    def __init__(self, path: str | Path, flag: str = "--output_dir") -> None:
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / LOCK, "w")  # noqa: SIM115 - held open for as long as the run
+        except OSError as error:
+            raise ValueError(f"{flag} {path} cannot be written to: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise ValueError(f"{flag} {path} is in use by another run; wait for it or choose another") from error
+        _HELD.add(self._lock)
+        # A damaged record is deleted by the user: the files of a run that stands here are still this program's.
+        self._lost_its_record = bool(checkpoints_in(self.path)) and not (self.path / RECORD).exists()
+        try:
+            places = {(self.path / name).parent for name in self._recorded()}
+        except ValueError:
+            self.close()
+            raise
+        for place in {self.path, *places}:
+            atomic.remove_leftovers(place)
+        if (self.path / _STAGED / atomic.MANIFEST).is_file():
+            atomic.remove_folder(self.path / _STAGED)
+
+    def close(self) -> None:
+        """Let other runs in."""
+        self._lock.close()
+
+    def record(self, *names: str) -> None:
+        """Note that this program is about to write these files, named relative to the folder.
+
+        What stands there and is not recorded is the user's: it is renamed and kept.
+        """
+        for name in sorted(set(names) - set(self._recorded())):
+            if os.path.lexists(self.path / name) and not self._lost_its_record:
+                _set_aside(self.path / name)
+        self.adopt(*names)
+
+    def adopt(self, *names: str) -> None:
+        """Note that this program wrote these files."""
+        known = self._recorded()
+        if not set(names) <= set(known):
+            atomic.write_json(self.path / RECORD, {"written": sorted({*known, *names})})
+
+    def start_afresh(self) -> None:
+        """Remove every checkpoint, every recorded file, and folders left empty by that; all else stays."""
+        for checkpoint in checkpoints_in(self.path):
+            remove_checkpoint(checkpoint)
+        for name in self._recorded():
+            file = self.path / name
+            file.unlink(missing_ok=True)
+            for parent in file.relative_to(self.path).parents[:-1]:
+                with suppress(OSError):
+                    (self.path / parent).rmdir()
+        (self.path / RECORD).unlink(missing_ok=True)
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Record and write a JSON file."""
+        self.record(name)
+        atomic.write_json(self.path / name, value)
+        return self.path / name
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Record and write a text file."""
+        self.record(name)
+        atomic.write_text(self.path / name, text)
+        return self.path / name
+
+    def save_model(self, model: Any, tokenizer: Any | None) -> None:
+        """Put model and tokenizer directly into the folder; `config.json` comes last, so that half a model is none."""
+        staged = self.path / _STAGED
+        with atomic.atomic_folder(staged) as temporary:
+            model.save_pretrained(temporary)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(temporary)
+        files = sorted(staged.iterdir(), key=lambda file: (file.name == "config.json", file.name))
+        files = [file for file in files if file.name != atomic.MANIFEST]
+        self.record(*(file.name for file in files))
+        (self.path / "config.json").unlink(missing_ok=True)
+        for file in files:
+            file.replace(self.path / file.name)
+        atomic.remove_folder(staged)
+
+    def _recorded(self) -> list[str]:
+        try:
+            written = list(json.loads((self.path / RECORD).read_text(encoding="utf-8"))["written"])
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{self.path / RECORD} is damaged; delete it to go on") from error
+        names = [str(name) for name in written]
+        if not all(self._holds(name) for name in names):
+            raise ValueError(f"{self.path / RECORD} names files outside the output folder; delete it to go on")
+        return names
+
+    def _holds(self, name: str) -> bool:
+        """Whether a name is that of a file inside the folder, links followed."""
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts or not path.name or "\0" in name:
+            return False
+        return (self.path / path).parent.resolve().is_relative_to(self.path.resolve())

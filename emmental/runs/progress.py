@@ -1,0 +1,174 @@
+"""What the user sees of a running training: bar, log file and TensorBoard. Only the main process shows and writes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import transformers
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from emmental import atomic
+from emmental.runs.output_folder import OutputFolder
+
+logger = logging.getLogger(__name__)
+
+LOG_FILE, TENSORBOARD = "train_log.jsonl", "tensorboard"
+
+
+def configure_logging(is_main: bool) -> None:
+    """Lines with time, level and module; other ranks than the main one speak up only for warnings."""
+    logging.basicConfig(
+        level=logging.INFO if is_main else logging.WARNING,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        stream=sys.stderr,
+        force=True,
+    )
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+class Progress:
+    """Bar, `train_log.jsonl` and TensorBoard of one training.
+
+    The log file holds nothing that differs between two runs of one command: times go to TensorBoard. A resumed run
+    cuts it back to the checkpoint it starts from.
+
+    Args:
+        output: the run's folder; None in a process that does not write.
+        total_updates: length of the bar.
+        resumed_step: updates already made.
+    """
+
+    def __init__(self, output: OutputFolder | None, total_updates: int, resumed_step: int) -> None:
+        self._writer: SummaryWriter | None = None
+        self._log = None
+        self._redirect = None
+        self._started, self._resumed_step = time.monotonic(), resumed_step
+        if output is not None:
+            output.record(LOG_FILE)
+            keep_rows(output.path / LOG_FILE, resumed_step)
+            self._log = open(output.path / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+            self._writer = SummaryWriter(str(output.path / TENSORBOARD), purge_step=resumed_step + 1)
+            _record_events(output)
+            self._redirect = logging_redirect_tqdm()
+            self._redirect.__enter__()
+        self._bar = tqdm(
+            total=total_updates, initial=resumed_step, desc="Training", disable=output is None, dynamic_ncols=True
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        if self._redirect is not None:
+            self._redirect.__exit__(None, None, None)
+        if self._writer is not None:
+            self._writer.close()
+        if self._log is not None:
+            self._log.close()
+
+    def advance(self) -> None:
+        """One update more."""
+        self._bar.update(1)
+
+    def log(self, step: int, row: dict[str, Any]) -> None:
+        """Write one row, flat or one level deep, under the number of updates; numbers reach TensorBoard too.
+
+        The norm of float16 gradients that overflow is infinite, which JSON cannot say: null stands for it.
+        """
+        if self._log is None or self._writer is None:
+            return
+        self._log.write(json.dumps({"step": step, **_without_overflow(row)}, allow_nan=False) + "\n")
+        self._log.flush()
+        for name, value in _scalars(row):
+            self._writer.add_scalar(name, value, step)
+        made = step - self._resumed_step
+        if made > 0:
+            self._writer.add_scalar("speed/updates_per_second", made / (time.monotonic() - self._started), step)
+        self._bar.set_postfix({name: f"{row[name]:.4g}" for name in ("loss", "threshold", "remaining") if name in row})
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Numbers for TensorBoard alone."""
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, path: Path) -> None:
+        """A PNG file for TensorBoard, under the file's name."""
+        if self._writer is not None:
+            _add_picture(self._writer, step, path)
+
+
+def add_pictures(output: OutputFolder, step: int, paths: list[Path]) -> None:
+    """Give TensorBoard the PNG files of a finished run."""
+    with SummaryWriter(str(output.path / TENSORBOARD), filename_suffix=".pictures") as writer:
+        for path in paths:
+            _add_picture(writer, step, path)
+    _record_events(output)
+
+
+def _add_picture(writer: SummaryWriter, step: int, path: Path) -> None:
+    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    writer.add_image(f"{path.parent.name}/{path.stem}", image, step, dataformats="HWC")
+
+
+def _record_events(output: OutputFolder) -> None:
+    events = (output.path / TENSORBOARD).glob("events.out.*")
+    output.adopt(*(str(file.relative_to(output.path)) for file in events))
+
+
+def keep_rows(path: Path, last_step: int) -> None:
+    """Cut a log file back to the rows up to `last_step`; a half-written last row goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= last_step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    atomic.write_text(path, "".join(kept))
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log file; empty when there is none. Lines that are damaged are named in the program's own log."""
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        else:
+            logger.warning("%s:%d is damaged and left out", path, number)
+    return rows
+
+
+def _without_overflow(row: dict[str, Any]) -> dict[str, Any]:
+    norms = {name: norm if math.isfinite(norm) else None for name, norm in row.get("gradient_norms", {}).items()}
+    return {**row, "gradient_norms": norms} if norms else row
+
+
+def _scalars(row: dict[str, Any]) -> list[tuple[str, float]]:
+    flat = []
+    for name, value in row.items():
+        if isinstance(value, dict):
+            flat += [(f"{name}/{inner}", number) for inner, number in value.items()]
+        elif isinstance(value, int | float):
+            flat.append((f"train/{name}", value))
+    return flat

@@ -1,0 +1,107 @@
+"""Scores of predictions, under GLUE's names."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from scipy.special import log_softmax
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from emmental.tasks.processors import Task
+
+logger = logging.getLogger(__name__)
+
+
+def compute_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The task's metrics.
+
+    Args:
+        task: says which metrics: accuracy, F1 (of class 1, or the unweighted mean over more than two classes),
+            Matthews' correlation, Pearson's and Spearman's correlation, and the means `acc_and_f1` and `corr`.
+        predictions: (N,) class ids, or scores.
+        labels: (N,) likewise.
+
+    Returns:
+        A value for every name in `task.metrics`. Correlations of constant values are 0, with a warning in the log.
+
+    Raises:
+        ValueError: no predictions, a different number of labels, a score that is not finite, or a task whose labels
+            are not published.
+    """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    if predictions.ndim != 1 or predictions.shape != labels.shape or not len(labels):
+        raise ValueError(
+            f"{predictions.shape} predictions for {labels.shape} labels: as many, and one at least, needed"
+        )
+    if not task.metrics:
+        raise ValueError(f"--task_name {task.name} has no published labels to compare with: use --do_predict")
+    if task.is_regression:
+        return _correlations(predictions, labels)
+    # "mnli-mm/acc" is the accuracy under the task's own key.
+    return {name: _SCORES[name.rpartition("/")[2]](task, predictions, labels) for name in task.metrics}
+
+
+def predictions_from_logits(task: Task, logits: np.ndarray) -> np.ndarray:
+    """(N, num_labels) logits to (N,) class ids (int64; the lowest on ties), or scores (float32) for regression.
+
+    Raises:
+        ValueError: another number of columns than the task has labels.
+    """
+    logits = np.asarray(logits)
+    if logits.ndim != 2 or logits.shape[1] != task.num_labels:
+        raise ValueError(f"logits {logits.shape} where task {task.name} needs (N, {task.num_labels})")
+    return logits[:, 0].astype(np.float32) if task.is_regression else logits.argmax(axis=1)
+
+
+def prediction_entropy(logits: np.ndarray) -> float | None:
+    """Mean entropy of softmax(logits), (N, C), in nats: 0 is certain, log C is undecided; None for one column."""
+    logits = np.asarray(logits, dtype=np.float64)
+    if logits.shape[1] == 1:
+        return None
+    log_probabilities = log_softmax(logits, axis=1)
+    return float(-(np.exp(log_probabilities) * log_probabilities).sum(axis=1).mean())
+
+
+def collapsed_to_one_class(predictions: np.ndarray, num_labels: int) -> int | None:
+    """The class that two or more predictions all have, or None; None for regression (`num_labels` 1)."""
+    predictions = np.asarray(predictions)
+    if num_labels < 2 or len(predictions) < 2 or np.any(predictions != predictions[0]):
+        return None
+    return int(predictions[0])
+
+
+def _acc(task: Task, predictions: np.ndarray, labels: np.ndarray) -> float:
+    return float(accuracy_score(labels, predictions))
+
+
+def _f1(task: Task, predictions: np.ndarray, labels: np.ndarray) -> float:
+    average = "binary" if task.num_labels == 2 else "macro"
+    return float(f1_score(labels, predictions, average=average, zero_division=0.0))
+
+
+def _acc_and_f1(task: Task, predictions: np.ndarray, labels: np.ndarray) -> float:
+    return (_acc(task, predictions, labels) + _f1(task, predictions, labels)) / 2
+
+
+def _mcc(task: Task, predictions: np.ndarray, labels: np.ndarray) -> float:
+    return float(matthews_corrcoef(labels, predictions))
+
+
+_SCORES = {"acc": _acc, "f1": _f1, "acc_and_f1": _acc_and_f1, "mcc": _mcc}
+
+
+def _correlations(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    predictions, labels = predictions.astype(np.float64), labels.astype(np.float64)
+    if not (np.isfinite(predictions).all() and np.isfinite(labels).all()):
+        raise ValueError("predictions or labels hold NaN or infinity")
+    for name, values in (("predictions", predictions), ("labels", labels)):
+        if np.ptp(values) == 0:
+            logger.warning(
+                "All %d %s are %g: the correlation is not defined, 0 is reported", len(values), name, values[0]
+            )
+            return {"pearson": 0.0, "spearmanr": 0.0, "corr": 0.0}
+    pearson = float(pearsonr(predictions, labels).statistic)
+    spearman = float(spearmanr(predictions, labels).statistic)
+    return {"pearson": pearson, "spearmanr": spearman, "corr": (pearson + spearman) / 2}

@@ -1,0 +1,51 @@
+"""Files of predictions as the GLUE server takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from emmental.atomic import write_text
+from emmental.tasks.processors import Task
+
+
+def write_predictions(folder: str | Path, task: Task, predictions: np.ndarray, indices: Sequence[str]) -> Path:
+    """Write `<folder>/<task.prediction_file>`: a header and lines of index, tab, prediction.
+
+    Args:
+        folder: made when it is missing.
+        task: gives the file's name and the spelling of the labels.
+        predictions: (N,) class ids, or scores; scores are clipped to the task's range and, there, have three decimals.
+        indices: the examples' names, in the order of the predictions.
+
+    Returns:
+        The file, which appears whole or not at all.
+
+    Raises:
+        ValueError: a different number of indices, a class id that the task lacks, or a score that is not finite.
+    """
+    predictions = np.asarray(predictions)
+    if predictions.shape != (len(indices),):
+        raise ValueError(f"{predictions.shape} predictions for {len(indices)} examples")
+    spelled = _scores(task, predictions) if task.is_regression else _labels(task, predictions)
+    lines = ["index\tprediction", *(f"{index}\t{text}" for index, text in zip(indices, spelled, strict=True))]
+    path = Path(folder) / task.prediction_file
+    write_text(path, "\n".join(lines) + "\n")
+    return path
+
+
+def _labels(task: Task, predictions: np.ndarray) -> list[str]:
+    if len(predictions) and not (predictions.min() >= 0 and predictions.max() < task.num_labels):
+        raise ValueError(f"class ids from 0 to {task.num_labels - 1} are expected for task {task.name}")
+    return [task.labels[int(number)] for number in predictions]
+
+
+def _scores(task: Task, predictions: np.ndarray) -> list[str]:
+    if not np.isfinite(predictions).all():
+        raise ValueError("predictions hold NaN or infinity")
+    if task.label_range is None:
+        return [f"{value:.6g}" for value in predictions]
+    low, high = task.label_range
+    return [f"{min(max(low, float(value)), high):.3f}" for value in predictions]

@@ -1,0 +1,238 @@
+"""Teachers of fine-pruning: loaded, checked against the student, and asked once for all rows."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from emmental import atomic
+from emmental.data import FeatureDataset
+from emmental.data.tokenization import differing_tokens
+from emmental.pretrained import bytes_of, from_pretrained, weights_fingerprint
+from emmental.runs.precision import Precision
+from emmental.runs.processes import Environment
+from emmental.teaching.hidden_states import (
+    BYTES_OF_A_STATE,
+    AskedTeacher,
+    CachedStates,
+    HiddenStateMatch,
+    StateRecorder,
+    compared_layers,
+    layer_map,
+    projection_between,
+)
+from emmental.training.evaluation import predict_logits
+
+logger = logging.getLogger(__name__)
+
+_LOGITS, _STATES = "logits.safetensors", "states.bin"
+_PROBE = "Café: the model, PRUNED to 10 %, isn't unaffordable."
+"""Case, accents, punctuation and word pieces: texts on which tokenizers of one vocabulary differ."""
+
+
+def load_teacher(args: argparse.Namespace, tokenizer: Any, num_labels: int) -> nn.Module:
+    """The teacher that the flags name, frozen and in evaluation mode; `args` gets teacher_weights, its fingerprint.
+
+    Raises:
+        ValueError: it is of another type than `--teacher_type` says, was trained for another number of labels, or its
+            tokenizer gives other token ids than the student's.
+        OSError: it cannot be found.
+    """
+    name, found = args.teacher_name_or_path, {"flag": "--teacher_name_or_path", "cache_dir": args.cache_dir or None}
+    config = from_pretrained(AutoConfig, name, **found)
+    if args.teacher_type not in (None, config.model_type):
+        raise ValueError(f"--teacher_type {args.teacher_type}, but {name} is a {config.model_type}")
+    if config.num_labels != num_labels:
+        raise ValueError(f"--teacher_name_or_path {name} has {config.num_labels} outputs, the task needs {num_labels}")
+    _check_tokenizers(tokenizer, from_pretrained(AutoTokenizer, name, **found), name)
+    teacher, info = from_pretrained(
+        AutoModelForSequenceClassification, name, config=config, output_loading_info=True, **found
+    )
+    if info["missing_keys"]:
+        raise ValueError(
+            f"--teacher_name_or_path {name} is not fine-tuned: it lacks {sorted(info['missing_keys'])[0]} "
+            f"and {len(info['missing_keys']) - 1} other weights"
+        )
+    args.teacher_weights = weights_fingerprint(teacher)
+    return teacher.requires_grad_(False).eval()
+
+
+def teacher_logits(
+    args: argparse.Namespace, teacher: nn.Module, dataset: FeatureDataset, environment: Environment, cache_dir: Path
+) -> Tensor:
+    """The teacher's logits of every row, (N, C) float32 on this process' device: from the cache, or computed once.
+
+    The cache's key holds the teacher's weights, masks and precision, and the rows.
+    """
+    folder = _folder(args, teacher, dataset, environment, cache_dir)
+    cached = _read(folder, len(dataset)) if not args.overwrite_cache else None
+    if environment.any(cached is None):
+        cached = _ask(args, teacher, dataset, environment, folder)
+    return cached.to(environment.device)
+
+
+def check_hidden_states(
+    args: argparse.Namespace, teacher: nn.Module, student: nn.Module, dataset: FeatureDataset
+) -> None:
+    """See, before anything is written, that hidden states can be compared as the flags ask for it.
+
+    Raises:
+        ValueError: `--teacher_layers` does not fit, or the cache would be larger than allowed.
+    """
+    if args.alpha_hidden_cos == 0 and args.alpha_hidden_mse == 0:
+        return
+    layers = layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers, args.teacher_layers)
+    count, width = len(compared_layers(layers)), teacher.config.hidden_size
+    size = int(dataset.lengths.sum(dtype=np.int64)) * count * width * BYTES_OF_A_STATE
+    if 0 < args.hidden_cache_limit_gb * 1e9 < size:
+        raise ValueError(
+            f"--hidden_cache_limit_gb {args.hidden_cache_limit_gb:g}: the hidden states take {size / 1e9:.3g} GB; "
+            "allow that much, compare fewer layers (--teacher_layers), or give 0 to ask the teacher for every batch"
+        )
+
+
+def hidden_state_match(
+    args: argparse.Namespace,
+    teacher: nn.Module,
+    student: nn.Module,
+    dataset: FeatureDataset,
+    environment: Environment,
+    cache_dir: Path,
+) -> HiddenStateMatch | None:
+    """How hidden states are compared, as the flags ask for it; None when both its weights are 0.
+
+    With `--hidden_cache_limit_gb` the teacher's states come from the cache, made in the same pass as the logits; call
+    this before `teacher_logits`. Without it the teacher is asked anew for every batch.
+
+    Raises:
+        ValueError: see `check_hidden_states`.
+    """
+    check_hidden_states(args, teacher, student, dataset)
+    if args.alpha_hidden_cos == 0 and args.alpha_hidden_mse == 0:
+        return None
+    ours, theirs = student.config, teacher.config
+    layers = layer_map(ours.num_hidden_layers, theirs.num_hidden_layers, args.teacher_layers)
+    projection = projection_between(ours.hidden_size, theirs.hidden_size, args.seed).to(environment.device)
+    if args.hidden_cache_limit_gb > 0:
+        states = _cached_states(args, teacher, dataset, environment, cache_dir, compared_layers(layers))
+    else:
+        precision = Precision(environment.device, args.fp16, args.bf16)
+        states = AskedTeacher(teacher.to(environment.device), compared_layers(layers), precision)
+    return HiddenStateMatch(states, layers, projection)
+
+
+def _cached_states(
+    args: argparse.Namespace,
+    teacher: nn.Module,
+    dataset: FeatureDataset,
+    environment: Environment,
+    cache_dir: Path,
+    layers: list[int],
+) -> CachedStates:
+    width = teacher.config.hidden_size
+    logits_folder = _folder(args, teacher, dataset, environment, cache_dir)
+    folder = _place(logits_folder.with_name(f"{logits_folder.name}-layers-{'-'.join(map(str, layers))}"))
+    if environment.any(args.overwrite_cache or not _is_sound(folder)):
+        with atomic.atomic_folder(folder, True) if environment.is_main else nullcontext() as temporary:
+            path = None if temporary is None else temporary / _STATES
+            recorder = StateRecorder(path, dataset.lengths, layers, width, environment)
+            _ask(args, teacher, dataset, environment, logits_folder, recorder)
+            recorder.close()
+        environment.barrier()
+    return CachedStates(folder / _STATES, dataset.lengths, len(layers), width)
+
+
+def _ask(
+    args: argparse.Namespace,
+    teacher: nn.Module,
+    dataset: FeatureDataset,
+    environment: Environment,
+    folder: Path,
+    recorder: StateRecorder | None = None,
+) -> Tensor:
+    """One pass over the rows, the longest first: logits, cached in `folder`, and hidden states where asked for."""
+    started = time.monotonic()
+    precision = Precision(environment.device, args.fp16, args.bf16)
+    observe = None if recorder is None else recorder.add
+    logits = predict_logits(
+        teacher.to(environment.device),
+        dataset,
+        args.per_gpu_train_batch_size,  # not that of evaluation, which may change without changing the result
+        environment,
+        precision,
+        "Asking the teacher",
+        observe,
+    )
+    if environment.is_main:
+        with atomic.atomic_folder(folder, damaged_too=True) as temporary:
+            save_file({"logits": logits}, temporary / _LOGITS)
+    environment.barrier()
+    what = "logits" if recorder is None else "logits and hidden states"
+    logger.info("asked the teacher for %s of %d rows in %.1f s, once", what, len(dataset), time.monotonic() - started)
+    return logits
+
+
+def _folder(
+    args: argparse.Namespace, teacher: nn.Module, dataset: FeatureDataset, environment: Environment, cache_dir: Path
+) -> Path:
+    precision = Precision(environment.device, args.fp16, args.bf16)
+    fingerprint = _fingerprint(teacher, dataset, str(precision.dtype), environment.device.type)
+    return _place(cache_dir / f"teacher-{fingerprint}")
+
+
+def _place(meant: Path) -> Path:
+    folder = atomic.unclaimed(meant)
+    if folder != meant:
+        logger.warning("%s is no complete teacher cache; it is left alone and another folder is used", meant)
+    return folder
+
+
+def _is_sound(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        atomic.verify_folder(folder)
+    except atomic.DamagedError as error:
+        logger.warning("teacher cache %s is damaged and made anew: %s", folder.name, error)
+        return False
+    return True
+
+
+def _check_tokenizers(student: Any, teacher: Any, name: str) -> None:
+    differing = differing_tokens(student, teacher)
+    if not differing and student(_PROBE)["input_ids"] == teacher(_PROBE)["input_ids"]:
+        return
+    if not differing:
+        raise ValueError(
+            f"--teacher_name_or_path {name} has the student's vocabulary but cuts texts in another way (upper case, "
+            "accents, special tokens); teacher and student must give the same token ids"
+        )
+    raise ValueError(
+        f"--teacher_name_or_path {name} has another tokenizer than the student: {len(differing)} tokens differ, "
+        f"such as {differing[0]!r}; teacher and student must give the same token ids"
+    )
+
+
+def _fingerprint(teacher: nn.Module, dataset: FeatureDataset, *others: str) -> str:
+    digest = hashlib.sha256("/".join((dataset.fingerprint, teacher.config.to_json_string(), *others)).encode())
+    for name, value in sorted(teacher.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(bytes_of(value))
+    return digest.hexdigest()[:32]
+
+
+def _read(folder: Path, rows: int) -> Tensor | None:
+    if not _is_sound(folder):
+        return None
+    logits = load_file(folder / _LOGITS).get("logits")
+    return logits if logits is not None and len(logits) == rows else None

@@ -1,0 +1,329 @@
+"""The report of a tiny model: the numbers are those of its forms, and the page shows them and loads nothing."""
+
+from __future__ import annotations
+
+import copy
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import tiny
+import tiny_masked
+import torch
+
+from emmental import atomic
+from emmental.export.model_folder import read_model
+from emmental.export.storage import package_sizes
+from emmental.reporting.measurements import DevData, quality, training_command
+from emmental.reporting.page import card_tables, page
+from emmental.reporting.report import CARD_BEGIN, CARD_END, draw, insert_tables, main, training_history
+from emmental.tasks import read_split, resolve_task
+from emmental.training.arguments import build_parser, parse_arguments, recorded_arguments
+
+VOID = {"meta", "img"}
+FAST = [
+    "--seconds",
+    "0.001",
+    "--threads",
+    "1",
+    "--batch_sizes",
+    "1",
+    "2",
+    "--lengths",
+    "4",
+    "8",
+    "--max_seq_length",
+    "16",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A folder with a fine-pruned model, its task, and the report that the command wrote."""
+    folder = tmp_path_factory.mktemp("report")
+    tiny_masked.save(folder / "masked")
+    tiny.write_task(folder / "data", "sst-2")
+    (folder / "masked" / "README.md").write_text("# A model\n\nMade by hand.\n")
+    (folder / "masked" / "train_log.jsonl").write_text(
+        '{"step": 1, "loss": 0.7, "remaining": 100.0}\n{"step": 2, "loss": 0.6, "remaining": 25.0}\n'
+    )
+    (folder / "masked" / "summary.json").write_text('{"updates": 2, "environment": {"processes": 2}}')
+    flags = recorded_arguments(
+        parse_arguments(["--data_dir", "glue", "--task_name", "sst-2", "--learning_rate", "0.1"])
+    )
+    (folder / "masked" / "training_args.json").write_text(json.dumps(flags))
+    main([*arguments(folder), "--results", str(folder / "results.json"), "--model_card", *FAST])
+    return folder
+
+
+def arguments(folder: Path) -> list[str]:
+    named = ("--model_name_or_path", folder / "masked", "--data_dir", folder / "data", "--task_name", "sst-2")
+    return [str(word) for word in (*named, "--target", folder / "report.html")]
+
+
+@pytest.fixture(scope="module")
+def results(run) -> dict:
+    return json.loads((run / "results.json").read_text())
+
+
+class Page(HTMLParser):
+    """Checks that elements are closed in order, and collects text, attributes and the data of pictures."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data.strip())
+
+
+def test_quality_is_what_the_model_answers(run, results):
+    model, split = read_model(run / "masked"), read_split(resolve_task("sst-2"), run / "data", "dev")
+    encoded = tiny.tokenizer()(split.texts_a, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        right = (model(**encoded).logits.argmax(1) == torch.tensor(split.labels)).float().mean()
+    rows = {row["name"]: row for row in results["quality"]}
+    assert list(rows) == ["masked", "dense", "sparse", "onnx fp32", "onnx int8", "int8 package"]
+    assert rows["masked"]["metrics"]["acc"] == pytest.approx(right.item())
+    assert rows["masked"]["rows"] == 10
+    for name in ("dense", "sparse", "onnx fp32"):
+        assert rows[name]["largest_difference"] <= 1e-5
+        assert (rows[name]["agreement"], rows[name]["metrics"]) == (1.0, rows["masked"]["metrics"])
+    assert 1e-5 < rows["int8 package"]["largest_difference"] < 0.1
+
+
+def test_remaining_is_a_quarter(results):
+    matrices = 2 * (4 * 16 * 16 + 2 * 16 * 32)
+    assert results["remaining"]["sums"]["encoder matrices"] == {
+        "remaining": matrices // 4,
+        "total": matrices,
+        "percent": 25.0,
+    }
+    assert len(results["remaining"]["matrices"]) == 12
+
+
+def test_sizes_are_those_of_the_files(run, results):
+    files, rows = run / "report-files", {row["name"]: row for row in results["sizes"]}
+    embeddings = (41 + 32 + 2) * 16
+    for name, file in {
+        "checkpoint": run / "masked" / "model.safetensors",
+        "bertarized": files / "plain" / "model.safetensors",
+        "onnx fp32": files / "onnx" / "model.onnx",
+        "onnx int8": files / "onnx" / "model-int8.onnx",
+        "int8 package": files / "int8.emmental",
+    }.items():
+        assert rows[name]["bytes"] == file.stat().st_size
+    assert rows["bertarized"]["bytes"] - rows["bertarized"]["without_embeddings"] == 4 * embeddings
+    assert rows["onnx int8"]["bytes"] - rows["onnx int8"]["without_embeddings"] == embeddings
+    assert rows["fp32 package"]["bound"] == package_sizes(files / "fp32.emmental").bound
+
+
+def test_latency_of_every_shape(results):
+    rows = results["latency"]
+    assert [(row["batch"], row["length"]) for row in rows[::4]] == [(1, 4), (1, 8), (2, 4), (2, 8)]
+    assert [row["model"] for row in rows[:4]] == ["dense", "sparse", "onnx fp32", "onnx int8"]
+    for row in rows:
+        dense = next(
+            r for r in rows if (r["batch"], r["length"], r["model"]) == (row["batch"], row["length"], "dense")
+        )
+        assert row["speedup"] == pytest.approx(dense["median_ms"] / row["median_ms"])
+
+
+def test_what_is_recorded(results):
+    assert results["training"]["command"] == (
+        "torchrun --nproc_per_node=2 masked_run_glue.py --data_dir glue --task_name sst-2 --do_train --do_eval "
+        "--learning_rate 0.1 --output_dir outputs/sst-2"
+    )
+    assert results["training"]["summary"]["updates"] == 2
+    assert results["command"].startswith("python -m emmental.export.report --model_name_or_path ")
+    assert results["environment"]["threads"] == 1
+    assert results["environment"]["torch"] == torch.__version__
+
+
+def test_the_page_holds_the_numbers_and_loads_nothing(run, results):
+    text = (run / "report.html").read_text()
+    shown = Page(text)
+    assert shown.open == []
+    assert "script" not in shown.tags
+    assert "link" not in shown.tags
+    assert [value[:22] for name, value in shown.attributes if name == "src"] == ["data:image/png;base64,"] * 2
+    assert not {name for name, _ in shown.attributes} & {"href", "srcset", "onload", "action"}
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "url(" not in text
+    assert "default-src 'none'" in text
+    row = results["quality"][0]
+    assert f"{100 * row['metrics']['acc']:.2f}" in shown.words
+    assert "25.0 %" in shown.words
+    assert f"{results['sizes'][0]['bytes'] / 1e6:.3f}" in shown.words
+    assert f"{results['latency'][1]['median_ms']:.2f}" in shown.words
+    assert "torchrun --nproc_per_node=2 masked_run_glue.py" in " ".join(shown.words)
+
+
+def test_everything_is_escaped(run, results):
+    hostile = copy.deepcopy(results)
+    evil = "<script>alert('x')</script><img src=http://evil.example/a.png>\"&"
+    hostile.update(name=evil, task=evil, architecture=evil, command=evil)
+    hostile["training"] = {"command": evil, "summary": {evil: evil, "inner": {"a": [evil]}}}
+    hostile["environment"] = {"processor": evil, evil: evil, "threads": 1}
+    hostile["pruning"]["method"] = evil
+    for row in hostile["quality"]:
+        row["metrics"][evil] = 0.5
+    for name, count in results["remaining"]["matrices"].items():
+        hostile["remaining"]["matrices"][name.replace("layer.0", evil)] = count
+    shown = Page(page(hostile, draw(hostile, training_history(run / "masked"))))
+    assert shown.open == []
+    assert "script" not in shown.tags
+    assert not [value for name, value in shown.attributes if name == "src" and not value.startswith("data:")]
+    assert evil in shown.words
+
+
+def test_the_card_has_the_tables_once(run, results):
+    card = (run / "masked" / "README.md").read_text()
+    assert card.startswith("# A model\n\nMade by hand.\n")
+    assert card.count(CARD_BEGIN) == card.count(CARD_END) == 1
+    assert card_tables(results) in card
+    assert "| ONNX int8 | " in card
+    lines = [line for line in card.splitlines() if line.startswith("| sparse, emmental")]
+    assert len(lines) == 1
+    assert lines[0].count("|") == 2 + 1 + 4
+
+
+def test_tables_are_put_between_their_markers():
+    once = insert_tables("# Card\n", "one")
+    assert once == f"# Card\n\n{CARD_BEGIN}\none\n{CARD_END}\n"
+    assert insert_tables(f"{once}\nBelow.\n", "two") == f"# Card\n\n{CARD_BEGIN}\ntwo\n{CARD_END}\n\nBelow.\n"
+
+
+def test_the_command_that_trained_parses_to_the_same_flags():
+    argv = ["--data_dir", "my data", "--task_name", "rte", "--do_train", "--global_topk", "--no-pictures", "--bf16"]
+    argv += ["--teacher_name_or_path", "t", "--alpha_hidden_cos", "0.5", "--teacher_layers", "1,3", "--seed", "7"]
+    flags = recorded_arguments(parse_arguments(argv))
+    command = training_command(json.loads(json.dumps(flags)))
+    assert command.startswith("python masked_run_glue.py --data_dir 'my data' --task_name rte --do_train ")
+    assert "--teacher_layers 1,3" in command
+    assert "--no-pictures" in command
+    again = ["my data" if word == "my_data" else word for word in command.replace("'my data'", "my_data").split()[2:]]
+    assert recorded_arguments(parse_arguments(again)) == flags
+    assert training_command(vars(build_parser().parse_args([]))) == "python masked_run_glue.py"
+
+
+def test_a_plain_model_again(run, tmp_path):
+    plain = run / "report-files" / "plain"
+    flags = ["--model_name_or_path", str(plain), "--data_dir", str(run / "data"), "--task_name", "sst2"]
+    for _ in range(2):  # the second replaces the first
+        main([*flags, "--target", str(tmp_path / "r.html"), "--results", str(tmp_path / "r.json"), *FAST])
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert [row["name"] for row in found["quality"]] == ["dense", "sparse", "onnx fp32", "onnx int8", "int8 package"]
+    assert found["sizes"][0]["name"] == "bertarized"
+    assert (found["pruning"], found["training"]) == (None, {})
+    assert "holds no record of its training" in (tmp_path / "r.html").read_text()
+    assert found["remaining"]["sums"]["encoder matrices"]["percent"] == 25.0
+
+
+def test_own_files(run, tmp_path):
+    (tmp_path / "dev.tsv").write_text("sentence1\tlabel\nkasa lote\t1\nkasa\t0\n")
+    flags = ["--model_name_or_path", str(run / "masked"), "--validation_file", str(tmp_path / "dev.tsv")]
+    with pytest.raises(SystemExit) as stopped:
+        main([*flags, "--target", str(tmp_path / "r.html"), *FAST])
+    assert stopped.value.code == 2  # its labels are called LABEL_0 and LABEL_1
+    (tmp_path / "dev.tsv").write_text("sentence1\tlabel\nkasa lote\tLABEL_1\nkasa\tLABEL_0\n")
+    main([*flags, "--target", str(tmp_path / "r.html"), *FAST])
+    assert "2 dev rows" in (tmp_path / "r.html").read_text()
+
+
+def data_of(folder: Path, task: str) -> DevData:
+    return DevData(resolve_task(task), str(tiny.write_task(folder / task, task)), 16, 4, folder / "features")
+
+
+def test_mnli_has_two_dev_files(tmp_path):
+    model = tiny_masked.make(num_labels=3)
+    (row,) = quality(model, {}, data_of(tmp_path, "mnli"), tiny.tokenizer())
+    assert set(row["metrics"]) == {"mnli/acc", "mnli-mm/acc"}
+    assert row["rows"] == 20
+
+
+def test_regression_has_no_classes(tmp_path):
+    model = tiny_masked.make(num_labels=1, problem_type="regression")
+    (row,) = quality(model, {}, data_of(tmp_path, "sts-b"), tiny.tokenizer())
+    assert set(row["metrics"]) == {"pearson", "spearmanr", "corr"}
+    assert row["agreement"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--threads", "0"], "--threads accepts numbers from 1, not 0"),
+        (["--seconds", "nan"], "--seconds accepts numbers above 0, not nan"),
+        (["--lengths", "8", "0"], "--lengths accepts numbers from 1, not 0"),
+        (["--lengths", "33"], "--lengths 33 is more than the 32 positions"),
+        (["--batch_sizes", "one"], "invalid int value: 'one'"),
+        (["--task_name", "sst-3"], "--task_name 'sst-3' is none of"),
+        (["--task_name", "mnli"], "dev_matched.tsv is missing"),
+        (["--validation_file", "dev.csv"], "--validation_file stands in for --data_dir and --task_name"),
+        (["--model_name_or_path", "nowhere"], "has no config.json"),
+        (["--threshold", "30"], "accepts the fraction of weights that stay"),
+        (["--target", "notes.txt"], "--target notes.txt exists and is no report; it is left alone"),
+        (["--results", "data"], "--results data is a folder"),
+        (["--model_card", "--model_name_or_path", "sealed"], "has a manifest.json, and none of its files may change"),
+        (["--model_card", "--model_name_or_path", "data"], "has no README.md"),
+        (["--model_name_or_path", "regressor"], "has 1 outputs, --task_name sst-2 needs 2"),
+        (["--model_name_or_path", "tagger"], "accepts a sequence classifier"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(flags, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_masked.save(Path("masked"))
+    tiny_masked.save(Path("regressor"), num_labels=1)
+    tiny_masked.save(Path("tagger"), "MaskedBertForTokenClassification")
+    tiny.write_task(Path("data"), "sst-2")
+    Path("notes.txt").write_text("mine")
+    with atomic.atomic_folder("sealed") as folder:
+        (folder / "README.md").write_text("a card")
+    before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()  # the bars of saving
+    named = ["--model_name_or_path", "masked", "--data_dir", "data", "--task_name", "sst-2", "--max_seq_length", "16"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*named, *flags])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    assert Path("notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("summary.json", "{"),
+        ("training_args.json", "[1]"),
+        ("train_log.jsonl", '{"step": 1, "loss": "high"}\n'),
+        ("tokenizer.json", "{"),
+    ],
+)
+def test_damaged_files_of_the_folder(name, content, tmp_path, capsys):
+    tiny_masked.save(tmp_path / "masked")
+    tiny.write_task(tmp_path / "data", "sst-2")
+    (tmp_path / "masked" / name).write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments(tmp_path), *FAST])
+    assert stopped.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert name in last
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "masked"]

@@ -1,0 +1,169 @@
+"""Warnings that name the flags to change, the final table, and a model card the Hub can read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from torch import nn
+from transformers import AutoConfig, BertForSequenceClassification
+
+from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
+from emmental.patching import set_threshold
+from emmental.reporting import summary as reported
+from emmental.reporting.summary import (
+    HIGH_CHURN,
+    environment_facts,
+    final_table,
+    model_card,
+    summary,
+    warn_of_churn,
+    warn_of_collapse,
+)
+from emmental.runs.processes import Environment
+from emmental.tasks.processors import Layout, Task, resolve_task
+
+
+@pytest.fixture
+def pruned(bert_dir) -> nn.Module:
+    config = MaskedBertConfig.from_dense(AutoConfig.from_pretrained(bert_dir))
+    model = MaskedBertForSequenceClassification.from_pretrained(bert_dir, config=config).eval()
+    set_threshold(model, 0.25)
+    return model
+
+
+@pytest.fixture
+def args(make_args: Callable[..., argparse.Namespace]) -> argparse.Namespace:
+    return make_args(mask_scores_learning_rate=0.03, learning_rate=2e-4)
+
+
+class TestWarnings:
+    def test_high_churn_is_warned_of_once_in_a_row(self, args, caplog):
+        high = 0
+        for churn, expected in ((0.5, 0), (0.5, 0), (0.5, 1), (0.5, 1), (0.0, 1), (0.5, 1), (0.5, 1), (0.5, 2)):
+            high = warn_of_churn(args, churn, high)
+            assert len(caplog.records) == expected
+        assert "50.0 % of the mask entries" in caplog.text
+        assert "--mask_scores_learning_rate (now 0.03)" in caplog.text
+        assert "--mask_init magnitude" in caplog.text
+
+    def test_low_churn_is_not(self, args, caplog):
+        high = 0
+        for _ in range(5):
+            high = warn_of_churn(args, HIGH_CHURN, high)
+        assert high == 0
+        assert not caplog.records
+
+    def test_one_rank_warns_for_all(self, args, caplog):
+        args.environment = Environment(rank=1, world_size=2)
+        warn_of_collapse(args, 1)
+        for _ in range(5):
+            warn_of_churn(args, 0.5, 2)
+        assert not caplog.records
+
+    def test_collapse(self, args, caplog):
+        warn_of_collapse(args, None)
+        assert not caplog.records
+        warn_of_collapse(args, 1)
+        assert "every prediction is class '1'" in caplog.text
+        for flag in ("--mask_scores_learning_rate (now 0.03)", "--learning_rate (now 0.0002)", "--final_threshold"):
+            assert flag in caplog.text
+
+
+class TestFinalTable:
+    def test_rows(self, args, pruned, tmp_path):
+        pruned.save_pretrained(tmp_path / "out")
+        (tmp_path / "out" / "train_log.jsonl").write_text("")
+        lines = final_table(args, pruned, {"acc": 0.87654, "entropy": 0.5}, 125.4).splitlines()
+        assert set(lines[0]) == set(lines[-1]) == {"-"}
+        rows = dict(line.split("  ", 1) for line in lines[1:-1])
+        rows = {name.strip(): value.strip() for name, value in rows.items()}
+        assert rows["acc"] == "0.8765"
+        assert rows["remaining weights"].startswith("25.00 %")
+        assert rows["size on disk"].startswith("0.0 MB (model.safetensors")
+        assert rows["time"] == "2 min 5 s"
+        assert rows["model"] == str(tmp_path / "out")
+        assert rows["log"] == str(tmp_path / "out" / "train_log.jsonl")
+        assert "pictures" not in rows
+
+    def test_a_run_that_only_predicts_names_the_model_it_used_and_its_files(self, args, pruned, tmp_path):
+        args.task, args.do_train, args.do_eval, args.do_predict = resolve_task("mnli"), False, False, True
+        (tmp_path / "out").mkdir()
+        for name in ("MNLI-m.tsv", "MNLI-mm.tsv"):
+            (tmp_path / "out" / name).write_text("index\tprediction\n")
+        lines = final_table(args, pruned, {}, 1.0).splitlines()[1:-1]
+        rows = [tuple(cell.strip() for cell in line.split("  ", 1)) for line in lines]
+        assert ("model", str(args.model_name_or_path)) in rows
+        assert ("predictions", str(tmp_path / "out" / "MNLI-m.tsv")) in rows
+        assert ("predictions", str(tmp_path / "out" / "MNLI-mm.tsv")) in rows
+
+    def test_before_anything_is_saved(self, args, pruned):
+        assert "size on disk" not in final_table(args, pruned, {}, 1.0)
+
+
+class TestModelCard:
+    def test_the_hub_reads_its_metrics(self, args, pruned):
+        card = ModelCard(model_card(args, pruned, {"acc": 0.876543, "entropy": 0.5}))
+        data = card.data.to_dict()
+        assert data["library_name"] == "transformers"
+        assert data["pipeline_tag"] == "text-classification"
+        assert data["tags"] == ["emmental", "movement-pruning", "topK"]
+        (result,) = card.data.eval_results
+        assert (result.task_type, result.dataset_name) == ("text-classification", "GLUE sst-2")
+        assert (result.metric_type, result.metric_value) == ("acc", 0.8765)
+
+    def test_text(self, args, pruned):
+        text = ModelCard(model_card(args, pruned, {"acc": 0.876543})).text
+        assert "| acc | 0.8765 |" in text
+        assert "topK, threshold 0.25, 25.00 % remain" in text
+        assert "import emmental" in text
+
+    def test_without_results_or_masks(self, args, bert_dir):
+        dense = BertForSequenceClassification.from_pretrained(bert_dir)
+        card = ModelCard(model_card(args, dense, {}))
+        assert card.data.eval_results is None
+        assert card.data.tags == ["emmental"]
+        assert "Encoder: dense" in card.text
+
+    def test_regression_on_own_files_is_called_so(self, args, pruned):
+        layout = Layout(("mine.csv",), "sentence1", label="label")
+        args.task = Task("custom", (), ("corr",), "corr", "predictions.tsv", layout, layout, None)
+        card = ModelCard(model_card(args, pruned, {"corr": 0.5}))
+        (result,) = card.data.eval_results
+        assert (result.dataset_type, result.dataset_name) == ("custom", "own files")
+        assert "A BERT regressor for custom" in card.text
+
+    def test_a_folder_of_this_machine_is_not_named_as_a_base_model(self, args, pruned, bert_dir):
+        assert str(bert_dir) not in model_card(args, pruned, {})
+        args.model_name_or_path = "google-bert/bert-base-uncased"
+        assert ModelCard(model_card(args, pruned, {})).data.base_model == "google-bert/bert-base-uncased"
+
+
+def test_a_refused_upload_says_where_the_model_is(args, monkeypatch):
+    class Refusing:
+        def create_repo(self, *_: object, **__: object) -> None:
+            raise ConnectionError("the Hub is away")
+
+    monkeypatch.setattr(reported, "HfApi", Refusing)
+    with pytest.raises(OSError, match=r"--push_to_hub: the Hub is away \(the finished model is in ") as refused:
+        reported.push_to_hub(args)
+    assert str(args.output_dir) in str(refused.value)
+
+
+def test_summary(args, pruned):
+    history = [{"step": 4}, {"step": 10}, {"step": 10, "eval": {}}]
+    found = summary(args, pruned, {"acc": 0.5, "entropy": 0.1}, history, 12.34)
+    json.dumps(found, allow_nan=False)
+    assert found["metrics"] == {"acc": 0.5}
+    assert (found["task"], found["method"], found["remaining"]) == ("sst-2", "topK", 25.0)
+    assert (found["updates"], found["seconds"]) == (10, 12.3)
+
+
+def test_environment(args):
+    line = environment_facts(args)
+    assert line["torch"] == torch.__version__
+    assert (line["device"], line["processes"], line["threads"]) == ("cpu", 1, 1)

@@ -1,0 +1,53 @@
+"""Which checkpoint a run goes on from, and when it is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from emmental import atomic
+from emmental.runs.resuming import RunFlags, checkpoint_to_resume
+
+
+def checkpoint(folder: Path, step: int, **arguments: object) -> Path:
+    with atomic.atomic_folder(folder / f"checkpoint-{step}") as temporary:
+        (temporary / "training_state.json").write_text(json.dumps({"arguments": arguments}))
+    return folder / f"checkpoint-{step}"
+
+
+def test_nothing_to_resume(tmp_path):
+    assert checkpoint_to_resume(tmp_path, {}, False, RunFlags()) is None
+    assert checkpoint_to_resume(tmp_path / "nowhere", {}, False, RunFlags()) is None
+
+
+def test_the_newest_of_the_same_run(tmp_path):
+    checkpoint(tmp_path, 9, seed=42)
+    checkpoint(tmp_path, 10, seed=42)
+    assert checkpoint_to_resume(tmp_path, {"seed": 42}, False, RunFlags()).name == "checkpoint-10"
+
+
+def test_the_one_before_a_damaged_one(tmp_path):
+    checkpoint(tmp_path, 9, seed=42)
+    (checkpoint(tmp_path, 10, seed=42) / "training_state.json").write_text("")
+    assert checkpoint_to_resume(tmp_path, {"seed": 42}, False, RunFlags()).name == "checkpoint-9"
+
+
+def test_all_damaged(tmp_path):
+    (checkpoint(tmp_path, 10) / "training_state.json").unlink()
+    with pytest.raises(ValueError, match=r"every checkpoint in --dump_path .* is damaged; --force starts afresh"):
+        checkpoint_to_resume(tmp_path, {}, False, RunFlags("--dump_path", "--force"))
+
+
+def test_another_run_is_refused_with_all_that_differs(tmp_path):
+    checkpoint(tmp_path, 3, seed=42, rate=0.1, old=1)
+    identity = {"seed": 43, "rate": 0.1, "new": True}
+    with pytest.raises(ValueError, match="holds another run") as caught:
+        checkpoint_to_resume(tmp_path, identity, False, RunFlags())
+    message = str(caught.value)
+    assert "(checkpoint-3): new None -> True; old 1 -> None; seed 42 -> 43." in message
+    assert "--overwrite_output_dir" in message
+    assert "--accept_changes" in message
+    assert "rate" not in message
+    assert checkpoint_to_resume(tmp_path, identity, True, RunFlags()).name == "checkpoint-3"

@@ -1,0 +1,90 @@
+"""The losses of distillation, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from emmental.runs.processes import Environment
+from emmental.teaching.losses import (
+    LmOutputs,
+    averaged,
+    cosine_distance,
+    distillation_loss,
+    lm_loss_sums,
+    task_loss,
+    teacher_loss,
+    weighted_mean,
+)
+
+LOG3 = math.log(3)
+
+
+def test_distillation_loss_by_hand() -> None:
+    # At temperature 2 the teacher's (2 log 3, 0) is (3/4, 1/4); the student's (0, 0) is (1/2, 1/2).
+    teacher, student = torch.tensor([[2 * LOG3, 0.0]]), torch.zeros(1, 2)
+    kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert distillation_loss(student, teacher, 2.0).tolist() == pytest.approx([4 * kl])
+    assert distillation_loss(teacher, teacher, 2.0).tolist() == pytest.approx([0.0], abs=1e-7)
+
+
+def test_cosine_distance_by_hand() -> None:
+    one, other = (
+        torch.tensor([[1.0, 0.0], [1.0, 0.0], [2.0, 0.0]]),
+        torch.tensor([[0.0, 3.0], [-1.0, 0.0], [5.0, 0.0]]),
+    )
+    assert cosine_distance(one, other).tolist() == pytest.approx([1.0, 2.0, 0.0], abs=1e-7)
+
+
+def test_task_losses_by_hand() -> None:
+    assert task_loss(torch.tensor([[LOG3, 0.0]]), torch.tensor([1])).tolist() == pytest.approx([math.log(4)])
+    assert task_loss(torch.tensor([[2.5]]), torch.tensor([1.0])).tolist() == pytest.approx([2.25])
+    assert teacher_loss(torch.tensor([[2.5]]), torch.tensor([[1.0]]), 7.0).tolist() == pytest.approx([2.25])
+    assert float(weighted_mean(torch.tensor([2.0, 4.0]), torch.tensor([2.0, 0.0]))) == 2.0
+
+
+def outputs() -> tuple[LmOutputs, LmOutputs]:
+    student = LmOutputs(torch.zeros(1, 3, 2), torch.tensor([[[1.0, 0.0]] * 3]))
+    logits = torch.tensor([[[LOG3, 0.0], [0.0, 0.0], [9.0, 9.0]]])
+    return student, LmOutputs(logits, torch.tensor([[[0.0, 1.0], [1.0, 0.0], [7.0, 7.0]]]))
+
+
+def test_lm_losses_by_hand() -> None:
+    student, teacher = outputs()
+    attended, labels = torch.tensor([[True, True, False]]), torch.tensor([[0, 1, -100]])
+    sums = lm_loss_sums(["ce", "mlm", "clm", "mse", "cos"], student, teacher, labels, attended)
+    losses, scales = averaged(sums, Environment())
+    kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert float(losses["ce"]) == pytest.approx(kl / 2, rel=1e-6)
+    assert float(losses["mlm"]) == pytest.approx(math.log(2))
+    assert float(losses["clm"]) == pytest.approx(math.log(2))
+    assert float(losses["mse"]) == pytest.approx(LOG3**2 / 2)
+    assert float(losses["cos"]) == pytest.approx(0.5)
+    assert {name: float(part.count) for name, part in sums.items()} == {
+        "ce": 2,
+        "mlm": 2,
+        "clm": 1,
+        "mse": 2,
+        "cos": 2,
+    }
+    assert float(scales["ce"]) == 0.5
+
+
+def test_only_the_masked_positions_when_asked() -> None:
+    student, teacher = outputs()
+    attended, labels = torch.tensor([[True, True, False]]), torch.tensor([[-100, 1, -100]])
+    sums = lm_loss_sums(["ce", "mse", "cos"], student, teacher, labels, attended, restrict_ce_to_mask=True)
+    losses, _ = averaged(sums, Environment())
+    assert float(losses["ce"]) == pytest.approx(0.0, abs=1e-7)
+    assert float(losses["mse"]) == 0.0
+    assert float(losses["cos"]) == pytest.approx(0.5)
+
+
+def test_no_position_is_no_loss() -> None:
+    student, teacher = outputs()
+    nothing = torch.zeros(1, 3, dtype=torch.bool)
+    sums = lm_loss_sums(["ce", "mlm", "mse"], student, teacher, torch.full((1, 3), -100), nothing)
+    losses, _ = averaged(sums, Environment())
+    assert [float(value) for value in losses.values()] == [0.0, 0.0, 0.0]
