@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from emmental.command_line import user_mistakes
 from emmental.data import LengthGroupedBatches, batch_loader
-from emmental.errors import NonFiniteError, StoppedBySignal
+from emmental.errors import NonFiniteError, StoppedBySignal, UserError
 from emmental.language_models.arguments import LOSSES, parse_arguments, recorded_arguments, run_identity, with_defaults
 from emmental.language_models.corpus import CorpusDataset
-from emmental.language_models.masking import IGNORED, LmBatchMaker, Masking
+from emmental.language_models.masking import LmBatchMaker, Masking
 from emmental.language_models.models import load_lm_run
 from emmental.modules import devices
 from emmental.patching import masked_layers, set_threshold
@@ -46,6 +46,7 @@ from emmental.runs.resuming import RunFlags, open_output
 from emmental.runs.state import LossAverages, StopSignals, batches_of_updates, seed_generators
 from emmental.teaching.hidden_states import HiddenStateMatch, ProjectedStudent
 from emmental.teaching.losses import (
+    IGNORED,
     LmLossSum,
     LmOutputs,
     averaged,
@@ -468,7 +469,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.output = None
     with user_mistakes():
         if args.n_gpu and args.n_gpu > torch.cuda.device_count():
-            raise ValueError(f"--n_gpu accepts up to {torch.cuda.device_count()} here, not {args.n_gpu}")
+            raise UserError(f"--n_gpu accepts up to {torch.cuda.device_count()} here, not {args.n_gpu}")
         args.environment = processes.start(no_cuda=args.n_gpu == 0)
     configure_logging(args.environment.is_main)
     try:

@@ -27,7 +27,7 @@ from distiller import TaskDistiller
 from emmental.atomic import DamagedError, verify_folder
 from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
-from emmental.errors import NonFiniteError, StoppedBySignal
+from emmental.errors import NonFiniteError, StoppedBySignal, UserError
 from emmental.patching import masked_layers
 from emmental.pretrained import from_pretrained
 from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
@@ -50,6 +50,7 @@ from emmental.runs.checkpoints import (
     require_finite,
     save_checkpoint,
 )
+from emmental.runs.evaluation import predict_logits
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.precision import Precision
 from emmental.runs.progress import LOG_FILE, Progress, add_pictures, configure_logging, read_log
@@ -68,7 +69,6 @@ from emmental.tasks import (
 )
 from emmental.teaching.teachers import check_hidden_states, hidden_state_match, load_teacher, teacher_logits
 from emmental.training.arguments import arguments_of_result, parse_arguments, recorded_arguments
-from emmental.training.evaluation import predict_logits
 from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
 from emmental.training.plan import Plan, plan_updates
 
@@ -143,7 +143,7 @@ def _prepare_task(args: argparse.Namespace) -> tuple[Any, FeatureDataset | None]
     if not args.do_train:
         args.model_name_or_path = model_to_evaluate(args)
     elif args.task.train is None:
-        raise ValueError(f"--task_name {args.task.name} has no training data; it takes --do_predict alone")
+        raise UserError(f"--task_name {args.task.name} has no training data; it takes --do_predict alone")
     tokenizer = load_tokenizer(args)
     for name in args.task.evaluation_tasks:
         if args.do_eval or args.evaluate_during_training or args.eval_all_checkpoints:
@@ -157,7 +157,7 @@ def _prepare_task(args: argparse.Namespace) -> tuple[Any, FeatureDataset | None]
     for line in plan.lines():
         logger.info(line)
     if problem := plan.problem():
-        raise ValueError(problem)
+        raise UserError(problem)
     return tokenizer, train_dataset
 
 

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
+from emmental.errors import UserError
 from emmental.pictures import canvas, inputs, palette, placement
 from emmental.pictures import masks as mask_arrays
 from emmental.pictures.box_file import FORM, read_box_file
@@ -60,7 +61,7 @@ class SingleImageViz:
         label_boxes: (x0, y0, x1, y1) of each label drawn so far, in pixels of the drawn picture.
 
     Raises:
-        ValueError: an argument that is not one of the above, in one line that names it.
+        UserError: an argument that is not one of the above, in one line that names it.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class SingleImageViz:
             attr_scores: as `obj_scores`.
 
         Raises:
-            ValueError: another shape or length, a NaN, an id without a name; the line names the argument. Nothing is
+            UserError: another shape or length, a NaN, an id without a name; the line names the argument. Nothing is
                 drawn then.
         """
         array = inputs.to_boxes(boxes)
@@ -212,9 +213,9 @@ class SingleImageViz:
         """
         where = inputs.to_array(position, "position")
         if where.shape != (2,) or not np.isfinite(where).all():
-            raise ValueError("position: expected two finite numbers, x and y")
+            raise UserError("position: expected two finite numbers, x and y")
         if ha not in _ALIGNMENT:
-            raise ValueError(f"ha: {ha!r} is not one of {', '.join(_ALIGNMENT)}")
+            raise UserError(f"ha: {ha!r} is not one of {', '.join(_ALIGNMENT)}")
         wanted = self.font_size if font_size is None else inputs.to_number(font_size, "font_size", above=0.0)
         color = inputs.to_color(color, "color")
         fitted = placement.fit_text(text, wanted, self._size, self._plate_size)
@@ -232,8 +233,8 @@ class SingleImageViz:
         .avif .raw .rgba` by Matplotlib, with the drawing as vectors over the image where the format has them.
 
         Raises:
-            ValueError: an ending that is no picture format.
-            OSError: the file cannot be written.
+            UserError: an ending that is no picture format.
+            UserError: the file cannot be written.
         """
         path = Path(self.saveas if saveas is None else saveas)
         suffix = canvas.picture_suffix(path)
@@ -297,17 +298,17 @@ def mask_picture(mask: object, heads: int | None = None, name: str = "", head_ax
         The picture; `save` writes it, `_get_buffer` is (height, width, 3) uint8 RGB.
 
     Raises:
-        ValueError: no mask, or heads that do not divide its rows or columns.
+        UserError: no mask, or heads that do not divide its rows or columns.
     """
     kept = mask_arrays.to_mask(mask)
     if head_axis not in (0, 1):
-        raise ValueError(f"head_axis: {head_axis!r} is neither 0 (rows) nor 1 (columns)")
+        raise UserError(f"head_axis: {head_axis!r} is neither 0 (rows) nor 1 (columns)")
     if heads is None:
         blocks, axis = mask_arrays.blocks(kept, mask_arrays.even_count(kept.shape[0]), 0), 0
         labels = [f"rows {b.start}–{b.stop - 1}: {percent(b.density)} %" for b in blocks]
     else:
         if isinstance(heads, bool) or not isinstance(heads, int | np.integer):
-            raise ValueError(f"heads: {heads!r} is not a number of attention heads")
+            raise UserError(f"heads: {heads!r} is not a number of attention heads")
         blocks, axis = mask_arrays.blocks(kept, int(heads), head_axis), head_axis
         form = "head {}: {} %" if axis == 0 else "head {}\n{} %"  # columns are narrow
         labels = [form.format(i, percent(b.density)) for i, b in enumerate(blocks)]
@@ -342,12 +343,12 @@ def save_all(
         title: heading of the overview and the curves.
 
     Raises:
-        ValueError: no mask, or one that is no mask.
-        OSError: a file cannot be written.
+        UserError: no mask, or one that is no mask.
+        UserError: a file cannot be written.
     """
     unusable = [name for name in masks if not name or "/" in name]
     if unusable:
-        raise ValueError(f"masks: {unusable[0]!r} cannot be the name of a file")
+        raise UserError(f"masks: {unusable[0]!r} cannot be the name of a file")
     folder = Path(folder)
     densities, sizes = mask_arrays.densities_of(masks), mask_arrays.sizes_of(masks)
     paths = [save_overview(folder / "overview.png", densities, title, sizes)]
@@ -382,10 +383,10 @@ def read_model_masks(folder: str | Path) -> tuple[dict[str, np.ndarray], int]:
         Module name -> (out, in) bool, and the number of heads.
 
     Raises:
-        ValueError: `folder` has no model of this kind.
+        UserError: `folder` has no model of this kind.
     """
     if not (Path(folder) / "config.json").is_file():
-        raise ValueError(f"--model_dir: {folder} has no config.json; a folder that the trainer or bertarize wrote is")
+        raise UserError(f"--model_dir: {folder} has no config.json; a folder that the trainer or bertarize wrote is")
     from safetensors import SafetensorError
     from torch import nn
     from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -401,14 +402,14 @@ def read_model_masks(folder: str | Path) -> tuple[dict[str, np.ndarray], int]:
             AutoModelForSequenceClassification, folder, config=config, local_files_only=True, use_safetensors=True
         )
     except (ValueError, OSError, SafetensorError) as error:
-        raise ValueError(f"--model_dir: {folder} holds no readable model: {error}") from error
+        raise UserError(f"--model_dir: {folder} holds no readable model: {error}") from error
     found = masks_of(model.eval()) or {
         name: module.weight.detach() != 0
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and ".encoder.layer." in f".{name}"
     }
     if not found:
-        raise ValueError(f"--model_dir: {folder} holds a model without BERT's encoder layers")
+        raise UserError(f"--model_dir: {folder} holds a model without BERT's encoder layers")
     return {name: mask.cpu().numpy() for name, mask in found.items()}, model.config.num_attention_heads
 
 
@@ -440,16 +441,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check_arguments(args: argparse.Namespace) -> None:
     if bool(args.model_dir) == bool(args.image):
-        raise ValueError("give either --model_dir or --image")
+        raise UserError("give either --model_dir or --image")
     if bool(args.image) != bool(args.boxes):
-        raise ValueError("--image and --boxes go together")
+        raise UserError("--image and --boxes go together")
     if args.image and (args.compare or args.picture or args.matrix):
-        raise ValueError("--compare, --picture and --matrix are for --model_dir")
+        raise UserError("--compare, --picture and --matrix are for --model_dir")
     args.picture = args.picture or ("mask" if args.matrix else "overview")
     if (args.picture == "mask") != bool(args.matrix):
-        raise ValueError("--picture mask and --matrix go together")
+        raise UserError("--picture mask and --matrix go together")
     if args.compare and args.picture != "overview":
-        raise ValueError(f"--compare draws two overviews, not --picture {args.picture}")
+        raise UserError(f"--compare draws two overviews, not --picture {args.picture}")
     if args.picture != "all":
         canvas.picture_suffix(args.saveas)
 
@@ -489,7 +490,7 @@ def _read_history(folder: Path) -> list[dict[str, object]]:
     from emmental.runs.progress import read_log
 
     if not (folder / _LOG_FILE).is_file():
-        raise ValueError(f"--picture curves: {folder} has no {_LOG_FILE}")
+        raise UserError(f"--picture curves: {folder} has no {_LOG_FILE}")
     return read_log(folder / _LOG_FILE)
 
 
@@ -497,7 +498,7 @@ def _only_match(ending: str, names: Mapping[str, object]) -> str:
     matches = [name for name in names if name == ending or name.endswith(f".{ending}")]
     if len(matches) != 1:
         example = next(iter(names))
-        raise ValueError(f"--matrix: {ending!r} is the end of {len(matches)} matrices; a name is such as {example}")
+        raise UserError(f"--matrix: {ending!r} is the end of {len(matches)} matrices; a name is such as {example}")
     return matches[0]
 
 

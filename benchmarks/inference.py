@@ -27,6 +27,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from benchmarks.arguments import parser  # noqa: E402
 from benchmarks.measurements import report, table  # noqa: E402
 from emmental.command_line import leave_if, range_problems, user_mistakes  # noqa: E402
+from emmental.errors import UserError  # noqa: E402
 from emmental.export.bertarize import bertarize  # noqa: E402
 from emmental.export.counts_parameters import count_parameters, read_any  # noqa: E402
 from emmental.inference.latency import Latency, Runner, measure, random_batch, speedups  # noqa: E402
@@ -115,7 +116,7 @@ def measure_model(options: argparse.Namespace, model: PreTrainedModel, name: str
     """One row for each engine and shape: the fields of `Latency`, what the model is, and the speed over dense."""
     longest, vocab_size = model.config.max_position_embeddings, model.config.vocab_size
     if max(options.length) > longest:
-        raise ValueError(f"--length accepts at most {longest} for this model, not {max(options.length)}")
+        raise UserError(f"--length accepts at most {longest} for this model, not {max(options.length)}")
     about = {"name": name, "density": count_parameters(model).encoder_matrices.percent / 100}
     rows: list[Latency] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -171,7 +172,7 @@ def largest_differences(runners: dict[str, Runner], vocab_size: int, length: int
     found = {name: (output - outputs["dense"]).abs().max().item() for name, output in outputs.items()}
     strange = [name for name, value in found.items() if not math.isfinite(value)]
     if strange:
-        raise ValueError(f"{strange[0]} answers NaN or infinite numbers")
+        raise UserError(f"{strange[0]} answers NaN or infinite numbers")
     return found
 
 

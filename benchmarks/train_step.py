@@ -31,8 +31,8 @@ from benchmarks.measurements import Spread, report, table  # noqa: E402
 from benchmarks.subjects import PHASES, SUBJECTS, Run, build  # noqa: E402
 from emmental.command_line import leave_if, user_mistakes  # noqa: E402
 from emmental.data import LengthGroupedBatches, batch_loader  # noqa: E402
+from emmental.runs.evaluation import predict_logits  # noqa: E402
 from emmental.runs.processes import peak_resident  # noqa: E402
-from emmental.training.evaluation import predict_logits  # noqa: E402
 from masked_run_glue import load_and_cache_examples  # noqa: E402
 
 FLOOR = "dense"

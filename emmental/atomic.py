@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from emmental.errors import UserError
+
 MANIFEST = "manifest.json"
 _TEMPORARY = ".incomplete-"
 _UMASK = os.umask(0)  # there is no way to read it but to set it
@@ -24,7 +26,7 @@ _FILE_MODE = 0o666 & ~_UMASK
 """What a new file gets. Safetensors makes its files for their owner alone, who is seldom the one who serves them."""
 
 
-class DamagedError(ValueError):
+class DamagedError(UserError):
     """A file or folder exists but is not what was once written there."""
 
 
@@ -44,7 +46,7 @@ def write_json(path: str | Path, value: object) -> None:
     """Replace `path` by `value` as JSON.
 
     Raises:
-        ValueError: a NaN or an infinity, which JSON does not know.
+        UserError: a NaN or an infinity, which JSON does not know.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 

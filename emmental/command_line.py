@@ -13,6 +13,8 @@ from typing import NoReturn
 
 from safetensors import SafetensorError
 
+from emmental.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
@@ -80,7 +82,7 @@ def user_mistakes() -> Iterator[None]:
     """Turn what the user got wrong inside the block into one line on standard error and exit status 2."""
     try:
         yield
-    except (ValueError, OSError, SafetensorError) as error:
+    except (UserError, OSError, SafetensorError) as error:
         logger.debug("where it happened", exc_info=True)
         message = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, SafetensorError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
 
+from emmental.errors import UserError
 from emmental.modules.masked_nn import MASK_INITS, canonical_pruning_method
 
 
@@ -20,7 +21,7 @@ class MaskedBertConfig(BertConfig):
         global_boundary: [score, ties per masked layer] of a global top-k, which then replaces `threshold`.
 
     Raises:
-        ValueError: an unknown method or start.
+        UserError: an unknown method or start.
     """
 
     model_type = "masked_bert"
@@ -35,16 +36,16 @@ class MaskedBertConfig(BertConfig):
         super().__post_init__(**kwargs)
         self.pruning_method = canonical_pruning_method(self.pruning_method)
         if self.mask_init not in MASK_INITS:
-            raise ValueError(f"mask_init must be one of {', '.join(MASK_INITS)}, not {self.mask_init!r}")
+            raise UserError(f"mask_init must be one of {', '.join(MASK_INITS)}, not {self.mask_init!r}")
 
     @classmethod
     def from_dense(cls, config: BertConfig, **masking: object) -> MaskedBertConfig:
         """The masked configuration of a dense (or masked) BERT's: everything as there, `masking` set on top.
 
         Raises:
-            ValueError: `config` is not a BERT's.
+            UserError: `config` is not a BERT's.
         """
         if not isinstance(config, BertConfig):
-            raise ValueError(f"only a BERT can be masked, and {config.model_type!r} is none")
+            raise UserError(f"only a BERT can be masked, and {config.model_type!r} is none")
         inherited = {k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures")}
         return cls(**{**inherited, **masking})

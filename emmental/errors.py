@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 
+class UserError(ValueError):
+    """A mistake that the user can mend: its message is one line, and a command line shows that line alone."""
+
+
 class NonFiniteError(RuntimeError):
     """A loss or a gradient is NaN or infinite, so the update was not made and nothing was saved."""
 

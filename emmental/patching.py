@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from emmental.errors import UserError
 from emmental.modules.masked_nn import MaskedLinear
 
 LayerFilter = Callable[[str, nn.Module], bool]
@@ -33,12 +34,12 @@ def mask_linears(
         The dotted names of the layers that were replaced.
 
     Raises:
-        ValueError: nothing matched, or an unknown method or start of the scores.
+        UserError: nothing matched, or an unknown method or start of the scores.
     """
     linears = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
     chosen = [name for name, module in linears.items() if layer_filter(name, module)]
     if not chosen:
-        raise ValueError(f"no nn.Linear of {type(model).__name__} matched the filter, so there is nothing to mask")
+        raise UserError(f"no nn.Linear of {type(model).__name__} matched the filter, so there is nothing to mask")
     for name in chosen:
         linear = linears[name]
         with torch.device("meta"):
@@ -73,11 +74,11 @@ def unmask_linears(model: nn.Module, apply_masks: bool = True) -> list[str]:
         The dotted names of the layers that were replaced.
 
     Raises:
-        ValueError: the model has no masked layer.
+        UserError: the model has no masked layer.
     """
     chosen = masked_layers(model)
     if not chosen:
-        raise ValueError(f"{type(model).__name__} has no masked layer")
+        raise UserError(f"{type(model).__name__} has no masked layer")
     for name, masked in chosen.items():
         training = masked.training
         linear = nn.Linear(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from emmental.atomic import verify_if_listed
+from emmental.errors import UserError
 
 MOST_LAYERS = 1000
 MOST_WEIGHTS = 1 << 31
@@ -33,9 +34,9 @@ def from_pretrained(loader: Any, name: str, *, flag: str = "", **options: Any) -
         options: as the loader takes them.
 
     Raises:
-        ValueError: it cannot be loaded, is damaged, wants code of its own to run, or is a configuration as
+        UserError: it cannot be loaded, is damaged, wants code of its own to run, or is a configuration as
             `check_sizes` refuses.
-        OSError: it cannot be found.
+        UserError: it cannot be found.
     """
     called = f"{flag} {name}".strip()
     with loading(called):
@@ -55,14 +56,14 @@ def loading(name: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(f"{name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"{name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     except SafetensorError as error:
-        raise ValueError(f"{name}: a .safetensors file is damaged: {error}") from error
+        raise UserError(f"{name}: a .safetensors file is damaged: {error}") from error
     except Exception as error:  # a library meets what it did not expect in many ways
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
             message = "it brings code of its own, which is never run here"
-        raise ValueError(f"{name} cannot be loaded: {message[:300] or type(error).__name__}") from error
+        raise UserError(f"{name} cannot be loaded: {message[:300] or type(error).__name__}") from error
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -83,7 +84,7 @@ def check_sizes(config: PreTrainedConfig, name: object) -> None:
     """Refuse a configuration whose model no machine holds, before anything of its size is made.
 
     Raises:
-        ValueError: sizes are no numbers, below 1, or absurd; `name` says of what.
+        UserError: sizes are no numbers, below 1, or absurd; `name` says of what.
     """
     matrices = ("hidden_size", "vocab_size", "intermediate_size", "max_position_embeddings")
     sizes = {
@@ -93,10 +94,10 @@ def check_sizes(config: PreTrainedConfig, name: object) -> None:
     }
     for key, value in sizes.items():
         if type(value) is not int or value < 1:
-            raise ValueError(f"{name}: {key} accepts whole numbers from 1, not {value!r}")
+            raise UserError(f"{name}: {key} accepts whole numbers from 1, not {value!r}")
     if sizes.get("num_hidden_layers", 0) > MOST_LAYERS:
-        raise ValueError(f"{name}: {sizes['num_hidden_layers']} layers; up to {MOST_LAYERS} are accepted")
+        raise UserError(f"{name}: {sizes['num_hidden_layers']} layers; up to {MOST_LAYERS} are accepted")
     hidden = sizes.get("hidden_size", 1)
     for key in matrices:
         if sizes.get(key, 1) * hidden > MOST_WEIGHTS:
-            raise ValueError(f"{name}: {key} {sizes[key]} by hidden_size {hidden}: no such matrix can be made")
+            raise UserError(f"{name}: {key} {sizes[key]} by hidden_size {hidden}: no such matrix can be made")

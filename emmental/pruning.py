@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from emmental.errors import UserError
 from emmental.modules.binarizer import L0_LEFT, L0_RIGHT, L0_TEMPERATURE, count_kept, kth_highest_of_all
 from emmental.patching import masked_layers, set_threshold
 
@@ -66,10 +67,10 @@ def regularization(model: nn.Module, mode: str) -> Tensor:
     l1: mean sigmoid(S). l0: mean sigmoid(S - b log(-l / r)), the expected share of open hard concrete gates.
 
     Raises:
-        ValueError: unknown mode, or a model without mask scores (`magnitude`, or dense).
+        UserError: unknown mode, or a model without mask scores (`magnitude`, or dense).
     """
     if mode not in REGULARIZATIONS:
-        raise ValueError(f"regularization must be one of {', '.join(REGULARIZATIONS)}, not {mode!r}")
+        raise UserError(f"regularization must be one of {', '.join(REGULARIZATIONS)}, not {mode!r}")
     scores = _scores_of(model)
     shift = 0.0 if mode == "l1" else L0_TEMPERATURE * math.log(-L0_LEFT / L0_RIGHT)
     return torch.stack([torch.sigmoid(score - shift).mean() for score in scores]).mean()
@@ -86,7 +87,7 @@ def global_boundary(model: nn.Module, fraction: float) -> tuple[float, list[int]
         score is finite always; all or none stay whatever the scores become later, when that is the fraction.
 
     Raises:
-        ValueError: the model has no mask scores, or the fraction is outside [0, 1].
+        UserError: the model has no mask scores, or the fraction is outside [0, 1].
     """
     scores = [score.detach().reshape(-1) for score in _scores_of(model)]
     total = sum(score.numel() for score in scores)
@@ -156,5 +157,5 @@ def remaining_weights(model: nn.Module) -> float:
 def _scores_of(model: nn.Module) -> list[nn.Parameter]:
     scores = [layer.mask_scores for layer in masked_layers(model).values() if layer.mask_scores is not None]
     if not scores:
-        raise ValueError("the model has no mask scores: magnitude pruning and dense models learn none")
+        raise UserError("the model has no mask scores: magnitude pruning and dense models learn none")
     return scores

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Sampler
 
+from emmental.errors import UserError
+
 POOL_BATCHES = 64
 
 
@@ -35,9 +37,9 @@ class _RankBatches(Sampler[RowBatch], ABC):
 
     def __init__(self, lengths: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"batch size {batch_size}, rank {rank} of {world_size} ranks: no such share")
+            raise UserError(f"batch size {batch_size}, rank {rank} of {world_size} ranks: no such share")
         if len(lengths) == 0:
-            raise ValueError("there are no examples to make batches of")
+            raise UserError("there are no examples to make batches of")
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.rank = rank
@@ -91,7 +93,7 @@ class LengthGroupedBatches(_RankBatches):
         grouped: False leaves the lengths alone: batches are cut from the shuffled rows as they come.
 
     Raises:
-        ValueError: no rows, or an impossible batch size or rank.
+        UserError: no rows, or an impossible batch size or rank.
     """
 
     def __init__(
@@ -114,10 +116,10 @@ class LengthGroupedBatches(_RankBatches):
         """Choose the order of an epoch, and skip its first `start_batch` batches: a run resumes there exactly.
 
         Raises:
-            ValueError: the epoch has fewer batches than are to be skipped.
+            UserError: the epoch has fewer batches than are to be skipped.
         """
         if not 0 <= start_batch <= len(self):
-            raise ValueError(f"batch {start_batch} of an epoch with {len(self)} batches")
+            raise UserError(f"batch {start_batch} of an epoch with {len(self)} batches")
         self.epoch = epoch
         self.start_batch = start_batch
 
@@ -146,7 +148,7 @@ class SequentialBatches(_RankBatches):
         rank, world_size: which share is yielded.
 
     Raises:
-        ValueError: no rows, or an impossible batch size or rank.
+        UserError: no rows, or an impossible batch size or rank.
     """
 
     def _global_batches(self) -> list[np.ndarray]:

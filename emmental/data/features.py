@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from emmental.atomic import MANIFEST, DamagedError, atomic_folder, read_manifest, sha256_of, unclaimed, verify_folder
 from emmental.data.batching import RowBatch
 from emmental.data.tokenization import plain_text_backend
+from emmental.errors import UserError
 from emmental.tasks.processors import Split, Task, read_split, split_files
 
 logger = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ def load_features(
         show_progress: show a bar while tokenising.
 
     Raises:
-        ValueError: a fault in the data (see `read_split`), a slow tokenizer or one without a padding token, or a
+        UserError: a fault in the data (see `read_split`), a slow tokenizer or one without a padding token, or a
             length that leaves no room for text.
     """
     backend = _private_backend(tokenizer, max_seq_length, paired=task.layout(split).text_b is not None)
@@ -230,12 +231,10 @@ def _private_backend(tokenizer: PreTrainedTokenizerBase, max_seq_length: int, pa
     """A copy of the tokenizer's backend that truncates, does not pad, and reads special tokens in the text as text."""
     backend = plain_text_backend(tokenizer)
     if tokenizer.pad_token_id is None:
-        raise ValueError(f"--tokenizer_name {tokenizer.name_or_path}: the tokenizer has no padding token")
+        raise UserError(f"--tokenizer_name {tokenizer.name_or_path}: the tokenizer has no padding token")
     smallest = backend.num_special_tokens_to_add(paired) + 1
     if max_seq_length < smallest:
-        raise ValueError(
-            f"--max_seq_length {max_seq_length}: at least {smallest} is needed, special tokens and a word"
-        )
+        raise UserError(f"--max_seq_length {max_seq_length}: at least {smallest} is needed, special tokens and a word")
     backend.enable_truncation(max_seq_length, strategy="longest_first", direction=tokenizer.truncation_side)
     return backend
 
@@ -302,14 +301,14 @@ def _boundaries(encodings: list[Encoding], counts: np.ndarray) -> np.ndarray:
     """How many leading tokens of each row have type 0; all others have type 1.
 
     Raises:
-        ValueError: the tokenizer gives types that are not zeros followed by ones.
+        UserError: the tokenizer gives types that are not zeros followed by ones.
     """
     types = np.fromiter(itertools.chain.from_iterable(e.type_ids for e in encodings), np.int32, int(counts.sum()))
     rows = np.repeat(np.arange(len(counts)), counts)
     boundaries = counts - np.bincount(rows, weights=types, minlength=len(counts)).astype(np.int64)
     within = np.arange(len(types)) - np.repeat(np.cumsum(counts) - counts, counts)
     if not np.array_equal(types, within >= boundaries[rows]):
-        raise ValueError("--tokenizer_name: its token types are not 0 for the first text and 1 for the second")
+        raise UserError("--tokenizer_name: its token types are not 0 for the first text and 1 for the second")
     return boundaries.astype(np.int32)
 
 

@@ -8,15 +8,17 @@ import json
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from emmental.errors import UserError
+
 
 def plain_text_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """A copy of the tokenizer's backend that neither pads nor truncates, and reads special tokens in a text as text.
 
     Raises:
-        ValueError: a slow tokenizer, which has no such backend.
+        UserError: a slow tokenizer, which has no such backend.
     """
     if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"--tokenizer_name {tokenizer.name_or_path}: a fast tokenizer (tokenizer.json) is needed")
+        raise UserError(f"--tokenizer_name {tokenizer.name_or_path}: a fast tokenizer (tokenizer.json) is needed")
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
     backend.no_truncation()

@@ -18,6 +18,7 @@ from transformers import BertConfig, PreTrainedModel
 import emmental
 from emmental import MaskedBertConfig, atomic
 from emmental.command_line import OneLineParser, user_mistakes
+from emmental.errors import UserError
 from emmental.export.model_folder import (
     PLAIN_CLASSES,
     WEIGHT_FILES,
@@ -47,7 +48,7 @@ def bertarize(model: PreTrainedModel) -> PreTrainedModel:
     Weights are multiplied by their masks (`l0`: by the gates of evaluation); a pruned one is +0.0 exactly.
 
     Raises:
-        ValueError: the model is not masked, or is no BERT of a known head.
+        UserError: the model is not masked, or is no BERT of a known head.
     """
     name = plain_class_name([type(model).__name__], type(model).__name__)
     plain = copy.deepcopy(model).eval()
@@ -77,13 +78,13 @@ def bertarize_folder(
         pruning_method, threshold: override what the model records.
 
     Raises:
-        ValueError: as `read_model`; the model is not masked.
+        UserError: as `read_model`; the model is not masked.
         FileExistsError: `target` is something else.
     """
     source, target = Path(source), Path(target)
     _refuse_foreign(target)
     if read_settings(source)["model_type"] != MaskedBertConfig.model_type:
-        raise ValueError(f"--model_name_or_path {source} is not masked, so there is nothing to convert")
+        raise UserError(f"--model_name_or_path {source} is not masked, so there is nothing to convert")
     masked = read_model(source, pruning_method, threshold)
     plain = bertarize(masked)
     with atomic.atomic_folder(target) as temporary:

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from emmental.command_line import OneLineParser, user_mistakes
+from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags
 from emmental.export.model_folder import read_model
 from emmental.export.storage import load_package
@@ -74,11 +75,11 @@ def count_parameters(model: PreTrainedModel) -> ModelCounts:
     """Count what remains: by the masks in use where layers are masked, by exact zeros in the encoder where not.
 
     Raises:
-        ValueError: the model has no encoder.
+        UserError: the model has no encoder.
     """
     matrices = _count_matrices(model)
     if not matrices:
-        raise ValueError(f"{type(model).__name__} has no encoder whose weights could be counted")
+        raise UserError(f"{type(model).__name__} has no encoder whose weights could be counted")
     encoder_matrices = sum(matrices.values(), Count(0, 0))
     pruned = {f"{name}.weight" for name in matrices}
     unpruned = {"encoder": 0, "embeddings": 0, "": 0}
@@ -96,12 +97,12 @@ def read_any(path: str | Path, pruning_method: str | None = None, threshold: flo
     """The model of a folder, masked or plain, or of a package.
 
     Raises:
-        ValueError: as `read_model` and `load_package`; flags about masks for a package.
+        UserError: as `read_model` and `load_package`; flags about masks for a package.
     """
     if not Path(path).is_file():
         return read_model(path, pruning_method, threshold)
     if pruning_method is not None or threshold is not None:
-        raise ValueError(f"{path} is a package: --pruning_method and --threshold are for masked models")
+        raise UserError(f"{path} is a package: --pruning_method and --threshold are for masked models")
     return load_package(path)
 
 

@@ -24,6 +24,7 @@ from transformers import (
 
 import emmental
 from emmental import MaskedBertConfig, atomic
+from emmental.errors import UserError
 from emmental.modules.masked_nn import FRACTION_METHODS, canonical_pruning_method
 from emmental.patching import set_threshold
 from emmental.pretrained import check_sizes
@@ -62,7 +63,7 @@ def read_model(
         threshold: overrides its threshold, and a global top-k with it.
 
     Raises:
-        ValueError: no such folder, no BERT, damaged or incomplete weights, NaN among them, a masked model without a
+        UserError: no such folder, no BERT, damaged or incomplete weights, NaN among them, a masked model without a
             threshold, or one outside what its method accepts; one line that names the file or the flag.
     """
     folder = Path(folder)
@@ -72,7 +73,7 @@ def read_model(
     state = _read_weights(folder)
     masked = settings.get("model_type") == MaskedBertConfig.model_type
     if not masked and (pruning_method is not None or threshold is not None):
-        raise ValueError(f"{folder} is not masked: --pruning_method and --threshold are for masked models")
+        raise UserError(f"{folder} is not masked: --pruning_method and --threshold are for masked models")
     name = plain_class_name(settings.get("architectures"), str(folder / "config.json"))
     given = {key: value for key, value in settings.items() if key != "model_type"}
     config = make_config(MaskedBertConfig if masked else BertConfig, given, str(folder / "config.json"))
@@ -92,7 +93,7 @@ def build_model(cls: type[PreTrainedModel], config: BertConfig, state: dict[str,
     A base model has a pooler when `state` has one. Position numbers, which earlier models saved, may be there.
 
     Raises:
-        ValueError: a tensor is missing, too many, of the wrong shape, or not finite; `source` names the place.
+        UserError: a tensor is missing, too many, of the wrong shape, or not finite; `source` names the place.
     """
     state = {key: value for key, value in state.items() if key.rpartition(".")[2] != "position_ids"}
     base = cls in (BertModel, emmental.MaskedBertModel)
@@ -101,14 +102,14 @@ def build_model(cls: type[PreTrainedModel], config: BertConfig, state: dict[str,
         with torch.device("meta"):
             expected = {key: value.shape for key, value in cls(config, **options).state_dict().items()}
     except Exception as error:  # a configuration that makes no model fails in many ways
-        raise ValueError(f"{source}: its configuration makes no model ({_one_line(error)})") from error
+        raise UserError(f"{source}: its configuration makes no model ({_one_line(error)})") from error
     for key in sorted({*expected, *state}):
         if key not in state or key not in expected:
-            raise ValueError(f"{source}: {key} is {'missing' if key in expected else 'no part of the model'}")
+            raise UserError(f"{source}: {key} is {'missing' if key in expected else 'no part of the model'}")
         if state[key].shape != expected[key]:
-            raise ValueError(f"{source}: {key} has shape {list(state[key].shape)}, not {list(expected[key])}")
+            raise UserError(f"{source}: {key} has shape {list(state[key].shape)}, not {list(expected[key])}")
         if not torch.isfinite(state[key]).all():
-            raise ValueError(f"{source}: {key} holds NaN or infinite numbers")
+            raise UserError(f"{source}: {key} holds NaN or infinite numbers")
     return cls.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32, **options).eval()
 
 
@@ -116,18 +117,18 @@ def make_config(cls: type[BertConfig], settings: dict[str, Any], source: str) ->
     """A configuration of untrusted settings, less those of what calls return.
 
     Raises:
-        ValueError: it refuses them, or they claim more labels than any task has, or weights quantised by another
+        UserError: it refuses them, or they claim more labels than any task has, or weights quantised by another
             program; `source` names the place.
     """
     labels = settings.get("num_labels")
     if labels is not None and not (type(labels) is int and 1 <= labels <= MOST_LABELS):
-        raise ValueError(f"{source}: num_labels accepts 1 to {MOST_LABELS}, not {labels!r}")
+        raise UserError(f"{source}: num_labels accepts 1 to {MOST_LABELS}, not {labels!r}")
     if "quantization_config" in settings:
-        raise ValueError(f"{source}: quantization_config is not accepted; weights of 16 or 32 bits are read")
+        raise UserError(f"{source}: quantization_config is not accepted; weights of 16 or 32 bits are read")
     try:
         config = cls(**{key: value for key, value in settings.items() if key not in _OF_CALLS})
     except Exception as error:  # the configuration's own checks raise many types
-        raise ValueError(f"{source}: {_one_line(error)}") from error
+        raise UserError(f"{source}: {_one_line(error)}") from error
     check_sizes(config, source)
     return config
 
@@ -136,18 +137,18 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     """The config.json of a BERT, masked or plain.
 
     Raises:
-        ValueError: it is missing or unreadable, or of another model.
+        UserError: it is missing or unreadable, or of another model.
     """
     file = Path(folder) / "config.json"
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"--model_name_or_path {folder} has no config.json; it accepts a model's folder") from error
+        raise UserError(f"--model_name_or_path {folder} has no config.json; it accepts a model's folder") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is unreadable ({type(error).__name__})") from error
+        raise UserError(f"{file} is unreadable ({type(error).__name__})") from error
     known = (MaskedBertConfig.model_type, BertConfig.model_type)
     if not isinstance(settings, dict) or settings.get("model_type") not in known:
-        raise ValueError(f"{file}: model_type must be one of {', '.join(known)}")
+        raise UserError(f"{file}: model_type must be one of {', '.join(known)}")
     return settings
 
 
@@ -155,12 +156,12 @@ def plain_class_name(architectures: object, source: str) -> str:
     """`["MaskedBertForX"]` or `["BertForX"]` -> `BertForX`.
 
     Raises:
-        ValueError: none, several, or one that is not among the five.
+        UserError: none, several, or one that is not among the five.
     """
     name = architectures[0] if isinstance(architectures, list) and len(architectures) == 1 else None
     plain = name.removeprefix("Masked") if isinstance(name, str) else None
     if plain not in PLAIN_CLASSES:
-        raise ValueError(f"{source}: architectures must hold one of {', '.join(PLAIN_CLASSES)} (or its Masked form)")
+        raise UserError(f"{source}: architectures must hold one of {', '.join(PLAIN_CLASSES)} (or its Masked form)")
     return plain
 
 
@@ -174,13 +175,13 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             else:
                 state = torch.load(file, map_location="cpu", weights_only=True)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file} is damaged: {error}") from error
+            raise UserError(f"{file} is damaged: {error}") from error
         except Exception as error:  # torch.load answers damage and forbidden content with many types
-            raise ValueError(f"{file} is damaged, or holds more than tensors ({type(error).__name__})") from error
+            raise UserError(f"{file} is damaged, or holds more than tensors ({type(error).__name__})") from error
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise ValueError(f"{file} holds something else than named tensors")
+            raise UserError(f"{file} holds something else than named tensors")
         return state
-    raise ValueError(f"{folder} has no weights: neither {' nor '.join(WEIGHT_FILES)}")
+    raise UserError(f"{folder} has no weights: neither {' nor '.join(WEIGHT_FILES)}")
 
 
 def _override(config: MaskedBertConfig, method: str | None, threshold: float | None, folder: Path) -> None:
@@ -191,16 +192,16 @@ def _override(config: MaskedBertConfig, method: str | None, threshold: float | N
     config.pruning_method = method
     if method == "l0":
         if threshold is not None:
-            raise ValueError("--threshold is not for l0, whose gates alone decide; leave it away")
+            raise UserError("--threshold is not for l0, whose gates alone decide; leave it away")
     elif config.global_boundary is None:
         accepted = {"threshold": "a score above which weights stay"}.get(method, "a number from 0 to 1")
         if method in FRACTION_METHODS:
             accepted = "the fraction of weights that stay, from 0 to 1 (not in %: 30 % is 0.3)"
         value = config.threshold
         if value is None:
-            raise ValueError(f"{folder} records no threshold for {method}: give --threshold, {accepted}")
+            raise UserError(f"{folder} records no threshold for {method}: give --threshold, {accepted}")
         if not math.isfinite(value) or (method != "threshold" and not 0 <= value <= 1):
-            raise ValueError(f"--threshold for {method} accepts {accepted}, not {value:g}")
+            raise UserError(f"--threshold for {method} accepts {accepted}, not {value:g}")
 
 
 def _one_line(error: Exception) -> str:

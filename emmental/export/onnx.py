@@ -28,6 +28,7 @@ from transformers.utils import ModelOutput
 
 from emmental import atomic
 from emmental.command_line import OneLineParser, switch, user_mistakes
+from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags, bertarize
 from emmental.export.model_folder import make_config, read_model, read_settings
 from emmental.export.tokenizer import read_tokenizer_files
@@ -112,13 +113,13 @@ def export_onnx(model: PreTrainedModel, path: str | Path, tolerance: float = TOL
         `largest_difference` of file and model.
 
     Raises:
-        ValueError: the model is too large for one file, or the file's outputs differ more than `tolerance`; it is not
+        UserError: the model is too large for one file, or the file's outputs differ more than `tolerance`; it is not
             kept then.
     """
     plain = bertarize(model) if masked_layers(model) else copy.deepcopy(model).eval()
     size = sum(value.numel() * value.element_size() for value in plain.state_dict().values())
     if size > LARGEST_FILE:
-        raise ValueError(
+        raise UserError(
             f"the model has {size / 1e9:.1f} GB of weights; one ONNX file holds {LARGEST_FILE / 1e9:.0f} GB, and "
             "models in several files are not written"
         )
@@ -127,7 +128,7 @@ def export_onnx(model: PreTrainedModel, path: str | Path, tolerance: float = TOL
         _trace(plain, temporary)
         difference = largest_difference(plain, load_session(temporary))
         if not difference <= tolerance:  # NaN is no agreement
-            raise ValueError(
+            raise UserError(
                 f"{path}: ONNX Runtime and PyTorch differ by {difference:.1e}, {tolerance:.0e} is accepted; not kept"
             )
     return difference
@@ -140,7 +141,7 @@ def quantize_int8(path: str | Path, target: str | Path) -> None:
     that no calibration data are needed. Weights use 7 of the 8 bits: processors without VNNI saturate otherwise.
 
     Raises:
-        ValueError: `path` is no such file, or a damaged one.
+        UserError: `path` is no such file, or a damaged one.
     """
     checked = _read_checked(Path(path))
     add_pre_process_metadata(checked)  # the shape inference that is missed otherwise is what quantising starts with
@@ -156,12 +157,12 @@ def load_session(path: str | Path, threads: int = 1) -> OnnxModel:
         threads: of ONNX Runtime.
 
     Raises:
-        ValueError: no such file, a damaged one, one that is no BERT export, or that refers to other files; a folder
+        UserError: no such file, a damaged one, one that is no BERT export, or that refers to other files; a folder
             of `export_onnx_folder` that is damaged, also when a file in it is named.
     """
     path = Path(path)
     if threads < 1:
-        raise ValueError(f"threads accepts numbers from 1, not {threads}")
+        raise UserError(f"threads accepts numbers from 1, not {threads}")
     if path.is_dir():
         atomic.verify_folder(path)
         path = path / MODEL_FILE
@@ -176,7 +177,7 @@ def load_session(path: str | Path, threads: int = 1) -> OnnxModel:
             checked.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # ONNX Runtime's own types have no common base
-        raise ValueError(f"{path}: ONNX Runtime refuses it ({_one_line(error)})") from error
+        raise UserError(f"{path}: ONNX Runtime refuses it ({_one_line(error)})") from error
     return OnnxModel(session, _config_beside(path))
 
 
@@ -212,7 +213,7 @@ def export_onnx_folder(
         pruning_method, threshold: override what a masked model records.
 
     Raises:
-        ValueError: as `read_model` and `export_onnx`.
+        UserError: as `read_model` and `export_onnx`.
         FileExistsError: `target` is something else.
     """
     source, target = Path(source), Path(target)
@@ -281,29 +282,27 @@ def _batch(model: PreTrainedModel, rows: int, length: int) -> tuple[Tensor, ...]
 def _read_checked(path: Path) -> onnx.ModelProto:
     """The graph of a file, once it is known to be whole, a BERT's, and to need nothing outside itself."""
     if not path.is_file():
-        raise ValueError(f"{path} is no ONNX file: it does not exist")
+        raise UserError(f"{path} is no ONNX file: it does not exist")
     if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"{path} is larger than {LARGEST_FILE / 1e9:.0f} GB, which one ONNX file may hold")
+        raise UserError(f"{path} is larger than {LARGEST_FILE / 1e9:.0f} GB, which one ONNX file may hold")
     try:
         model = onnx.ModelProto.FromString(path.read_bytes())
     except DecodeError as error:
-        raise ValueError(f"{path} is damaged, or no ONNX file") from error
+        raise UserError(f"{path} is damaged, or no ONNX file") from error
     for message in _messages(model):
         if isinstance(message, onnx.TensorProto) and (
             message.data_location == onnx.TensorProto.EXTERNAL or message.external_data
         ):
-            raise ValueError(f"{path}: {message.name or 'a tensor'} lies in another file, which is not read")
+            raise UserError(f"{path}: {message.name or 'a tensor'} lies in another file, which is not read")
         if isinstance(message, onnx.FunctionProto | onnx.AttributeProto) and _has_code(message):
-            raise ValueError(f"{path} has functions or branches, which no model written here has")
+            raise UserError(f"{path} has functions or branches, which no model written here has")
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # its error type is not public, and shape inference has its own
-        raise ValueError(f"{path} is damaged: {_one_line(error)}") from error
+        raise UserError(f"{path} is damaged: {_one_line(error)}") from error
     inputs, outputs = ({value.name for value in values} for values in (model.graph.input, model.graph.output))
     if inputs != set(INPUTS) or not outputs or not outputs <= set(OUTPUTS):
-        raise ValueError(
-            f"{path} is no BERT written here: {', '.join(sorted(inputs))} -> {', '.join(sorted(outputs))}"
-        )
+        raise UserError(f"{path} is no BERT written here: {', '.join(sorted(inputs))} -> {', '.join(sorted(outputs))}")
     return model
 
 

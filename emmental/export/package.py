@@ -20,6 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from emmental.errors import UserError
 from emmental.export.position_code import PositionCode, decode_positions, encode_positions
 
 FORMAT = "emmental sparse package 1"
@@ -147,27 +148,27 @@ def read_package(path: str | Path) -> Package:
     """Read a package and check all of it; sizes are checked before anything of that size is allocated.
 
     Raises:
-        ValueError: no such file, no package, or a damaged one; one line that names the file.
+        UserError: no such file, no package, or a damaged one; one line that names the file.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path} is no file; a package that emmental.export.storage wrote is accepted")
+        raise UserError(f"{path} is no file; a package that emmental.export.storage wrote is accepted")
     try:
         with safe_open(path, framework="numpy") as file:
             texts = dict(file.metadata() or {})
             if texts.get("format") != FORMAT:
-                raise ValueError(f"its format is not {FORMAT!r}")
+                raise UserError(f"its format is not {FORMAT!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         checksum = texts.pop("sha256", None)
         if checksum != _digest(texts, tensors):
-            raise ValueError("its checksum differs")
+            raise UserError("its checksum differs")
         config = json.loads(texts["config"])
         if not isinstance(config, dict):
-            raise ValueError("its config is none")
+            raise UserError("its config is none")
         return _take_apart(config, json.loads(texts["matrices"]), tensors)
     except (*_DAMAGE, SafetensorError, zlib.error) as error:
         message = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path} is no package or a damaged one: {message or type(error).__name__}") from error
+        raise UserError(f"{path} is no package or a damaged one: {message or type(error).__name__}") from error
 
 
 def is_package(path: str | Path) -> bool:
@@ -189,9 +190,9 @@ def _take_apart(config: dict[str, Any], listed: object, tensors: dict[str, np.nd
     left = dict(tensors)
     entries = [_checked_entry(entry) for entry in listed] if isinstance(listed, list) else None
     if entries is None or len({entry.name for entry in entries}) != len(entries):
-        raise ValueError("its list of matrices is none, or names one twice")
+        raise UserError("its list of matrices is none, or names one twice")
     if sum(entry.rows * entry.columns for entry in entries) > MOST_WEIGHTS:
-        raise ValueError(f"it claims more than {MOST_WEIGHTS} weights")
+        raise UserError(f"it claims more than {MOST_WEIGHTS} weights")
     matrices = {entry.name: _take_matrix(entry, left) for entry in entries}
     tokenizer = {name: _take_text(left, f"{_TOKENIZER}{name}") for name in TOKENIZER_FILES}
     plain: dict[str, np.ndarray | tuple[np.ndarray, np.ndarray]] = {}
@@ -199,14 +200,14 @@ def _take_apart(config: dict[str, Any], listed: object, tensors: dict[str, np.nd
         value = left.pop(name)
         if value.dtype == np.int8:
             if value.ndim != 2:
-                raise ValueError(f"{name} is int8 and no matrix")
+                raise UserError(f"{name} is int8 and no matrix")
             plain[name] = value, _take_scales(left, name, len(value))
         elif value.dtype in (np.float32, np.float16):
             plain[name] = value
         else:
-            raise ValueError(f"{name} has dtype {value.dtype}")
+            raise UserError(f"{name} has dtype {value.dtype}")
     if left or set(plain) & set(matrices):
-        raise ValueError(f"it holds {next(iter(left), 'a matrix twice')}, which belongs to nothing")
+        raise UserError(f"it holds {next(iter(left), 'a matrix twice')}, which belongs to nothing")
     return Package(config, matrices, plain, {name: text for name, text in tokenizer.items() if text is not None})
 
 
@@ -215,22 +216,22 @@ def _take_text(left: dict[str, np.ndarray], name: str) -> str | None:
         return None
     data = left.pop(name)
     if data.ndim != 1 or data.dtype != np.uint8:
-        raise ValueError(f"{name} is no compressed text")
+        raise UserError(f"{name} is no compressed text")
     stream = zlib.decompressobj()
     text = stream.decompress(data.tobytes(), LARGEST_TOKENIZER_FILE)
     if not stream.eof or stream.unused_data:
-        raise ValueError(f"{name} is cut off, or larger than {LARGEST_TOKENIZER_FILE} bytes")
+        raise UserError(f"{name} is cut off, or larger than {LARGEST_TOKENIZER_FILE} bytes")
     return text.decode()
 
 
 def _checked_entry(entry: object) -> _Entry:
     fields = {"name": str, "rows": int, "columns": int, "nonzeros": int, "kind": str, "symbols": int}
     if not isinstance(entry, dict) or {key: type(value) for key, value in entry.items()} != fields:
-        raise ValueError("its list of matrices is damaged")
+        raise UserError("its list of matrices is damaged")
     entry = _Entry(**entry)
     sizes = (entry.rows, entry.columns, entry.nonzeros, entry.symbols)
     if not all(0 <= size <= MOST_WEIGHTS for size in sizes) or 0 in sizes[:2]:
-        raise ValueError(f"{entry.name} claims sizes {sizes}")
+        raise UserError(f"{entry.name} claims sizes {sizes}")
     return entry
 
 
@@ -238,12 +239,12 @@ def _take_matrix(entry: _Entry, left: dict[str, np.ndarray]) -> StoredMatrix:
     def take(part: str, *dtypes: type) -> np.ndarray:
         array = left.pop(f"{entry.name}|{part}", np.empty(0, dtypes[0]))
         if array.ndim != 1 or array.dtype not in dtypes:
-            raise ValueError(f"{entry.name}|{part} is a {array.ndim}-dimensional array of {array.dtype}")
+            raise UserError(f"{entry.name}|{part} is a {array.ndim}-dimensional array of {array.dtype}")
         return array
 
     values = take("values", *VALUE_TYPES.values())
     if len(values) != entry.nonzeros:
-        raise ValueError(f"{entry.name} has {len(values)} values for {entry.nonzeros} non-zeros")
+        raise UserError(f"{entry.name} has {len(values)} values for {entry.nonzeros} non-zeros")
     word = np.uint8 if entry.kind == "bitmap" else np.uint16
     arrays = take("table", np.uint16), take("states", np.uint32), take("positions", word)
     positions = decode_positions(
@@ -256,10 +257,10 @@ def _take_matrix(entry: _Entry, left: dict[str, np.ndarray]) -> StoredMatrix:
 def _take_scales(left: dict[str, np.ndarray], name: str, rows: int) -> np.ndarray:
     scales = left.pop(f"{name}|scales")
     if scales.dtype != np.uint16 or scales.shape != (rows,):
-        raise ValueError(f"{name}|scales are not those of {rows} rows")
+        raise UserError(f"{name}|scales are not those of {rows} rows")
     scales = _from_upper_half(scales)
     if not (np.isfinite(scales).all() and (scales >= 0).all()):
-        raise ValueError(f"{name}|scales are not all finite and from 0")
+        raise UserError(f"{name}|scales are not all finite and from 0")
     return scales
 
 

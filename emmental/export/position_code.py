@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from emmental.errors import UserError
+
 ESCAPE = 255
 _PRECISION = 14
 _TOTAL = 1 << _PRECISION
@@ -83,32 +85,32 @@ def decode_positions(code: PositionCode, nonzeros: int, size: int) -> np.ndarray
         (nonzeros,) int64, ascending.
 
     Raises:
-        ValueError: the code is not one of `nonzeros` positions in [0, size); nothing larger than that is allocated.
+        UserError: the code is not one of `nonzeros` positions in [0, size); nothing larger than that is allocated.
     """
     if not 0 <= nonzeros <= size:
-        raise ValueError(f"{nonzeros} non-zeros of {size} weights")
+        raise UserError(f"{nonzeros} non-zeros of {size} weights")
     if code.kind == "bitmap" and code.symbols == 0:
         return _decode_bitmap(code.data, nonzeros, size)
     if code.kind != "gaps" or not nonzeros <= code.symbols <= nonzeros + size // ESCAPE:
-        raise ValueError(f"{code.symbols} symbols of kind {code.kind!r} for {nonzeros} non-zeros of {size} weights")
+        raise UserError(f"{code.symbols} symbols of kind {code.kind!r} for {nonzeros} non-zeros of {size} weights")
     symbols = _decode_symbols(code)
     ends = symbols != ESCAPE
     if int(np.count_nonzero(ends)) != nonzeros or (len(symbols) and not ends[-1]):
-        raise ValueError(f"the gaps are not those of {nonzeros} non-zeros")
+        raise UserError(f"the gaps are not those of {nonzeros} non-zeros")
     steps = symbols.astype(np.int64) + ends
     reached = np.cumsum(steps)[ends] - 1
     if len(reached) and reached[-1] >= size:
-        raise ValueError(f"a position is {reached[-1]}, beyond {size} weights")
+        raise UserError(f"a position is {reached[-1]}, beyond {size} weights")
     return reached
 
 
 def _decode_bitmap(data: np.ndarray, nonzeros: int, size: int) -> np.ndarray:
     if data.dtype != np.uint8 or data.shape != ((size + 7) // 8,):
-        raise ValueError(f"a bitmap of {size} weights has {(size + 7) // 8} bytes, not {data.nbytes}")
+        raise UserError(f"a bitmap of {size} weights has {(size + 7) // 8} bytes, not {data.nbytes}")
     bits = np.unpackbits(data)
     positions = np.flatnonzero(bits)
     if len(positions) != nonzeros or bits[size:].any():
-        raise ValueError(f"the bitmap has {len(positions)} non-zeros, not {nonzeros}")
+        raise UserError(f"the bitmap has {len(positions)} non-zeros, not {nonzeros}")
     return positions
 
 
@@ -151,17 +153,17 @@ def _decode_symbols(code: PositionCode) -> np.ndarray:
     table, states, words = code.table.astype(np.int64), code.states.astype(np.uint32), code.data
     if code.symbols == 0:
         if len(table) or len(states) or len(words):
-            raise ValueError("a code of no symbols is not empty")
+            raise UserError("a code of no symbols is not empty")
         return np.empty(0, np.uint8)
     if not 1 <= len(table) <= ESCAPE + 1 or table.sum() != _TOTAL:
-        raise ValueError("the frequencies of the gaps do not sum to 1")
+        raise UserError("the frequencies of the gaps do not sum to 1")
     lanes = len(states)
     if np.count_nonzero(table) == 1:
         if lanes != 1 or states[0] != _LOWEST or len(words):
-            raise ValueError("the gaps are damaged")
+            raise UserError("the gaps are damaged")
         return np.full(code.symbols, len(table) - 1, np.uint8)
     if lanes != _lanes(code.symbols):
-        raise ValueError(f"{lanes} lanes for {code.symbols} symbols")
+        raise UserError(f"{lanes} lanes for {code.symbols} symbols")
     symbol_at = np.repeat(np.arange(len(table), dtype=np.uint8), table)
     frequency_at = np.repeat(table, table).astype(np.uint32)
     offset_at = (np.arange(_TOTAL) - np.repeat(np.cumsum(table) - table, table)).astype(np.uint32)
@@ -187,9 +189,9 @@ def _run_lanes(
         low = np.flatnonzero(active < _LOWEST)
         more = words[used : used + len(low)]
         if len(more) < len(low):
-            raise ValueError("the gaps end too early")
+            raise UserError("the gaps end too early")
         active[low] = active[low] << np.uint32(16) | more
         used += len(low)
     if used != len(words) or (states != _LOWEST).any():
-        raise ValueError("the gaps are damaged")
+        raise UserError("the gaps are damaged")
     return symbols

@@ -23,6 +23,7 @@ from transformers import BertConfig, PreTrainedModel
 
 from emmental.atomic import atomic_file
 from emmental.command_line import OneLineParser, user_mistakes
+from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags, bertarize
 from emmental.export.model_folder import PLAIN_CLASSES, build_model, make_config, plain_class_name, read_model
 from emmental.export.package import (
@@ -82,12 +83,12 @@ def save_package(
             where one is given.
 
     Raises:
-        ValueError: an unknown type, a weight too large for fp16, or as `read_model`.
+        UserError: an unknown type, a weight too large for fp16, or as `read_model`.
         FileExistsError: `path` is something else than a package.
     """
     for flag, value in (("weights", weights), ("embeddings", embeddings)):
         if value not in VALUE_TYPES:
-            raise ValueError(f"--{flag} accepts {', '.join(VALUE_TYPES)}, not {value!r}")
+            raise UserError(f"--{flag} accepts {', '.join(VALUE_TYPES)}, not {value!r}")
     path = Path(path)
     if path.exists() and not is_package(path):
         raise FileExistsError(f"--package {path} exists and is no package; it is left alone")
@@ -107,7 +108,7 @@ def load_package(path: str | Path) -> PreTrainedModel:
     """The plain Transformers model of a package, float32, in evaluation mode.
 
     Raises:
-        ValueError: no package, a damaged one, or one whose arrays are not those of its configuration.
+        UserError: no package, a damaged one, or one whose arrays are not those of its configuration.
     """
     return to_model(read_package(path), str(path))
 
@@ -125,7 +126,7 @@ def package_sizes(path: str | Path) -> PackageSizes:
     """Measure a package.
 
     Raises:
-        ValueError: no package, or a damaged one.
+        UserError: no package, or a damaged one.
     """
     matrices = read_package(path).matrices
     sizes = array_sizes(path)
@@ -190,7 +191,7 @@ def _to_matrix(name: str, array: np.ndarray, weights: str) -> StoredMatrix:
 
 def _cast(name: str, array: np.ndarray, to: str) -> np.ndarray:
     if to == "fp16" and np.abs(array).max(initial=0.0) > np.finfo(np.float16).max:
-        raise ValueError(f"{name} has a weight of {np.abs(array).max():g}, too large for fp16; use fp32 or int8")
+        raise UserError(f"{name} has a weight of {np.abs(array).max():g}, too large for fp16; use fp32 or int8")
     return array.astype(VALUE_TYPES[to])
 
 
@@ -205,7 +206,7 @@ def _require_same(meant: Package, written: Package) -> None:
         pairs = zip(one, other, strict=True) if isinstance(one, tuple) else [(one, other)]
         same &= all(_same_array(a, b) for a, b in pairs)
     if not same:
-        raise OSError("the package does not read back as it was written; it is not kept")
+        raise UserError("the package does not read back as it was written; it is not kept")
 
 
 def _same_array(one: np.ndarray | None, other: np.ndarray | None) -> bool:
@@ -219,7 +220,7 @@ def checked_config(package: Package, path: str | Path) -> BertConfig:
     given: dict[str, Any] = dict(package.config)
     strange = set(given) - set(BertConfig().to_dict()) - {"problem_type", "classifier_dropout"}
     if strange or given.pop("model_type", None) != "bert":
-        raise ValueError(f"{path}: its config is not a plain BERT's ({', '.join(sorted(strange)) or 'model_type'})")
+        raise UserError(f"{path}: its config is not a plain BERT's ({', '.join(sorted(strange)) or 'model_type'})")
     shapes = {key.partition("embeddings.")[2]: _shape(value) for key, value in package.tensors.items()}
     matrices = [
         matrix.shape for name, matrix in package.matrices.items() if name.endswith("intermediate.dense.weight")
@@ -235,12 +236,12 @@ def checked_config(package: Package, path: str | Path) -> BertConfig:
             "num_hidden_layers": len(matrices),
         }
     except (KeyError, IndexError) as error:
-        raise ValueError(f"{path}: its arrays are not those of a BERT ({error})") from error
+        raise UserError(f"{path}: its arrays are not those of a BERT ({error})") from error
     for key, value in wanted.items():
         if type(given.get(key)) is not int or given[key] != value:
-            raise ValueError(f"{path}: {key} is {given.get(key)!r}, the arrays say {value}")
+            raise UserError(f"{path}: {key} is {given.get(key)!r}, the arrays say {value}")
     if len(matrices) > _MOST_LAYERS:
-        raise ValueError(f"{path}: {len(matrices)} layers, {_MOST_LAYERS} are accepted")
+        raise UserError(f"{path}: {len(matrices)} layers, {_MOST_LAYERS} are accepted")
     return make_config(BertConfig, given, str(path))
 
 

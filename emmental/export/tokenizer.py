@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from emmental.atomic import write_text
+from emmental.errors import UserError
 from emmental.export.package import TOKENIZER_FILES, read_package
 
 
@@ -17,7 +18,7 @@ def read_tokenizer_files(folder: str | Path) -> dict[str, str]:
     """Name -> text of the tokenizer's files in a folder; empty where there are none.
 
     Raises:
-        ValueError: a file that is not UTF-8.
+        UserError: a file that is not UTF-8.
     """
     files = {}
     for path in (Path(folder) / name for name in TOKENIZER_FILES):
@@ -26,7 +27,7 @@ def read_tokenizer_files(folder: str | Path) -> dict[str, str]:
         try:
             files[path.name] = path.read_bytes().decode()
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text") from error
+            raise UserError(f"{path} is not UTF-8 text") from error
     return files
 
 
@@ -34,12 +35,12 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model's folder or of a package.
 
     Raises:
-        ValueError: there is none, or it is damaged, or it asks for code of its own; one line that names the path.
+        UserError: there is none, or it is damaged, or it asks for code of its own; one line that names the path.
     """
     path = Path(path)
     files = read_package(path).tokenizer if path.is_file() else read_tokenizer_files(path)
     if not files:
-        raise ValueError(f"{path} holds no tokenizer ({', '.join(TOKENIZER_FILES[:2])})")
+        raise UserError(f"{path} holds no tokenizer ({', '.join(TOKENIZER_FILES[:2])})")
     _refuse_code(files, path)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +51,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # a damaged tokenizer fails in many ways
         message = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{path}: its tokenizer is damaged ({message})") from error
+        raise UserError(f"{path}: its tokenizer is damaged ({message})") from error
     tokenizer.name_or_path = str(path)
     return tokenizer
 
@@ -62,6 +63,6 @@ def _refuse_code(files: Mapping[str, str], path: Path) -> None:
         try:
             settings = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: its {name} is no JSON") from error
+            raise UserError(f"{path}: its {name} is no JSON") from error
         if not isinstance(settings, dict) or "auto_map" in settings:
-            raise ValueError(f"{path}: its {name} is none, or asks for code of its own, which is never run")
+            raise UserError(f"{path}: its {name} is none, or asks for code of its own, which is never run")

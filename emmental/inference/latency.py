@@ -19,6 +19,8 @@ import torch
 import transformers
 from torch import Tensor
 
+from emmental.errors import UserError
+
 Runner = Callable[[Tensor, Tensor, Tensor], object]
 """`(input_ids, attention_mask, token_type_ids)`, each (batch, length) int64 -> anything."""
 
@@ -75,10 +77,10 @@ def measure(
         One row for each model, in the order given.
 
     Raises:
-        ValueError: a number below 1, or no model.
+        UserError: a number below 1, or no model.
     """
     if not models or min(batch, length, threads, vocab_size, most_turns) < 1:
-        raise ValueError("batch, length, threads, vocab_size, most_turns accept numbers from 1, models at least one")
+        raise UserError("batch, length, threads, vocab_size, most_turns accept numbers from 1, models at least one")
     inputs = random_batch(batch, length, vocab_size)
     times: dict[str, list[float]] = {name: [] for name in models}
     with _threads(threads), torch.inference_mode():

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from emmental.data.tokenization import plain_text_backend
+from emmental.errors import UserError
 from emmental.tasks.tables import read_table, table_format
 
 STANDARD_INPUT = "-"
@@ -34,13 +35,13 @@ def read_texts(source: str) -> Iterator[Text]:
             pairs `sentence2`), any other file as UTF-8 text, a sentence a line, or `-`: standard input, likewise.
 
     Raises:
-        ValueError: no such file, not UTF-8, a table without such a column; one line that names file and line.
+        UserError: no such file, not UTF-8, a table without such a column; one line that names file and line.
     """
     if source == STANDARD_INPUT:
         return _lines(sys.stdin.buffer, "standard input")
     path = Path(source)
     if not path.is_file():
-        raise ValueError(f"--input {source} is no file; it accepts text, {', '.join(_TABLES)}, or - (standard input)")
+        raise UserError(f"--input {source} is no file; it accepts text, {', '.join(_TABLES)}, or - (standard input)")
     if path.suffix.lower() in _TABLES:
         return iter(_table_texts(path))
     return _file_lines(path)
@@ -67,7 +68,7 @@ def _lines(file: Iterable[bytes], name: str) -> Iterator[str]:
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{name}:{number}: byte 0x{error.object[error.start]:02x} is not UTF-8") from None
+            raise UserError(f"{name}:{number}: byte 0x{error.object[error.start]:02x} is not UTF-8") from None
 
 
 class Predictor:
@@ -82,18 +83,18 @@ class Predictor:
             max_seq_length: tokens, the special ones with them, beyond which text is cut.
 
         Raises:
-            ValueError: a model of another head, fewer tokens than special ones need, more than the model has places
+            UserError: a model of another head, fewer tokens than special ones need, more than the model has places
                 for, or words that it has no embedding for.
         """
         if not type(model).__name__.endswith("ForSequenceClassification"):
-            raise ValueError(f"--model is a {type(model).__name__}; only sequence classifiers predict on this command")
+            raise UserError(f"--model is a {type(model).__name__}; only sequence classifiers predict on this command")
         longest = model.config.max_position_embeddings
         backend = plain_text_backend(tokenizer)
         smallest = backend.num_special_tokens_to_add(is_pair=True) + 1
         if not smallest <= max_seq_length <= longest:
-            raise ValueError(f"--max_seq_length accepts {smallest} to {longest} for this model, not {max_seq_length}")
+            raise UserError(f"--max_seq_length accepts {smallest} to {longest} for this model, not {max_seq_length}")
         if backend.get_vocab_size() > model.config.vocab_size:
-            raise ValueError(
+            raise UserError(
                 f"the tokenizer has {backend.get_vocab_size()} words, the model {model.config.vocab_size}: "
                 "they do not belong together"
             )

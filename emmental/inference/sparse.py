@@ -29,6 +29,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from emmental.atomic import atomic_file
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
+from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags, bertarize
 from emmental.export.layer_weights import LayerWeights, layer_weights
 from emmental.export.model_folder import PLAIN_CLASSES, build_model, plain_class_name, read_model
@@ -66,12 +67,12 @@ def load_sparse(
         pruning_method, threshold: override what a masked model records, see `read_model`.
 
     Raises:
-        ValueError: as `read_package` and `read_model`; overrides for a package; no number for `dense_above`.
+        UserError: as `read_package` and `read_model`; overrides for a package; no number for `dense_above`.
     """
     if not Path(path).is_file():
         return sparsify(read_model(path, pruning_method, threshold), dense_above)
     if pruning_method is not None or threshold is not None:
-        raise ValueError(f"{path} is a package: --pruning_method and --threshold are for masked models")
+        raise UserError(f"{path} is a package: --pruning_method and --threshold are for masked models")
     return _from_package(read_package(path), str(path), dense_above)
 
 
@@ -83,7 +84,7 @@ def sparsify(model: PreTrainedModel, dense_above: float = DENSE_ABOVE) -> PreTra
 
 def _from_package(package: Package, source: str, dense_above: float) -> PreTrainedModel:
     if math.isnan(dense_above):
-        raise ValueError("--dense_above accepts a density, not NaN")
+        raise UserError("--dense_above accepts a density, not NaN")
     config = checked_config(package, source)
     if _cost(package, dense_above) > _WORTH_IT or not _is_plain(config):
         return to_model(package, source).requires_grad_(False)
@@ -130,7 +131,7 @@ def _all_layers(
     strange = {*package.matrices, *(name for name in arrays if _LAYERS in name)} ^ known
     if strange:
         name = min(strange)
-        raise ValueError(f"{source}: {name} is {'missing' if name in known else 'no part of the model'}")
+        raise UserError(f"{source}: {name} is {'missing' if name in known else 'no part of the model'}")
 
     def activation(values: np.ndarray) -> np.ndarray:
         return ACT2FN[config.hidden_act](torch.from_numpy(values)).numpy()
@@ -149,7 +150,7 @@ def _layer_shapes(config: BertConfig, source: str) -> dict[str, tuple[int, ...]]
         with torch.device("meta"):
             return {name: tuple(value.shape) for name, value in BertLayer(config).state_dict().items()}
     except Exception as error:  # a configuration that makes no layer fails in many ways
-        raise ValueError(f"{source}: its configuration makes no model ({' '.join(str(error).split())})") from error
+        raise UserError(f"{source}: its configuration makes no model ({' '.join(str(error).split())})") from error
 
 
 def _checked(
@@ -159,11 +160,11 @@ def _checked(
     stored = package.matrices.get(name)
     found = arrays[name] if stored is None else stored_to_csr(stored)
     if found.shape != shape:
-        raise ValueError(f"{source}: {name} has shape {list(found.shape)}, not {list(shape)}")
+        raise UserError(f"{source}: {name} has shape {list(found.shape)}, not {list(shape)}")
     if len(shape) == 2:
         found = csr_array(found)
     if not np.isfinite(found.data if len(shape) == 2 else found).all():
-        raise ValueError(f"{source}: {name} holds NaN or infinite numbers")
+        raise UserError(f"{source}: {name} holds NaN or infinite numbers")
     return found
 
 
@@ -174,7 +175,7 @@ def _writer(target: str) -> Iterator[IO[str]]:
         yield sys.stdout
         return
     if Path(target).is_dir():
-        raise ValueError(f"--output {target} is a folder; it accepts a file, or - (standard output)")
+        raise UserError(f"--output {target} is a folder; it accepts a file, or - (standard output)")
     if Path(target).exists() and not _holds_predictions(Path(target)):
         raise FileExistsError(f"--output {target} exists and holds no predictions; it is left alone")
     with atomic_file(target) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
@@ -190,7 +191,7 @@ def _holds_predictions(path: Path) -> bool:
 
 def _require_model(path: Path) -> None:
     if not (path.is_file() or (path / "config.json").is_file()):
-        raise ValueError(f"--model {path} is no package and has no config.json; it accepts a package or model folder")
+        raise UserError(f"--model {path} is no package and has no config.json; it accepts a package or model folder")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from transformers import BertConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from emmental.errors import UserError
 from emmental.export.layer_weights import LayerWeights
 from emmental.inference.sparse_matrix import DENSE_ABOVE, block_shape, make_linear
 
@@ -59,10 +60,10 @@ def pack(mask: Tensor, tokens_at_once: int = TOKENS_AT_ONCE) -> list[Packing]:
         tokens_at_once: of a part, unless a single sequence is longer.
 
     Raises:
-        ValueError: a sequence whose first token is padding: BERT's heads read it.
+        UserError: a sequence whose first token is padding: BERT's heads read it.
     """
     if not bool(mask[:, :1].all()):
-        raise ValueError("attention_mask must keep the first token of every sequence: padding goes to the right")
+        raise UserError("attention_mask must keep the first token of every sequence: padding goes to the right")
     if not mask.numel():
         return []
     lengths, order = mask.sum(1).sort(stable=True)
@@ -122,16 +123,16 @@ class SparseEncoder(nn.Module):
             options: what else Transformers passes on; nothing in it changes what an encoder computes.
 
         Raises:
-            ValueError: as `pack`; a mask of another shape; attentions or hidden states of all layers are asked for.
+            UserError: as `pack`; a mask of another shape; attentions or hidden states of all layers are asked for.
         """
         for name in ("output_attentions", "output_hidden_states"):
             if options.get(name, getattr(self.config, name, False)):
-                raise ValueError(f"{name} is not for sparse models: they keep the last hidden states only")
+                raise UserError(f"{name} is not for sparse models: they keep the last hidden states only")
         batch, length, hidden = hidden_states.shape
         if attention_mask is None:
             attention_mask = torch.ones(batch, length, dtype=torch.bool)
         if attention_mask.shape != (batch, length):
-            raise ValueError(f"attention_mask accepts (batch, length) in sparse models, not {attention_mask.dim()}-D")
+            raise UserError(f"attention_mask accepts (batch, length) in sparse models, not {attention_mask.dim()}-D")
         packings = pack(attention_mask.bool())
         tokens = hidden_states.reshape(-1, hidden)
         states = [_gather(tokens, packing) for packing in packings]

@@ -32,6 +32,7 @@ from emmental.atomic import DamagedError, atomic_folder, sha256_of
 from emmental.command_line import OneLineParser, leave_if, range_problems, switch, user_mistakes
 from emmental.data.batching import RowBatch
 from emmental.data.tokenization import plain_text_backend, vocabulary_fingerprint
+from emmental.errors import UserError
 from emmental.pretrained import from_pretrained
 
 logger = logging.getLogger(__name__)
@@ -191,19 +192,19 @@ def sequence_rules(
     """The rules for a tokenizer: `cls` and `sep` round a sequence, or `bos` and `eos` where those are missing.
 
     Raises:
-        ValueError: the tokenizer has no such tokens, or the lengths leave no room.
+        UserError: the tokenizer has no such tokens, or the lengths leave no room.
     """
     begin = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
     if begin is None or end is None:
-        raise ValueError(f"--tokenizer {tokenizer.name_or_path} has neither cls and sep nor bos and eos tokens")
+        raise UserError(f"--tokenizer {tokenizer.name_or_path} has neither cls and sep nor bos and eos tokens")
     longest = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
     if longest > _UNLIMITED:
-        raise ValueError(f"--max_length is needed: --tokenizer {tokenizer.name_or_path} does not know its model's")
+        raise UserError(f"--max_length is needed: --tokenizer {tokenizer.name_or_path} does not know its model's")
     if max_length is not None and max_length > longest:
-        raise ValueError(f"--max_length accepts up to {longest}, what the tokenizer's model takes, not {max_length}")
+        raise UserError(f"--max_length accepts up to {longest}, what the tokenizer's model takes, not {max_length}")
     if not 3 <= min_length <= longest:
-        raise ValueError(f"--min_length accepts 3 up to the --max_length {longest}, not {min_length}")
+        raise UserError(f"--min_length accepts 3 up to the --max_length {longest}, not {min_length}")
     return SequenceRules(begin, end, tokenizer.unk_token_id, min_length, longest, max_unknown)
 
 
@@ -228,8 +229,8 @@ def binarize(
         show_progress: show a bar.
 
     Raises:
-        ValueError: the text is not UTF-8, has a line of more than 64 MB, or no sequence is left of it.
-        OSError: the text cannot be read, or the corpus not written.
+        UserError: the text is not UTF-8, has a line of more than 64 MB, or no sequence is left of it.
+        UserError: the text cannot be read, or the corpus not written.
     """
     rules = rules or sequence_rules(tokenizer)
     report = BinarizeReport()
@@ -238,7 +239,7 @@ def binarize(
     with open(file_path, "rb"), atomic_folder(dump_file) as folder:
         counts = _write_tokens(Path(file_path), tokenizer, rules, folder, np.dtype(dtype), report, show_progress)
         if not report.sequences:
-            raise ValueError(
+            raise UserError(
                 f"--file_path {file_path} leaves no sequence: of {report.lines} lines {report.empty} are empty, "
                 f"{report.too_short} sequences are shorter than --min_length {rules.min_length}, {report.unknown} "
                 "consist of unknown tokens"
@@ -303,11 +304,11 @@ def _chunks(text: Path, report: BinarizeReport, bar: tqdm) -> Iterator[list[str]
     with open(text, "rb") as file:
         for number, raw in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
             if len(raw) == _LONGEST_LINE:
-                raise ValueError(f"{text}:{number}: longer than {_LONGEST_LINE} bytes; put one sequence on a line")
+                raise UserError(f"{text}:{number}: longer than {_LONGEST_LINE} bytes; put one sequence on a line")
             try:
                 line = raw.decode("utf-8").strip()
             except UnicodeDecodeError as error:
-                raise ValueError(f"{text}:{number}: not UTF-8 ({error.reason}, byte {error.start})") from error
+                raise UserError(f"{text}:{number}: not UTF-8 ({error.reason}, byte {error.start})") from error
             report.lines += 1
             size += len(raw)
             if line:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORED = -100
-"""Label of a position that asks nothing."""
+from emmental.teaching.losses import IGNORED
 
 
 def token_probabilities(counts: np.ndarray | Tensor, smoothing: float, special_ids: Iterable[int]) -> Tensor:

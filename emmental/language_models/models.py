@@ -24,6 +24,7 @@ from transformers import (
 
 from emmental.atomic import verify_folder
 from emmental.data.tokenization import vocabulary_fingerprint
+from emmental.errors import UserError
 from emmental.language_models.corpus import CorpusDataset
 from emmental.language_models.masking import token_probabilities
 from emmental.pretrained import check_sizes, from_pretrained, loading, weights_fingerprint
@@ -48,8 +49,8 @@ def load_lm_run(
     of what the result depends on: data, counted (the corpus of the token counts) and teacher_weights.
 
     Raises:
-        ValueError: something does not fit, or a corpus is damaged.
-        OSError: something cannot be found.
+        UserError: something does not fit, or a corpus is damaged.
+        UserError: something cannot be found.
     """
     args.tokenizer = load_lm_tokenizer(args)
     corpus = open_corpus(args.data_file, args.environment)
@@ -60,12 +61,12 @@ def load_lm_run(
     args.teacher_weights = weights_fingerprint(teacher)
     check_lm_models(args, corpus, student, teacher)
     if counted.description["tokenizer"] != corpus.description["tokenizer"]:
-        raise ValueError(f"--token_counts {args.token_counts} was made with another tokenizer than --data_file")
+        raise UserError(f"--token_counts {args.token_counts} was made with another tokenizer than --data_file")
     if not args.mlm:
         return corpus, None, student, teacher
     counts = np.zeros(student.config.vocab_size, dtype=np.int64)
     if len(counted.token_counts) > len(counts):
-        raise ValueError(f"--token_counts has {len(counted.token_counts)} tokens, the models only {len(counts)}")
+        raise UserError(f"--token_counts has {len(counted.token_counts)} tokens, the models only {len(counts)}")
     counts[: len(counted.token_counts)] = counted.token_counts
     probabilities = token_probabilities(counts, args.mlm_smoothing, args.special_tok_ids.values())
     return corpus, probabilities, student, teacher
@@ -84,8 +85,8 @@ def load_lm_tokenizer(args: argparse.Namespace) -> Any:
     """The teacher's tokenizer; `args` gets `special_tok_ids` (name of the token -> id).
 
     Raises:
-        ValueError: it lacks a token that the losses need.
-        OSError: it cannot be found.
+        UserError: it lacks a token that the losses need.
+        UserError: it cannot be found.
     """
     tokenizer = from_pretrained(AutoTokenizer, args.teacher_name, flag="--teacher_name")
     args.special_tok_ids = {
@@ -95,7 +96,7 @@ def load_lm_tokenizer(args: argparse.Namespace) -> Any:
     }
     needed = ("pad_token", "mask_token") if args.mlm else ("unk_token",)
     if missing := [name for name in needed if args.special_tok_ids.get(name) is None]:
-        raise ValueError(f"--teacher_name {args.teacher_name}: its tokenizer has no {missing[0]}")
+        raise UserError(f"--teacher_name {args.teacher_name}: its tokenizer has no {missing[0]}")
     return tokenizer
 
 
@@ -103,14 +104,14 @@ def load_lm_teacher(args: argparse.Namespace) -> PreTrainedModel:
     """The teacher, frozen and in evaluation mode.
 
     Raises:
-        ValueError: it is of another type, or has no language-model head although a loss needs one.
-        OSError: it cannot be found.
+        UserError: it is of another type, or has no language-model head although a loss needs one.
+        UserError: it cannot be found.
     """
     config_class, model_class = LANGUAGE_MODELS[args.teacher_type]
     config = _configuration("teacher_name", args.teacher_name, args.teacher_type, config_class)
     teacher, info = from_pretrained(model_class, args.teacher_name, config=config, output_loading_info=True)
     if info["missing_keys"] and (args.alpha_ce > 0 or args.alpha_mse > 0):
-        raise ValueError(
+        raise UserError(
             f"--teacher_name {args.teacher_name} has no trained language-model head: it lacks "
             f"{sorted(info['missing_keys'])[0]}"
         )
@@ -121,8 +122,8 @@ def load_lm_student(args: argparse.Namespace) -> PreTrainedModel:
     """The student, from its configuration alone or from `--student_pretrained_weights`; parts of it frozen as asked.
 
     Raises:
-        ValueError: configuration or weights are of another type or shape than the flags say.
-        OSError: they cannot be found.
+        UserError: configuration or weights are of another type or shape than the flags say.
+        UserError: they cannot be found.
     """
     config_class, model_class = LANGUAGE_MODELS[args.student_type]
     config = _configuration("student_config", args.student_config, args.student_type, config_class)
@@ -144,28 +145,26 @@ def check_lm_models(
     """See that corpus, tokenizer, student and teacher fit together.
 
     Raises:
-        ValueError: they do not; the flag at fault is named.
+        UserError: they do not; the flag at fault is named.
     """
     ours, theirs = student.config.vocab_size, teacher.config.vocab_size
     if ours != theirs:
-        raise ValueError(
-            f"--student_config has a vocabulary of {ours}, --teacher_name of {theirs}; they must be equal"
-        )
+        raise UserError(f"--student_config has a vocabulary of {ours}, --teacher_name of {theirs}; they must be equal")
     if corpus.description["tokenizer"] != vocabulary_fingerprint(args.tokenizer):
-        raise ValueError(
+        raise UserError(
             f"--data_file {args.data_file} was made with another tokenizer than that of --teacher_name "
             f"{args.teacher_name}: binarize the text again"
         )
     if len(args.tokenizer) > ours:
-        raise ValueError(f"--teacher_name: the tokenizer has {len(args.tokenizer)} tokens, the models only {ours}")
+        raise UserError(f"--teacher_name: the tokenizer has {len(args.tokenizer)} tokens, the models only {ours}")
     args.max_model_input_size = min(_positions(student), _positions(teacher))
     if corpus.description["longest"] > args.max_model_input_size:
-        raise ValueError(
+        raise UserError(
             f"--data_file {args.data_file} has sequences of {corpus.description['longest']} tokens, the models take "
             f"{args.max_model_input_size}: binarize the text again with --max_length {args.max_model_input_size}"
         )
     if args.alpha_cos > 0 and student.config.hidden_size != teacher.config.hidden_size:
-        raise ValueError(
+        raise UserError(
             f"--alpha_cos compares hidden states of one size: the student's have {student.config.hidden_size}, the "
             f"teacher's {teacher.config.hidden_size}; give 0"
         )
@@ -175,9 +174,9 @@ def _configuration(flag: str, name: str, kind: str, config_class: type[PreTraine
     with loading(name):
         found, _ = PreTrainedConfig.get_config_dict(name)
     if not found:
-        raise ValueError(f"--{flag} {name} holds no configuration of a model")
+        raise UserError(f"--{flag} {name} holds no configuration of a model")
     if found.get("model_type", kind) != kind:
-        raise ValueError(f"--{flag} {name} is a {found['model_type']}, not a {kind}")
+        raise UserError(f"--{flag} {name} is a {found['model_type']}, not a {kind}")
     with loading(name):
         config = config_class.from_dict(found)
     check_sizes(config, name)
@@ -192,13 +191,13 @@ def _pretrained_student(
         model_class, name, config=config, ignore_mismatched_sizes=True, output_loading_info=True
     )
     if info["mismatched_keys"]:
-        raise ValueError(
+        raise UserError(
             f"--student_pretrained_weights {name} does not fit --student_config: "
             f"{sorted(info['mismatched_keys'])[0][0]} has another shape"
         )
     body = {key for key in student.state_dict() if key.startswith(f"{student.base_model_prefix}.")}
     if body <= set(info["missing_keys"]):
-        raise ValueError(f"--student_pretrained_weights {name} holds no weights of a {args.student_type}")
+        raise UserError(f"--student_pretrained_weights {name} holds no weights of a {args.student_type}")
     if info["missing_keys"]:
         logger.warning("not in %s, so started at random: %s", name, ", ".join(sorted(info["missing_keys"])))
     return student

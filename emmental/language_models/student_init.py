@@ -25,6 +25,7 @@ from transformers import (
 
 from emmental.atomic import atomic_folder
 from emmental.command_line import OneLineParser, leave_if, range_problems, switch, user_mistakes
+from emmental.errors import UserError
 from emmental.language_models.models import LANGUAGE_MODELS
 from emmental.pretrained import from_pretrained, loading
 
@@ -67,10 +68,10 @@ def spread_layers(teacher_layers: int, student_layers: int) -> list[int]:
     """The teacher's layers, from 0, that a student takes by default: every n-th, from the first one on.
 
     Raises:
-        ValueError: the student has no layer, or more than the teacher.
+        UserError: the student has no layer, or more than the teacher.
     """
     if not 1 <= student_layers <= teacher_layers:
-        raise ValueError(f"--num_layers accepts 1 to {teacher_layers}, the teacher's layers, not {student_layers}")
+        raise UserError(f"--num_layers accepts 1 to {teacher_layers}, the teacher's layers, not {student_layers}")
     return [index * teacher_layers // student_layers for index in range(student_layers)]
 
 
@@ -89,17 +90,17 @@ def student_from_teacher(
         vocab_transform: False leaves the dense layer before the vocabulary as it starts at random.
 
     Raises:
-        ValueError: another model type, or a layer that the teacher has not.
+        UserError: another model type, or a layer that the teacher has not.
     """
     kind = teacher.config.model_type
     if kind not in _STUDENTS:
-        raise ValueError(f"--model_name accepts a {', '.join(_STUDENTS)}, not a {kind}")
+        raise UserError(f"--model_name accepts a {', '.join(_STUDENTS)}, not a {kind}")
     student_type = student_type or _STUDENTS[kind][0]
     if student_type not in _STUDENTS[kind]:
-        raise ValueError(f"--student_type accepts {' or '.join(_STUDENTS[kind])} for a {kind}, not {student_type!r}")
+        raise UserError(f"--student_type accepts {' or '.join(_STUDENTS[kind])} for a {kind}, not {student_type!r}")
     depth = teacher.config.num_hidden_layers
     if not layers or any(not 0 <= layer < depth for layer in layers):
-        raise ValueError(f"--layers accepts numbers from 0 to {depth - 1}, the teacher's layers, not {list(layers)}")
+        raise UserError(f"--layers accepts numbers from 0 to {depth - 1}, the teacher's layers, not {list(layers)}")
     student = LANGUAGE_MODELS[student_type][1](_student_config(teacher.config, student_type, len(layers)))
     weights = _chosen_layers(teacher.state_dict(), _LAYER_LISTS[kind], layers)
     if student_type == "distilbert":
@@ -196,7 +197,7 @@ def _load_teacher(name: str) -> PreTrainedModel:
     with loading(name):
         kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
     if kind not in _STUDENTS:
-        raise ValueError(f"--model_name accepts a {', '.join(_STUDENTS)}; {name} is a {kind}")
+        raise UserError(f"--model_name accepts a {', '.join(_STUDENTS)}; {name} is a {kind}")
     config = from_pretrained(LANGUAGE_MODELS[kind][0], name)
     teacher, info = from_pretrained(LANGUAGE_MODELS[kind][1], name, config=config, output_loading_info=True)
     if info["missing_keys"]:

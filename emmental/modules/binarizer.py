@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emmental.errors import UserError
 from emmental.modules import devices
 from emmental.modules.scratch import scratch
 
@@ -30,10 +31,10 @@ def count_kept(fraction: float, total: int) -> int:
     """floor(fraction * total) of the decimal number that `fraction` prints as: 0.29 of 100 is 29, not 28.
 
     Raises:
-        ValueError: the fraction is outside [0, 1].
+        UserError: the fraction is outside [0, 1].
     """
     if not 0.0 <= fraction <= 1.0:
-        raise ValueError(f"threshold must be a fraction of weights to keep, from 0 to 1, not {fraction}")
+        raise UserError(f"threshold must be a fraction of weights to keep, from 0 to 1, not {fraction}")
     return math.floor(Fraction(repr(float(fraction))) * total)
 
 
@@ -46,7 +47,7 @@ def top_mask(scores: Tensor, keep: int) -> Tensor:
     """Bool mask, of the shape of `scores`, of exactly the `keep` highest; ties go to the lowest row-major index.
 
     Raises:
-        ValueError: a score is NaN (checked on CPU; on a GPU the mask then keeps nothing, so that no host
+        UserError: a score is NaN (checked on CPU; on a GPU the mask then keeps nothing, so that no host
             synchronisation is needed, and the training step's finite check ends the run).
     """
     if keep <= 0:
@@ -187,7 +188,7 @@ def hard_concrete_slope(mask: Tensor, training: bool) -> Tensor:
 
 def _refuse_nan(values: Tensor) -> None:
     if devices.is_on_host(values) and values.numel() and bool(values.max().isnan()):
-        raise ValueError("mask scores hold NaN: training has diverged, or the checkpoint is damaged")
+        raise UserError("mask scores hold NaN: training has diverged, or the checkpoint is damaged")
 
 
 class _StraightThrough(torch.autograd.Function):

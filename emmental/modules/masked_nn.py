@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import initialization as init
 
+from emmental.errors import UserError
 from emmental.modules import devices
 from emmental.modules.binarizer import (
     above_with_ties,
@@ -55,11 +56,11 @@ def canonical_pruning_method(name: str) -> str:
     """The spelling used throughout: `sigmoid_threshold` is accepted for `sigmoied_threshold`.
 
     Raises:
-        ValueError: an unknown method.
+        UserError: an unknown method.
     """
     name = "sigmoied_threshold" if name == "sigmoid_threshold" else name
     if name not in PRUNING_METHODS:
-        raise ValueError(f"pruning_method must be one of {', '.join(PRUNING_METHODS)}, not {name!r}")
+        raise UserError(f"pruning_method must be one of {', '.join(PRUNING_METHODS)}, not {name!r}")
     return name
 
 
@@ -83,7 +84,7 @@ class MaskedLinear(nn.Linear):
         noise_seed: seed of the `l0` noise in training, so that all ranks draw alike; None takes PyTorch's generator.
 
     Raises:
-        ValueError: unknown `pruning_method` or `mask_init`.
+        UserError: unknown `pruning_method` or `mask_init`.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class MaskedLinear(nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         if mask_init not in MASK_INITS:
-            raise ValueError(f"mask_init must be one of {', '.join(MASK_INITS)}, not {mask_init!r}")
+            raise UserError(f"mask_init must be one of {', '.join(MASK_INITS)}, not {mask_init!r}")
         self.pruning_method = canonical_pruning_method(pruning_method)
         self.mask_init = mask_init
         self.mask_scale = mask_scale

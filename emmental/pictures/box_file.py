@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import NoReturn
 
+from emmental.errors import UserError
+
 FORM = (
     'The JSON file is an object with "boxes", a list of [x0, y0, x1, y1] in pixels of the image, and, each with one '
     'entry for each box, any of "obj_ids" (numbers or names), "obj_scores" (numbers), "attr_ids", "attr_scores"; '
@@ -23,54 +25,54 @@ def read_box_file(path: str | Path) -> dict[str, object]:
         The keys that the file has, as `SingleImageViz` takes them: "boxes" always; the rest when present.
 
     Raises:
-        ValueError: the file cannot be read, is not JSON, or has another form; the line names the file and the key.
+        UserError: the file cannot be read, is not JSON, or has another form; the line names the file and the key.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not JSON: it is not UTF-8 text") from error
+        raise UserError(f"{path} is not JSON: it is not UTF-8 text") from error
     try:
         content = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates)
         _check(content)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
     return content
 
 
 def _check(content: object) -> None:
     if not isinstance(content, dict) or "boxes" not in content:
-        raise ValueError('expected an object with "boxes"')
+        raise UserError('expected an object with "boxes"')
     known = ("boxes", *_PER_BOX, *_NAMES)
     unknown = [key for key in content if key not in known]
     if unknown:
-        raise ValueError(f"unknown key {unknown[0]!r}; the keys are {', '.join(known)}")
+        raise UserError(f"unknown key {unknown[0]!r}; the keys are {', '.join(known)}")
     boxes = content["boxes"]
     if not isinstance(boxes, list):
-        raise ValueError("boxes: expected a list of [x0, y0, x1, y1]")
+        raise UserError("boxes: expected a list of [x0, y0, x1, y1]")
     for i, box in enumerate(boxes):
         if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
-            raise ValueError(f"boxes: box {i} is not a list of 4 numbers x0, y0, x1, y1")
+            raise UserError(f"boxes: box {i} is not a list of 4 numbers x0, y0, x1, y1")
     for key in _PER_BOX:
         _check_values(key, content.get(key, [0] * len(boxes)), len(boxes), names="ids" in key)
     for key in _NAMES:
         names = content.get(key, [])
         if not isinstance(names, list | dict):
-            raise ValueError(f'{key}: expected a list of names or an object such as {{"0": "cat"}}')
+            raise UserError(f'{key}: expected a list of names or an object such as {{"0": "cat"}}')
         if not all(isinstance(name, str) for name in (names.values() if isinstance(names, dict) else names)):
-            raise ValueError(f"{key}: a name is not text")
+            raise UserError(f"{key}: a name is not text")
 
 
 def _check_values(key: str, values: object, count: int, names: bool) -> None:
     if not isinstance(values, list) or len(values) != count:
-        raise ValueError(f"{key}: expected a list with one entry for each of the {count} boxes")
+        raise UserError(f"{key}: expected a list with one entry for each of the {count} boxes")
     for value in values:
         if not (_is_number(value) or (names and isinstance(value, str))):
-            raise ValueError(f"{key}: {value!r} is not a number{' or a name' if names else ''}")
+            raise UserError(f"{key}: {value!r} is not a number{' or a name' if names else ''}")
 
 
 def _is_number(value: object) -> bool:
@@ -78,11 +80,11 @@ def _is_number(value: object) -> bool:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number of JSON")
+    raise UserError(f"{name} is not a number of JSON")
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        raise ValueError("a key appears twice in one object")
+        raise UserError("a key appears twice in one object")
     return content

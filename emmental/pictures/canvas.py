@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from emmental.atomic import atomic_file
+from emmental.errors import UserError
 
 DPI = 72
 OPENCV_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -47,8 +48,8 @@ class Chart(Figure):
         """Write the picture; the ending of `saveas` is the format.
 
         Raises:
-            ValueError: an ending that is no picture format.
-            OSError: the file cannot be written.
+            UserError: an ending that is no picture format.
+            UserError: the file cannot be written.
         """
         suffix = picture_suffix(saveas)
         raster = suffix in OPENCV_SUFFIXES
@@ -74,12 +75,12 @@ def output_size(width: int, height: int, scale: float) -> tuple[int, int]:
     """(width, height) in whole pixels of a picture drawn at `scale`; a fraction of a pixel is cut off.
 
     Raises:
-        ValueError: the drawn picture would be larger than 32,000 pixels on a side.
+        UserError: the drawn picture would be larger than 32,000 pixels on a side.
     """
     # 1e-2 keeps products such as 35 * 1.2 = 41.99999999999999 whole.
     drawn = max(1, int(width * scale + 1e-2)), max(1, int(height * scale + 1e-2))
     if max(drawn) > _MAX_SIDE:
-        raise ValueError(
+        raise UserError(
             f"scale: {scale:g} makes a {width} x {height} image {drawn[0]} x {drawn[1]}, more than {_MAX_SIDE} pixels"
         )
     return drawn
@@ -114,12 +115,12 @@ def picture_suffix(path: str | Path) -> str:
     """The lower-case ending of a picture's file name.
 
     Raises:
-        ValueError: there is none, or it is no picture format.
+        UserError: there is none, or it is no picture format.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in OPENCV_SUFFIXES + MATPLOTLIB_SUFFIXES:
         known = " ".join(OPENCV_SUFFIXES + MATPLOTLIB_SUFFIXES)
-        raise ValueError(f"saveas: {str(path)!r} does not end in a picture format; it may be one of {known}")
+        raise UserError(f"saveas: {str(path)!r} does not end in a picture format; it may be one of {known}")
     return suffix
 
 
@@ -127,14 +128,14 @@ def encode_array(image: np.ndarray, suffix: str) -> bytes:
     """Encode (H, W, 3) uint8 RGB with OpenCV in the format of `suffix`.
 
     Raises:
-        ValueError: the format cannot hold a picture of this size.
+        UserError: the format cannot hold a picture of this size.
     """
     try:
         done, data = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), _ENCODING.get(suffix, []))
     except cv2.error as error:
-        raise ValueError(f"saveas: a picture of {image.shape[1]} x {image.shape[0]} cannot be {suffix}") from error
+        raise UserError(f"saveas: a picture of {image.shape[1]} x {image.shape[0]} cannot be {suffix}") from error
     if not done:
-        raise ValueError(f"saveas: a picture of {image.shape[1]} x {image.shape[0]} cannot be {suffix}")
+        raise UserError(f"saveas: a picture of {image.shape[1]} x {image.shape[0]} cannot be {suffix}")
     return data.tobytes()
 
 
@@ -157,7 +158,7 @@ def write_picture(path: str | Path, data: bytes) -> Path:
     """Write an encoded picture, whole or not at all; makes the folder.
 
     Raises:
-        OSError: the file cannot be written.
+        UserError: the file cannot be written.
     """
     path = Path(path)
     if path.is_dir():

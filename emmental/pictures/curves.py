@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from emmental.errors import UserError
 from emmental.pictures.canvas import Chart, picture_style
 from emmental.pictures.heat import SMALL_FONT, TEXT_FONT, TITLE_FONT, WIDTH, axes_at, write
 from emmental.pictures.palette import LINE_COLORS
@@ -28,11 +29,11 @@ def curves(history: Sequence[Mapping[str, object]], title: str = "") -> Chart:
         title: heading of the picture.
 
     Raises:
-        ValueError: a row without `step`, a value that is no number, or nothing to draw.
+        UserError: a row without `step`, a value that is no number, or nothing to draw.
     """
     panels = _panels(history)
     if not panels:
-        raise ValueError("history: no row has remaining, threshold, loss or eval")
+        raise UserError("history: no row has remaining, threshold, loss or eval")
     with picture_style():
         chart = Chart(WIDTH, _TOP + len(panels) * (_PANEL + _GAP) - _GAP + _BOTTOM)
         write(chart, 24, 20, title, TITLE_FONT, weight="bold")
@@ -60,7 +61,7 @@ def _panels(history: Sequence[Mapping[str, object]]) -> dict[str, dict[str, Line
             _append(panels[panel], "training loss" if key == "loss" else key, step, row.get(key))
         measured = row.get("eval") or {}
         if not isinstance(measured, Mapping):
-            raise ValueError(f"history: eval of step {step:g} is not a dict of metrics")
+            raise UserError(f"history: eval of step {step:g} is not a dict of metrics")
         for name, value in measured.items():
             _append(panels["loss" if "loss" in str(name) else "metrics"], str(name), step, value)
     return {panel: lines for panel, lines in panels.items() if lines}
@@ -71,7 +72,7 @@ def _by_step(history: Sequence[Mapping[str, object]]) -> dict[float, Mapping[str
     for number, row in enumerate(history):
         step = row.get("step") if isinstance(row, Mapping) else None
         if isinstance(step, bool) or not isinstance(step, int | float) or not math.isfinite(step):
-            raise ValueError(f"history: row {number} has no number for step")
+            raise UserError(f"history: row {number} has no number for step")
         merged.setdefault(step, {}).update(row)
     return merged
 
@@ -80,7 +81,7 @@ def _append(lines: dict[str, Line], name: str, step: float, value: object) -> No
     if value is None:
         return
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        raise ValueError(f"history: {name} of step {step:g} is {value!r}, not a number")
+        raise UserError(f"history: {name} of step {step:g} is {value!r}, not a number")
     if math.isfinite(float(value)):
         updates, values = lines.setdefault(name, ([], []))
         updates.append(step)

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 
+from emmental.errors import UserError
 from emmental.pictures.canvas import Chart, picture_style
 from emmental.pictures.inputs import to_array
 from emmental.pictures.masks import heading, table
@@ -82,11 +83,11 @@ def heat_table(
         columns: names for the columns of an array.
 
     Raises:
-        ValueError: no density, one outside [0, 1], or names or sizes that do not belong to the densities.
+        UserError: no density, one outside [0, 1], or names or sizes that do not belong to the densities.
     """
     if isinstance(densities, Mapping):
         if not densities:
-            raise ValueError("densities: empty; expected the density of at least one matrix")
+            raise UserError("densities: empty; expected the density of at least one matrix")
         cells, layers, matrices = table(densities)
         shown = HeatTable(
             _checked(cells),
@@ -96,9 +97,9 @@ def heat_table(
         return shown if sizes is None else _with_sums(shown, densities, sizes)
     cells = to_array(densities, "densities").astype(np.float64)
     if cells.ndim != 2 or cells.size == 0:
-        raise ValueError(f"densities: shape {cells.shape}; a dict, or an array (layers, matrices), is accepted")
+        raise UserError(f"densities: shape {cells.shape}; a dict, or an array (layers, matrices), is accepted")
     if sizes is not None:
-        raise ValueError("sizes: only densities in a dict have sizes")
+        raise UserError("sizes: only densities in a dict have sizes")
     return HeatTable(
         _checked(cells),
         _names(rows, cells.shape[0], "rows", "layer"),
@@ -125,7 +126,7 @@ def overview(
         columns: names of an array's columns.
 
     Raises:
-        ValueError: nothing to draw, a density outside [0, 1], or names or sizes that do not fit; in one line.
+        UserError: nothing to draw, a density outside [0, 1], or names or sizes that do not fit; in one line.
     """
     shown = heat_table(densities, sizes, rows, columns)
     return heat_chart([shown], title, [shown.summary()])
@@ -142,10 +143,10 @@ def compare(
     """Two runs side by side on one colour scale; arguments as for `overview`, twice.
 
     Raises:
-        ValueError: as `overview`, or not two names.
+        UserError: as `overview`, or not two names.
     """
     if len(names) != 2:
-        raise ValueError(f"names: {len(names)} names for two runs")
+        raise UserError(f"names: {len(names)} names for two runs")
     tables: list[HeatTable] = [heat_table(first, first_sizes), heat_table(second, second_sizes)]
     subtitles = [f"{name}\n{shown.summary()}" for name, shown in zip(names, tables, strict=True)]
     return heat_chart(tables, title, subtitles)
@@ -240,7 +241,7 @@ def _left_margin(shown: HeatTable) -> int:
 
 def _with_sums(shown: HeatTable, densities: Mapping, sizes: Mapping[object, int]) -> HeatTable:
     if set(densities) != set(sizes):
-        raise ValueError("sizes: the keys must be those of densities")
+        raise UserError("sizes: the keys must be those of densities")
     count = np.nan_to_num(table(sizes)[0])
     kept = np.nan_to_num(shown.cells) * count
     count, kept = (np.block([[a, a.sum(1, keepdims=True)], [a.sum(0), a.sum()]]) for a in (count, kept))
@@ -251,7 +252,7 @@ def _with_sums(shown: HeatTable, densities: Mapping, sizes: Mapping[object, int]
 def _checked(cells: np.ndarray) -> np.ndarray:
     known = cells[~np.isnan(cells)]
     if known.size and (known.min() < 0 or known.max() > 1):
-        raise ValueError(
+        raise UserError(
             f"densities: from {known.min():g} to {known.max():g}; shares in [0, 1] are accepted, not percent"
         )
     return cells
@@ -261,5 +262,5 @@ def _names(names: Sequence[object] | None, count: int, argument: str, default: s
     if names is None:
         return [f"{default} {i}" for i in range(count)]
     if len(names) != count:
-        raise ValueError(f"{argument}: {len(names)} names for {count} {argument} of densities")
+        raise UserError(f"{argument}: {len(names)} names for {count} {argument} of densities")
     return [str(name) for name in names]

@@ -10,6 +10,8 @@ import matplotlib.colors
 import numpy as np
 from matplotlib.patches import Rectangle
 
+from emmental.errors import UserError
+
 _CHANNELS = (1, 3, 4)
 _UNIT_TOLERANCE = 0.1  # interpolation overshoots [0, 1] by a few percent
 
@@ -18,7 +20,7 @@ def to_array(value: object, name: str) -> np.ndarray:
     """A NumPy array from an array, a list of numbers, or a tensor on any device and with or without gradient.
 
     Raises:
-        ValueError: a ragged list, or something that is not numbers.
+        UserError: a ragged list, or something that is not numbers.
     """
     if hasattr(value, "detach"):  # a torch tensor; NumPy has no bfloat16
         value = value.detach().cpu()
@@ -26,9 +28,9 @@ def to_array(value: object, name: str) -> np.ndarray:
     try:
         array = np.asarray(_without_tensors(value))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{name}: rows of different lengths; all must have the same number of elements") from error
+        raise UserError(f"{name}: rows of different lengths; all must have the same number of elements") from error
     if array.dtype.kind not in "buif":
-        raise ValueError(f"{name}: expected real numbers, got {_described(value)}")
+        raise UserError(f"{name}: expected real numbers, got {_described(value)}")
     return array
 
 
@@ -43,7 +45,7 @@ def to_rgb_image(image: object, rgb: bool = True) -> np.ndarray:
         rgb: False for arrays in OpenCV's BGR(A) order; files and PIL images know their own order.
 
     Raises:
-        ValueError: a file that cannot be read, or an array that is no image; the line says which values are accepted.
+        UserError: a file that cannot be read, or an array that is no image; the line says which values are accepted.
     """
     if isinstance(image, str | Path):
         pixels, rgb = _read_image(Path(image)), False
@@ -72,7 +74,7 @@ def to_boxes(boxes: object, name: str = "boxes") -> np.ndarray:
     Accepts (n, 4), one box (4,), a batch of one (1, n, 4), and nothing (None, an empty list).
 
     Raises:
-        ValueError: another shape, a NaN or infinity, or a box that ends before it begins.
+        UserError: another shape, a NaN or infinity, or a box that ends before it begins.
     """
     if boxes is None:
         return np.empty((0, 4))
@@ -84,13 +86,13 @@ def to_boxes(boxes: object, name: str = "boxes") -> np.ndarray:
     if array.shape == (4,):
         array = array[None]
     if array.ndim != 2 or array.shape[1] != 4 or array.dtype.kind == "b":
-        raise ValueError(f"{name}: expected numbers of shape (n, 4), x0 y0 x1 y1, got {_described(array)}")
+        raise UserError(f"{name}: expected numbers of shape (n, 4), x0 y0 x1 y1, got {_described(array)}")
     array = array.astype(np.float64)
     for i, (x0, y0, x1, y1) in enumerate(array):
         if not np.isfinite(array[i]).all():
-            raise ValueError(f"{name}: box {i} has a NaN or an infinity: {array[i].tolist()}")
+            raise UserError(f"{name}: box {i} has a NaN or an infinity: {array[i].tolist()}")
         if x1 < x0 or y1 < y0:
-            raise ValueError(f"{name}: box {i} is {array[i].tolist()}; x0 <= x1 and y0 <= y1 must hold (not x y w h)")
+            raise UserError(f"{name}: box {i} is {array[i].tolist()}; x0 <= x1 and y0 <= y1 must hold (not x y w h)")
     return array
 
 
@@ -98,7 +100,7 @@ def to_box(box: object, name: str = "box") -> np.ndarray:
     """One box as (4,) float64; raises ValueError as `to_boxes` does, and for another number of boxes."""
     boxes = to_boxes(box, name)
     if len(boxes) != 1:
-        raise ValueError(f"{name}: expected one box of 4 numbers, got {len(boxes)} boxes")
+        raise UserError(f"{name}: expected one box of 4 numbers, got {len(boxes)} boxes")
     return boxes[0]
 
 
@@ -106,13 +108,13 @@ def to_scores(scores: object, count: int, name: str) -> list[str]:
     """`count` scores as texts with two decimals; empty texts where there are none.
 
     Raises:
-        ValueError: another number of scores, or a NaN or infinity.
+        UserError: another number of scores, or a NaN or infinity.
     """
     if scores is None:
         return [""] * count
     array = _one_per_box(to_array(scores, name), count, name)
     if not np.isfinite(array.astype(np.float64)).all():
-        raise ValueError(f"{name}: a NaN or an infinity; scores must be finite")
+        raise UserError(f"{name}: a NaN or an infinity; scores must be finite")
     return [f"{float(score):.2f}" for score in array]
 
 
@@ -124,14 +126,14 @@ def to_names(ids: object, names: object, count: int, name: str, names_name: str)
         names: a list (id -> name), a dict (id, or id as text -> name), or None: the numbers themselves are shown.
 
     Raises:
-        ValueError: another number of ids, an id that is not a whole number, or one that has no name.
+        UserError: another number of ids, an id that is not a whole number, or one that has no name.
     """
     if ids is None:
         return [""] * count
     if isinstance(ids, str) or (isinstance(ids, Sequence) and any(i is None or isinstance(i, str) for i in ids)):
         given = [ids] if isinstance(ids, str) else list(ids)
         if len(given) != count:
-            raise ValueError(f"{name}: {len(given)} values for {count} boxes; there must be one for each box")
+            raise UserError(f"{name}: {len(given)} values for {count} boxes; there must be one for each box")
     else:
         given = list(_one_per_box(to_array(ids, name), count, name))
     return [_name_of(i, names, name, names_name) for i in given]
@@ -143,12 +145,12 @@ def to_number(
     """A finite number within limits, or a ValueError that names the argument."""
     number = value if isinstance(value, int | float | np.number) and not isinstance(value, bool) else np.nan
     if not np.isfinite(number):
-        raise ValueError(f"{name}: expected a finite number, got {value!r}")
+        raise UserError(f"{name}: expected a finite number, got {value!r}")
     if above is not None and number <= above:
-        raise ValueError(f"{name}: {number:g} is not above {above:g}")
+        raise UserError(f"{name}: {number:g} is not above {above:g}")
     if (least is not None and number < least) or (most is not None and number > most):
         limits = f"at least {least:g}" if most is None else f"in [{least:g}, {most:g}]"
-        raise ValueError(f"{name}: {number:g} is not {limits}")
+        raise UserError(f"{name}: {number:g} is not {limits}")
     return float(number)
 
 
@@ -157,7 +159,7 @@ def to_color(value: object, name: str) -> tuple[float, float, float]:
     try:
         return matplotlib.colors.to_rgb(value)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{name}: {value!r} is not a colour; 'g', '#0072B2' or (r, g, b) in 0..1 are") from error
+        raise UserError(f"{name}: {value!r} is not a colour; 'g', '#0072B2' or (r, g, b) in 0..1 are") from error
 
 
 def to_linestyle(value: str) -> str:
@@ -165,7 +167,7 @@ def to_linestyle(value: str) -> str:
     try:
         Rectangle((0, 0), 1, 1, linestyle=value)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"linestyle: {value!r} is not one of '-', '--', '-.', ':' and 'none'") from error
+        raise UserError(f"linestyle: {value!r} is not one of '-', '--', '-.', ':' and 'none'") from error
     return value
 
 
@@ -185,13 +187,13 @@ def _read_image(path: Path) -> np.ndarray:  # BGR(A)
     try:
         data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     except (OSError, ValueError) as error:
-        raise ValueError(f"img: cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(f"img: cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
         pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     except cv2.error as error:  # more pixels than OpenCV takes
-        raise ValueError(f"img: {path} cannot be decoded ({' '.join(str(error).split())})") from error
+        raise UserError(f"img: {path} cannot be decoded ({' '.join(str(error).split())})") from error
     if pixels is None:
-        raise ValueError(f"img: {path} is not an image that OpenCV can read")
+        raise UserError(f"img: {path} is not an image that OpenCV can read")
     if pixels.ndim == 3 and pixels.shape[2] == 4:
         return pixels
     return cv2.imdecode(data, cv2.IMREAD_COLOR)  # unlike UNCHANGED, this turns a photograph as its EXIF data says
@@ -212,7 +214,7 @@ def _channels_last(pixels: np.ndarray) -> np.ndarray:
     if pixels.ndim == 3 and pixels.shape[2] not in _CHANNELS and pixels.shape[0] in _CHANNELS:
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim != 3 or pixels.shape[2] not in _CHANNELS or pixels.size == 0:
-        raise ValueError(
+        raise UserError(
             f"img: shape {pixels.shape} is no image; (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4 is accepted"
         )
     return pixels
@@ -224,14 +226,14 @@ def _to_uint8(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype.kind == "b":
         return pixels.astype(np.uint8) * np.uint8(255)
     if not np.isfinite(pixels).all():
-        raise ValueError("img: a NaN or an infinity among the pixels")
+        raise UserError("img: a NaN or an infinity among the pixels")
     low, high = float(pixels.min()), float(pixels.max())
     if pixels.dtype.kind == "f" and low >= -_UNIT_TOLERANCE and high <= 1 + _UNIT_TOLERANCE:
         return np.rint(np.clip(pixels, 0.0, 1.0) * 255).astype(np.uint8)
     if pixels.dtype == np.uint16 and high > 255:
         return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if low < 0 or high > 255:
-        raise ValueError(
+        raise UserError(
             f"img: values from {low:g} to {high:g}; integers in 0..255 and floats in [0, 1] or [0, 255] are accepted"
         )
     return np.rint(pixels).astype(np.uint8)
@@ -242,7 +244,7 @@ def _one_per_box(array: np.ndarray, count: int, name: str) -> np.ndarray:
         array = array[0]
     array = np.atleast_1d(array)
     if array.ndim != 1 or len(array) != count:
-        raise ValueError(f"{name}: shape {array.shape} for {count} boxes; there must be one for each box")
+        raise UserError(f"{name}: shape {array.shape} for {count} boxes; there must be one for each box")
     return array
 
 
@@ -252,16 +254,16 @@ def _name_of(given: object, names: object, name: str, names_name: str) -> str:
     if isinstance(given, str):
         return given
     if isinstance(given, bool | np.bool_) or not np.isfinite(given) or int(given) != given:
-        raise ValueError(f"{name}: {given!r} is not a whole number")
+        raise UserError(f"{name}: {given!r} is not a whole number")
     index = int(given)
     if names is None:
         return str(index)
     if isinstance(names, Mapping):
         if index not in names and str(index) not in names:
-            raise ValueError(f"{names_name}: no name for {name} {index}")
+            raise UserError(f"{names_name}: no name for {name} {index}")
         return str(names[index] if index in names else names[str(index)])
     if isinstance(names, str) or not hasattr(names, "__getitem__"):
-        raise ValueError(f"{names_name}: expected a list or a dict of names, got {type(names).__name__}")
+        raise UserError(f"{names_name}: expected a list or a dict of names, got {type(names).__name__}")
     if not 0 <= index < len(names):
-        raise ValueError(f"{names_name}: no name for {name} {index}; there are {len(names)} names, from 0 on")
+        raise UserError(f"{names_name}: no name for {name} {index}; there are {len(names)} names, from 0 on")
     return str(names[index])

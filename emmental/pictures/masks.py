@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from emmental.errors import UserError
 from emmental.pictures.inputs import to_array
 
 MOST_TILES = 256
@@ -69,13 +70,13 @@ def to_mask(mask: object, name: str = "mask") -> np.ndarray:
     """A mask as (out, in) bool from an array, list or tensor of bool or of zeros and ones.
 
     Raises:
-        ValueError: another shape, no element, or values that are neither 0 nor 1.
+        UserError: another shape, no element, or values that are neither 0 nor 1.
     """
     array = to_array(mask, name)
     if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"{name}: shape {array.shape} is no mask; (out, in) with at least one weight is")
+        raise UserError(f"{name}: shape {array.shape} is no mask; (out, in) with at least one weight is")
     if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
-        raise ValueError(f"{name}: a mask has only 0 and 1, or False and True")
+        raise UserError(f"{name}: a mask has only 0 and 1, or False and True")
     return array.astype(bool, copy=False)
 
 
@@ -93,12 +94,12 @@ def blocks(mask: np.ndarray, count: int, axis: int) -> list[Block]:
     """Cut a mask into `count` equal row blocks (axis 0) or column blocks (axis 1) and measure each.
 
     Raises:
-        ValueError: `count` does not divide the axis.
+        UserError: `count` does not divide the axis.
     """
     length = mask.shape[axis]
     if count < 1 or length % count:
         what = ("rows", "columns")[axis]
-        raise ValueError(f"heads: {length} {what} cannot be divided into {count} equal blocks")
+        raise UserError(f"heads: {length} {what} cannot be divided into {count} equal blocks")
     step = length // count
     kept = mask.mean(axis=1 - axis, dtype=np.float64).reshape(count, step).mean(axis=1)
     return [Block(i * step, (i + 1) * step, float(density)) for i, density in enumerate(kept)]
@@ -151,7 +152,7 @@ def table(
     """
     keyed = {matrix_key(key) if isinstance(key, str) else tuple(key): value for key, value in values.items()}
     if any(len(key) != 2 for key in keyed):
-        raise ValueError("densities: a key is a module name or a pair (layer, matrix)")
+        raise UserError("densities: a key is a module name or a pair (layer, matrix)")
     layers = sorted(dict.fromkeys(layer for layer, _ in keyed), key=lambda layer: (isinstance(layer, str), layer))
     present = dict.fromkeys(matrix for _, matrix in keyed)
     matrices = [m for m in order if m in present] + [m for m in present if m not in set(order)]

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 import emmental
 from emmental.data import load_features
+from emmental.errors import UserError
 from emmental.export.bertarize import bertarize_folder
 from emmental.export.counts_parameters import Count, count_parameters
 from emmental.export.model_folder import WEIGHT_FILES, read_model
@@ -26,11 +27,11 @@ from emmental.export.storage import load_package, package_sizes, save_package
 from emmental.inference.latency import machine, measure, speedups
 from emmental.inference.sparse import load_sparse
 from emmental.patching import masked_layers
+from emmental.runs.evaluation import predict_logits
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Environment
 from emmental.tasks import Task, compute_metrics, predictions_from_logits, resolve_task
 from emmental.training.arguments import build_parser
-from emmental.training.evaluation import predict_logits
 
 MASKED, DENSE, SPARSE = "masked", "dense", "sparse"
 ONNX, ONNX_INT8, INT8_PACKAGE = "onnx fp32", "onnx int8", "int8 package"
@@ -203,7 +204,7 @@ def training(folder: Path) -> dict[str, Any]:
     """What the trainer left in its output folder: `command` and `summary`, as far as they are there.
 
     Raises:
-        ValueError: a file of it is damaged.
+        UserError: a file of it is damaged.
     """
     found: dict[str, Any] = {}
     summary = _read_object(folder / "summary.json")
@@ -262,7 +263,7 @@ def _read_object(file: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged ({type(error).__name__})") from error
+        raise UserError(f"{file} is damaged ({type(error).__name__})") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{file} is damaged: a JSON object is expected")
+        raise UserError(f"{file} is damaged: a JSON object is expected")
     return value

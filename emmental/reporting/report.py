@@ -20,6 +20,7 @@ from transformers import BertConfig, PreTrainedModel
 
 from emmental import atomic
 from emmental.command_line import OneLineParser, leave_if, range_problems, switch, user_mistakes
+from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags
 from emmental.export.model_folder import plain_class_name, read_model
 from emmental.export.tokenizer import load_tokenizer
@@ -58,7 +59,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         What `report_page.page` shows, ready for JSON.
 
     Raises:
-        ValueError: a model that is no classifier of the task, or as `make_artifacts` and `read_split`.
+        UserError: a model that is no classifier of the task, or as `make_artifacts` and `read_split`.
     """
     source = Path(args.model_name_or_path)
     model = read_model(source, args.pruning_method, args.threshold)
@@ -102,13 +103,13 @@ def training_history(folder: Path) -> list[dict[str, Any]]:
     """The trainer's log in its output folder, which `curves` can draw; empty when there is none.
 
     Raises:
-        ValueError: it is damaged.
+        UserError: it is damaged.
     """
     try:
         history = read_log(folder / LOG_FILE)
         has_curves(history)
     except ValueError as error:
-        raise ValueError(f"{folder / LOG_FILE} is damaged: {error}") from error
+        raise UserError(f"{folder / LOG_FILE} is damaged: {error}") from error
     return history
 
 
@@ -175,14 +176,12 @@ def _task(args: argparse.Namespace, config: BertConfig) -> Task:
 def _check_model(model: PreTrainedModel, task: Task, args: argparse.Namespace) -> None:
     config, name = model.config, args.model_name_or_path
     if not type(model).__name__.endswith("ForSequenceClassification"):
-        raise ValueError(f"--model_name_or_path accepts a sequence classifier; {name} is a {type(model).__name__}")
+        raise UserError(f"--model_name_or_path accepts a sequence classifier; {name} is a {type(model).__name__}")
     if config.num_labels != task.num_labels:
-        raise ValueError(f"{name} has {config.num_labels} outputs, --task_name {task.name} needs {task.num_labels}")
+        raise UserError(f"{name} has {config.num_labels} outputs, --task_name {task.name} needs {task.num_labels}")
     for flag, length in (("max_seq_length", args.max_seq_length), ("lengths", max(args.lengths))):
         if length > config.max_position_embeddings:
-            raise ValueError(
-                f"--{flag} {length} is more than the {config.max_position_embeddings} positions of {name}"
-            )
+            raise UserError(f"--{flag} {length} is more than the {config.max_position_embeddings} positions of {name}")
 
 
 def _pruning(model: PreTrainedModel) -> dict[str, Any] | None:

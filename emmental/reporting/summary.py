@@ -15,6 +15,7 @@ from huggingface_hub.repocard_data import EvalResult
 from torch import nn
 
 import emmental
+from emmental.errors import UserError
 from emmental.pruning import remaining_weights
 from emmental.runs.progress import LOG_FILE, TENSORBOARD
 from emmental.tasks import Task, resolve_task
@@ -130,12 +131,12 @@ def push_to_hub(args: argparse.Namespace) -> None:
     """Upload the finished model: what `from_pretrained` needs, the card, results and pictures.
 
     Raises:
-        OSError: the Hub cannot be reached, or refuses; the model is whole in the output folder all the same.
+        UserError: the Hub cannot be reached, or refuses; the model is whole in the output folder all the same.
     """
     try:
         _upload(args)
     except OSError as error:
-        raise OSError(f"--push_to_hub: {error} (the finished model is in {args.output_dir})") from error
+        raise UserError(f"--push_to_hub: {error} (the finished model is in {args.output_dir})") from error
 
 
 def _upload(args: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from emmental import atomic
-from emmental.errors import NonFiniteError
+from emmental.errors import NonFiniteError, UserError
 from emmental.runs.processes import Environment
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def load_checkpoint(
     """Put everything back as `save_checkpoint` found it, and return the `state` it was given.
 
     Raises:
-        ValueError: the checkpoint is of another model, or of another number of processes.
+        UserError: the checkpoint is of another model, or of another number of processes.
     """
     path = Path(path)
     with fitting(path):
@@ -123,14 +123,14 @@ def fitting(path: str | Path) -> Iterator[None]:
     """Around taking up what a checkpoint holds.
 
     Raises:
-        ValueError: the block failed, because the checkpoint is of another run or not what this program writes.
+        UserError: the block failed, because the checkpoint is of another run or not what this program writes.
     """
     try:
         yield
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
-        raise ValueError(f"checkpoint {path} does not fit this run: {error}") from error
+        raise UserError(f"checkpoint {path} does not fit this run: {error}") from error
     except SafetensorError as error:
-        raise ValueError(f"checkpoint {path} is damaged: {error}") from error
+        raise UserError(f"checkpoint {path} is damaged: {error}") from error
 
 
 def read_state(path: str | Path) -> dict[str, Any]:

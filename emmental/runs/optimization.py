@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_linear_schedule_with_warmup
 
-from emmental.errors import NonFiniteError
+from emmental.errors import NonFiniteError, UserError
 from emmental.modules import devices
 from emmental.runs.precision import Precision
 
@@ -159,11 +159,11 @@ class UpdateLoop:
         """Take up what `state_dict` gave.
 
         Raises:
-            ValueError: a counter is no number of updates.
+            UserError: a counter is no number of updates.
         """
         for name in ("global_step", "skipped_updates"):
             if type(state[name]) is not int or state[name] < 0:
-                raise ValueError(f"{name} is {state[name]!r}, no number of updates")
+                raise UserError(f"{name} is {state[name]!r}, no number of updates")
             setattr(self, name, state[name])
         self.scheduler.load_state_dict({**self.scheduler.state_dict(), **state["scheduler"]})
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):

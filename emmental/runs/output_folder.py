@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from emmental import atomic
+from emmental.errors import UserError
 from emmental.runs.checkpoints import checkpoints_in, remove_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class OutputFolder:
         flag: how the user named it, for messages.
 
     Raises:
-        ValueError: another run is using it, it cannot be written to, or its record is damaged.
+        UserError: another run is using it, it cannot be written to, or its record is damaged.
     """
 
     def __init__(self, path: str | Path, flag: str = "--output_dir") -> None:
@@ -60,12 +61,12 @@ class OutputFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / LOCK, "w")  # noqa: SIM115 - held open for as long as the run
         except OSError as error:
-            raise ValueError(f"{flag} {path} cannot be written to: {error.strerror}") from error
+            raise UserError(f"{flag} {path} cannot be written to: {error.strerror}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.close()
-            raise ValueError(f"{flag} {path} is in use by another run; wait for it or choose another") from error
+            raise UserError(f"{flag} {path} is in use by another run; wait for it or choose another") from error
         _HELD.add(self._lock)
         # A damaged record is deleted by the user: the files of a run that stands here are still this program's.
         self._lost_its_record = bool(checkpoints_in(self.path)) and not (self.path / RECORD).exists()
@@ -144,10 +145,10 @@ class OutputFolder:
         except FileNotFoundError:
             return []
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"{self.path / RECORD} is damaged; delete it to go on") from error
+            raise UserError(f"{self.path / RECORD} is damaged; delete it to go on") from error
         names = [str(name) for name in written]
         if not all(self._holds(name) for name in names):
-            raise ValueError(f"{self.path / RECORD} names files outside the output folder; delete it to go on")
+            raise UserError(f"{self.path / RECORD} names files outside the output folder; delete it to go on")
         return names
 
     def _holds(self, name: str) -> bool:

@@ -18,6 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from emmental.errors import UserError
+
 _TIMEOUT = timedelta(minutes=60)
 _POLL_SECONDS = 0.02
 _POLLS = 10
@@ -98,13 +100,13 @@ def start(no_cuda: bool = False) -> Environment:
     Sets the CUDA device, and asks for algorithms that give the same bits in every run.
 
     Raises:
-        ValueError: more processes on this machine than GPUs.
+        UserError: more processes on this machine than GPUs.
     """
     cuda = torch.cuda.is_available() and not no_cuda
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if cuda and local_rank >= torch.cuda.device_count():
-        raise ValueError(
+        raise UserError(
             f"torchrun --nproc_per_node accepts up to {torch.cuda.device_count()} here, one process a GPU; "
             "--no_cuda runs on CPUs"
         )

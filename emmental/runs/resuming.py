@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emmental.errors import UserError
 from emmental.runs.checkpoints import checkpoints_in, newest_good_checkpoint, read_state
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.processes import Environment
@@ -43,7 +44,7 @@ def open_output(
         afresh: remove what this program wrote there.
 
     Raises:
-        ValueError: see `OutputFolder` and `checkpoint_to_resume`.
+        UserError: see `OutputFolder` and `checkpoint_to_resume`.
     """
     with environment.main_first():
         if not environment.is_main:
@@ -71,11 +72,11 @@ def checkpoint_to_resume(
         flags: how the user calls them.
 
     Raises:
-        ValueError: every checkpoint is damaged, or they belong to another run.
+        UserError: every checkpoint is damaged, or they belong to another run.
     """
     found = newest_good_checkpoint(folder)
     if found is None and checkpoints_in(folder):
-        raise ValueError(f"every checkpoint in {flags.folder} {folder} is damaged; {flags.afresh} starts afresh")
+        raise UserError(f"every checkpoint in {flags.folder} {folder} is damaged; {flags.afresh} starts afresh")
     if found is None or accept_changes:
         return found
     before = read_state(found).get("arguments")
@@ -86,7 +87,7 @@ def checkpoint_to_resume(
         if before.get(name) != identity.get(name)
     ]
     if changed:
-        raise ValueError(
+        raise UserError(
             f"{flags.folder} {folder} holds another run ({found.name}): {'; '.join(changed)}. Choose another folder, "
             f"{flags.afresh} to start afresh, or --accept_changes to go on all the same"
         )

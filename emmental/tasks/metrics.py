@@ -9,6 +9,7 @@ from scipy.special import log_softmax
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from emmental.errors import UserError
 from emmental.tasks.processors import Task
 
 logger = logging.getLogger(__name__)
@@ -27,16 +28,16 @@ def compute_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> 
         A value for every name in `task.metrics`. Correlations of constant values are 0, with a warning in the log.
 
     Raises:
-        ValueError: no predictions, a different number of labels, a score that is not finite, or a task whose labels
+        UserError: no predictions, a different number of labels, a score that is not finite, or a task whose labels
             are not published.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if predictions.ndim != 1 or predictions.shape != labels.shape or not len(labels):
-        raise ValueError(
+        raise UserError(
             f"{predictions.shape} predictions for {labels.shape} labels: as many, and one at least, needed"
         )
     if not task.metrics:
-        raise ValueError(f"--task_name {task.name} has no published labels to compare with: use --do_predict")
+        raise UserError(f"--task_name {task.name} has no published labels to compare with: use --do_predict")
     if task.is_regression:
         return _correlations(predictions, labels)
     # "mnli-mm/acc" is the accuracy under the task's own key.
@@ -47,11 +48,11 @@ def predictions_from_logits(task: Task, logits: np.ndarray) -> np.ndarray:
     """(N, num_labels) logits to (N,) class ids (int64; the lowest on ties), or scores (float32) for regression.
 
     Raises:
-        ValueError: another number of columns than the task has labels.
+        UserError: another number of columns than the task has labels.
     """
     logits = np.asarray(logits)
     if logits.ndim != 2 or logits.shape[1] != task.num_labels:
-        raise ValueError(f"logits {logits.shape} where task {task.name} needs (N, {task.num_labels})")
+        raise UserError(f"logits {logits.shape} where task {task.name} needs (N, {task.num_labels})")
     return logits[:, 0].astype(np.float32) if task.is_regression else logits.argmax(axis=1)
 
 
@@ -95,7 +96,7 @@ _SCORES = {"acc": _acc, "f1": _f1, "acc_and_f1": _acc_and_f1, "mcc": _mcc}
 def _correlations(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     predictions, labels = predictions.astype(np.float64), labels.astype(np.float64)
     if not (np.isfinite(predictions).all() and np.isfinite(labels).all()):
-        raise ValueError("predictions or labels hold NaN or infinity")
+        raise UserError("predictions or labels hold NaN or infinity")
     for name, values in (("predictions", predictions), ("labels", labels)):
         if np.ptp(values) == 0:
             logger.warning(

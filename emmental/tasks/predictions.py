@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from emmental.atomic import write_text
+from emmental.errors import UserError
 from emmental.tasks.processors import Task
 
 
@@ -24,11 +25,11 @@ def write_predictions(folder: str | Path, task: Task, predictions: np.ndarray, i
         The file, which appears whole or not at all.
 
     Raises:
-        ValueError: a different number of indices, a class id that the task lacks, or a score that is not finite.
+        UserError: a different number of indices, a class id that the task lacks, or a score that is not finite.
     """
     predictions = np.asarray(predictions)
     if predictions.shape != (len(indices),):
-        raise ValueError(f"{predictions.shape} predictions for {len(indices)} examples")
+        raise UserError(f"{predictions.shape} predictions for {len(indices)} examples")
     spelled = _scores(task, predictions) if task.is_regression else _labels(task, predictions)
     lines = ["index\tprediction", *(f"{index}\t{text}" for index, text in zip(indices, spelled, strict=True))]
     path = Path(folder) / task.prediction_file
@@ -38,13 +39,13 @@ def write_predictions(folder: str | Path, task: Task, predictions: np.ndarray, i
 
 def _labels(task: Task, predictions: np.ndarray) -> list[str]:
     if len(predictions) and not (predictions.min() >= 0 and predictions.max() < task.num_labels):
-        raise ValueError(f"class ids from 0 to {task.num_labels - 1} are expected for task {task.name}")
+        raise UserError(f"class ids from 0 to {task.num_labels - 1} are expected for task {task.name}")
     return [task.labels[int(number)] for number in predictions]
 
 
 def _scores(task: Task, predictions: np.ndarray) -> list[str]:
     if not np.isfinite(predictions).all():
-        raise ValueError("predictions hold NaN or infinity")
+        raise UserError("predictions hold NaN or infinity")
     if task.label_range is None:
         return [f"{value:.6g}" for value in predictions]
     low, high = task.label_range

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emmental.errors import UserError
 from emmental.tasks.tables import Table, read_table, table_format
 
 SPLITS = ("train", "dev", "test")
@@ -88,15 +89,15 @@ class Task:
         """Columns of `"train"`, `"dev"` or `"test"`.
 
         Raises:
-            ValueError: the task has no such split; names the flag that would give it.
+            UserError: the task has no such split; names the flag that would give it.
         """
         if split not in SPLITS:
-            raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+            raise UserError(f"split {split!r} is none of {', '.join(SPLITS)}")
         layout = {"train": self.train, "dev": self.dev, "test": self.test}[split]
         if layout is None and self.name == CUSTOM:
-            raise ValueError(f"{_FILE_FLAGS[split]} is not given: own files have no {split} split without it")
+            raise UserError(f"{_FILE_FLAGS[split]} is not given: own files have no {split} split without it")
         if layout is None:
-            raise ValueError(f"--task_name {self.name} has no {split} split: use --do_predict with a model of mnli")
+            raise UserError(f"--task_name {self.name} has no {split} split: use --do_predict with a model of mnli")
         return layout
 
 
@@ -200,13 +201,13 @@ def resolve_task(name: str) -> Task:
     """The GLUE task of a name, in any case and under any accepted alias.
 
     Raises:
-        ValueError: no such task; lists the names.
+        UserError: no such task; lists the names.
     """
     for task in TASKS.values():
         if name.lower() in (task.name, *task.aliases):
             return task
     accepted = ", ".join(" or ".join((task.name, *task.aliases)) for task in TASKS.values())
-    raise ValueError(f"--task_name {name!r} is none of {accepted}")
+    raise UserError(f"--task_name {name!r} is none of {accepted}")
 
 
 def user_task(
@@ -227,19 +228,19 @@ def user_task(
             `train_file`.
 
     Raises:
-        ValueError: a file is missing or malformed, the files disagree on `sentence2`, or the labels are neither given
+        UserError: a file is missing or malformed, the files disagree on `sentence2`, or the labels are neither given
             nor in a training file; one line naming the flag or the file.
     """
     paths = dict(zip(SPLITS, (train_file, validation_file, test_file), strict=True))
     tables = {split: _own_table(path, split) for split, path in paths.items() if path}
     if not tables:
-        raise ValueError("--train_file, --validation_file or --test_file is required where there is no --task_name")
+        raise UserError("--train_file, --validation_file or --test_file is required where there is no --task_name")
     paired = {"sentence2" in (table.header or []) for table in tables.values()}
     if len(paired) > 1:
-        raise ValueError("--train_file, --validation_file, --test_file: some have a column 'sentence2', others do not")
+        raise UserError("--train_file, --validation_file, --test_file: some have a column 'sentence2', others do not")
     if labels is None:
         if "train" not in tables:
-            raise ValueError("--train_file is required to know the labels")
+            raise UserError("--train_file is required to know the labels")
         labels = _discovered_labels(tables["train"])
     _check_labels(labels)
     metrics = ("acc", "f1") if labels else _CORRELATIONS
@@ -261,19 +262,19 @@ def labels_of(config: Any) -> list[str]:
 
 def _check_labels(labels: Sequence[str]) -> None:
     if len(labels) == 1 or len(set(labels)) != len(labels):
-        raise ValueError(f"labels {', '.join(labels)}: two or more different ones, or none (regression), are accepted")
+        raise UserError(f"labels {', '.join(labels)}: two or more different ones, or none (regression), are accepted")
     for label in labels:
         if label != label.strip() or "\t" in label or "\n" in label:
-            raise ValueError(f"label {label!r}: tabs, newlines and outer spaces are not accepted")
+            raise UserError(f"label {label!r}: tabs, newlines and outer spaces are not accepted")
 
 
 def _own_table(path: str | Path, split: str) -> Table:
     if not Path(path).is_file():
-        raise ValueError(f"{_FILE_FLAGS[split]} {path} is not a file")
+        raise UserError(f"{_FILE_FLAGS[split]} {path} is not a file")
     try:
         return read_table(Path(path).absolute(), table_format(path), keys=_OWN_COLUMNS[split])
     except ValueError as error:
-        raise ValueError(f"{_FILE_FLAGS[split]} {error}") from None
+        raise UserError(f"{_FILE_FLAGS[split]} {error}") from None
 
 
 def _own_layout(table: Table, split: str) -> Layout:
@@ -296,7 +297,7 @@ def _discovered_labels(table: Table) -> tuple[str, ...]:
     """The classes of a training file, empty for regression.
 
     Raises:
-        ValueError: fewer than two labels, or so many that a score must be misspelled.
+        UserError: fewer than two labels, or so many that a score must be misspelled.
     """
     column = table.column("label")
     first_line: dict[str, int] = {}
@@ -306,10 +307,10 @@ def _discovered_labels(table: Table) -> tuple[str, ...]:
     if None not in values and any(value % 1 for value in values if math.isfinite(value)):
         return ()
     if len(first_line) < 2:
-        raise ValueError(f"--train_file {table.path}: one label only, {next(iter(first_line))!r}; two are needed")
+        raise UserError(f"--train_file {table.path}: one label only, {next(iter(first_line))!r}; two are needed")
     if len(first_line) > MAX_DISCOVERED_LABELS:
         odd = next((label for label in first_line if _number(label) is None), next(iter(first_line)))
-        raise ValueError(
+        raise UserError(
             f"--train_file {table.path}:{first_line[odd]}: label {odd!r} is one of {len(first_line)} different ones; "
             f"at most {MAX_DISCOVERED_LABELS} classes, or numbers only (regression), are accepted"
         )
@@ -322,7 +323,7 @@ def split_files(task: Task, data_dir: str | Path | None, split: str) -> list[Pat
     """The files that hold a split: one for every task so far.
 
     Raises:
-        ValueError: no such split, or the file is missing; names flag and file.
+        UserError: no such split, or the file is missing; names flag and file.
     """
     layout = task.layout(split)
     candidates = [Path(data_dir or ".") / name for name in layout.files]
@@ -330,7 +331,7 @@ def split_files(task: Task, data_dir: str | Path | None, split: str) -> list[Pat
     if not found:
         flag = _FILE_FLAGS[split] if task.name == CUSTOM else f"--data_dir {data_dir}"
         names = " or ".join(layout.files)
-        raise ValueError(f"{flag}: {names} is missing, the {split} split of --task_name {task.name}")
+        raise UserError(f"{flag}: {names} is missing, the {split} split of --task_name {task.name}")
     return found[:1]
 
 
@@ -343,7 +344,7 @@ def read_split(task: Task, data_dir: str | Path | None, split: str) -> Split:
         split: `"train"`, `"dev"` or `"test"`.
 
     Raises:
-        ValueError: a missing file, column or header, an unknown label, a score that is no number or out of range, an
+        UserError: a missing file, column or header, an unknown label, a score that is no number or out of range, an
             empty file, or invalid UTF-8; one line naming file and line.
     """
     layout = task.layout(split)
@@ -364,7 +365,7 @@ def _cells(table: Table, column: int | str) -> list[str]:
         for line, cells in table.rows:
             if len(cells) <= position:
                 expected = f"at least {position + 1} are expected"
-                raise ValueError(f"{table.path}:{line}: {len(cells)} columns where {expected}")
+                raise UserError(f"{table.path}:{line}: {len(cells)} columns where {expected}")
     return [cells[position] for _, cells in table.rows]
 
 
@@ -374,11 +375,11 @@ def _check_header(table: Table, task: Task, layout: Layout) -> None:
     label = None if layout.label is None else header[table.column(layout.label)]
     is_score = task.is_regression and label is not None and _number(label) is not None
     if label in task.labels or is_score or (label is None and header[0].isdecimal()):
-        raise ValueError(f"{table.path}:1: an example where the header is expected")
+        raise UserError(f"{table.path}:1: an example where the header is expected")
     columns = [column for column in (layout.text_a, layout.text_b, layout.label) if column is not None]
     for name, column in zip(layout.names, columns, strict=False):
         if name in header and header.index(name) != table.column(column):
-            raise ValueError(
+            raise UserError(
                 f"{table.path}:1: {name!r} is column {header.index(name)} where task {task.name} has column "
                 f"{table.column(column)}, counted from 0"
             )
@@ -391,7 +392,7 @@ def _labels(table: Table, column: int | str, task: Task) -> list[int] | list[flo
     ids = {label: number for number, label in enumerate(task.labels)}
     for (line, _), cell in zip(table.rows, spelled, strict=True):
         if cell.strip() not in ids:
-            raise ValueError(f"{table.path}:{line}: label {cell!r} is none of {', '.join(task.labels)}")
+            raise UserError(f"{table.path}:{line}: label {cell!r} is none of {', '.join(task.labels)}")
     return [ids[cell.strip()] for cell in spelled]
 
 
@@ -400,7 +401,7 @@ def _score(table: Table, line: int, cell: str, task: Task) -> float:
     value = _number(cell)
     if value is None or not math.isfinite(value) or not low <= value <= high:
         accepted = f"from {low:g} to {high:g}" if task.label_range else "that is finite"
-        raise ValueError(f"{table.path}:{line}: score {cell!r} where a number {accepted} is expected")
+        raise UserError(f"{table.path}:{line}: score {cell!r} where a number {accepted} is expected")
     return value
 
 
@@ -417,5 +418,5 @@ def _indices(table: Table, column: int | str | None) -> list[str]:
     indices = _cells(table, column)
     for (line, _), index in zip(table.rows, indices, strict=True):
         if "\t" in index or "\n" in index:
-            raise ValueError(f"{table.path}:{line}: a tab or newline in the index {index!r}")
+            raise UserError(f"{table.path}:{line}: a tab or newline in the index {index!r}")
     return indices

@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from emmental.errors import UserError
+
 _FORMATS = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl"}
 
 
@@ -33,13 +35,13 @@ class Table:
         """Position of a column given by position (-1: the last one) or by name.
 
         Raises:
-            ValueError: no column, or more than one, has that name; or the position is beyond the header.
+            UserError: no column, or more than one, has that name; or the position is beyond the header.
         """
         if isinstance(column, str):
             return self._named_column(column)
         width = len(self.header) if self.header is not None else len(self.rows[0][1])
         if column >= width:
-            raise ValueError(f"{self.path}:1: {width} columns where at least {column + 1} are expected")
+            raise UserError(f"{self.path}:1: {width} columns where at least {column + 1} are expected")
         return column % width
 
     def _named_column(self, name: str) -> int:
@@ -47,7 +49,7 @@ class Table:
         if header.count(name) != 1:
             found = "no column" if name not in header else "more than one column"
             columns = " ".join(", ".join(header).split())  # a quoted name may run over lines
-            raise ValueError(f"{self.path}:1: {found} named {name!r}; the columns are {columns}")
+            raise UserError(f"{self.path}:1: {found} named {name!r}; the columns are {columns}")
         return header.index(name)
 
 
@@ -55,11 +57,11 @@ def table_format(path: str | Path) -> str:
     """`"tsv"`, `"csv"` or `"jsonl"`, by the suffix of a file's name.
 
     Raises:
-        ValueError: another suffix.
+        UserError: another suffix.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
-        raise ValueError(f"{path}: {suffix or 'no'} suffix where {', '.join(_FORMATS)} are accepted")
+        raise UserError(f"{path}: {suffix or 'no'} suffix where {', '.join(_FORMATS)} are accepted")
     return _FORMATS[suffix]
 
 
@@ -74,7 +76,7 @@ def read_table(path: str | Path, kind: str, has_header: bool = True, keys: Colle
         keys: which keys of JSON lines become columns, as far as the first line has them; others may hold anything.
 
     Raises:
-        ValueError: invalid UTF-8, an empty file, a row with more or fewer cells than the header, broken quoting or
+        UserError: invalid UTF-8, an empty file, a row with more or fewer cells than the header, broken quoting or
             JSON; one line naming file and line.
     """
     path = Path(path)
@@ -87,9 +89,9 @@ def read_table(path: str | Path, kind: str, has_header: bool = True, keys: Colle
     header = rows.pop(0)[1] if rows else []
     for line, cells in rows:
         if len(cells) != len(header):
-            raise ValueError(f"{path}:{line}: {len(cells)} columns where the header has {len(header)}")
+            raise UserError(f"{path}:{line}: {len(cells)} columns where the header has {len(header)}")
     if not rows:
-        raise ValueError(f"{path}:1: a header and no examples")
+        raise UserError(f"{path}:1: a header and no examples")
     return Table(path, [name.strip() for name in header], rows)
 
 
@@ -98,10 +100,10 @@ def _lines(path: Path) -> list[str]:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}:{line}: byte 0x{error.object[error.start]:02x} is not UTF-8") from None
+        raise UserError(f"{path}:{line}: byte 0x{error.object[error.start]:02x} is not UTF-8") from None
     text = text.rstrip("\r\n")
     if not text:
-        raise ValueError(f"{path}:1: the file is empty")
+        raise UserError(f"{path}:1: the file is empty")
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 
@@ -119,7 +121,7 @@ def _csv_rows(path: Path, lines: list[str]) -> list[tuple[int, list[str]]]:
             rows.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}:{line}: not CSV ({error})") from None
+        raise UserError(f"{path}:{line}: not CSV ({error})") from None
     return rows
 
 
@@ -130,7 +132,7 @@ def _json_table(path: Path, lines: list[str], keys: Collection[str]) -> Table:
         names = [name for name in record if name in keys]
         header = names if header is None else header
         for name in set(names) ^ set(header):
-            raise ValueError(f"{path}:{line}: {name!r} is in this line or in the first one, not in both")
+            raise UserError(f"{path}:{line}: {name!r} is in this line or in the first one, not in both")
         rows.append((line, [_json_cell(path, line, name, record[name]) for name in header]))
     return Table(path, header, rows)
 
@@ -140,9 +142,9 @@ def _json_objects(path: Path, lines: list[str]) -> Iterator[tuple[int, dict]]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
-            raise ValueError(f"{path}:{number}: not JSON; one object a line is expected") from None
+            raise UserError(f"{path}:{number}: not JSON; one object a line is expected") from None
         if not isinstance(record, dict):
-            raise ValueError(f"{path}:{number}: a JSON object is expected")
+            raise UserError(f"{path}:{number}: a JSON object is expected")
         yield number, record
 
 
@@ -153,6 +155,6 @@ def _json_cell(path: Path, line: int, name: str, value: object) -> str:
         return str(value)
     if isinstance(value, str):
         if any("\ud800" <= character <= "\udfff" for character in value):
-            raise ValueError(f"{path}:{line}: {name!r} has half of a surrogate pair, which is no character")
+            raise UserError(f"{path}:{line}: {name!r} has half of a surrogate pair, which is no character")
         return value
-    raise ValueError(f"{path}:{line}: {name!r} must be a string or a number")
+    raise UserError(f"{path}:{line}: {name!r} must be a string or a number")

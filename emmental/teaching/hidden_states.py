@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from emmental.errors import UserError
+from emmental.runs.evaluation import model_inputs
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Environment
 from emmental.teaching.losses import cosine_distance
-from emmental.training.evaluation import model_inputs
 
 BYTES_OF_A_STATE = 2
 """Cached hidden states are float16."""
@@ -29,16 +30,16 @@ def layer_map(student_layers: int, teacher_layers: int, by_hand: Sequence[int] |
     By default they are spread evenly, and the last imitates the last.
 
     Raises:
-        ValueError: by hand, but not one for each of the student's layers, or one that the teacher has not.
+        UserError: by hand, but not one for each of the student's layers, or one that the teacher has not.
     """
     if by_hand is None:
         return [max(1, round(layer * teacher_layers / student_layers)) for layer in range(1, student_layers + 1)]
     if len(by_hand) != student_layers:
-        raise ValueError(
+        raise UserError(
             f"--teacher_layers takes {student_layers} numbers, one a layer of the student, not {len(by_hand)}"
         )
     if max(by_hand) > teacher_layers or max(by_hand) < 1:
-        raise ValueError(
+        raise UserError(
             f"--teacher_layers accepts 1 to {teacher_layers}, the teacher's layers, and 0 for none (not all of them), "
             f"not {', '.join(map(str, by_hand))}"
         )
@@ -86,7 +87,7 @@ class CachedStates:
         width: H.
 
     Raises:
-        ValueError: the file has another size.
+        UserError: the file has another size.
     """
 
     def __init__(self, path: Path, lengths: np.ndarray, layers: int, width: int) -> None:

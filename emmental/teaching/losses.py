@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from emmental.language_models.masking import IGNORED
 from emmental.runs.processes import Environment
+
+IGNORED = -100
+"""Label of a position that asks nothing."""
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

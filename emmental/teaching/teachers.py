@@ -18,7 +18,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from emmental import atomic
 from emmental.data import FeatureDataset
 from emmental.data.tokenization import differing_tokens
+from emmental.errors import UserError
 from emmental.pretrained import bytes_of, from_pretrained, weights_fingerprint
+from emmental.runs.evaluation import predict_logits
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Environment
 from emmental.teaching.hidden_states import (
@@ -31,7 +33,6 @@ from emmental.teaching.hidden_states import (
     layer_map,
     projection_between,
 )
-from emmental.training.evaluation import predict_logits
 
 logger = logging.getLogger(__name__)
 
@@ -44,22 +45,22 @@ def load_teacher(args: argparse.Namespace, tokenizer: Any, num_labels: int) -> n
     """The teacher that the flags name, frozen and in evaluation mode; `args` gets teacher_weights, its fingerprint.
 
     Raises:
-        ValueError: it is of another type than `--teacher_type` says, was trained for another number of labels, or its
+        UserError: it is of another type than `--teacher_type` says, was trained for another number of labels, or its
             tokenizer gives other token ids than the student's.
-        OSError: it cannot be found.
+        UserError: it cannot be found.
     """
     name, found = args.teacher_name_or_path, {"flag": "--teacher_name_or_path", "cache_dir": args.cache_dir or None}
     config = from_pretrained(AutoConfig, name, **found)
     if args.teacher_type not in (None, config.model_type):
-        raise ValueError(f"--teacher_type {args.teacher_type}, but {name} is a {config.model_type}")
+        raise UserError(f"--teacher_type {args.teacher_type}, but {name} is a {config.model_type}")
     if config.num_labels != num_labels:
-        raise ValueError(f"--teacher_name_or_path {name} has {config.num_labels} outputs, the task needs {num_labels}")
+        raise UserError(f"--teacher_name_or_path {name} has {config.num_labels} outputs, the task needs {num_labels}")
     _check_tokenizers(tokenizer, from_pretrained(AutoTokenizer, name, **found), name)
     teacher, info = from_pretrained(
         AutoModelForSequenceClassification, name, config=config, output_loading_info=True, **found
     )
     if info["missing_keys"]:
-        raise ValueError(
+        raise UserError(
             f"--teacher_name_or_path {name} is not fine-tuned: it lacks {sorted(info['missing_keys'])[0]} "
             f"and {len(info['missing_keys']) - 1} other weights"
         )
@@ -87,7 +88,7 @@ def check_hidden_states(
     """See, before anything is written, that hidden states can be compared as the flags ask for it.
 
     Raises:
-        ValueError: `--teacher_layers` does not fit, or the cache would be larger than allowed.
+        UserError: `--teacher_layers` does not fit, or the cache would be larger than allowed.
     """
     if args.alpha_hidden_cos == 0 and args.alpha_hidden_mse == 0:
         return
@@ -95,7 +96,7 @@ def check_hidden_states(
     count, width = len(compared_layers(layers)), teacher.config.hidden_size
     size = int(dataset.lengths.sum(dtype=np.int64)) * count * width * BYTES_OF_A_STATE
     if 0 < args.hidden_cache_limit_gb * 1e9 < size:
-        raise ValueError(
+        raise UserError(
             f"--hidden_cache_limit_gb {args.hidden_cache_limit_gb:g}: the hidden states take {size / 1e9:.3g} GB; "
             "allow that much, compare fewer layers (--teacher_layers), or give 0 to ask the teacher for every batch"
         )
@@ -115,7 +116,7 @@ def hidden_state_match(
     this before `teacher_logits`. Without it the teacher is asked anew for every batch.
 
     Raises:
-        ValueError: see `check_hidden_states`.
+        UserError: see `check_hidden_states`.
     """
     check_hidden_states(args, teacher, student, dataset)
     if args.alpha_hidden_cos == 0 and args.alpha_hidden_mse == 0:
@@ -213,11 +214,11 @@ def _check_tokenizers(student: Any, teacher: Any, name: str) -> None:
     if not differing and student(_PROBE)["input_ids"] == teacher(_PROBE)["input_ids"]:
         return
     if not differing:
-        raise ValueError(
+        raise UserError(
             f"--teacher_name_or_path {name} has the student's vocabulary but cuts texts in another way (upper case, "
             "accents, special tokens); teacher and student must give the same token ids"
         )
-    raise ValueError(
+    raise UserError(
         f"--teacher_name_or_path {name} has another tokenizer than the student: {len(differing)} tokens differ, "
         f"such as {differing[0]!r}; teacher and student must give the same token ids"
     )

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
+from emmental.errors import UserError
 from emmental.pretrained import from_pretrained
 from emmental.tasks import Task
 
@@ -21,19 +22,19 @@ def load_tokenizer(args: argparse.Namespace) -> Any:
     """The fast tokenizer of the model, or the one that `--tokenizer_name` names.
 
     Raises:
-        ValueError: there is none, or no fast one, or `--max_seq_length` is more than its model takes.
-        OSError: it cannot be found.
+        UserError: there is none, or no fast one, or `--max_seq_length` is more than its model takes.
+        UserError: it cannot be found.
     """
     casing = {} if args.do_lower_case is None else {"do_lower_case": args.do_lower_case}
     name = args.tokenizer_name or args.model_name_or_path
     flag = "--tokenizer_name" if args.tokenizer_name else "--model_name_or_path"
     tokenizer = from_pretrained(AutoTokenizer, name, flag=flag, cache_dir=args.cache_dir or None, **casing)
     if not tokenizer.is_fast:
-        raise ValueError(f"{flag} {name} is no fast tokenizer; it needs a tokenizer.json")
+        raise UserError(f"{flag} {name} is no fast tokenizer; it needs a tokenizer.json")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Transformers makes where it finds no files
-        raise ValueError(f"{flag} {name} holds no tokenizer; it needs a tokenizer.json or vocab.txt")
+        raise UserError(f"{flag} {name} holds no tokenizer; it needs a tokenizer.json or vocab.txt")
     if args.max_seq_length > tokenizer.model_max_length:
-        raise ValueError(
+        raise UserError(
             f"--max_seq_length {args.max_seq_length} is more than the {tokenizer.model_max_length} tokens of {name}"
         )
     return tokenizer
@@ -46,26 +47,26 @@ def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrain
     method, threshold and scores.
 
     Raises:
-        ValueError: the checkpoint contradicts the flags.
-        OSError: it cannot be found.
+        UserError: the checkpoint contradicts the flags.
+        UserError: it cannot be found.
     """
     name, cache_dir = args.model_name_or_path, args.cache_dir or None
     flag = "--config_name" if args.config_name else "--model_name_or_path"
     config = from_pretrained(AutoConfig, args.config_name or name, flag=flag, cache_dir=cache_dir)
     if not isinstance(config, BertConfig):
-        raise ValueError(f"--model_name_or_path accepts a BERT; {name} is a {config.model_type}")
+        raise UserError(f"--model_name_or_path accepts a BERT; {name} is a {config.model_type}")
     if args.max_seq_length > config.max_position_embeddings:
-        raise ValueError(
+        raise UserError(
             f"--max_seq_length {args.max_seq_length} is more than the {config.max_position_embeddings} positions "
             f"of {name}"
         )
     if len(tokenizer) > config.vocab_size:
-        raise ValueError(f"--tokenizer_name has {len(tokenizer)} tokens, the model {name} only {config.vocab_size}")
+        raise UserError(f"--tokenizer_name has {len(tokenizer)} tokens, the model {name} only {config.vocab_size}")
     if not args.do_train and config.num_labels != task.num_labels:
-        raise ValueError(f"{name} has {config.num_labels} outputs, --task_name {task.name} needs {task.num_labels}")
+        raise UserError(f"{name} has {config.num_labels} outputs, --task_name {task.name} needs {task.num_labels}")
     if args.model_type == "bert":
         if isinstance(config, MaskedBertConfig):
-            raise ValueError(f"--model_type bert trains dense, but {name} is masked; leave --model_type away")
+            raise UserError(f"--model_type bert trains dense, but {name} is masked; leave --model_type away")
         return _loaded(args, BertForSequenceClassification, BertConfig(**{**config.to_dict(), **_outputs(task)}))
     masked = MaskedBertConfig.from_dense(config, **_masking(args, config), **_outputs(task))
     return _loaded(args, MaskedBertForSequenceClassification, masked)
@@ -84,7 +85,7 @@ def _loaded(args: argparse.Namespace, model_class: type[PreTrainedModel], config
     )
     fresh = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     if fresh and not args.do_train:
-        raise ValueError(f"--model_name_or_path {args.model_name_or_path} is not fine-tuned: it has no {fresh[0]}")
+        raise UserError(f"--model_name_or_path {args.model_name_or_path} is not fine-tuned: it has no {fresh[0]}")
     if fresh:
         logger.info("not in %s, so started anew: %s", args.model_name_or_path, ", ".join(fresh))
     return model
@@ -128,7 +129,7 @@ def _masking(args: argparse.Namespace, config: BertConfig) -> dict[str, Any]:
         return asked
     for flag, value in asked.items():
         if flag in args.explicit and value != getattr(config, flag):
-            raise ValueError(
+            raise UserError(
                 f"--{flag} {value} contradicts {args.model_name_or_path}, saved with {getattr(config, flag)}"
             )
     args.pruning_method = config.pruning_method

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emmental.language_models.masking import IGNORED, LmBatchMaker, Masking, mask_tokens, token_probabilities
+from emmental.language_models.masking import LmBatchMaker, Masking, mask_tokens, token_probabilities
+from emmental.teaching.losses import IGNORED
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIAL = (PAD, UNK, CLS, SEP, MASK)

@@ -14,9 +14,9 @@ from transformers import AutoConfig
 
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.patching import masked_layers, set_threshold
+from emmental.runs.evaluation import predict_logits
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Environment
-from emmental.training.evaluation import predict_logits
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,247 @@
+"""Where the encoder layers of each model type are, and which linear plays which role in them.
+
+This is the only file that knows names such as `attention.self.query`. To add an architecture, add one entry to
+`ARCHITECTURES` and one line to the list in `tests/tiny_models.py`.
+
+It imports nothing of emmental: the modelling file in the folder of a small model takes a copy of it along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+QKV, QUERY, KEY, VALUE = "qkv", "query", "key", "value"
+POSITION_KEY, POSITION_QUERY = "position_key", "position_query"
+OUTPUT, UP, DOWN = "output", "up", "down"
+HEAD_ROLES = (QKV, QUERY, KEY, VALUE, POSITION_KEY, POSITION_QUERY)
+"""Linears whose rows belong to attention heads. The columns of `OUTPUT` belong to them too."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How the encoder of a model type is built.
+
+    Attributes:
+        model_type: as `config.json` spells it.
+        layers: dotted path of the encoder layers inside the base model; `*` stands for every member of a list.
+        roles: role -> dotted path of its linear inside a layer. `qkv` has all query rows, then all key rows, then
+            all value rows. Optional roles (`position_key`, `position_query`) are skipped where a layer lacks them.
+        gated: `up` has 2 * I rows: row i is neuron i's input, row i + I is its gate.
+        shared: layers are used several times in one forward pass (ALBERT).
+        token_types: the model takes `token_type_ids`.
+        attention: dotted path of the module that computes attention from the heads' linears.
+        head_counters: names of the attributes of `attention` that must follow the number of heads: the first counts
+            heads, the second (if any) counts rows.
+        pre_norm: the LayerNorm stands before a sublayer, not after its residual sum.
+        attention_norm, feed_forward_norm: dotted paths of the sublayers' LayerNorms inside a layer.
+    """
+
+    model_type: str
+    layers: str
+    roles: dict[str, str]
+    attention: str
+    head_counters: tuple[str, ...]
+    attention_norm: str
+    feed_forward_norm: str
+    gated: bool = False
+    shared: bool = False
+    token_types: bool = True
+    pre_norm: bool = False
+
+
+class UnknownArchitectureError(ValueError):
+    """A model type that has no entry here."""
+
+
+@dataclass(frozen=True)
+class EncoderLayer:
+    """One encoder layer of a model.
+
+    Attributes:
+        name: dotted name inside the model.
+        module: the layer.
+        linears: role -> dotted name inside the model, of the linears that the layer has.
+        uses: how often one forward pass runs through it.
+    """
+
+    name: str
+    module: nn.Module
+    linears: dict[str, str]
+    uses: int = 1
+
+
+def _bert_like(model_type: str, token_types: bool = True) -> Architecture:
+    return Architecture(
+        model_type=model_type,
+        layers="encoder.layer.*",
+        roles={
+            QUERY: "attention.self.query",
+            KEY: "attention.self.key",
+            VALUE: "attention.self.value",
+            OUTPUT: "attention.output.dense",
+            UP: "intermediate.dense",
+            DOWN: "output.dense",
+        },
+        attention="attention.self",
+        head_counters=("num_attention_heads", "all_head_size"),
+        attention_norm="attention.output.LayerNorm",
+        feed_forward_norm="output.LayerNorm",
+        token_types=token_types,
+    )
+
+
+_ENTRIES = (
+    _bert_like("bert"),
+    _bert_like("roberta", token_types=False),
+    _bert_like("xlm-roberta", token_types=False),
+    _bert_like("camembert", token_types=False),
+    _bert_like("electra"),
+    Architecture(
+        model_type="distilbert",
+        layers="transformer.layer.*",
+        roles={
+            QUERY: "attention.q_lin",
+            KEY: "attention.k_lin",
+            VALUE: "attention.v_lin",
+            OUTPUT: "attention.out_lin",
+            UP: "ffn.lin1",
+            DOWN: "ffn.lin2",
+        },
+        attention="attention",
+        head_counters=("n_heads",),
+        attention_norm="sa_layer_norm",
+        feed_forward_norm="output_layer_norm",
+        token_types=False,
+    ),
+    Architecture(
+        model_type="mpnet",
+        layers="encoder.layer.*",
+        roles={
+            QUERY: "attention.attn.q",
+            KEY: "attention.attn.k",
+            VALUE: "attention.attn.v",
+            OUTPUT: "attention.attn.o",
+            UP: "intermediate.dense",
+            DOWN: "output.dense",
+        },
+        attention="attention.attn",
+        head_counters=("num_attention_heads", "all_head_size"),
+        attention_norm="attention.LayerNorm",
+        feed_forward_norm="output.LayerNorm",
+        token_types=False,
+    ),
+    Architecture(
+        model_type="albert",
+        layers="encoder.albert_layer_groups.*.albert_layers.*",
+        roles={
+            QUERY: "attention.query",
+            KEY: "attention.key",
+            VALUE: "attention.value",
+            OUTPUT: "attention.dense",
+            UP: "ffn",
+            DOWN: "ffn_output",
+        },
+        attention="attention",
+        head_counters=("num_attention_heads", "all_head_size"),
+        attention_norm="attention.LayerNorm",
+        feed_forward_norm="full_layer_layer_norm",
+        shared=True,
+    ),
+    Architecture(
+        model_type="deberta-v2",
+        layers="encoder.layer.*",
+        roles={
+            QUERY: "attention.self.query_proj",
+            KEY: "attention.self.key_proj",
+            VALUE: "attention.self.value_proj",
+            POSITION_KEY: "attention.self.pos_key_proj",
+            POSITION_QUERY: "attention.self.pos_query_proj",
+            OUTPUT: "attention.output.dense",
+            UP: "intermediate.dense",
+            DOWN: "output.dense",
+        },
+        attention="attention.self",
+        head_counters=("num_attention_heads", "all_head_size"),
+        attention_norm="attention.output.LayerNorm",
+        feed_forward_norm="output.LayerNorm",
+    ),
+    Architecture(
+        model_type="modernbert",
+        layers="layers.*",
+        roles={QKV: "attn.Wqkv", OUTPUT: "attn.Wo", UP: "mlp.Wi", DOWN: "mlp.Wo"},
+        attention="attn",
+        head_counters=("num_heads", "all_head_size"),
+        attention_norm="attn_norm",
+        feed_forward_norm="mlp_norm",
+        gated=True,
+        token_types=False,
+        pre_norm=True,
+    ),
+)
+ARCHITECTURES: dict[str, Architecture] = {entry.model_type: entry for entry in _ENTRIES}
+
+
+def architecture_of(config: Any) -> Architecture:
+    """The entry of a configuration's model type; masked and small types have the entry of the type they come from.
+
+    Raises:
+        UnknownArchitectureError: there is none. The message names the known types and this file.
+    """
+    known = base_model_type(config.model_type)
+    if known not in ARCHITECTURES:
+        raise UnknownArchitectureError(
+            f"model type {config.model_type!r} is not known; known are {', '.join(ARCHITECTURES)}. "
+            f"One entry in emmental/architectures.py adds another encoder"
+        )
+    return ARCHITECTURES[known]
+
+
+def base_model_type(model_type: str) -> str:
+    """`masked_bert` and `small_bert` -> `bert`; Transformers' own types stay as they are."""
+    for prefix in ("masked_", "small_"):
+        model_type = model_type.removeprefix(prefix)
+    return model_type
+
+
+def encoder_layers(model: nn.Module) -> list[EncoderLayer]:
+    """The distinct encoder layers of a Transformers model (with or without a head), from the bottom to the top."""
+    base = getattr(model, "base_model", model)
+    prefix = next((f"{name}." for name, module in model.named_modules() if module is base and name), "")
+    architecture = architecture_of(model.config)
+    found = list(_matching(base, architecture.layers))
+    uses = model.config.num_hidden_layers // len(found) if architecture.shared and found else 1
+    return [EncoderLayer(prefix + name, layer, _linears(layer, prefix + name, architecture), uses) for name, layer in found]
+
+
+def encoder_linears(model: nn.Module) -> dict[str, tuple[int, str]]:
+    """Dotted name -> (number of the layer, role) of every linear of the encoder: the matrices that are pruned.
+
+    Matrices that several layers share are named once.
+    """
+    return {
+        name: (index, role)
+        for index, layer in enumerate(encoder_layers(model))
+        for role, name in layer.linears.items()
+    }
+
+
+def _matching(root: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """(dotted name, module) of what a path with `*` names, in order."""
+    found = [("", root)]
+    for part in path.split("."):
+        found = [
+            (f"{name}.{child_name}".lstrip("."), child)
+            for name, module in found
+            for child_name, child in module.named_children()
+            if part in ("*", child_name)
+        ]
+    return iter(found)
+
+
+def _linears(layer: nn.Module, layer_name: str, architecture: Architecture) -> dict[str, str]:
+    inside = dict(layer.named_modules())
+    return {role: f"{layer_name}.{path}" for role, path in architecture.roles.items() if path in inside}
