@@ -214,7 +214,9 @@ def encoder_layers(model: nn.Module) -> list[EncoderLayer]:
     architecture = architecture_of(model.config)
     found = list(_matching(base, architecture.layers))
     uses = model.config.num_hidden_layers // len(found) if architecture.shared and found else 1
-    return [EncoderLayer(prefix + name, layer, _linears(layer, prefix + name, architecture), uses) for name, layer in found]
+    return [
+        EncoderLayer(prefix + name, layer, _linears(layer, prefix + name, architecture), uses) for name, layer in found
+    ]
 
 
 def encoder_linears(model: nn.Module) -> dict[str, tuple[int, str]]:

@@ -1,0 +1,102 @@
+"""The floor under every result: a bag of words, fitted in seconds, that a pruned encoder must beat to be worth serving.
+
+TF-IDF of words and of pieces of words, and on top a logistic regression (C = 10), or ridge regression for scores.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from emmental.tasks.metrics import compute_metrics
+from emmental.tasks.processors import Split, Task
+
+MOST_ROWS, MOST_CHARACTERS = 20_000, 1_500_000
+"""Training rows and characters that are looked at: a fit then takes under ten seconds on two cores."""
+_MOST_FEATURES = 60_000
+_INVERSE_REGULARIZATION = 10.0
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What a bag of words reaches.
+
+    Attributes:
+        metrics: of the dev rows, under the task's keys.
+        predictions: (N,) class ids, or scores, of the dev rows.
+        rows: training rows it was fitted on.
+        seconds: fit and prediction together.
+    """
+
+    metrics: dict[str, float]
+    predictions: np.ndarray
+    rows: int
+    seconds: float
+
+
+def bag_of_words(task: Task, train: Split, dev: Split) -> Floor:
+    """Fit a bag of words on the first training rows (shuffled by a fixed seed) and evaluate it on the dev rows.
+
+    A pair is described by what both texts share and by where they differ. The result is the same on every call.
+
+    Args:
+        task: says whether classes or scores are predicted, and which metrics count.
+        train: rows with labels; at least two classes must occur.
+        dev: rows with labels.
+    """
+    started = time.monotonic()
+    rows = _rows_within_limits(train)
+    encode = _Encoder([train.texts_a[row] for row in rows], None if train.texts_b is None else train.texts_b, rows)
+    labels = np.asarray(train.labels)[rows]
+    if task.is_regression:
+        model: Ridge | LogisticRegression = Ridge(alpha=1.0)
+    else:
+        model = LogisticRegression(C=_INVERSE_REGULARIZATION, max_iter=200, tol=1e-3)
+    if not task.is_regression and len(np.unique(labels)) < 2:
+        predictions = np.full(len(dev.texts_a), labels[0])
+    else:
+        predictions = model.fit(encode.training, labels).predict(encode(dev.texts_a, dev.texts_b))
+    if task.label_range is not None:
+        predictions = np.clip(predictions, *task.label_range)
+    metrics = compute_metrics(task, predictions, np.asarray(dev.labels))
+    return Floor(metrics, predictions, len(rows), time.monotonic() - started)
+
+
+class _Encoder:
+    """Texts, or pairs, to sparse rows; fitted on the training texts when it is made."""
+
+    def __init__(self, texts_a: list[str], texts_b: list[str] | None, rows: np.ndarray) -> None:
+        chosen_b = None if texts_b is None else [texts_b[row] for row in rows]
+        settings = {"sublinear_tf": True, "min_df": 2 if len(rows) > 1000 else 1, "max_features": _MOST_FEATURES}
+        self._vectorizers = [
+            TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\S+", **settings),
+            TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4), **settings),
+        ]
+        for vectorizer in self._vectorizers:
+            vectorizer.fit(texts_a if chosen_b is None else [*texts_a, *chosen_b])
+        self.training = self(texts_a, chosen_b)
+
+    def __call__(self, texts_a: list[str], texts_b: list[str] | None) -> sparse.csr_matrix:
+        parts = []
+        for vectorizer in self._vectorizers:
+            first = vectorizer.transform(texts_a)
+            if texts_b is None:
+                parts.append(first)
+                continue
+            second = vectorizer.transform(texts_b)
+            both = first.multiply(second).tocsr()
+            parts += [both, abs(first - second), sparse.csr_matrix(both.sum(axis=1))]
+        return sparse.hstack(parts, format="csr")
+
+
+def _rows_within_limits(split: Split) -> np.ndarray:
+    """Positions of the rows to fit on: drawn evenly, as many as the limits allow."""
+    order = np.random.default_rng(0).permutation(len(split.texts_a))[:MOST_ROWS]
+    lengths = np.array([len(split.texts_a[row]) + len(split.texts_b[row] if split.texts_b else "") for row in order])
+    within = int(np.searchsorted(np.cumsum(lengths), MOST_CHARACTERS, side="right"))
+    return np.sort(order[: max(within, min(len(order), 100))])
