@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
 from emmental.atomic import atomic_folder
+from emmental.errors import UserError
 from emmental.pretrained import check_sizes, from_pretrained, loading, weights_fingerprint
 
 
@@ -66,8 +67,8 @@ def test_every_failure_is_one_line(error: Exception) -> None:
         raise error
 
 
-def test_what_is_missing_stays_an_oserror(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="nowhere"):
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
         from_pretrained(AutoConfig, tmp_path / "nowhere")
 
 

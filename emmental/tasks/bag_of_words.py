@@ -1,4 +1,4 @@
-"""The floor under every result: a bag of words, fitted in seconds, that a pruned encoder must beat to be worth serving.
+"""The floor under every result: a bag of words, fitted in seconds, that a pruned encoder must beat.
 
 TF-IDF of words and of pieces of words, and on top a logistic regression (C = 10), or ridge regression for scores.
 """

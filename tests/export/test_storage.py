@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from emmental.errors import UserError
 from emmental.export import package, storage
 from emmental.export.bertarize import bertarize
 from emmental.export.package import quantize_rows, read_package
@@ -130,7 +131,7 @@ def test_files_that_are_no_package_stay(model, tmp_path):
 
 def test_a_failed_round_trip_leaves_nothing(model, tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "_same_array", lambda one, other: False)
-    with pytest.raises(OSError, match="does not read back"):
+    with pytest.raises(UserError, match="does not read back"):
         save_package(model, tmp_path / "m.emmental")
     assert list(tmp_path.iterdir()) == []
 

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, BertForSequenceClassification
 
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
+from emmental.errors import UserError
 from emmental.patching import set_threshold
 from emmental.reporting import summary as reported
 from emmental.reporting.summary import (
@@ -149,7 +150,7 @@ def test_a_refused_upload_says_where_the_model_is(args, monkeypatch):
             raise ConnectionError("the Hub is away")
 
     monkeypatch.setattr(reported, "HfApi", Refusing)
-    with pytest.raises(OSError, match=r"--push_to_hub: the Hub is away \(the finished model is in ") as refused:
+    with pytest.raises(UserError, match=r"--push_to_hub: the Hub is away \(the finished model is in ") as refused:
         reported.push_to_hub(args)
     assert str(args.output_dir) in str(refused.value)
 

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
+from emmental.errors import UserError
 from emmental.patching import set_threshold
 from emmental.pruning import remaining_weights
 from emmental.teaching import teachers
@@ -65,7 +66,7 @@ class TestLoading:
         )
 
     def test_missing(self, make_args, tmp_path):
-        with pytest.raises(OSError, match="nowhere"):
+        with pytest.raises(UserError, match="nowhere"):
             load_teacher(make_args(teacher_name_or_path=tmp_path / "nowhere"), tiny.tokenizer(), 2)
 
     def test_a_tokenizer_with_another_word(self, make_args, bert_dir):

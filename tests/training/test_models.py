@@ -11,6 +11,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, DistilBertConfig
 
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
+from emmental.errors import UserError
 from emmental.patching import masked_layers, set_threshold
 from emmental.tasks import resolve_task
 from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
@@ -44,7 +45,7 @@ class TestTokenizer:
             load_tokenizer(make_args(max_seq_length=33))
 
     def test_missing(self, make_args, tmp_path):
-        with pytest.raises(OSError, match="nowhere"):
+        with pytest.raises(UserError, match="nowhere"):
             load_tokenizer(make_args(model_name_or_path=tmp_path / "nowhere"))
 
 
