@@ -17,7 +17,7 @@ from matplotlib.text import Text
 
 from emmental.errors import UserError
 from emmental.pictures import canvas, inputs, palette, placement
-from emmental.pictures import masks as mask_arrays
+from emmental.pictures import densities as mask_arrays
 from emmental.pictures.box_file import FORM, read_box_file
 from emmental.pictures.curves import curves, has_curves
 from emmental.pictures.heat import compare, overview, percent

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import visualizing_image
-from emmental.pictures.masks import HEADINGS
+from emmental.pictures.densities import HEADINGS
 from visualizing_image import SingleImageViz, main, mask_picture, save_all, save_overview
 
 # --- pictures of pruning

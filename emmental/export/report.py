@@ -1,6 +1,6 @@
-"""`python -m emmental.export.report`: a public name of `emmental.reporting.report`."""
+"""`python -m emmental.export.report`: a public name of `emmental.reporting.command`."""
 
-from emmental.reporting.report import main
+from emmental.reporting.command import main
 
 __all__ = ["main"]
 

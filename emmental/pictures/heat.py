@@ -13,8 +13,8 @@ from matplotlib.colors import Colormap, Normalize
 
 from emmental.errors import UserError
 from emmental.pictures.canvas import Chart, picture_style
+from emmental.pictures.densities import heading, table
 from emmental.pictures.inputs import to_array
-from emmental.pictures.masks import heading, table
 from emmental.pictures.palette import text_color_on
 from emmental.pictures.placement import fit_text
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from emmental.pictures.canvas import Chart, picture_style
+from emmental.pictures.densities import Block, density_tiles, tile_sides
 from emmental.pictures.heat import (
     SMALL_FONT,
     TEXT_FONT,
@@ -21,7 +22,6 @@ from emmental.pictures.heat import (
     scale_end,
     write,
 )
-from emmental.pictures.masks import Block, density_tiles, tile_sides
 
 _LEFT, _TOP, _RIGHT, _BOTTOM, _SIDE = 96, 104, 136, 76, 768
 _MIN_BLOCK = 62  # pixels along a block's side, so that its label fits into it

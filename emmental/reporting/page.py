@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from emmental.pictures.heat import count_of, heat_table, percent
-from emmental.reporting.measurements import DENSE, INT8_PACKAGE, MASKED, ONNX, ONNX_INT8, SPARSE
+from emmental.reporting.forms import DENSE, INT8_PACKAGE, MASKED, ONNX, ONNX_INT8, SPARSE
 
 GENERATOR = "emmental.export.report"
 _LABELS = {
@@ -98,7 +98,7 @@ def page(results: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     """The report as HTML: nothing is loaded from elsewhere, and no script runs.
 
     Args:
-        results: as `report.gather` makes them.
+        results: as `command.gather` makes them.
         pictures: PNG files: `remaining`, and `curves` where the training left a log.
     """
     sections = [

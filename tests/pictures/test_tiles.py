@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from emmental.pictures.canvas import Chart
-from emmental.pictures.masks import blocks
+from emmental.pictures.densities import blocks
 from emmental.pictures.tiles import block_boxes, tiles_ground, write_heading
 
 

@@ -28,7 +28,7 @@ from emmental.patching import masked_layers
 from emmental.pictures.canvas import Chart, encode_array, render_rgba
 from emmental.pictures.curves import curves, has_curves
 from emmental.pictures.heat import overview
-from emmental.reporting.measurements import (
+from emmental.reporting.forms import (
     INT8_PACKAGE,
     DevData,
     engines,
@@ -56,7 +56,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         command: what was called, for the record.
 
     Returns:
-        What `report_page.page` shows, ready for JSON.
+        What `page.page` shows, ready for JSON.
 
     Raises:
         UserError: a model that is no classifier of the task, or as `make_artifacts` and `read_split`.

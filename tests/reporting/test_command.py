@@ -15,9 +15,9 @@ import torch
 from emmental import atomic
 from emmental.export.model_folder import read_model
 from emmental.export.storage import package_sizes
-from emmental.reporting.measurements import DevData, quality, training_command
+from emmental.reporting.command import CARD_BEGIN, CARD_END, draw, insert_tables, main, training_history
+from emmental.reporting.forms import DevData, quality, training_command
 from emmental.reporting.page import card_tables, page
-from emmental.reporting.report import CARD_BEGIN, CARD_END, draw, insert_tables, main, training_history
 from emmental.tasks import read_split, resolve_task
 from emmental.training.arguments import build_parser, parse_arguments, recorded_arguments
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emmental.pictures.masks import (
+from emmental.pictures.densities import (
     Block,
     blocks,
     densities_of,
