@@ -1,13 +1,10 @@
-"""Movement pruning of BERT: masked models, their training, and what comes out of it."""
+"""Pruning of BERT-like encoders: masked models, their training, and what comes out of it."""
 
-from emmental.configuration_bert_masked import MaskedBertConfig
-from emmental.modeling_bert_masked import (
-    MaskedBertForMultipleChoice,
-    MaskedBertForQuestionAnswering,
-    MaskedBertForSequenceClassification,
-    MaskedBertForTokenClassification,
-    MaskedBertModel,
-)
+from __future__ import annotations
+
+from typing import Any
+
+from emmental import masked_models
 
 __version__ = "0.1.0"
 
@@ -19,3 +16,10 @@ __all__ = [
     "MaskedBertForTokenClassification",
     "MaskedBertModel",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`MaskedRobertaModel` and its like for every known type, made when they are first asked for."""
+    if name.startswith("Masked"):
+        return getattr(masked_models, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,208 @@
+"""The masked form of any encoder of Transformers, made from its own classes: the same model, its encoder masked.
+
+`MaskedRobertaModel`, `MaskedRobertaConfig` and so on are attributes of this module, made when they are first asked
+for. Importing it registers `masked_<type>` with `AutoConfig` for every type in `emmental/architectures.py`; the model
+classes of a type follow when its first configuration is made, because modelling code takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import transformers
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from emmental.architectures import ARCHITECTURES, architecture_of, base_model_type, encoder_linears
+from emmental.errors import UserError
+from emmental.modules.masked_nn import MASK_INITS, MaskedLinear, canonical_pruning_method
+from emmental.patching import mask_linears, set_threshold
+
+_AUTO_CLASSES = {
+    "AutoModel": "MODEL_MAPPING",
+    "AutoModelForSequenceClassification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+    "AutoModelForMultipleChoice": "MODEL_FOR_MULTIPLE_CHOICE_MAPPING",
+    "AutoModelForQuestionAnswering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING",
+    "AutoModelForTokenClassification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
+}
+"""Auto class -> where Transformers lists the classes of its types, both by their names in Transformers."""
+
+
+class MaskedConfig:
+    """What the configurations of all masked models share; each is also the plain configuration of its type.
+
+    Attributes:
+        pruning_method: topK, threshold, sigmoied_threshold, magnitude or l0.
+        mask_init: constant, uniform, kaiming or magnitude: how mask scores start that no checkpoint gives.
+        mask_scale: scale of that start.
+        threshold: the threshold the model predicts with; None keeps every weight (`l0` has no threshold).
+        global_boundary: [score, ties per masked layer] of a global top-k, which then replaces `threshold`.
+    """
+
+    pruning_method: str
+    mask_init: str
+    mask_scale: float | int
+    threshold: float | int | None
+    global_boundary: list | None
+
+    def __post_init__(self, **kwargs: object) -> None:
+        super().__post_init__(**kwargs)
+        self.pruning_method = canonical_pruning_method(self.pruning_method)
+        if self.mask_init not in MASK_INITS:
+            raise UserError(f"mask_init must be one of {', '.join(MASK_INITS)}, not {self.mask_init!r}")
+        _register_models(type(self))
+
+    @classmethod
+    def from_dense(cls, config: PreTrainedConfig, **masking: object) -> MaskedConfig:
+        """The masked configuration of a dense (or masked) model's: everything as there, `masking` set on top.
+
+        Raises:
+            UserError: `config` is of another type.
+        """
+        if base_model_type(config.model_type) != base_model_type(cls.model_type):
+            known = base_model_type(cls.model_type)
+            raise UserError(f"{cls.__name__} masks a model of type {known!r}, and {config.model_type!r} is none")
+        inherited = {k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures")}
+        return cls(**{**inherited, **masking})
+
+    def to_plain(self) -> PreTrainedConfig:
+        """The configuration of the plain model: everything as here, less what is about masks."""
+        gone = {*MaskedConfig.__annotations__, "model_type", "architectures", "transformers_version", "dtype"}
+        plain = CONFIG_MAPPING[base_model_type(self.model_type)]
+        return plain(**{key: value for key, value in self.to_dict().items() if key not in gone})
+
+
+def masked_config(config: PreTrainedConfig, **masking: object) -> MaskedConfig:
+    """The masked configuration of a dense (or masked) model's, of whatever type: see `MaskedConfig.from_dense`.
+
+    Raises:
+        UnknownArchitectureError: a type without an entry in `emmental/architectures.py`.
+    """
+    return masked_config_class(architecture_of(config).model_type).from_dense(config, **masking)
+
+
+@functools.cache
+def masked_config_class(model_type: str) -> type[MaskedConfig]:
+    """`bert` -> `MaskedBertConfig`: a subclass of `BertConfig` whose `model_type` is `masked_bert`."""
+    plain = CONFIG_MAPPING[model_type]
+    settings = {
+        "__module__": __name__,
+        "__doc__": f"`{plain.__name__}` and how its encoder is masked: see `MaskedConfig`.",
+        "__annotations__": MaskedConfig.__annotations__,
+        "model_type": f"masked_{model_type}",
+        "pruning_method": "topK",
+        "mask_init": "constant",
+        "mask_scale": 0.0,
+        "threshold": None,
+        "global_boundary": None,
+    }
+    return strict(type(f"Masked{plain.__name__}", (MaskedConfig, plain), settings))
+
+
+class MaskedModel:
+    """What all masked models share: mask scores that start as asked where no checkpoint gives them, frozen embeddings.
+
+    Each is also the plain class of its type, with every linear layer of the encoder masked. Pooler and head train
+    unmasked; `forward` takes `threshold` besides.
+    """
+
+    _keys_to_ignore_on_load_missing = (r"mask_scores$",)
+
+    def __init__(self, config: MaskedConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        base = self.base_model
+        if base is self:
+            chosen = encoder_linears(self)
+            mask_linears(
+                self,
+                lambda name, _: name in chosen,
+                pruning_method=config.pruning_method,
+                mask_init=config.mask_init,
+                mask_scale=config.mask_scale,
+            )
+            set_threshold(self, config.threshold, config.global_boundary)
+        else:
+            # Transformers starts missing weights through the nearest PreTrainedModel above them: a plain base there
+            # would leave mask scores as uninitialised memory.
+            has_choice = "add_pooling_layer" in inspect.signature(type(base)).parameters
+            options = {"add_pooling_layer": getattr(base, "pooler", None) is not None} if has_choice else {}
+            setattr(self, self.base_model_prefix, masked_class(type(base))(config, **options))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, MaskedLinear):
+            module.reset_mask_scores()
+
+    def initialize_weights(self) -> None:
+        """As in Transformers, which calls it for new models and for loaded ones; it freezes the embeddings too."""
+        super().initialize_weights()
+        self.base_model.embeddings.requires_grad_(False)
+
+
+@functools.cache
+def masked_class(plain: type[nn.Module]) -> type[MaskedModel]:
+    """The masked form of a model class of Transformers, e.g. `BertModel` -> `MaskedBertModel`."""
+    config_class = masked_config_class(plain.config_class.model_type)
+    members = {
+        "__module__": __name__,
+        "__doc__": f"`{plain.__name__}` with a masked encoder: see `MaskedModel`.",
+        "__annotations__": {"config": config_class},
+        "config_class": config_class,
+        "forward": _with_threshold(plain.forward),
+    }
+    return type(f"Masked{plain.__name__}", (MaskedModel, plain), members)
+
+
+def plain_class(masked: type[nn.Module]) -> type[nn.Module]:
+    """The class that a masked one was made from; any other class is given back as it is."""
+    return masked.__mro__[2] if issubclass(masked, MaskedModel) else masked
+
+
+def _with_threshold(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward` with a keyword `threshold`: when given, it becomes the model's threshold before the call."""
+
+    @functools.wraps(forward)
+    def masked_forward(self: nn.Module, *args: Any, threshold: float | None = None, **kwargs: Any) -> Any:
+        if threshold is not None:
+            set_threshold(self, threshold)
+        return forward(self, *args, **kwargs)
+
+    signature = inspect.signature(forward)
+    keyword = inspect.Parameter("threshold", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=float | None)
+    named, rest = [], []
+    for parameter in signature.parameters.values():
+        (rest if parameter.kind is inspect.Parameter.VAR_KEYWORD else named).append(parameter)
+    masked_forward.__signature__ = signature.replace(parameters=[*named, keyword, *rest])
+    return masked_forward
+
+
+@functools.cache
+def _register_models(config_class: type[MaskedConfig]) -> None:
+    """Tell the Auto classes which models a masked configuration has."""
+    plain_config_class = CONFIG_MAPPING[base_model_type(config_class.model_type)]
+    for auto, mapping in _AUTO_CLASSES.items():
+        plain = getattr(transformers, mapping).get(plain_config_class, None)
+        if plain is not None:
+            getattr(transformers, auto).register(config_class, masked_class(plain), exist_ok=True)
+
+
+def _register_configurations() -> None:
+    for model_type in ARCHITECTURES:
+        AutoConfig.register(f"masked_{model_type}", masked_config_class(model_type), exist_ok=True)
+
+
+_register_configurations()
+
+
+def __getattr__(name: str) -> Any:
+    plain = getattr(transformers, name.removeprefix("Masked"), None) if name.startswith("Masked") else None
+    if isinstance(plain, type) and getattr(plain, "model_type", None) in ARCHITECTURES:
+        return masked_config_class(plain.model_type)
+    if isinstance(plain, type) and getattr(getattr(plain, "config_class", None), "model_type", None) in ARCHITECTURES:
+        return masked_class(plain)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
