@@ -1,29 +1,25 @@
 """Data preparation: tokenising speed, the start of a run whose cache is there, and padding.
 
-python benchmarks/data.py --model MODEL --data_dir glue/SST-2 --task_name sst-2
+python -m benchmarks.data --model MODEL --data_dir glue/SST-2 --task_name sst-2
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from transformers import AutoTokenizer
 
-from transformers import AutoTokenizer  # noqa: E402 - the repository is not installed
-
-from benchmarks import generated  # noqa: E402
-from benchmarks.arguments import parser  # noqa: E402
-from benchmarks.measurements import Spread, report, table, timed  # noqa: E402
-from emmental.command_line import leave_if, user_mistakes  # noqa: E402
-from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features, padding_share  # noqa: E402
-from emmental.tasks import read_split, resolve_task  # noqa: E402
+from benchmarks import generated
+from benchmarks.arguments import parser
+from benchmarks.measurements import Spread, report, table, timed
+from emmental.command_line import leave_if, user_mistakes
+from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features, padding_share
+from emmental.tasks import read_split, resolve_task
 
 _BATCH_SIZES = (8, 16, 32, 64)
 _TIMES = (

@@ -1,7 +1,7 @@
 """Time of one forward pass: dense, sparse, and ONNX Runtime where it is installed, in turns on the same tokens.
 
-python benchmarks/inference.py --model outputs/mrpc --json results.json
-python benchmarks/inference.py --hidden 768 --layers 12 --density 0.03 0.1 --batch 1 8 --length 32 128
+python -m benchmarks.inference --model outputs/mrpc --json results.json
+python -m benchmarks.inference --hidden 768 --layers 12 --density 0.03 0.1 --batch 1 8 --length 32 128
 """
 
 from __future__ import annotations
@@ -16,23 +16,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import torch
+import transformers
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-import torch  # noqa: E402 - the repository is not installed
-import transformers  # noqa: E402
-from torch import nn  # noqa: E402
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel  # noqa: E402
-
-from benchmarks.arguments import parser  # noqa: E402
-from benchmarks.measurements import report, table  # noqa: E402
-from emmental.command_line import leave_if, range_problems, user_mistakes  # noqa: E402
-from emmental.errors import UserError  # noqa: E402
-from emmental.export.bertarize import bertarize  # noqa: E402
-from emmental.export.counts_parameters import count_parameters, read_any  # noqa: E402
-from emmental.inference.latency import Latency, Runner, measure, random_batch, speedups  # noqa: E402
-from emmental.inference.sparse import sparsify  # noqa: E402
-from emmental.patching import masked_layers  # noqa: E402
+from benchmarks.arguments import parser
+from benchmarks.measurements import report, table
+from emmental.command_line import leave_if, range_problems, user_mistakes
+from emmental.errors import UserError
+from emmental.export.bertarize import bertarize
+from emmental.export.counts_parameters import count_parameters, read_any
+from emmental.inference.latency import Latency, Runner, measure, random_batch, speedups
+from emmental.inference.sparse import sparsify
+from emmental.patching import masked_layers
 
 ENGINES = ("dense", "sparse", "onnx", "onnx int8")
 _HEAD_SIZE = 64

@@ -1,30 +1,25 @@
 """Time to make the masks of a whole encoder, by method, and whether exactly the promised number of weights is kept.
 
-python benchmarks/masks.py --layers 12 --hidden 768
+python -m benchmarks.masks --layers 12 --hidden 768
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import torch
+from torch import nn
 
-import torch  # noqa: E402 - the repository is not installed
-from torch import nn  # noqa: E402
-
-from benchmarks.arguments import parser  # noqa: E402
-from benchmarks.measurements import report, table, timed  # noqa: E402
-from emmental.command_line import leave_if  # noqa: E402
-from emmental.modules import MaskedLinear  # noqa: E402
-from emmental.modules.binarizer import count_kept  # noqa: E402
-from emmental.modules.masked_nn import PRUNING_METHODS  # noqa: E402
-from emmental.patching import masked_layers  # noqa: E402
-from emmental.pruning import global_boundary, refresh_masks  # noqa: E402
+from benchmarks.arguments import parser
+from benchmarks.measurements import report, table, timed
+from emmental.command_line import leave_if
+from emmental.modules import MaskedLinear
+from emmental.modules.binarizer import count_kept
+from emmental.modules.masked_nn import PRUNING_METHODS
+from emmental.patching import masked_layers
+from emmental.pruning import global_boundary, refresh_masks
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """How cost grows: with examples, sequence length, layers and ranks.
 
-python benchmarks/scale.py --json scale.json
+python -m benchmarks.scale --json scale.json
 """
 
 from __future__ import annotations
@@ -17,19 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import torch
 
-import torch  # noqa: E402 - the repository is not installed
-
-from benchmarks import generated, train_step  # noqa: E402
-from benchmarks.arguments import parser  # noqa: E402
-from benchmarks.data import first_batch  # noqa: E402
-from benchmarks.measurements import Spread, report, table  # noqa: E402
-from benchmarks.subjects import SUBJECTS, build  # noqa: E402
-from emmental.data import FeatureDataset, load_features  # noqa: E402
-from emmental.runs import processes  # noqa: E402
-from emmental.tasks import resolve_task  # noqa: E402
+from benchmarks import generated, train_step
+from benchmarks.arguments import parser
+from benchmarks.data import first_batch
+from benchmarks.measurements import Spread, report, table
+from benchmarks.subjects import SUBJECTS, build
+from emmental.data import FeatureDataset, load_features
+from emmental.runs import processes
+from emmental.tasks import resolve_task
 
 _FAMILY = ("dense", "topK")
 _WARMUP = 2
@@ -111,7 +108,7 @@ def _ranks_point(options: argparse.Namespace, folder: Path, ranks: int) -> dict[
         port = free.getsockname()[1]
     shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
     numbers = [f"--{name}={getattr(options, name)}" for name in ("hidden", "updates", "batch_size")]
-    command = [sys.executable, str(Path(__file__).resolve()), "--threads=1", f"--as_rank={folder}", *numbers]
+    command = [sys.executable, "-m", "benchmarks.scale", "--threads=1", f"--as_rank={folder}", *numbers]
     processes = [
         subprocess.Popen(
             command,

@@ -1,6 +1,6 @@
 """Time of one training update: dense and fine-pruning side by side, in turns, on the same batches.
 
-python benchmarks/train_step.py --model MODEL --data_dir glue/MRPC --task_name mrpc --json results.json
+python -m benchmarks.train_step --model MODEL --data_dir glue/MRPC --task_name mrpc --json results.json
 """
 
 from __future__ import annotations
@@ -19,21 +19,18 @@ from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import torch
+from torch import Tensor
 
-import torch  # noqa: E402 - the repository is not installed
-from torch import Tensor  # noqa: E402
-
-from benchmarks import generated  # noqa: E402
-from benchmarks.arguments import parser  # noqa: E402
-from benchmarks.measurements import Spread, report, table  # noqa: E402
-from benchmarks.subjects import PHASES, SUBJECTS, Run, build  # noqa: E402
-from emmental.command_line import leave_if, user_mistakes  # noqa: E402
-from emmental.data import LengthGroupedBatches, batch_loader  # noqa: E402
-from emmental.runs.evaluation import predict_logits  # noqa: E402
-from emmental.runs.processes import peak_resident  # noqa: E402
-from masked_run_glue import load_and_cache_examples  # noqa: E402
+from benchmarks import generated
+from benchmarks.arguments import parser
+from benchmarks.measurements import Spread, report, table
+from benchmarks.subjects import PHASES, SUBJECTS, Run, build
+from emmental.command_line import leave_if, user_mistakes
+from emmental.data import LengthGroupedBatches, batch_loader
+from emmental.runs.evaluation import predict_logits
+from emmental.runs.processes import peak_resident
+from masked_run_glue import load_and_cache_examples
 
 FLOOR = "dense"
 DEFAULT_SUBJECTS = [name for name, subject in SUBJECTS.items() if not subject.reference]
@@ -256,7 +253,7 @@ def measure_memory(runs: list[Run], argv: list[str]) -> dict[str, dict[str, floa
     """Peak bytes of each subject, trained alone, on full batches, in a process of its own."""
     peaks = {}
     for name in (run.subject.name for run in runs):
-        command = [sys.executable, str(Path(__file__).resolve()), *argv, "--memory_of", name]
+        command = [sys.executable, "-m", "benchmarks.train_step", *argv, "--memory_of", name]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks[name] = json.loads(done.stdout.splitlines()[-1])["memory_bytes"]
     floor = peaks.get(FLOOR, min(peaks.values()))

@@ -1,6 +1,6 @@
 """Gather finished runs into an experiment's results.json and print them as a table.
 
-python experiments/collect.py --into experiments/mrpc/results.json outputs/mrpc/*
+python -m experiments.collect --into experiments/mrpc/results.json outputs/mrpc/*
 """
 
 from __future__ import annotations
@@ -9,13 +9,9 @@ import argparse
 import json
 import os
 import platform
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from emmental import atomic  # noqa: E402 - the repository is not installed
+from emmental import atomic
 
 
 def main() -> None:

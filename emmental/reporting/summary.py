@@ -176,7 +176,7 @@ A BERT {kind} for {args.task.name}, fine-tuned from `{Path(args.model_name_or_pa
 Python {platform.python_version()}.
 
 ```python
-import emmental  # registers masked BERT with Transformers
+import emmental  # `pip install .` in a clone of its repository; PyPI's `emmental` is another project
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 model = AutoModelForSequenceClassification.from_pretrained("{name}")

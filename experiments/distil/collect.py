@@ -6,17 +6,13 @@ import argparse
 import json
 import os
 import platform
-import sys
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from emmental import atomic  # noqa: E402 - the repository is not installed
-from emmental.runs.progress import read_log  # noqa: E402
+from emmental import atomic
+from emmental.runs.progress import read_log
 
 RUNS = {"from-teacher": "started from the teacher's layers", "from-random": "started at random"}
 LOSSES = {"total": "weighted sum", "ce": "KL to the teacher", "mlm": "masked LM", "cos": "cosine distance"}

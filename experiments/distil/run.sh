@@ -6,7 +6,7 @@
 # numbers and the picture do.
 . "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
 glue=${EMMENTAL_GLUE_DIR:-../shared/data/glue}
-model=$(python experiments/fetch.py minilm)
+model=$(python -m experiments.fetch minilm)
 outputs=${OUTPUTS:-outputs/distil}
 results=${RESULTS:-experiments/distil}
 precision=${PRECISION---bf16}
@@ -27,7 +27,7 @@ student=(--student_type distilbert --alpha_ce 5 --alpha_mlm 2 --alpha_cos 1 --le
 
 step() { # NAME
     case $1 in
-    text) python experiments/distil/sentences.py --glue "$glue" --lines "${LINES_LIMIT:-0}" --into "$outputs/text.txt" ;;
+    text) python -m experiments.distil.sentences --glue "$glue" --lines "${LINES_LIMIT:-0}" --into "$outputs/text.txt" ;;
     corpus) python -m emmental.data.corpus binarize --file_path "$outputs/text.txt" --tokenizer "$model" \
         --dump_file "$outputs/corpus" --min_length 5 --max_length 128 ;;
     # The encoder comes without a head: the head, tied to the embeddings, is trained first, and the encoder with it.
@@ -38,7 +38,7 @@ step() { # NAME
     from-teacher) distil from-teacher "$outputs/student/config.json" "$outputs/teacher" "${student[@]}" \
         --student_pretrained_weights "$outputs/student" ;;
     from-random) distil from-random "$outputs/student/config.json" "$outputs/teacher" "${student[@]}" ;;
-    collect) python experiments/distil/collect.py --runs "$outputs" --into "$results" ;;
+    collect) python -m experiments.distil.collect --runs "$outputs" --into "$results" ;;
     *) echo "unknown step $1" >&2 && exit 2 ;;
     esac
 }

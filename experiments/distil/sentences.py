@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from emmental import atomic  # noqa: E402 - the repository is not installed
-from emmental.tasks import read_split, resolve_task  # noqa: E402
+from emmental import atomic
+from emmental.tasks import read_split, resolve_task
 
 FOLDERS = {"sst-2": "SST-2", "mrpc": "MRPC", "rte": "RTE"}
 

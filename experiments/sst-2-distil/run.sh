@@ -29,4 +29,4 @@ for seed in "$@"; do
     prune alone "$seed"
     prune distilled "$seed" --teacher_name_or_path "$dense" --alpha_ce 0.1 --alpha_distil 0.9 --temperature 2
 done
-python experiments/sst-2-distil/spread.py --runs "$outputs" --into "$results/results.json"
+python -m experiments.spread --runs "$outputs" --into "$results/results.json"

@@ -28,9 +28,10 @@ def launch(
     """Start a command under torchrun; returns the status and what it said."""
     output.parent.mkdir(parents=True, exist_ok=True)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    script = ROOT / "tests" / "faults" / "saboteur.py"
-    arguments = [*torchrun, f"--max-restarts={restarts}", str(script), command.script, *command.argv(output, *others)]
+    torchrun += [f"--max-restarts={restarts}", "-m", "faults.saboteur"]
+    arguments = [*torchrun, command.script, *command.argv(output, *others)]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    variables["PYTHONPATH"] = str(ROOT / "tests")
     variables |= {SABOTAGE: f"{sabotage},{output.parent / 'done'}" if sabotage else ""}
     done = subprocess.run(arguments, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300, check=False)
     return done.returncode, done.stdout + done.stderr

@@ -1,8 +1,8 @@
 """The long form of the fault tests: everything in every part, and the table in the README.
 
-python tests/faults/run.py --long                    all parts
-python tests/faults/run.py --long kills damage       some of them
-python tests/faults/run.py                           the short form, through pytest
+PYTHONPATH=tests python -m faults.run --long                    all parts
+PYTHONPATH=tests python -m faults.run --long kills damage       some of them
+PYTHONPATH=tests python -m faults.run                           the short form, through pytest
 """
 
 from __future__ import annotations
@@ -53,10 +53,8 @@ def main() -> int:
 
 
 def _prepare() -> None:
-    """One thread, no network, and the modules of the repository and of its tests."""
+    """One thread and no network."""
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-    sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
-    sys.path.remove(str(HERE))
     import torch
 
     torch.set_num_threads(1)

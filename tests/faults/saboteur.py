@@ -1,6 +1,6 @@
 """Starts one of the programs as torchrun would, and breaks one call of it in one process, once.
 
-python tests/faults/saboteur.py masked_run_glue.py <its flags>, with the variable FAULTS_SABOTAGE set to rank, method,
+python -m faults.saboteur masked_run_glue.py <its flags>, with the variable FAULTS_SABOTAGE set to rank, method,
 number of the call, signal (0: an exception in its place), and a file that is made when it happens.
 """
 
@@ -11,8 +11,6 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 
 def main() -> None:

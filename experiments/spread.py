@@ -7,13 +7,9 @@ import json
 import os
 import platform
 import statistics
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from emmental import atomic  # noqa: E402 - the repository is not installed
+from emmental import atomic
 
 KINDS = {"alone": "movement pruning", "distilled": "movement pruning with distillation"}
 
