@@ -31,6 +31,7 @@ from emmental.pictures.heat import overview
 from emmental.reporting.forms import (
     INT8_PACKAGE,
     DevData,
+    dense_origin,
     engines,
     environment,
     int8_package,
@@ -66,7 +67,8 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     task, tokenizer = _task(args, model.config), load_tokenizer(source)
     _check_model(model, task, args)
     made, work = training(source), Path(args.work_dir)
-    artifacts = make_artifacts(source, work, args.pruning_method, args.threshold)
+    dense = dense_origin(source, model, args.dense)
+    artifacts = make_artifacts(source, work, args.pruning_method, args.threshold, dense)
     models = engines(artifacts, args.threads)
     data = DevData(task, args.data_dir, args.max_seq_length, args.per_gpu_eval_batch_size, work / "features")
     return {
@@ -205,6 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data_dir", help="folder of the GLUE task's .tsv files")
     parser.add_argument("--task_name", help="cola, sst-2, mrpc, sts-b, qqp, mnli, mnli-mm, qnli, rte or wnli")
     parser.add_argument("--validation_file", help="your own data in the place of these two, as for the trainer")
+    parser.add_argument("--dense", help="folder of the dense model it came from; what the training recorded if absent")
     parser.add_argument("--target", default="report.html", help="page to write")
     parser.add_argument("--results", help="file for the numbers, as JSON")
     parser.add_argument("--work_dir", help="folder for the exported forms; <target>-files if absent")

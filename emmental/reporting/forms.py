@@ -33,8 +33,28 @@ from emmental.runs.processes import Environment
 from emmental.tasks import Task, compute_metrics, predictions_from_logits, resolve_task
 from emmental.training.arguments import build_parser
 
-MASKED, DENSE, SPARSE = "masked", "dense", "sparse"
-ONNX, ONNX_INT8, INT8_PACKAGE = "onnx fp32", "onnx int8", "int8 package"
+MASKED, DENSE, INT8_PACKAGE = "masked", "dense", "int8 package"
+TORCH, SPARSE, ONNX, ONNX_INT8 = "torch", "sparse", "onnx", "onnx-int8"
+FORM_TITLES = {
+    MASKED: "masked, as trained",
+    DENSE: "dense model, PyTorch",
+    TORCH: "PyTorch fp32",
+    SPARSE: "sparse, emmental",
+    ONNX: "ONNX Runtime fp32",
+    ONNX_INT8: "ONNX Runtime int8",
+    INT8_PACKAGE: "int8 package, PyTorch",
+}
+"""Form or engine -> what a report calls it. `dense` is the model that the pruned one came from."""
+FILE_TITLES = {
+    DENSE: "dense model, safetensors",
+    "checkpoint": "checkpoint, with mask scores",
+    "bertarized": "safetensors, plain",
+    ONNX: "ONNX fp32",
+    ONNX_INT8: "ONNX int8",
+    "fp32 package": "package fp32, exact",
+    "fp16 package": "package fp16",
+    INT8_PACKAGE: "package int8",
+}
 
 
 @dataclass(frozen=True)
@@ -46,12 +66,14 @@ class Artifacts:
         plain: its bertarized folder; `source` itself when that is plain.
         onnx: the folder of its two ONNX models.
         packages: type of the values -> package, matrices and embeddings both of that type.
+        dense: folder of the dense model it came from; None where that is not known.
     """
 
     source: Path
     plain: Path
     onnx: Path
     packages: dict[str, Path]
+    dense: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -74,9 +96,15 @@ class DevData:
 
 
 def make_artifacts(
-    source: Path, work_dir: Path, pruning_method: str | None = None, threshold: float | None = None
+    source: Path,
+    work_dir: Path,
+    pruning_method: str | None = None,
+    threshold: float | None = None,
+    dense: Path | None = None,
 ) -> Artifacts:
     """Write the exported forms of the model in `source` into `work_dir`; those of an earlier call are replaced.
+
+    `dense` is the folder of the model it came from, which is only read.
 
     Raises:
         ValueError, FileExistsError: as `read_model`, `bertarize_folder`, `export_onnx_folder` and `save_package`.
@@ -90,13 +118,15 @@ def make_artifacts(
     work_dir.mkdir(parents=True, exist_ok=True)
     for values, path in packages.items():
         save_package(plain, path, values, values)
-    return Artifacts(source, plain, work_dir / "onnx", packages)
+    return Artifacts(source, plain, work_dir / "onnx", packages, dense)
 
 
 def engines(artifacts: Artifacts, threads: int) -> dict[str, nn.Module]:
     """What answers requests: name -> model, all called with input_ids, attention_mask and token_type_ids."""
+    dense = {} if artifacts.dense is None else {DENSE: read_model(artifacts.dense)}
     return {
-        DENSE: read_model(artifacts.plain),
+        **dense,
+        TORCH: read_model(artifacts.plain),
         SPARSE: load_sparse(artifacts.plain),
         ONNX: load_session(artifacts.onnx / MODEL_FILE, threads),
         ONNX_INT8: load_session(artifacts.onnx / INT8_FILE, threads),
@@ -110,9 +140,9 @@ def quality(source: PreTrainedModel, models: dict[str, nn.Module], data: DevData
         A row for each: `name`, `metrics` (name -> value), `rows`, `largest_difference` of a logit, and `agreement`,
         the share of rows with the same class (regression: None).
     """
-    name = MASKED if masked_layers(source) else DENSE
+    name = MASKED if masked_layers(source) else TORCH
     judged = {name: source} | {key: model for key, model in models.items() if key != name}
-    answers = {key: _answers(model, data, tokenizer) for key, model in judged.items()}
+    answers = {key: _answers(model, data, tokenizer, FORM_TITLES[key]) for key, model in judged.items()}
     rows = []
     for key, (logits, metrics) in answers.items():
         exact = answers[name][0]
@@ -138,7 +168,8 @@ def sizes(artifacts: Artifacts, model: PreTrainedModel) -> list[dict]:
         their positions, and `bound`, the entropy of the positions and the bits of the values.
     """
     embeddings = sum(p.numel() for name, p in model.named_parameters() if name.endswith("_embeddings.weight"))
-    files = {
+    files = {} if artifacts.dense is None else {DENSE: (_weights_file(artifacts.dense), 4)}
+    files |= {
         "checkpoint": (_weights_file(artifacts.source), 4),
         "bertarized": (_weights_file(artifacts.plain), 4),
         ONNX: (artifacts.onnx / MODEL_FILE, 4),
@@ -149,7 +180,7 @@ def sizes(artifacts: Artifacts, model: PreTrainedModel) -> list[dict]:
         size = file.stat().st_size
         rows.append({"name": name, "bytes": size, "without_embeddings": size - width * embeddings})
     if artifacts.plain == artifacts.source:
-        rows = rows[1:]
+        rows = [row for row in rows if row["name"] != "checkpoint"]
     for values, path in artifacts.packages.items():
         found = package_sizes(path)
         row = {"name": f"{values} package", "bytes": found.file, "without_embeddings": found.without_embeddings}
@@ -165,12 +196,15 @@ def latencies(
     vocab_size: int,
     seconds: float,
 ) -> list[dict]:
-    """Times of each model for every batch size and length, see `latency.measure`, with `speedup` over dense."""
-    rows = []
+    """Times of each model for every batch size and length, see `latency.measure`.
+
+    `speedup` is over the dense model, or without one over plain PyTorch.
+    """
+    rows, baseline = [], DENSE if DENSE in models else TORCH
     for batch in batch_sizes:
         for length in lengths:
             measured = measure(models, batch, length, threads, vocab_size, seconds)
-            ratios = speedups(measured, DENSE)
+            ratios = speedups(measured, baseline)
             rows += [
                 {**asdict(row), "speedup": ratios[row.model, row.batch, row.length, row.threads]} for row in measured
             ]
@@ -218,6 +252,33 @@ def training(folder: Path) -> dict[str, Any]:
     return found
 
 
+def dense_origin(source: Path, model: PreTrainedModel, named: str | None = None) -> Path | None:
+    """Folder of the dense model that `model` in `source` came from.
+
+    Args:
+        named: by the user. Without it: `source`/dense, then the teacher or the model that the training's flags name,
+            if that is a folder here with a classifier of the same classes that is not masked.
+
+    Raises:
+        UserError: the folder that the user named holds no such classifier.
+    """
+    flags = _read_object(source / "training_args.json") or {}
+    recorded = [flags.get(flag) for flag in ("teacher_name_or_path", "model_name_or_path")]
+    for folder in [Path(named)] if named else [source / "dense", *(Path(name) for name in recorded if name)]:
+        settings = _read_object(folder / "config.json")
+        if settings is not None and _is_dense_classifier(settings, model):
+            return folder
+    if named:
+        raise UserError(f"--dense {named} holds no dense classifier with {model.config.num_labels} outputs")
+    return None
+
+
+def _is_dense_classifier(settings: dict[str, Any], model: PreTrainedModel) -> bool:
+    names = settings.get("architectures") or [""]
+    same = len(settings.get("id2label") or (0, 1)) == model.config.num_labels  # two is what Transformers leaves out
+    return "SequenceClassification" in names[0] and not names[0].startswith("Masked") and same
+
+
 def training_command(flags: dict[str, Any], processes: int = 1) -> str:
     """The command line of `masked_run_glue.py` that sets these flags; those at their default are left out."""
     start = "python" if processes == 1 else f"torchrun --nproc_per_node={processes}"
@@ -238,7 +299,7 @@ def int8_package(artifacts: Artifacts) -> PreTrainedModel:
     return load_package(artifacts.packages["int8"])
 
 
-def _answers(model: nn.Module, data: DevData, tokenizer: Any) -> tuple[np.ndarray, dict[str, float]]:
+def _answers(model: nn.Module, data: DevData, tokenizer: Any, title: str) -> tuple[np.ndarray, dict[str, float]]:
     """Logits of all dev rows, and the metrics; `mnli` has two dev files."""
     logits, metrics = [], {}
     alone = Environment(device=torch.device("cpu"))
@@ -247,7 +308,8 @@ def _answers(model: nn.Module, data: DevData, tokenizer: Any) -> tuple[np.ndarra
         rows = load_features(
             task, data.data_dir, "dev", tokenizer, data.max_seq_length, data.cache_dir, show_progress=False
         )
-        found = predict_logits(model, rows, data.batch_size, alone, Precision(alone.device)).numpy()
+        bar = f"Evaluating {title}"
+        found = predict_logits(model, rows, data.batch_size, alone, Precision(alone.device), bar).numpy()
         metrics |= compute_metrics(task, predictions_from_logits(task, found), rows.labels)
         logits.append(found)
     return np.concatenate(logits), metrics
