@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from emmental import masked_models
+from emmental import masked_models, small_models
+
+small_models.register_configurations()
 
 __version__ = "0.1.0"
 
@@ -19,7 +21,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`MaskedRobertaModel` and its like for every known type, made when they are first asked for."""
+    """`MaskedRobertaModel`, `SmallRobertaModel` and their like for every known type, made when first asked for."""
     if name.startswith("Masked"):
         return getattr(masked_models, name)
+    if name.startswith("Small"):
+        return getattr(small_models, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

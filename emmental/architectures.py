@@ -38,6 +38,8 @@ class Architecture:
             heads, the second (if any) counts rows.
         pre_norm: the LayerNorm stands before a sublayer, not after its residual sum.
         attention_norm, feed_forward_norm: dotted paths of the sublayers' LayerNorms inside a layer.
+        shared_position_bias: all layers add one table of position biases to their scores, a column for each head.
+        before_down: dotted paths of the modules between the feed-forward's input and `down`; none where gated.
     """
 
     model_type: str
@@ -47,10 +49,12 @@ class Architecture:
     head_counters: tuple[str, ...]
     attention_norm: str
     feed_forward_norm: str
+    before_down: tuple[str, ...] = ()
     gated: bool = False
     shared: bool = False
     token_types: bool = True
     pre_norm: bool = False
+    shared_position_bias: bool = False
 
 
 class UnknownArchitectureError(ValueError):
@@ -90,6 +94,7 @@ def _bert_like(model_type: str, token_types: bool = True) -> Architecture:
         head_counters=("num_attention_heads", "all_head_size"),
         attention_norm="attention.output.LayerNorm",
         feed_forward_norm="output.LayerNorm",
+        before_down=("intermediate",),
         token_types=token_types,
     )
 
@@ -115,6 +120,7 @@ _ENTRIES = (
         head_counters=("n_heads",),
         attention_norm="sa_layer_norm",
         feed_forward_norm="output_layer_norm",
+        before_down=("ffn.lin1", "ffn.activation"),
         token_types=False,
     ),
     Architecture(
@@ -132,6 +138,8 @@ _ENTRIES = (
         head_counters=("num_attention_heads", "all_head_size"),
         attention_norm="attention.LayerNorm",
         feed_forward_norm="output.LayerNorm",
+        before_down=("intermediate",),
+        shared_position_bias=True,
         token_types=False,
     ),
     Architecture(
@@ -149,6 +157,7 @@ _ENTRIES = (
         head_counters=("num_attention_heads", "all_head_size"),
         attention_norm="attention.LayerNorm",
         feed_forward_norm="full_layer_layer_norm",
+        before_down=("ffn", "activation"),
         shared=True,
     ),
     Architecture(
@@ -168,6 +177,7 @@ _ENTRIES = (
         head_counters=("num_attention_heads", "all_head_size"),
         attention_norm="attention.output.LayerNorm",
         feed_forward_norm="output.LayerNorm",
+        before_down=("intermediate",),
     ),
     Architecture(
         model_type="modernbert",
@@ -246,4 +256,8 @@ def _matching(root: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
 
 def _linears(layer: nn.Module, layer_name: str, architecture: Architecture) -> dict[str, str]:
     inside = dict(layer.named_modules())
-    return {role: f"{layer_name}.{path}" for role, path in architecture.roles.items() if path in inside}
+    return {
+        role: f"{layer_name}.{path}"
+        for role, path in architecture.roles.items()
+        if isinstance(inside.get(path), nn.Linear)
+    }

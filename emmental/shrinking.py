@@ -1,0 +1,175 @@
+"""Cutting closed heads and neurons out of a model: the same logits from smaller matrices."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from emmental.architectures import (
+    DOWN,
+    HEAD_ROLES,
+    OUTPUT,
+    QKV,
+    UP,
+    Architecture,
+    EncoderLayer,
+    architecture_of,
+    encoder_layers,
+    encoder_linears,
+)
+from emmental.small_models import (
+    LayerSize,
+    SmallConfig,
+    SmallModel,
+    neurons_name,
+    plain_class,
+    small_class,
+    small_config_class,
+)
+
+Openings = Sequence[tuple[Sequence[int], Sequence[int]]]
+"""For each distinct encoder layer, from the bottom: the heads and the feed-forward neurons that stay, by their number
+in the layer as it is."""
+
+
+def shrink(model: PreTrainedModel, openings: Openings) -> PreTrainedModel:
+    """The small model without the heads and neurons that are not open; `model` stays as it is.
+
+    Its logits are those of `model` with the closed heads' and neurons' parts multiplied by zero. Device, dtype, mode
+    and what trains are as in `model`.
+
+    Args:
+        model: a plain or a small model of a known type, with any head or none.
+        openings: a pair for each of `encoder_layers(model)`; each list without duplicates, in any order.
+
+    Raises:
+        ValueError: too few or too many layers, or a list names a head or a neuron that its layer does not have.
+    """
+    layers, present = encoder_layers(model), layer_sizes(model)
+    if len(openings) != len(layers):
+        raise ValueError(f"openings of {len(openings)} layers, and the model has {len(layers)}")
+    state, sizes = model.state_dict(), []
+    for index, (layer, size, (heads, neurons)) in enumerate(zip(layers, present, openings, strict=True)):
+        heads, neurons = _checked(heads, size.heads, index), _checked(neurons, size.neurons, index)
+        _cut(state, layer, model.config, size, heads, neurons)
+        columns = size.columns
+        if columns is None and architecture_of(model.config).shared_position_bias:
+            columns = range(size.heads)
+        sizes.append(LayerSize(len(heads), len(neurons), columns and tuple(columns[head] for head in heads)))
+    return _build(model, sizes, state)
+
+
+def as_plain(model: PreTrainedModel) -> PreTrainedModel | None:
+    """The plain Transformers model of a small one whose layers are all alike and keep every head; else None.
+
+    (The plain types give a head's size as hidden size / heads, so they have no room for fewer heads; and a layer
+    without anything is still its LayerNorms, so it cannot be left out.)
+    """
+    config, sizes = model.config, layer_sizes(model)
+    whole = tuple(range(config.num_attention_heads))
+    alike = {(size.heads, size.neurons) for size in sizes} == {(config.num_attention_heads, sizes[0].neurons)}
+    if not alike or not sizes[0].neurons or any(size.columns not in (None, whole) for size in sizes):
+        return None
+    if config.refit_biases:
+        return None
+    gone = {*SmallConfig.__annotations__, "model_type", "per_layer_config", "auto_map", "transformers_version"}
+    settings = {key: value for key, value in config.to_dict().items() if key not in gone}
+    settings[neurons_name(config)] = sizes[0].neurons
+    plain = CONFIG_MAPPING[architecture_of(config).model_type](**settings)
+    return _filled(model, plain_class(type(model)), plain, model.state_dict())
+
+
+def layer_sizes(model: PreTrainedModel) -> list[LayerSize]:
+    """Heads and neurons of every distinct encoder layer of a plain or small model."""
+    if isinstance(model, SmallModel):
+        return model.config.layer_sizes()
+    return small_config_class(architecture_of(model.config).model_type).from_dense(model.config, []).layer_sizes()
+
+
+def _checked(numbers: Sequence[int], most: int, layer: int) -> list[int]:
+    kept = sorted(int(number) for number in numbers)
+    if len(set(kept)) != len(kept) or any(not 0 <= number < most for number in kept):
+        raise ValueError(f"openings of layer {layer} accept different numbers from 0 to {most - 1}")
+    return kept
+
+
+def _cut(
+    state: dict[str, Tensor],
+    layer: EncoderLayer,
+    config: PreTrainedConfig,
+    size: LayerSize,
+    heads: Sequence[int],
+    neurons: Sequence[int],
+) -> None:
+    """Keep the rows and columns of open heads and neurons, in `state`."""
+    head_size = config.hidden_size // config.num_attention_heads
+    of_heads = torch.tensor([head * head_size + row for head in heads for row in range(head_size)], dtype=torch.long)
+    of_neurons = torch.tensor(neurons, dtype=torch.long)
+    rows = dict.fromkeys(HEAD_ROLES, of_heads)
+    rows[QKV] = torch.cat([of_heads + block * size.heads * head_size for block in range(3)])
+    gated = architecture_of(config).gated
+    rows[UP] = torch.cat([of_neurons, of_neurons + size.neurons]) if gated else of_neurons
+    for role, name in layer.linears.items():
+        weight, bias = state.pop(f"{name}.weight"), state.get(f"{name}.bias")
+        axis, kept = (0, rows[role]) if role in rows else (1, of_heads if role == OUTPUT else of_neurons)
+        if axis == 0 and bias is not None:
+            del state[f"{name}.bias"]
+        if len(kept) == 0:
+            continue
+        state[f"{name}.weight"] = weight.index_select(axis, kept.to(weight.device))
+        if axis == 0 and bias is not None:
+            state[f"{name}.bias"] = bias.index_select(0, kept.to(bias.device))
+    if architecture_of(config).pre_norm:
+        _drop_unused_norms(state, layer, architecture_of(config), bool(heads), bool(neurons))
+
+
+def _drop_unused_norms(
+    state: dict[str, Tensor], layer: EncoderLayer, architecture: Architecture, heads: bool, neurons: bool
+) -> None:
+    for kept, norm in ((heads, architecture.attention_norm), (neurons, architecture.feed_forward_norm)):
+        if not kept:
+            for array in ("weight", "bias"):
+                state.pop(f"{layer.name}.{norm}.{array}", None)
+
+
+def _build(model: PreTrainedModel, sizes: Sequence[LayerSize], state: dict[str, Tensor]) -> PreTrainedModel:
+    architecture = architecture_of(model.config)
+    writers = [f"{layer.name}.{architecture.roles[role]}.bias" for layer in encoder_layers(model) for role in (OUTPUT, DOWN)]
+    settings = {}
+    if not isinstance(model, SmallModel):
+        weights = {name: model.get_submodule(name).weight.numel() for name in encoder_linears(model)}
+        settings["dense_encoder_weights"] = sum(weights.values())
+        settings["refit_biases"] = any(name in state for name in writers) and not _has_biases(model.config)
+    config = small_config_class(architecture.model_type).from_dense(model.config, sizes, **settings)
+    if config.refit_biases or any(name in state for name in writers):
+        some = next(iter(state.values()))
+        for name in writers:
+            state.setdefault(name, some.new_zeros(config.hidden_size))
+    return _filled(model, small_class(plain_class(type(model))), config, state)
+
+
+def _has_biases(config: PreTrainedConfig) -> bool:
+    """Whether the type's own attention output and down projection have biases."""
+    return getattr(config, "attention_bias", True) and getattr(config, "mlp_bias", True)
+
+
+def _filled(
+    like: PreTrainedModel, cls: type[PreTrainedModel], config: PreTrainedConfig, state: dict[str, Tensor]
+) -> PreTrainedModel:
+    """A model of `cls` that holds `state`; device, dtype, mode and what trains are those of `like`."""
+    options = {}
+    if like.base_model is like and "add_pooling_layer" in inspect.signature(plain_class(type(like))).parameters:
+        options["add_pooling_layer"] = getattr(like, "pooler", None) is not None
+    with no_init_weights(), torch.random.fork_rng(devices=()):
+        model = cls(config, **options)
+    model.set_attn_implementation(like.config._attn_implementation)
+    model.to(device=like.device, dtype=like.dtype).load_state_dict(state)
+    trains = {name: parameter.requires_grad for name, parameter in like.named_parameters()}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trains.get(name, True))
+    return model.train(like.training)

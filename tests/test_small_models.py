@@ -1,0 +1,411 @@
+"""Small models of every type: logits of the gated model, round trips, no trust in a folder, training goes on."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import tiny_models
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
+
+import emmental
+from emmental.architectures import DOWN, OUTPUT, encoder_layers
+from emmental.first_token import all_tokens, first_token_only, is_installed
+from emmental.shrinking import as_plain, layer_sizes, shrink
+from emmental.small_models import MODELLING_FILES
+
+HEADS, NEURONS = 4, 12
+UNEVEN = [([2, 0], [1, 5, 7]), ([], [3]), ([3], [])]
+CASES = {"uneven": UNEVEN, "empty layers": [([], []), ([1], [0]), ([], [])], "empty": [([], [])] * 3}
+
+
+def dense(model_type: str, seed: int = 0, **options: object) -> nn.Module:
+    """Three layers of four heads and twelve neurons; biases are not zero, so that closed gates show."""
+    sizes = {"num_hidden_layers": 3, "num_attention_heads": HEADS, "num_labels": 3}
+    sizes["hidden_dim" if model_type == "distilbert" else "intermediate_size"] = NEURONS
+    if model_type == "albert":
+        sizes["num_hidden_groups"] = 3
+    if model_type == "modernbert":
+        sizes["classifier_pooling"] = "cls"
+    model = tiny_models.model(model_type, seed=seed, **{**sizes, **options})
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1 and "norm" not in name.lower():
+            nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def batch(model: nn.Module, length: int = 11) -> dict[str, torch.Tensor]:
+    """Three rows, the second padded."""
+    ids = torch.randint(5, 20, (3, length), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, length // 2 :] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def logits(model: nn.Module, length: int = 11, **options: object) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(**batch(model, length), **options).logits
+
+
+def gated_logits(model: nn.Module, openings: list, length: int = 11) -> torch.Tensor:
+    """Logits with every closed head's and neuron's part multiplied by zero."""
+    hooks, head_size = [], model.config.hidden_size // HEADS
+    for layer, opened in zip(encoder_layers(model), openings, strict=True):
+        for role, numbers, width in ((OUTPUT, opened[0], head_size), (DOWN, opened[1], 1)):
+            linear = model.get_submodule(layer.linears[role])
+            gate = torch.zeros(linear.in_features // width)
+            gate[list(numbers)] = 1
+            gate = gate.repeat_interleave(width)
+            hooks.append(linear.register_forward_pre_hook(lambda _, inputs, gate=gate: (inputs[0] * gate,)))
+    try:
+        return logits(model, length)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
+def test_a_small_model_gives_the_gated_models_logits(model_type, case):
+    model, openings = dense(model_type), CASES[case]
+    small = shrink(model, openings)
+    expected = gated_logits(model, openings)
+    assert (logits(small) - expected).abs().max() <= 1e-5
+    assert (expected - logits(model)).abs().max() > 1e-3
+    assert small.num_parameters() < model.num_parameters()
+    assert [(size.heads, size.neurons) for size in layer_sizes(small)] == [(len(h), len(n)) for h, n in openings]
+    assert type(small).__name__ == f"Small{type(model).__name__}" and type(model) is type(dense(model_type))
+
+
+@pytest.mark.parametrize("model_type", ("bert", "distilbert", "albert", "modernbert", "electra"))
+def test_eager_attention_gives_the_same(model_type):
+    model = dense(model_type)
+    small = shrink(model, UNEVEN)
+    assert small.config._attn_implementation == "sdpa"
+    expected = logits(small)
+    small.set_attn_implementation("eager")
+    assert (logits(small) - expected).abs().max() <= 1e-6
+
+
+def test_deberta_with_matrices_of_its_own_for_positions():
+    model = dense("deberta-v2", share_att_key=False)
+    small = shrink(model, UNEVEN)
+    assert small.deberta.encoder.layer[0].attention.self.pos_key_proj.weight.shape == (8, 16)
+    assert (logits(small) - gated_logits(model, UNEVEN)).abs().max() <= 1e-5
+
+
+def test_deberta_with_a_convolution():
+    model = dense("deberta-v2", conv_kernel_size=3)
+    assert (logits(shrink(model, UNEVEN)) - gated_logits(model, UNEVEN)).abs().max() <= 1e-5
+
+
+def test_albert_whose_layers_share_their_weights():
+    model = dense("albert", num_hidden_groups=1, inner_group_num=2, num_hidden_layers=4)
+    small = shrink(model, UNEVEN[:2])
+    assert small.config.shared_layer_config[1] == {"num_attention_heads": 0, "intermediate_size": 1}
+    assert (logits(small) - gated_logits(model, UNEVEN[:2])).abs().max() <= 1e-5
+
+
+def numbers(most: int) -> st.SearchStrategy:
+    return st.lists(st.integers(0, most - 1), unique=True)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from(tiny_models.MODEL_TYPES),
+    st.lists(st.tuples(numbers(HEADS), numbers(NEURONS)), min_size=3, max_size=3),
+    st.integers(3, 20),
+)
+def test_any_sizes(model_type, openings, length):
+    model = dense(model_type)
+    small = shrink(model, openings)
+    assert (logits(small, length) - gated_logits(model, openings, length)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
+def test_a_small_model_is_saved_loaded_and_saved_again(model_type, tmp_path):
+    small = shrink(dense(model_type), UNEVEN)
+    small.save_pretrained(tmp_path / "a")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "a")
+    assert type(loaded) is type(small) and torch.equal(logits(loaded), logits(small))
+    loaded.save_pretrained(tmp_path / "b")
+    for name in ("config.json", "model.safetensors", *MODELLING_FILES):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+    said = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert said["model_type"] == f"small_{model_type}" and said["small_format"] == 1
+    base = AutoModel.from_pretrained(tmp_path / "a")
+    assert type(base) is type(small.base_model)
+    for name, tensor in base.encoder_state().items() if hasattr(base, "encoder_state") else ():
+        assert torch.equal(tensor, small.base_model.state_dict()[name])
+
+
+def test_sizes_stand_in_the_configuration_as_transformers_writes_them(tmp_path):
+    small = shrink(dense("bert"), UNEVEN)
+    small.save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text())
+    assert said["per_layer_config"] == {
+        "0": {"num_attention_heads": 2, "intermediate_size": 3},
+        "1": {"num_attention_heads": 0, "intermediate_size": 1},
+        "2": {"num_attention_heads": 1, "intermediate_size": 0},
+    }
+    assert said["dense_encoder_weights"] == 3 * (4 * 16 * 16 + 2 * 16 * 12)
+    assert small.config.per_layer_config[2].intermediate_size == 0 and small.config.num_attention_heads == 4
+
+
+def test_the_columns_of_position_biases_are_those_of_the_heads():
+    model = dense("mpnet")
+    small = shrink(model, UNEVEN)
+    assert [size.columns for size in layer_sizes(small)] == [(0, 2), None, (3,)]
+    again = shrink(small, [([1], [0]), ([], []), ([0], [])])
+    assert layer_sizes(again)[0].columns == (2,)
+    assert (logits(again) - gated_logits(model, [([2], [1]), ([], []), ([3], [])])).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
+def test_a_small_model_is_shrunk_again(model_type):
+    model = dense(model_type)
+    again = shrink(shrink(model, UNEVEN), [([1], [0, 2]), ([], [0]), ([], [])])
+    assert (logits(again) - gated_logits(model, [([2], [1, 7]), ([], [3]), ([], [])])).abs().max() <= 1e-5
+    assert again.config.dense_encoder_weights == shrink(model, UNEVEN).config.dense_encoder_weights
+
+
+@pytest.mark.parametrize("auto", (AutoModel, AutoModelForMaskedLM, AutoModelForTokenClassification))
+@pytest.mark.parametrize("model_type", ("bert", "distilbert", "deberta-v2", "modernbert"))
+def test_other_heads(auto, model_type, tmp_path):
+    model = auto.from_config(dense(model_type).config).eval()
+    small = shrink(model, UNEVEN)
+    assert not is_installed(small)
+    small.save_pretrained(tmp_path)
+    loaded = auto.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        first, second = (each(**batch(model))[0] for each in (small.eval(), loaded))
+    assert torch.equal(first, second) and first.shape[:2] == (3, 11)
+
+
+def test_a_refit_may_add_biases_where_the_type_has_none(tmp_path):
+    model = dense("modernbert")
+    linear = model.model.layers[1].mlp.Wo
+    assert linear.bias is None
+    linear.bias = nn.Parameter(torch.randn(16))
+    small = shrink(model, [*UNEVEN[:1], ([], []), *UNEVEN[2:]])
+    assert small.config.refit_biases
+    assert (logits(small) - gated_logits(model, [*UNEVEN[:1], ([], []), *UNEVEN[2:]])).abs().max() <= 1e-5
+    small.save_pretrained(tmp_path)
+    assert torch.equal(logits(AutoModelForSequenceClassification.from_pretrained(tmp_path)), logits(small))
+
+
+WITHOUT_EMMENTAL = """
+import sys
+sys.modules["emmental"] = None
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForSequenceClassification, pipeline
+ids = torch.tensor([[5, 6, 7, 8]])
+found = {}
+for folder in sys.argv[2:]:
+    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
+    found[folder] = model(input_ids=ids).logits.detach()
+    classify = pipeline("text-classification", model=folder, trust_remote_code=True)
+    found[folder + "+"] = torch.tensor(classify("kasa lote")[0]["score"])
+model.save_pretrained("again")
+again = AutoModelForSequenceClassification.from_pretrained("again", trust_remote_code=True).eval()
+assert torch.equal(again(input_ids=ids).logits, found[folder])
+save_file(found, sys.argv[1])
+"""
+
+
+def test_a_small_folder_loads_without_emmental(tmp_path):
+    from safetensors.torch import load_file
+
+    expected = {}
+    for model_type in tiny_models.MODEL_TYPES:
+        small = shrink(dense(model_type), UNEVEN)
+        small.save_pretrained(tmp_path / model_type)
+        tiny_models.tokenizer(model_type).save_pretrained(tmp_path / model_type)
+        with torch.no_grad():
+            expected[model_type] = small(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
+        classify = pipeline("text-classification", model=str(tmp_path / model_type))
+        expected[model_type + "+"] = torch.tensor(classify("kasa lote")[0]["score"])
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EMMENTAL, "found.safetensors", *tiny_models.MODEL_TYPES],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "not supported" not in done.stderr and "LOAD REPORT" not in done.stderr
+    found = load_file(tmp_path / "found.safetensors")
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert (found[name] - value).abs().max() <= 1e-6, name
+
+
+def test_a_modelling_file_that_we_find_is_never_run(tmp_path):
+    small = shrink(dense("bert"), UNEVEN)
+    small.save_pretrained(tmp_path)
+    for name in MODELLING_FILES:
+        (tmp_path / name).write_text(f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(logits(loaded), logits(small)) and not (tmp_path / "ran").exists()
+    loaded.save_pretrained(tmp_path / "clean")
+    for name in MODELLING_FILES:
+        assert (tmp_path / "clean" / name).read_bytes() == Path(emmental.__file__).with_name(name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("per_layer_config", {"0": {"num_attention_heads": -1}}, "num_attention_heads of layer 0 accepts 0 to 4"),
+        ("per_layer_config", {"0": {"intermediate_size": 10**12}}, "intermediate_size of layer 0 accepts 0 to 12"),
+        ("per_layer_config", {"0": {"intermediate_size": 2.5}}, "intermediate_size of layer 0 accepts 0 to 12"),
+        ("per_layer_config", {"0": {"intermediate_size": True}}, "intermediate_size of layer 0 accepts 0 to 12"),
+        ("per_layer_config", {"9": {"intermediate_size": 2}}, "layer"),
+        ("per_layer_config", {"x": {"intermediate_size": 2}}, "accepts numbers of layers, not 'x'"),
+        ("per_layer_config", [1], "accepts a table"),
+        ("per_layer_config", {"0": 3}, "accepts a table"),
+        ("per_layer_config", {"0": {"num_attention_heads": 3}}, "do not fit the weights"),
+        ("per_layer_config", {"0": {"num_attention_heads": 0}}, "do not fit the weights"),
+        ("per_layer_config", {"0": {"width": 3}}, "width"),
+        ("small_format", 99, "small_format 99 is not known"),
+        ("dense_encoder_weights", -5, "dense_encoder_weights accepts"),
+    ],
+)
+def test_sizes_that_cannot_be_are_one_line(key, value, message, tmp_path):
+    shrink(dense("bert"), UNEVEN).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    said = json.loads(file.read_text())
+    said[key] = {**said[key], **value} if isinstance(value, dict) else value
+    file.write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=message) as caught:
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value).strip()
+
+
+@pytest.mark.parametrize("openings", (UNEVEN[:2], [([4], [])] * 3, [([0, 0], [])] * 3, [([], [-1])] * 3))
+def test_openings_that_cannot_be(openings):
+    with pytest.raises(ValueError, match="openings"):
+        shrink(dense("bert"), openings)
+
+
+def test_alike_layers_with_every_head_are_a_plain_model():
+    for model_type in tiny_models.MODEL_TYPES:
+        model = dense(model_type)
+        small = shrink(model, [(range(HEADS), [1, 4, 8])] * 3)
+        plain = as_plain(small)
+        assert type(plain) is type(model) and plain.config.model_type == model_type
+        assert (logits(plain) - logits(small)).abs().max() <= 1e-6
+    assert as_plain(shrink(model, UNEVEN)) is None
+
+
+@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
+def test_the_last_layer_for_one_token(model_type):
+    model = dense(model_type)
+    small = shrink(model, [([0, 2], [1, 5]), ([1], []), ([3, 1], [2, 3])])
+    assert is_installed(small)
+    seen = []
+    linear = small.get_submodule(encoder_layers(small)[-1].linears[DOWN])
+    linear.register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape)))
+    one = logits(small)
+    with all_tokens(small):
+        every = logits(small)
+    assert seen == [(3, 1, 2), (3, 11, 2)]
+    assert (one - every).abs().max() <= 1e-6
+    outputs = small(**batch(small), output_hidden_states=True)
+    assert outputs.hidden_states[-1].shape == (3, 11, 16) and seen[-1] == (3, 11, 2)
+    assert not is_installed(model)
+    before = logits(model)
+    with first_token_only(model) as possible:
+        assert possible and (logits(model) - before).abs().max() <= 1e-6
+    assert not is_installed(model)
+
+
+@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
+def test_gradients_of_the_last_layer_for_one_token(model_type):
+    small = shrink(dense(model_type), UNEVEN[::-1]).train()
+    labels = torch.tensor([0, 1, 2])
+    small(**batch(small), labels=labels).loss.backward()
+    one = {name: parameter.grad for name, parameter in small.named_parameters()}
+    small.zero_grad()
+    with all_tokens(small):
+        small(**batch(small), labels=labels).loss.backward()
+    for name, parameter in small.named_parameters():
+        if parameter.grad is None:
+            assert one[name] is None, name
+        else:
+            assert (parameter.grad - one[name]).abs().max() <= 1e-6, name
+
+
+def test_who_reads_more_than_the_first_token_computes_all():
+    assert not is_installed(shrink(dense("modernbert", classifier_pooling="mean"), UNEVEN))
+    assert not is_installed(shrink(dense("bert", chunk_size_feed_forward=11), UNEVEN))
+    with first_token_only(dense("modernbert", classifier_pooling="mean")) as possible:
+        assert not possible
+
+
+@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
+def test_fine_tuning_goes_on(model_type, tmp_path):
+    small = shrink(dense(model_type), UNEVEN).train()
+    if small.supports_gradient_checkpointing:
+        small.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer = torch.optim.SGD(small.parameters(), lr=0.1)
+    losses = []
+    for _ in range(5):
+        loss = small(**batch(small), labels=torch.tensor([0, 1, 2])).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert torch.equal(logits(copy.deepcopy(small)), logits(small))
+
+
+def test_the_trainer_of_transformers(tmp_path):
+    small = shrink(dense("bert"), UNEVEN)
+    rows = [{"input_ids": [2, 5 + label, 9, 3], "labels": label, "unused": 1} for label in (0, 1, 2)] * 4
+    arguments = TrainingArguments(str(tmp_path / "run"), max_steps=2, report_to=[], use_cpu=True, save_steps=2)
+    Trainer(small, arguments, train_dataset=rows).train()
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "checkpoint-2")
+    assert torch.equal(logits(loaded), logits(small))
+
+
+def test_dtype_device_mode_and_what_trains_are_kept():
+    model = dense("bert").to(torch.bfloat16).train()
+    model.bert.embeddings.requires_grad_(False)
+    small = shrink(model, UNEVEN)
+    assert small.dtype == torch.bfloat16 and small.training
+    frozen = {name for name, parameter in small.named_parameters() if not parameter.requires_grad}
+    assert frozen == {f"bert.embeddings.{name}" for name, _ in model.bert.embeddings.named_parameters()}
+
+
+def test_shrinking_draws_no_random_numbers():
+    model = dense("bert")
+    state = torch.get_rng_state()
+    shrink(model, UNEVEN)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_tiny_tokenizer_covers_the_ids_of_the_batch():
+    assert all(len(tiny_models.tokenizer(model_type)) >= 20 for model_type in tiny_models.MODEL_TYPES)
+    assert len(tiny.WORDS) == 36
