@@ -1,7 +1,7 @@
 """The last encoder layer for the first token alone, where a classifier reads no other.
 
-Keys and values of the last layer are of all tokens; query, output and feed-forward are needed for one. The layer and its
-attention get subclasses of their own classes, so parameters, names and hooks stay; the logits stay the same.
+Keys and values of the last layer are of all tokens; query, output and feed-forward are needed for one. The layer and
+its attention get subclasses of their own classes, so parameters, names, hooks and logits stay as they are.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .architectures import (
+    ARCHITECTURES,
     HEAD_ROLES,
     KEY,
     OUTPUT,
@@ -24,7 +25,6 @@ from .architectures import (
     QKV,
     QUERY,
     VALUE,
-    ARCHITECTURES,
     Architecture,
     architecture_of,
     encoder_layers,

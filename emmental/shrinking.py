@@ -139,7 +139,9 @@ def _drop_unused_norms(
 
 def _build(model: PreTrainedModel, sizes: Sequence[LayerSize], state: dict[str, Tensor]) -> PreTrainedModel:
     architecture = architecture_of(model.config)
-    writers = [f"{layer.name}.{architecture.roles[role]}.bias" for layer in encoder_layers(model) for role in (OUTPUT, DOWN)]
+    writers = [
+        f"{layer.name}.{architecture.roles[role]}.bias" for layer in encoder_layers(model) for role in (OUTPUT, DOWN)
+    ]
     settings = {}
     if not isinstance(model, SmallModel):
         weights = {name: model.get_submodule(name).weight.numel() for name in encoder_linears(model)}

@@ -1,8 +1,8 @@
 """Small models: Transformers' own classes, each encoder layer with heads and feed-forward neurons of its own number.
 
-`SmallBertConfig`, `SmallBertForSequenceClassification` and so on, for every type in `architectures.py`, are attributes of
-this module, made when they are first asked for. Configurations say the sizes in Transformers' `per_layer_config`; what
-a layer does not say is as in the whole model. Global values are those of the dense original: they give the size of a head.
+`SmallBertConfig`, `SmallBertForSequenceClassification` and so on, for every type in `architectures.py`, are attributes
+of this module, made when they are first asked for. Configurations give the sizes in Transformers' `per_layer_config`.
+Global values are those of the dense original: they hold where a layer gives none, and say how large a head is.
 
 The folder of a small model takes copies of this file and of those it imports along, so that it loads without emmental:
 it imports nothing but PyTorch, Transformers, and its neighbours by relative imports.
@@ -76,8 +76,8 @@ class SmallConfig:
         dense_encoder_weights: weights of the encoder's matrices before pruning; None where nobody knows.
         refit_biases: the attention's output and the down projection have biases although the type has none.
         first_token_only: a classifier that reads the first token alone computes its last layer for that one alone.
-        shared_layer_config: the place of `per_layer_config` where layers share their weights (ALBERT): by number of the
-            weights' layer, since Transformers counts each use.
+        shared_layer_config: what `per_layer_config` is elsewhere, where layers are used several times (ALBERT): by
+            number of the distinct layer, since Transformers counts each use.
     """
 
     small_format: int
@@ -88,8 +88,9 @@ class SmallConfig:
     shared_layer_config: dict | None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        _check_per_layer(kwargs.get("per_layer_config") or {}, "per_layer_config")
-        _check_per_layer(self.shared_layer_config or {}, "shared_layer_config")
+        known = (HEADS, neurons_name(self), COLUMNS)
+        _check_per_layer(kwargs.get("per_layer_config") or {}, "per_layer_config", known)
+        _check_per_layer(self.shared_layer_config or {}, "shared_layer_config", known)
         super().__post_init__(**kwargs)
         if self.small_format != FORMAT:
             raise ValueError(f"small_format {self.small_format!r} is not known: this program reads {FORMAT}")
@@ -169,12 +170,15 @@ def neurons_name(config: PreTrainedConfig) -> str:
     return "hidden_dim" if base_model_type(config.model_type) == "distilbert" else "intermediate_size"
 
 
-def _check_per_layer(said: Any, name: str) -> None:
+def _check_per_layer(said: Any, name: str, known: Sequence[str]) -> None:
+    """The shape of a table of sizes, before Transformers reads it."""
     if not isinstance(said, Mapping) or not all(isinstance(sizes, Mapping) for sizes in said.values()):
         raise ValueError(f"{name} accepts a table of sizes for each layer")
-    for index in said:
+    for index, sizes in said.items():
         if not str(index).isdecimal():
             raise ValueError(f"{name} accepts numbers of layers, not {index!r}")
+        if surplus := set(sizes) - set(known):
+            raise ValueError(f"{name} accepts {', '.join(known)} for a layer, not {sorted(map(str, surplus))[0]!r}")
 
 
 class SmallModel:
@@ -211,7 +215,9 @@ class SmallModel:
                 raise
             raise ValueError(f"{source}: the sizes in config.json do not fit the weights") from error
         layers = [layer.name for layer in encoder_layers(model)]
-        wrong = [key for kind in ("missing_keys", "unexpected_keys") for key in info.get(kind, ()) if _inside(key, layers)]
+        wrong = [
+            key for kind in ("missing_keys", "unexpected_keys") for key in info.get(kind, ()) if _inside(key, layers)
+        ]
         if wrong:
             raise ValueError(f"{source}: the sizes in config.json do not fit the weights ({sorted(wrong)[0]})")
         return (model, info) if output_loading_info else model
@@ -299,7 +305,11 @@ class _BareFeedForward(nn.Module):
 def _resize(layer: nn.Module, architecture: Architecture, size: LayerSize, config: SmallConfig) -> None:
     """Give a freshly built dense layer its sizes, in place."""
     rows = size.heads * (config.hidden_size // config.num_attention_heads)
-    outputs = {QKV: 3 * rows, UP: size.neurons * (2 if architecture.gated else 1), **{r: rows for r in HEAD_ROLES[1:]}}
+    outputs = {
+        QKV: 3 * rows,
+        UP: size.neurons * (2 if architecture.gated else 1),
+        **dict.fromkeys(HEAD_ROLES[1:], rows),
+    }
     inputs = {OUTPUT: rows, DOWN: size.neurons}
     modules = dict(layer.named_modules())
     for role, path in architecture.roles.items():

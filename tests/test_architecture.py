@@ -90,9 +90,7 @@ def imports(module: str, nodes: Iterator[ast.AST]) -> Iterator[str]:
             relative = node.level == 1 and module in TAKEN_ALONG
             assert node.level == 0 or relative, f"{module}, line {node.lineno}: imports are written in full"
             source = f"emmental.{node.module}" if relative else node.module
-            candidates = [
-                inner if (inner := f"{source}.{alias.name}") in MODULES else source for alias in node.names
-            ]
+            candidates = [inner if (inner := f"{source}.{alias.name}") in MODULES else source for alias in node.names]
         else:
             continue
         yield from (name for name in candidates if name in MODULES)
