@@ -1,16 +1,19 @@
-"""A pruned model as ONNX, in float32 and int8, checked against PyTorch by running both.
+"""A model as ONNX, in float32 and int8, checked against PyTorch by running both.
 
-    python -m emmental.export.onnx --model_name_or_path out --target_model_path onnx --int8
+    python -m emmental.export.onnx --model_name_or_path out --target_model_path served
 
-Pruned weights are exact zeros there, and ONNX Runtime multiplies by them: what makes them pay is `sparse`.
+The folder has the layout that transformers.js and text-embeddings-inference read: `onnx/model.onnx` and
+`onnx/model_quantized.onnx` beside config.json, the tokenizer's files and a card. Single weights that were pruned are
+exact zeros there, and ONNX Runtime multiplies by them: what makes those pay is `sparse`.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,24 +26,29 @@ from google.protobuf.message import DecodeError, Message
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMultipleChoice, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from emmental import atomic
+from emmental.architectures import architecture_of, base_model_type
 from emmental.command_line import OneLineParser, switch, user_mistakes
 from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags, bertarize
-from emmental.export.model_folder import make_config, read_model, read_settings
+from emmental.export.model_folder import make_config, read_model
 from emmental.export.tokenizer import read_tokenizer_files
 from emmental.patching import masked_layers
 
-MODEL_FILE, INT8_FILE = "model.onnx", "model-int8.onnx"
+FOLDER = "onnx"
+MODEL_FILE, INT8_FILE = f"{FOLDER}/model.onnx", f"{FOLDER}/model_quantized.onnx"
+_EARLIER = {MODEL_FILE: "model.onnx", INT8_FILE: "model-int8.onnx"}
+"""Where version 0.1 wrote these two; its folders are still read."""
 TOLERANCE = 1e-5
 LARGEST_FILE = 2_000_000_000
 """Bytes; protocol buffers end at 2 GiB."""
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output")
+_POSITIONS_BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 _OPSET = 17  # the first with LayerNormalization as one node
 _SHAPES = ((1, 1), (1, 7), (2, 16), (3, 5), (5, 29))
 
@@ -66,23 +74,28 @@ class OnnxModel(nn.Module):
 
     Attributes:
         config: of the model; None where the file stands alone.
-        output_names: fields of the output, some of `OUTPUTS`.
+        input_names, output_names: some of `INPUTS`, and fields of the output, some of `OUTPUTS`.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, config: BertConfig | None = None) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, config: PreTrainedConfig | None = None) -> None:
         super().__init__()
         self.session = session
         self.config = config
+        self.input_names = tuple(value.name for value in session.get_inputs())
         self.output_names = tuple(output.name for output in session.get_outputs())
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> ModelOutput:
-        """All inputs (batch, length) int64, multiple choice (batch, choices, length); outputs float32 on the CPU."""
+        """All inputs (batch, length) int64, multiple choice (batch, choices, length); outputs float32 on the CPU.
+
+        Models without token types are not given any.
+        """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         given = zip(INPUTS, (input_ids, attention_mask, token_type_ids), strict=True)
-        arrays = self.session.run(None, {name: value.long().cpu().numpy() for name, value in given})
+        taken = {name: value.long().cpu().numpy() for name, value in given if name in self.input_names}
+        arrays = self.session.run(None, taken)
         return ModelOutput(zip(self.output_names, map(torch.from_numpy, arrays), strict=True))
 
 
@@ -94,7 +107,7 @@ class _Named(nn.Module):
         self.model = model
 
     def named(self, *inputs: Tensor) -> dict[str, Tensor]:
-        found = self.model(**dict(zip(INPUTS, inputs, strict=True)), return_dict=True)
+        found = self.model(**dict(zip(INPUTS, inputs, strict=False)), return_dict=True)
         return {name: found[name] for name in OUTPUTS if name in found}
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -105,7 +118,7 @@ def export_onnx(model: PreTrainedModel, path: str | Path, tolerance: float = TOL
     """Write a model as one ONNX file with dynamic batch and length, whole or not at all; `model` stays as it is.
 
     Args:
-        model: a plain BERT of any head, or a masked one, which is converted by `bertarize`.
+        model: a plain or small encoder with any head, or a masked one, which is converted by `bertarize`.
         path: the file.
         tolerance: the largest difference accepted, see `largest_difference`.
 
@@ -149,15 +162,16 @@ def quantize_int8(path: str | Path, target: str | Path) -> None:
         quantize_dynamic(checked, temporary, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
 
 
-def load_session(path: str | Path, threads: int = 1) -> OnnxModel:
-    """The model of an ONNX file, ready to be called. Nothing is read but this file and the config.json beside it.
+def load_session(path: str | Path, threads: int = 1, int8: bool = False) -> OnnxModel:
+    """The model of an ONNX file, ready to be called. Nothing is read but this file and its folder's config.json.
 
     Args:
-        path: a file, or a folder of `export_onnx_folder` (its float32 model).
+        path: a file, or a folder of `export_onnx_folder`.
         threads: of ONNX Runtime.
+        int8: of a folder, its int8 model and not the float32 one.
 
     Raises:
-        UserError: no such file, a damaged one, one that is no BERT export, or that refers to other files; a folder
+        UserError: no such file, a damaged one, no export of an encoder, one that refers to other files; a folder
             of `export_onnx_folder` that is damaged, also when a file in it is named.
     """
     path = Path(path)
@@ -165,9 +179,9 @@ def load_session(path: str | Path, threads: int = 1) -> OnnxModel:
         raise UserError(f"threads accepts numbers from 1, not {threads}")
     if path.is_dir():
         atomic.verify_folder(path)
-        path = path / MODEL_FILE
+        path = onnx_file(path, int8)
     else:
-        atomic.verify_if_listed(path.parent)
+        atomic.verify_if_listed(_folder_of(path))
     checked = _read_checked(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -178,7 +192,19 @@ def load_session(path: str | Path, threads: int = 1) -> OnnxModel:
         )
     except Exception as error:  # ONNX Runtime's own types have no common base
         raise UserError(f"{path}: ONNX Runtime refuses it ({_one_line(error)})") from error
-    return OnnxModel(session, _config_beside(path))
+    return OnnxModel(session, _config_beside(_folder_of(path)))
+
+
+def onnx_file(folder: str | Path, int8: bool = False) -> Path:
+    """Where the float32 or the int8 file of an exported folder lies, of this version or of an earlier one."""
+    name = INT8_FILE if int8 else MODEL_FILE
+    earlier = Path(folder) / _EARLIER[name]
+    return earlier if earlier.is_file() else Path(folder) / name
+
+
+def _folder_of(path: Path) -> Path:
+    """The folder with the configuration of an ONNX file."""
+    return path.parent.parent if path.parent.name == FOLDER else path.parent
 
 
 @torch.no_grad()
@@ -204,10 +230,8 @@ def export_onnx_folder(
 ) -> OnnxExport:
     """Write the model in `source` as the folder `target`, whole or not at all.
 
-    `target` gets model.onnx, with `int8` model-int8.onnx, config.json, the tokenizer's files and a manifest.
-
     Args:
-        source: folder of a masked or plain model, see `read_model`.
+        source: folder of a masked, plain or small model, see `read_model`.
         target: a new folder, or one that this function made.
         int8: write an int8 model too.
         pruning_method, threshold: override what a masked model records.
@@ -219,20 +243,85 @@ def export_onnx_folder(
     source, target = Path(source), Path(target)
     _refuse_foreign(target)
     model = read_model(source, pruning_method, threshold)
+    card = source / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    return write_onnx_folder(model, read_tokenizer_files(source), target, int8, source.resolve().name, text)
+
+
+def write_onnx_folder(
+    model: PreTrainedModel,
+    tokenizer_files: Mapping[str, str],
+    target: Path,
+    int8: bool = False,
+    name: str = "model",
+    card: str = "",
+) -> OnnxExport:
+    """Write `model` as the folder `target`: two ONNX files, config.json, the tokenizer, a card and a manifest.
+
+    config.json has the type of the stock model: of a small model the ONNX file itself holds the sizes.
+
+    Args:
+        model: masked, plain or small, in evaluation mode; it stays as it is.
+        tokenizer_files: name -> text.
+        target: a new folder, or one that is ours.
+        int8: write an int8 model too.
+        name, card: of the model, for the new card.
+    """
     plain = bertarize(model) if masked_layers(model) else model
     with atomic.atomic_folder(target) as temporary:
-        config = copy.deepcopy(plain.config)
-        config.architectures = [type(plain).__name__]
-        config.save_pretrained(temporary)
-        for name, text in read_tokenizer_files(source).items():
-            atomic.write_text(temporary / name, text)
+        (temporary / FOLDER).mkdir()
+        stock_config(plain).save_pretrained(temporary)
+        for file, text in tokenizer_files.items():
+            atomic.write_text(temporary / file, text)
         difference = export_onnx(plain, temporary / MODEL_FILE)
         result = OnnxExport(difference, (temporary / MODEL_FILE).stat().st_size)
         if int8:
             quantize_int8(temporary / MODEL_FILE, temporary / INT8_FILE)
             of_int8 = largest_difference(plain, load_session(temporary / INT8_FILE))
             result = OnnxExport(difference, result.size, of_int8, (temporary / INT8_FILE).stat().st_size)
+        atomic.write_text(temporary / "README.md", _card(card, name, type(plain).__name__, result))
     return result
+
+
+def stock_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """The configuration as Transformers itself knows it: less what masks or a small model added to it."""
+    settings = model.config.to_dict()
+    stock = CONFIG_MAPPING[base_model_type(model.config.model_type)]
+    known = {*stock().to_dict(), "id2label", "label2id", "problem_type"} - {
+        "model_type",
+        "transformers_version",
+        "dtype",
+    }
+    config = stock(**{key: value for key, value in settings.items() if key in known and value is not None})
+    config.architectures = [type(model).__name__.removeprefix("Small")]
+    return config
+
+
+def _card(card: str, name: str, class_name: str, result: OnnxExport) -> str:
+    """The model's own card with what is said of its ONNX files on top."""
+    rows = [("onnx/model.onnx", "fp32", result.size, result.difference)]
+    if result.int8_size is not None:
+        rows.append(("onnx/model_quantized.onnx", "q8", result.int8_size, result.int8_difference))
+    lines = [f"| {file} | `{dtype}` | {size / 1e6:.1f} | {diff:.1e} |" for file, dtype, size, diff in rows]
+    front, body = _front_matter(card)
+    front = [line for line in front if not line.startswith(("library_name:", "pipeline_tag:"))]
+    task = "text-classification" if class_name.endswith("ForSequenceClassification") else None
+    front = ["library_name: transformers.js", *([f"pipeline_tag: {task}"] if task else []), *front]
+    table = ["| file | dtype | MB | largest difference to PyTorch |", "|---|---|---:|---:|", *lines]
+    call = ["```js", 'import { pipeline } from "@huggingface/transformers";', ""]
+    call += [f'const classify = await pipeline("{task}", "{name}", {{ dtype: "fp32" }});', "```", ""] if task else []
+    text = f"ONNX files of `{name}`, for ONNX Runtime, transformers.js and what else reads this layout."
+    return "\n".join(
+        ["---", *front, "---", f"# {name}, ONNX", "", text, "", *table, "", *(call if task else []), body]
+    )
+
+
+def _front_matter(card: str) -> tuple[list[str], str]:
+    """Lines of the metadata on top of a card, and the rest."""
+    if not card.startswith("---\n") or "\n---\n" not in card:
+        return [], card
+    front, _, body = card.removeprefix("---\n").partition("\n---\n")
+    return front.splitlines(), body.lstrip("\n")
 
 
 def _trace(plain: PreTrainedModel, path: Path) -> None:
@@ -241,12 +330,13 @@ def _trace(plain: PreTrainedModel, path: Path) -> None:
     example = _batch(plain, 2, 7)
     with torch.no_grad():
         outputs = named.named(*example)
-    axes = {name: {0: "batch", value.dim() - 1: "length"} for name, value in zip(INPUTS, example, strict=True)}
+    names = INPUTS[: len(example)]
+    axes = {name: {0: "batch", value.dim() - 1: "length"} for name, value in zip(names, example, strict=True)}
     axes |= {name: {0: "batch"} for name in outputs}
     for name in {*outputs} - {"pooler_output"}:
         if outputs[name].shape[1:2] == example[0].shape[-1:]:
             axes[name] |= {1: "length"}
-    if isinstance(plain, BertForMultipleChoice):
+    if _has_choices(plain):
         for axis in axes.values():
             axis[1] = "choices"
     with warnings.catch_warnings(), torch.no_grad():
@@ -255,7 +345,7 @@ def _trace(plain: PreTrainedModel, path: Path) -> None:
             named,
             example,
             str(path),
-            input_names=list(INPUTS),
+            input_names=list(names),
             output_names=list(outputs),
             dynamic_axes=axes,
             opset_version=_OPSET,
@@ -264,23 +354,43 @@ def _trace(plain: PreTrainedModel, path: Path) -> None:
 
 
 def _batches(model: PreTrainedModel) -> Iterator[tuple[Tensor, ...]]:
-    longest = model.config.max_position_embeddings
+    longest = longest_input(model.config)
     for rows, length in (*_SHAPES, (1, 128), (2, longest)):
         yield _batch(model, rows, min(length, longest))
 
 
+def longest_input(config: PreTrainedConfig) -> int:
+    """Tokens that a model takes: RoBERTa and its relatives number their positions from the padding token's on."""
+    behind_padding = base_model_type(config.model_type) in _POSITIONS_BEHIND_PADDING
+    return config.max_position_embeddings - (config.pad_token_id + 1 if behind_padding else 0)
+
+
+def takes_token_types(config: PreTrainedConfig) -> bool:
+    """Whether a model's forward pass makes a difference between token types."""
+    return architecture_of(config).token_types and getattr(config, "type_vocab_size", 0) > 0
+
+
 def _batch(model: PreTrainedModel, rows: int, length: int) -> tuple[Tensor, ...]:
-    """Random input_ids, attention_mask and token_type_ids, each row one token shorter than the one before it."""
+    """Random input_ids, attention_mask and, where it takes them, token_type_ids; each row a token shorter."""
     config, generator = model.config, torch.Generator().manual_seed(0)
-    shape = (rows, 2, length) if isinstance(model, BertForMultipleChoice) else (rows, length)
+    shape = (rows, 2, length) if _has_choices(model) else (rows, length)
     ids = torch.randint(config.vocab_size, shape, generator=generator)
-    types = torch.randint(config.type_vocab_size, shape, generator=generator)
     lengths = (length - torch.arange(rows)).clamp(min=1).view(-1, *[1] * (len(shape) - 1))
-    return ids, (torch.arange(length) < lengths).expand(shape).long(), types
+    mask = (torch.arange(length) < lengths).expand(shape).long()
+    if config.pad_token_id is not None:  # positions of RoBERTa count the tokens that are not padding
+        ids = torch.where(ids == config.pad_token_id, (ids + 1) % config.vocab_size, ids)
+        ids = ids.masked_fill(mask == 0, config.pad_token_id)
+    if not takes_token_types(config):
+        return ids, mask
+    return ids, mask, torch.randint(config.type_vocab_size, shape, generator=generator)
+
+
+def _has_choices(model: PreTrainedModel) -> bool:
+    return "ForMultipleChoice" in type(model).__name__
 
 
 def _read_checked(path: Path) -> onnx.ModelProto:
-    """The graph of a file, once it is known to be whole, a BERT's, and to need nothing outside itself."""
+    """The graph of a file, once it is known to be whole, an encoder's, and to need nothing outside itself."""
     if not path.is_file():
         raise UserError(f"{path} is no ONNX file: it does not exist")
     if path.stat().st_size > LARGEST_FILE:
@@ -301,8 +411,10 @@ def _read_checked(path: Path) -> onnx.ModelProto:
     except Exception as error:  # its error type is not public, and shape inference has its own
         raise UserError(f"{path} is damaged: {_one_line(error)}") from error
     inputs, outputs = ({value.name for value in values} for values in (model.graph.input, model.graph.output))
-    if inputs != set(INPUTS) or not outputs or not outputs <= set(OUTPUTS):
-        raise UserError(f"{path} is no BERT written here: {', '.join(sorted(inputs))} -> {', '.join(sorted(outputs))}")
+    if not set(INPUTS[:2]) <= inputs <= set(INPUTS) or not outputs or not outputs <= set(OUTPUTS):
+        raise UserError(
+            f"{path} is no encoder written here: {', '.join(sorted(inputs))} -> {', '.join(sorted(outputs))}"
+        )
     return model
 
 
@@ -320,16 +432,22 @@ def _messages(message: Message) -> Iterator[Message]:
                 yield from _messages(part)
 
 
-def _config_beside(path: Path) -> BertConfig | None:
-    if not (path.parent / "config.json").is_file():
+def _config_beside(folder: Path) -> PreTrainedConfig | None:
+    file = folder / "config.json"
+    if not file.is_file():
         return None
-    settings = read_settings(path.parent)
-    return make_config(BertConfig, {k: v for k, v in settings.items() if k != "model_type"}, str(path.parent))
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        stock = CONFIG_MAPPING[settings.pop("model_type")]
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is unreadable, or of no known model type ({type(error).__name__})") from error
+    return make_config(stock, settings, str(file))
 
 
 def _refuse_foreign(target: Path) -> None:
     """Checkpoints and bertarized models have a manifest too: only one that lists a graph is ours to replace."""
-    if target.exists() and not ((target / atomic.MANIFEST).is_file() and MODEL_FILE in atomic.read_manifest(target)):
+    listed = atomic.read_manifest(target) if (target / atomic.MANIFEST).is_file() else {}
+    if target.exists() and not {MODEL_FILE, _EARLIER[MODEL_FILE]} & {*listed}:
         raise FileExistsError(f"--target_model_path {target} exists and is no ONNX folder; it is left alone")
 
 
@@ -338,20 +456,22 @@ def _one_line(error: Exception) -> str:
 
 
 def _summary(result: OnnxExport, target: Path) -> str:
-    lines = [f"{MODEL_FILE:16} {result.size / 1e6:9.3f} MB  largest difference to PyTorch {result.difference:.1e}"]
+    lines = [f"{MODEL_FILE:25} {result.size / 1e6:9.3f} MB  largest difference to PyTorch {result.difference:.1e}"]
     if result.int8_size is not None:
         lines.append(
-            f"{INT8_FILE:16} {result.int8_size / 1e6:9.3f} MB  largest difference to PyTorch "
+            f"{INT8_FILE:25} {result.int8_size / 1e6:9.3f} MB  largest difference to PyTorch "
             f"{result.int8_difference:.1e}"
         )
     return "\n".join([*lines, str(target)])
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser("Write a masked or plain model as ONNX and check it against PyTorch.")
-    parser.add_argument("--model_name_or_path", required=True, help="folder of a masked or bertarized model")
-    parser.add_argument("--target_model_path", help="folder to write; onnx_<name> beside the model if absent")
-    switch(parser, "--int8", f"write {INT8_FILE} too, with int8 weights and dynamic quantisation")
+    parser = OneLineParser("Write a model as ONNX, as transformers.js reads it, and check it against PyTorch.")
+    parser.add_argument("--model_name_or_path", required=True, help="folder of a masked, plain or small model")
+    parser.add_argument(
+        "--target_model_path", "--output", help="folder to write; onnx_<name> beside the model if absent"
+    )
+    switch(parser, "--int8", f"write {INT8_FILE} too, with int8 weights and dynamic quantisation", default=True)
     add_masking_flags(parser)
     return parser
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import warnings
 from pathlib import Path
 
@@ -20,7 +21,16 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 from emmental import atomic
 from emmental.export import onnx as export
 from emmental.export.bertarize import bertarize
-from emmental.export.onnx import export_onnx, export_onnx_folder, largest_difference, load_session, main, quantize_int8
+from emmental.export.onnx import (
+    INT8_FILE,
+    MODEL_FILE,
+    export_onnx,
+    export_onnx_folder,
+    largest_difference,
+    load_session,
+    main,
+    quantize_int8,
+)
 from emmental.patching import masked_layers
 
 
@@ -136,16 +146,19 @@ def test_folder(tmp_path):
     model = tiny_masked.save(tmp_path / "masked", num_labels=3)
     for _ in range(2):  # what it wrote itself, it replaces
         result = export_onnx_folder(tmp_path / "masked", tmp_path / "onnx", int8=True)
-    assert {file.name for file in (tmp_path / "onnx").iterdir()} == {
+    written = {path.relative_to(tmp_path / "onnx").as_posix() for path in (tmp_path / "onnx").rglob("*")}
+    assert written == {
+        "README.md",
         "config.json",
         "manifest.json",
-        "model-int8.onnx",
-        "model.onnx",
+        "onnx",
+        "onnx/model.onnx",
+        "onnx/model_quantized.onnx",
         "tokenizer.json",
         "tokenizer_config.json",
     }
     assert result.difference <= 1e-5 < result.int8_difference
-    assert result.size == (tmp_path / "onnx" / "model.onnx").stat().st_size
+    assert result.size == (tmp_path / "onnx" / MODEL_FILE).stat().st_size
     config = json.loads((tmp_path / "onnx" / "config.json").read_text())
     assert (config["model_type"], config["architectures"]) == ("bert", ["BertForSequenceClassification"])
     session = load_session(tmp_path / "onnx")
@@ -163,7 +176,36 @@ def test_a_dense_folder(tmp_path):
     export_onnx_folder(tmp_path / "dense", tmp_path / "onnx")
     dense = BertForSequenceClassification.from_pretrained(tmp_path / "dense")
     assert largest_difference(dense.eval(), load_session(tmp_path / "onnx")) <= 1e-5
-    assert not (tmp_path / "onnx" / "model-int8.onnx").exists()
+    assert not (tmp_path / "onnx" / INT8_FILE).exists()
+
+
+def test_a_folder_of_the_first_version(tmp_path):
+    """It held model.onnx and model-int8.onnx beside config.json; it is read, and replaced by a new export."""
+    model = tiny_masked.save(tmp_path / "masked")
+    export_onnx_folder(tmp_path / "masked", tmp_path / "new", int8=True)
+    with atomic.atomic_folder(tmp_path / "old") as folder:
+        shutil.copy(tmp_path / "new" / "config.json", folder)
+        shutil.copy(tmp_path / "new" / MODEL_FILE, folder / "model.onnx")
+        shutil.copy(tmp_path / "new" / INT8_FILE, folder / "model-int8.onnx")
+    for path in (tmp_path / "old", tmp_path / "old" / "model.onnx"):
+        assert load_session(path).config.num_labels == 2
+        assert largest_difference(model, load_session(path)) <= 1e-5
+    assert 1e-5 < largest_difference(model, load_session(tmp_path / "old", int8=True)) < 0.1
+    export_onnx_folder(tmp_path / "masked", tmp_path / "old")
+    assert not (tmp_path / "old" / "model.onnx").exists()
+
+
+def test_the_card_of_the_model_goes_along(tmp_path):
+    tiny_masked.save(tmp_path / "masked")
+    (tmp_path / "masked" / "README.md").write_text(
+        "---\nlibrary_name: transformers\ntags:\n- x\n---\n# Mine\n\nText.\n"
+    )
+    export_onnx_folder(tmp_path / "masked", tmp_path / "onnx", int8=True)
+    card = (tmp_path / "onnx" / "README.md").read_text()
+    head = "---\nlibrary_name: transformers.js\npipeline_tag: text-classification\ntags:\n- x\n---\n# masked, ONNX\n"
+    assert card.startswith(head)
+    assert card.endswith("# Mine\n\nText.\n")
+    assert "| onnx/model_quantized.onnx | `q8` |" in card
 
 
 def test_foreign_folders_stay(tmp_path):
@@ -181,7 +223,7 @@ def test_foreign_folders_stay(tmp_path):
 @pytest.mark.parametrize("cut", [0, 1, 100, 20_000, -1])
 def test_truncated_or_empty(exported, tmp_path, cut):
     (tmp_path / "m.onnx").write_bytes(exported.read_bytes()[:cut])
-    with pytest.raises(ValueError, match=r"m\.onnx is (damaged|no BERT)"):
+    with pytest.raises(ValueError, match=r"m\.onnx is (damaged|no encoder)"):
         load_session(tmp_path / "m.onnx")
 
 
@@ -211,9 +253,9 @@ def test_noise(tmp_path):
 def test_a_changed_folder(tmp_path):
     tiny_masked.save(tmp_path / "masked")
     export_onnx_folder(tmp_path / "masked", tmp_path / "onnx")
-    with (tmp_path / "onnx" / "model.onnx").open("ab") as file:
+    with (tmp_path / "onnx" / MODEL_FILE).open("ab") as file:
         file.write(b"x")
-    for path in (tmp_path / "onnx", tmp_path / "onnx" / "model.onnx"):
+    for path in (tmp_path / "onnx", tmp_path / "onnx" / MODEL_FILE):
         with pytest.raises(atomic.DamagedError, match=r"model\.onnx has"):
             load_session(path)
 
@@ -280,7 +322,7 @@ def test_unknown_operators_and_other_graphs(exported, tmp_path):
     label = helper.make_tensor_value_info("label", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Abs", ["image"], ["label"])], "other", [image], [label])
     onnx.save(helper.make_model(graph), tmp_path / "other.onnx")
-    with pytest.raises(ValueError, match="is no BERT written here: image -> label"):
+    with pytest.raises(ValueError, match="is no encoder written here: image -> label"):
         load_session(tmp_path / "other.onnx")
 
 
@@ -316,5 +358,5 @@ def test_command(tmp_path, capsys):
     capsys.readouterr()
     main(["--model_name_or_path", str(tmp_path / "masked"), "--int8", "--threshold", "0.5"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["model.onnx", "model-int8.onnx", str(tmp_path / "onnx_masked")]
+    assert [line.split()[0] for line in lines] == [MODEL_FILE, INT8_FILE, str(tmp_path / "onnx_masked")]
     assert "largest difference to PyTorch" in lines[0]

@@ -126,8 +126,8 @@ def test_sizes_are_those_of_the_files(run, results):
     for name, file in {
         "checkpoint": run / "masked" / "model.safetensors",
         "bertarized": files / "plain" / "model.safetensors",
-        "onnx": files / "onnx" / "model.onnx",
-        "onnx-int8": files / "onnx" / "model-int8.onnx",
+        "onnx": files / "onnx" / "onnx" / "model.onnx",
+        "onnx-int8": files / "onnx" / "onnx" / "model_quantized.onnx",
         "int8 package": files / "int8.emmental",
     }.items():
         assert rows[name]["bytes"] == file.stat().st_size
