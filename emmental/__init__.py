@@ -6,8 +6,6 @@ from typing import Any
 
 from emmental import masked_models, small_models
 
-small_models.register_configurations()
-
 __version__ = "0.1.0"
 
 __all__ = [

@@ -17,19 +17,12 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from emmental import small_models
 from emmental.architectures import ARCHITECTURES, architecture_of, base_model_type, encoder_linears
 from emmental.errors import UserError
 from emmental.modules.masked_nn import MASK_INITS, MaskedLinear, canonical_pruning_method
 from emmental.patching import mask_linears, set_threshold
-
-_AUTO_CLASSES = {
-    "AutoModel": "MODEL_MAPPING",
-    "AutoModelForSequenceClassification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
-    "AutoModelForMultipleChoice": "MODEL_FOR_MULTIPLE_CHOICE_MAPPING",
-    "AutoModelForQuestionAnswering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING",
-    "AutoModelForTokenClassification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
-}
-"""Auto class -> where Transformers lists the classes of its types, both by their names in Transformers."""
+from emmental.small_models import model_classes
 
 
 class MaskedConfig:
@@ -63,8 +56,8 @@ class MaskedConfig:
         Raises:
             UserError: `config` is of another type.
         """
-        if base_model_type(config.model_type) != base_model_type(cls.model_type):
-            known = base_model_type(cls.model_type)
+        known = cls.model_type.removeprefix("masked_")
+        if config.model_type.removeprefix("masked_") != known:
             raise UserError(f"{cls.__name__} masks a model of type {known!r}, and {config.model_type!r} is none")
         inherited = {k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures")}
         return cls(**{**inherited, **masking})
@@ -72,22 +65,26 @@ class MaskedConfig:
     def to_plain(self) -> PreTrainedConfig:
         """The configuration of the plain model: everything as here, less what is about masks."""
         gone = {*MaskedConfig.__annotations__, "model_type", "architectures", "transformers_version", "dtype"}
-        plain = CONFIG_MAPPING[base_model_type(self.model_type)]
+        plain = CONFIG_MAPPING[self.model_type.removeprefix("masked_")]
         return plain(**{key: value for key, value in self.to_dict().items() if key not in gone})
 
 
 def masked_config(config: PreTrainedConfig, **masking: object) -> MaskedConfig:
-    """The masked configuration of a dense (or masked) model's, of whatever type: see `MaskedConfig.from_dense`.
+    """The masked configuration of a dense, small or masked model's, of whatever type: see `MaskedConfig.from_dense`.
 
     Raises:
         UnknownArchitectureError: a type without an entry in `emmental/architectures.py`.
     """
-    return masked_config_class(architecture_of(config).model_type).from_dense(config, **masking)
+    architecture_of(config)
+    return masked_config_class(config.model_type.removeprefix("masked_")).from_dense(config, **masking)
 
 
 @functools.cache
 def masked_config_class(model_type: str) -> type[MaskedConfig]:
-    """`bert` -> `MaskedBertConfig`: a subclass of `BertConfig` whose `model_type` is `masked_bert`."""
+    """`bert` -> `MaskedBertConfig`: a subclass of `BertConfig` whose `model_type` is `masked_bert`.
+
+    `small_bert` -> `MaskedSmallBertConfig`, likewise.
+    """
     plain = CONFIG_MAPPING[model_type]
     settings = {
         "__module__": __name__,
@@ -184,25 +181,25 @@ def _with_threshold(forward: Callable[..., Any]) -> Callable[..., Any]:
 @functools.cache
 def _register_models(config_class: type[MaskedConfig]) -> None:
     """Tell the Auto classes which models a masked configuration has."""
-    plain_config_class = CONFIG_MAPPING[base_model_type(config_class.model_type)]
-    for auto, mapping in _AUTO_CLASSES.items():
-        plain = getattr(transformers, mapping).get(plain_config_class, None)
-        if plain is not None:
-            getattr(transformers, auto).register(config_class, masked_class(plain), exist_ok=True)
+    for auto, unmasked in model_classes(config_class.model_type.removeprefix("masked_")).items():
+        getattr(transformers, auto).register(config_class, masked_class(unmasked), exist_ok=True)
 
 
 def _register_configurations() -> None:
-    for model_type in ARCHITECTURES:
+    for model_type in [name for known in ARCHITECTURES for name in (known, f"small_{known}")]:
         AutoConfig.register(f"masked_{model_type}", masked_config_class(model_type), exist_ok=True)
 
 
+small_models.register_configurations()
 _register_configurations()
 
 
 def __getattr__(name: str) -> Any:
-    plain = getattr(transformers, name.removeprefix("Masked"), None) if name.startswith("Masked") else None
-    if isinstance(plain, type) and getattr(plain, "model_type", None) in ARCHITECTURES:
-        return masked_config_class(plain.model_type)
-    if isinstance(plain, type) and getattr(getattr(plain, "config_class", None), "model_type", None) in ARCHITECTURES:
-        return masked_class(plain)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    inner = name.removeprefix("Masked")
+    known = (
+        getattr(small_models if inner.startswith("Small") else transformers, inner, None) if inner != name else None
+    )
+    config_class = known if hasattr(known, "model_type") else getattr(known, "config_class", None)
+    if not isinstance(known, type) or base_model_type(getattr(config_class, "model_type", "")) not in ARCHITECTURES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return masked_config_class(known.model_type) if known is config_class else masked_class(known)

@@ -98,7 +98,8 @@ class SmallConfig:
         if weights is not None and not (type(weights) is int and 0 < weights < 1 << 50):
             raise ValueError(f"dense_encoder_weights accepts a number of weights, not {weights!r}")
         self.layer_sizes()
-        _register_models(type(self))
+        if self.model_type.startswith("small_"):
+            _register_models(type(self))
 
     def __getattribute__(self, key: str) -> Any:
         if key in (HEADS, COLUMNS, "intermediate_size", "hidden_dim"):
@@ -155,10 +156,12 @@ class SmallConfig:
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> Any:
         """As in Transformers; the modelling files go along, for who has no emmental."""
+        if not self.model_type.startswith("small_"):  # a masked small model: a checkpoint, which only emmental reads
+            return super().save_pretrained(save_directory, **kwargs)
         config_class, module = type(self).__name__, Path(MODELLING_FILES[0]).stem
         self.auto_map = {"AutoConfig": f"{module}.{config_class}"}
-        for auto, plain in _plain_classes(self.model_type).items():
-            self.auto_map[auto] = f"{module}.Small{plain.__name__}"
+        for auto, model_class in model_classes(self.model_type).items():
+            self.auto_map[auto] = f"{module}.{model_class.__name__}"
         written = super().save_pretrained(save_directory, **kwargs)
         for name in MODELLING_FILES:
             shutil.copyfile(Path(__file__).with_name(name), Path(save_directory) / name)
@@ -198,7 +201,11 @@ class SmallModel:
         options = {"add_pooling_layer": getattr(base, "pooler", None) is not None} if has_choice else {}
         setattr(self, self.base_model_prefix, small_class(type(base))(config, **options))
         self.post_init()
-        if config.first_token_only:
+
+    def post_init(self) -> None:
+        """As in Transformers, which ends every construction with it."""
+        super().post_init()
+        if self.config.first_token_only and isinstance(self.base_model, SmallModel) and self.base_model is not self:
             install_first_token(self)
 
     @classmethod
@@ -266,6 +273,7 @@ def small_class(plain: type[nn.Module]) -> type[SmallModel]:
         "__module__": __name__,
         "__doc__": f"`{plain.__name__}` with smaller encoder layers: see `SmallModel`.",
         "__annotations__": {"config": config_class},
+        "__signature__": inspect.signature(plain),
         "config_class": config_class,
         "forward": forward,
     }
@@ -363,18 +371,22 @@ def _with_own_columns(attention_class: type[nn.Module]) -> type[nn.Module]:
 
 
 @functools.cache
-def _plain_classes(model_type: str) -> dict[str, type[nn.Module]]:
-    """Auto class -> Transformers' own class of a type, for the heads that the type has."""
-    plain_config = CONFIG_MAPPING[base_model_type(model_type)]
-    found = {auto: getattr(transformers, mapping).get(plain_config, None) for auto, mapping in _AUTO_CLASSES.items()}
-    return {auto: plain for auto, plain in found.items() if plain is not None}
+def model_classes(model_type: str) -> dict[str, type[nn.Module]]:
+    """Auto class -> model class of a plain or small type, for the heads that the type has."""
+    base = base_model_type(model_type)
+    found = {
+        auto: getattr(transformers, mapping).get(CONFIG_MAPPING[base], None) for auto, mapping in _AUTO_CLASSES.items()
+    }
+    return {
+        auto: plain if base == model_type else small_class(plain) for auto, plain in found.items() if plain is not None
+    }
 
 
 @functools.cache
 def _register_models(config_class: type[SmallConfig]) -> None:
     """Tell the Auto classes which models a small configuration has."""
-    for auto, plain in _plain_classes(config_class.model_type).items():
-        getattr(transformers, auto).register(config_class, small_class(plain), exist_ok=True)
+    for auto, model_class in model_classes(config_class.model_type).items():
+        getattr(transformers, auto).register(config_class, model_class, exist_ok=True)
 
 
 def register_configurations() -> None:

@@ -28,6 +28,8 @@ from transformers import (
 import emmental
 from emmental.architectures import DOWN, OUTPUT, encoder_layers
 from emmental.first_token import all_tokens, first_token_only, is_installed
+from emmental.masked_models import masked_config
+from emmental.patching import set_threshold
 from emmental.shrinking import as_plain, layer_sizes, shrink
 from emmental.small_models import MODELLING_FILES
 
@@ -395,6 +397,24 @@ def test_fine_tuning_goes_on(model_type, tmp_path):
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert same(logits(copy.deepcopy(small)), logits(small))
+
+
+@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
+def test_single_weights_of_a_small_model_are_pruned(model_type, tmp_path):
+    small = shrink(dense(model_type), UNEVEN)
+    small.save_pretrained(tmp_path / "small")
+    config = masked_config(small.config, pruning_method="magnitude")
+    masked = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small", config=config)
+    assert masked.config.model_type == f"masked_small_{model_type}"
+    assert same(logits(masked), logits(small))
+    set_threshold(masked, 0.5)
+    assert is_installed(masked)
+    masked.save_pretrained(tmp_path / "masked")
+    assert not (tmp_path / "masked" / MODELLING_FILES[0]).exists()
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "masked")
+    assert same(logits(loaded), logits(masked))
+    assert not same(logits(masked), logits(small))
+    assert isinstance(loaded.config.to_plain(), type(small.config))
 
 
 def test_the_trainer_of_transformers(tmp_path):
