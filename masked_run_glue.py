@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
 
 import visualizing_image
 from distiller import TaskDistiller
@@ -29,7 +28,6 @@ from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
 from emmental.errors import NonFiniteError, StoppedBySignal, UserError
 from emmental.patching import masked_layers
-from emmental.pretrained import from_pretrained
 from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
 from emmental.reporting.summary import (
     environment_line,
@@ -57,19 +55,21 @@ from emmental.runs.progress import LOG_FILE, Progress, add_pictures, configure_l
 from emmental.runs.resuming import RunFlags, open_output
 from emmental.runs.state import LossAverages, StopSignals, batches_of_updates
 from emmental.tasks import (
+    CUSTOM,
     Task,
     collapsed_to_one_class,
     compute_metrics,
-    labels_of,
+    evaluation_tasks,
     prediction_entropy,
     predictions_from_logits,
     resolve_task,
+    task_of_model,
     user_task,
     write_predictions,
 )
 from emmental.teaching.teachers import check_hidden_states, hidden_state_match, load_teacher, teacher_logits
 from emmental.training.arguments import arguments_of_result, parse_arguments, recorded_arguments
-from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
+from emmental.training.models import in_order_of_student, load_config, load_model, load_tokenizer, model_to_evaluate
 from emmental.training.plan import Plan, plan_updates
 
 __all__ = [
@@ -139,17 +139,17 @@ def _run(args: argparse.Namespace) -> dict[str, float]:
 
 def _prepare_task(args: argparse.Namespace) -> tuple[Any, FeatureDataset | None]:
     """Task, tokenizer and training data; shows the plan of the training and refuses one that makes no sense."""
-    args.task = _task_of(args)
     if not args.do_train:
         args.model_name_or_path = model_to_evaluate(args)
-    elif args.task.train is None:
+    args.task = _task_of(args)
+    if args.do_train and args.task.train is None:
         raise UserError(f"--task_name {args.task.name} has no training data; it takes --do_predict alone")
     tokenizer = load_tokenizer(args)
-    for name in args.task.evaluation_tasks:
+    for task in evaluation_tasks(args.task):
         if args.do_eval or args.evaluate_during_training or args.eval_all_checkpoints:
-            load_and_cache_examples(args, name, tokenizer, evaluate=True)
+            load_and_cache_examples(args, task.name, tokenizer, evaluate=True)
         if args.do_predict:
-            load_and_cache_examples(args, name, tokenizer, predict=True)
+            load_and_cache_examples(args, task.name, tokenizer, predict=True)
     if not args.do_train:
         return tokenizer, None
     train_dataset = load_and_cache_examples(args, args.task.name, tokenizer)
@@ -162,13 +162,14 @@ def _prepare_task(args: argparse.Namespace) -> tuple[Any, FeatureDataset | None]
 
 
 def _task_of(args: argparse.Namespace) -> Task:
-    if args.task_name != "custom":
-        return resolve_task(args.task_name)
-    labels = None
+    """The task with its classes in the order of the model's outputs."""
+    config, called = load_config(args)
+    if args.task_name != CUSTOM:
+        return in_order_of_student(args, resolve_task(args.task_name), config, called)
     if not args.train_file:
-        name = model_to_evaluate(args)
-        labels = labels_of(from_pretrained(AutoConfig, name, flag="--model_name_or_path", cache_dir=args.cache_dir))
-    return user_task(args.train_file, args.validation_file, args.test_file, labels)
+        return task_of_model(config, called, args.validation_file, args.test_file)
+    task = user_task(args.train_file, args.validation_file, args.test_file)
+    return in_order_of_student(args, task, config, called)
 
 
 def _open_output(args: argparse.Namespace, train_dataset: FeatureDataset | None) -> None:
@@ -192,7 +193,7 @@ def _load_models(args: argparse.Namespace, tokenizer: Any) -> tuple[nn.Module, n
     model = load_model(args, args.task, tokenizer).to(args.environment.device)
     if args.teacher_name_or_path is None or not args.do_train:
         return model, None
-    return model, load_teacher(args, tokenizer, args.task.num_labels)
+    return model, load_teacher(args, tokenizer, args.task)
 
 
 def set_seed(args: argparse.Namespace) -> None:
@@ -209,7 +210,7 @@ def load_and_cache_examples(
 
     A data set once opened by a run stays open.
     """
-    spec = args.task if task == args.task.name else resolve_task(task)
+    spec = next((each for each in evaluation_tasks(args.task) if each.name == task), None) or resolve_task(task)
     split = "test" if predict else "dev" if evaluate else "train"
     if (task, split) not in args.datasets:
         with args.environment.main_first():
@@ -408,16 +409,15 @@ def evaluate(args: argparse.Namespace, model: nn.Module, tokenizer: Any, prefix:
     `MM`; with a prefix, into `evaluations/<prefix>` there.
     """
     results: dict[str, float] = {}
-    for name in args.task.evaluation_tasks:
-        task = args.task if name == args.task.name else resolve_task(name)
-        dataset = load_and_cache_examples(args, name, tokenizer, evaluate=True)
+    for task in evaluation_tasks(args.task):
+        dataset = load_and_cache_examples(args, task.name, tokenizer, evaluate=True)
         logits = _logits(args, model, dataset, prefix or "Evaluating").numpy()
         predictions = predictions_from_logits(task, logits)
         found = compute_metrics(task, predictions, dataset.labels)
         entropy = prediction_entropy(logits)
         found |= {} if entropy is None else {"entropy": entropy}
         warn_of_collapse(args, collapsed_to_one_class(predictions, task.num_labels))
-        _write_results(args, found, prefix, mismatched=name != args.task.evaluation_tasks[0])
+        _write_results(args, found, prefix, mismatched=task.name != args.task.name)
         results |= {key: value for key, value in found.items() if key not in results}
     return results
 
@@ -457,9 +457,8 @@ def _evaluate_all_checkpoints(args: argparse.Namespace, model: nn.Module, tokeni
 
 def _predict(args: argparse.Namespace, model: nn.Module, tokenizer: Any) -> None:
     """Write the GLUE server's prediction file of the task's test data."""
-    for name in args.task.evaluation_tasks:
-        task = args.task if name == args.task.name else resolve_task(name)
-        dataset = load_and_cache_examples(args, name, tokenizer, predict=True)
+    for task in evaluation_tasks(args.task):
+        dataset = load_and_cache_examples(args, task.name, tokenizer, predict=True)
         predictions = predictions_from_logits(task, _logits(args, model, dataset, "Predicting").numpy())
         if args.output is not None:
             args.output.record(task.prediction_file)

@@ -224,7 +224,7 @@ def test_a_model_without_its_tokenizer(world: Path, tmp_path: Path, capsys: pyte
 
 TEACHERS = {
     other_vocabulary: "another tokenizer than the student",
-    other_outputs: "has 3 outputs, the task needs 2",
+    other_outputs: "has 3 outputs, --task_name mrpc needs 2",
     truncated_weights: "teacher: a .safetensors file is damaged",
     no_configuration: "config.json",
 }

@@ -27,7 +27,8 @@ from emmental.atomic import MANIFEST, DamagedError, atomic_folder, read_manifest
 from emmental.data.batching import RowBatch
 from emmental.data.tokenization import plain_text_backend
 from emmental.errors import UserError
-from emmental.tasks.processors import Split, Task, read_split, split_files
+from emmental.tasks.examples import read_split, split_files
+from emmental.tasks.task import Split, Task
 
 logger = logging.getLogger(__name__)
 

@@ -44,7 +44,7 @@ from emmental.reporting.forms import (
 )
 from emmental.reporting.page import GENERATOR, card_tables, page
 from emmental.runs.progress import LOG_FILE, read_log
-from emmental.tasks import Task, labels_of, resolve_task, split_files, user_task
+from emmental.tasks import Task, evaluation_tasks, in_order_of, resolve_task, split_files, task_of_model
 
 CARD_BEGIN, CARD_END = "<!-- report:begin -->", "<!-- report:end -->"
 
@@ -165,22 +165,21 @@ def _card_problems(folder: Path) -> list[str]:
 
 
 def _task(args: argparse.Namespace, config: BertConfig) -> Task:
-    """The task, whose dev files are there."""
+    """The task with its classes in the model's order; its dev files are there."""
+    called = f"--model_name_or_path {args.model_name_or_path}"
     if args.validation_file is None:
         task = resolve_task(args.task_name)
     else:
-        task = user_task(None, args.validation_file, None, labels_of(config))
-    for name in task.evaluation_tasks:
-        split_files(task if name == task.name else resolve_task(name), args.data_dir, "dev")
-    return task
+        task = task_of_model(config, called, args.validation_file, None)
+    for judge in evaluation_tasks(task):
+        split_files(judge, args.data_dir, "dev")
+    return task if args.validation_file else in_order_of(task, config, called)
 
 
 def _check_model(model: PreTrainedModel, task: Task, args: argparse.Namespace) -> None:
     config, name = model.config, args.model_name_or_path
     if not type(model).__name__.endswith("ForSequenceClassification"):
         raise UserError(f"--model_name_or_path accepts a sequence classifier; {name} is a {type(model).__name__}")
-    if config.num_labels != task.num_labels:
-        raise UserError(f"{name} has {config.num_labels} outputs, --task_name {task.name} needs {task.num_labels}")
     for flag, length in (("max_seq_length", args.max_seq_length), ("lengths", max(args.lengths))):
         if length > config.max_position_embeddings:
             raise UserError(f"--{flag} {length} is more than the {config.max_position_embeddings} positions of {name}")

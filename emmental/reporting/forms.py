@@ -30,7 +30,7 @@ from emmental.patching import masked_layers
 from emmental.runs.evaluation import predict_logits
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Environment
-from emmental.tasks import Task, compute_metrics, predictions_from_logits, resolve_task
+from emmental.tasks import Task, class_order, compute_metrics, evaluation_tasks, predictions_from_logits
 from emmental.training.arguments import build_parser
 
 MASKED, DENSE, INT8_PACKAGE = "masked", "dense", "int8 package"
@@ -300,16 +300,16 @@ def int8_package(artifacts: Artifacts) -> PreTrainedModel:
 
 
 def _answers(model: nn.Module, data: DevData, tokenizer: Any, title: str) -> tuple[np.ndarray, dict[str, float]]:
-    """Logits of all dev rows, and the metrics; `mnli` has two dev files."""
+    """Logits of all dev rows in the task's order of classes, and the metrics; `mnli` has two dev files."""
     logits, metrics = [], {}
+    columns = np.argsort(class_order(data.task, model.config, title))  # a dense model may have an order of its own
     alone = Environment(device=torch.device("cpu"))
-    for name in data.task.evaluation_tasks:
-        task = data.task if name == data.task.name else resolve_task(name)
+    for task in evaluation_tasks(data.task):
         rows = load_features(
             task, data.data_dir, "dev", tokenizer, data.max_seq_length, data.cache_dir, show_progress=False
         )
         bar = f"Evaluating {title}"
-        found = predict_logits(model, rows, data.batch_size, alone, Precision(alone.device), bar).numpy()
+        found = predict_logits(model, rows, data.batch_size, alone, Precision(alone.device), bar).numpy()[:, columns]
         metrics |= compute_metrics(task, predictions_from_logits(task, found), rows.labels)
         logits.append(found)
     return np.concatenate(logits), metrics

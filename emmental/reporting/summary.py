@@ -18,8 +18,7 @@ import emmental
 from emmental.errors import UserError
 from emmental.pruning import remaining_weights
 from emmental.runs.progress import LOG_FILE, TENSORBOARD
-from emmental.tasks import Task, resolve_task
-from emmental.tasks.processors import CUSTOM
+from emmental.tasks import CUSTOM, evaluation_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -79,12 +78,8 @@ def _places(args: argparse.Namespace) -> list[tuple[str, str]]:
     """(title, path in the output folder) of what a run may leave behind."""
     places = [("results", "eval_results.json")] if args.do_eval else []
     if args.do_predict:
-        places += [("predictions", _task(args, name).prediction_file) for name in args.task.evaluation_tasks]
+        places += [("predictions", task.prediction_file) for task in evaluation_tasks(args.task)]
     return [*places, ("log", LOG_FILE), ("tensorboard", TENSORBOARD), ("pictures", "pictures")]
-
-
-def _task(args: argparse.Namespace, name: str) -> Task:
-    return args.task if name == args.task.name else resolve_task(name)
 
 
 def summary(

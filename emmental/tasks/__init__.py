@@ -1,35 +1,34 @@
 """GLUE tasks and the user's own files: rows, labels, metrics and prediction files."""
 
+from emmental.tasks.classes import class_order, in_order_of
+from emmental.tasks.examples import read_split, split_files
+from emmental.tasks.glue import TASKS, evaluation_tasks, resolve_task
 from emmental.tasks.metrics import (
     collapsed_to_one_class,
     compute_metrics,
     prediction_entropy,
     predictions_from_logits,
 )
+from emmental.tasks.own_files import task_of_model, user_task
 from emmental.tasks.predictions import write_predictions
-from emmental.tasks.processors import (
-    TASKS,
-    Split,
-    Task,
-    labels_of,
-    read_split,
-    resolve_task,
-    split_files,
-    user_task,
-)
+from emmental.tasks.task import CUSTOM, Split, Task
 
 __all__ = [
+    "CUSTOM",
     "TASKS",
     "Split",
     "Task",
+    "class_order",
     "collapsed_to_one_class",
     "compute_metrics",
-    "labels_of",
+    "evaluation_tasks",
+    "in_order_of",
     "prediction_entropy",
     "predictions_from_logits",
     "read_split",
     "resolve_task",
     "split_files",
+    "task_of_model",
     "user_task",
     "write_predictions",
 ]

@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from emmental.tasks.metrics import compute_metrics
-from emmental.tasks.processors import Split, Task
+from emmental.tasks.task import Split, Task
 
 MOST_ROWS, MOST_CHARACTERS = 20_000, 1_500_000
 """Training rows and characters that are looked at: a fit then takes under ten seconds on two cores."""

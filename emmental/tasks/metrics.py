@@ -10,7 +10,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from emmental.errors import UserError
-from emmental.tasks.processors import Task
+from emmental.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +19,8 @@ def compute_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> 
     """The task's metrics.
 
     Args:
-        task: says which metrics: accuracy, F1 (of class 1, or the unweighted mean over more than two classes),
-            Matthews' correlation, Pearson's and Spearman's correlation, and the means `acc_and_f1` and `corr`.
+        task: says which metrics: accuracy, F1 (of `task.positive_label`, or the unweighted mean over more than two
+            classes), Matthews', Pearson's and Spearman's correlation, and the means `acc_and_f1` and `corr`.
         predictions: (N,) class ids, or scores.
         labels: (N,) likewise.
 
@@ -78,8 +78,10 @@ def _acc(task: Task, predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _f1(task: Task, predictions: np.ndarray, labels: np.ndarray) -> float:
-    average = "binary" if task.num_labels == 2 else "macro"
-    return float(f1_score(labels, predictions, average=average, zero_division=0.0))
+    if task.num_labels != 2:
+        return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
+    positive = task.labels.index(task.positive_label)
+    return float(f1_score(labels, predictions, pos_label=positive, zero_division=0.0))
 
 
 def _acc_and_f1(task: Task, predictions: np.ndarray, labels: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from emmental.atomic import write_text
 from emmental.errors import UserError
-from emmental.tasks.processors import Task
+from emmental.tasks.task import Task
 
 
 def write_predictions(folder: str | Path, task: Task, predictions: np.ndarray, indices: Sequence[str]) -> Path:

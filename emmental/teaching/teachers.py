@@ -23,6 +23,8 @@ from emmental.pretrained import bytes_of, from_pretrained, weights_fingerprint
 from emmental.runs.evaluation import predict_logits
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Environment
+from emmental.tasks import Task, class_order
+from emmental.tasks.classes import say_if_unnamed
 from emmental.teaching.hidden_states import (
     BYTES_OF_A_STATE,
     AskedTeacher,
@@ -41,20 +43,20 @@ _PROBE = "Café: the model, PRUNED to 10 %, isn't unaffordable."
 """Case, accents, punctuation and word pieces: texts on which tokenizers of one vocabulary differ."""
 
 
-def load_teacher(args: argparse.Namespace, tokenizer: Any, num_labels: int) -> nn.Module:
+def load_teacher(args: argparse.Namespace, tokenizer: Any, task: Task) -> nn.Module:
     """The teacher that the flags name, frozen and in evaluation mode; `args` gets teacher_weights, its fingerprint.
 
     Raises:
-        UserError: it is of another type than `--teacher_type` says, was trained for another number of labels, or its
-            tokenizer gives other token ids than the student's.
+        UserError: it is of another type than `--teacher_type` says, was trained for other classes than the task's, or
+            its tokenizer gives other token ids than the student's.
         UserError: it cannot be found.
     """
     name, found = args.teacher_name_or_path, {"flag": "--teacher_name_or_path", "cache_dir": args.cache_dir or None}
     config = from_pretrained(AutoConfig, name, **found)
     if args.teacher_type not in (None, config.model_type):
         raise UserError(f"--teacher_type {args.teacher_type}, but {name} is a {config.model_type}")
-    if config.num_labels != num_labels:
-        raise UserError(f"--teacher_name_or_path {name} has {config.num_labels} outputs, the task needs {num_labels}")
+    class_order(task, config, f"--teacher_name_or_path {name}")
+    say_if_unnamed(task, config, f"--teacher_name_or_path {name}")
     _check_tokenizers(tokenizer, from_pretrained(AutoTokenizer, name, **found), name)
     teacher, info = from_pretrained(
         AutoModelForSequenceClassification, name, config=config, output_loading_info=True, **found
@@ -73,13 +75,15 @@ def teacher_logits(
 ) -> Tensor:
     """The teacher's logits of every row, (N, C) float32 on this process' device: from the cache, or computed once.
 
-    The cache's key holds the teacher's weights, masks and precision, and the rows.
+    Column `c` is class `c` of the task, whatever the order of the teacher's outputs. The cache has
+    the teacher's own order; its key holds the teacher's weights, masks and precision, and the rows.
     """
     folder = _folder(args, teacher, dataset, environment, cache_dir)
     cached = _read(folder, len(dataset)) if not args.overwrite_cache else None
     if environment.any(cached is None):
         cached = _ask(args, teacher, dataset, environment, folder)
-    return cached.to(environment.device)
+    order = class_order(args.task, teacher.config, f"--teacher_name_or_path {args.teacher_name_or_path}")
+    return cached[:, np.argsort(order)].to(environment.device)
 
 
 def check_hidden_states(

@@ -8,12 +8,20 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.errors import UserError
 from emmental.pretrained import from_pretrained
-from emmental.tasks import Task
+from emmental.tasks import Task, in_order_of
+from emmental.tasks.classes import are_numbered, is_classifier, model_classes
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +48,29 @@ def load_tokenizer(args: argparse.Namespace) -> Any:
     return tokenizer
 
 
+def load_config(args: argparse.Namespace) -> tuple[PreTrainedConfig, str]:
+    """The configuration of the model to train or evaluate, and what the user calls that: flag and value."""
+    flag = "--config_name" if args.config_name else "--model_name_or_path"
+    name = args.config_name or args.model_name_or_path
+    return from_pretrained(AutoConfig, name, flag=flag, cache_dir=args.cache_dir or None), f"{flag} {name}"
+
+
+def in_order_of_student(args: argparse.Namespace, task: Task, config: PreTrainedConfig, called: str) -> Task:
+    """The task with its classes in the order of the model's outputs; a new classifier takes the task's own order.
+
+    Training makes a new one where the model has none, or one of another size whose classes nobody named.
+
+    Raises:
+        UserError: the model has other classes than the task.
+    """
+    if args.do_train:
+        names = model_classes(config, called)
+        unnamed = are_numbered(names) and len(names) != task.num_labels
+        if unnamed or not is_classifier(config):
+            return task
+    return in_order_of(task, config, called)
+
+
 def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrainedModel:
     """The model to train or evaluate, with the task's outputs.
 
@@ -50,9 +81,8 @@ def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrain
         UserError: the checkpoint contradicts the flags.
         UserError: it cannot be found.
     """
-    name, cache_dir = args.model_name_or_path, args.cache_dir or None
-    flag = "--config_name" if args.config_name else "--model_name_or_path"
-    config = from_pretrained(AutoConfig, args.config_name or name, flag=flag, cache_dir=cache_dir)
+    name = args.model_name_or_path
+    config, _ = load_config(args)
     if not isinstance(config, BertConfig):
         raise UserError(f"--model_name_or_path accepts a BERT; {name} is a {config.model_type}")
     if args.max_seq_length > config.max_position_embeddings:
@@ -62,8 +92,6 @@ def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrain
         )
     if len(tokenizer) > config.vocab_size:
         raise UserError(f"--tokenizer_name has {len(tokenizer)} tokens, the model {name} only {config.vocab_size}")
-    if not args.do_train and config.num_labels != task.num_labels:
-        raise UserError(f"{name} has {config.num_labels} outputs, --task_name {task.name} needs {task.num_labels}")
     if args.model_type == "bert":
         if isinstance(config, MaskedBertConfig):
             raise UserError(f"--model_type bert trains dense, but {name} is masked; leave --model_type away")
@@ -115,7 +143,7 @@ def _trained_from(output: Path) -> str | None:
 def _outputs(task: Task) -> dict[str, Any]:
     if task.is_regression:
         return {"num_labels": 1, "problem_type": "regression"}
-    labels = dict(enumerate(task.labels))
+    labels = dict(enumerate(task.names))
     return {
         "id2label": labels,
         "label2id": {label: index for index, label in labels.items()},

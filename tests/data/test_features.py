@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from emmental.atomic import MANIFEST, atomic_folder
 from emmental.data.batching import LengthGroupedBatches, SequentialBatches, padding_share
 from emmental.data.features import FEATURES_FILE, FeatureDataset, batch_loader, collate, load_features
-from emmental.tasks.processors import TASKS, Layout, Task, read_split, user_task
+from emmental.tasks import TASKS, Task, read_split, user_task
+from emmental.tasks.task import Layout
 
 MRPC = TASKS["mrpc"]
 

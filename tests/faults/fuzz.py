@@ -27,7 +27,7 @@ from emmental.pictures.box_file import read_box_file
 from emmental.runs.checkpoints import read_state
 from emmental.runs.output_folder import RECORD, OutputFolder
 from emmental.runs.progress import keep_rows, read_log
-from emmental.tasks.processors import read_split, resolve_task, user_task
+from emmental.tasks import read_split, resolve_task, user_task
 from emmental.tasks.tables import read_table
 
 MEMORY = 8 << 30

@@ -26,7 +26,8 @@ from emmental.reporting.summary import (
     warn_of_collapse,
 )
 from emmental.runs.processes import Environment
-from emmental.tasks.processors import Layout, Task, resolve_task
+from emmental.tasks.glue import resolve_task
+from emmental.tasks.task import Layout, Task
 
 
 @pytest.fixture

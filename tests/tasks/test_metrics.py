@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
+from emmental.tasks.glue import TASKS
 from emmental.tasks.metrics import collapsed_to_one_class, compute_metrics, prediction_entropy, predictions_from_logits
-from emmental.tasks.processors import TASKS, Layout, Task
+from emmental.tasks.task import Layout, Task
 
 PREDICTIONS, LABELS = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 0, 1, 1])
 

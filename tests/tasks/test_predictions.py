@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emmental.tasks.glue import TASKS
+from emmental.tasks.own_files import user_task
 from emmental.tasks.predictions import write_predictions
-from emmental.tasks.processors import TASKS, user_task
 
 
 def test_labels_as_the_task_spells_them(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.errors import UserError
 from emmental.patching import set_threshold
 from emmental.pruning import remaining_weights
+from emmental.tasks import Task, resolve_task
 from emmental.teaching import teachers
 from emmental.teaching.teachers import load_teacher, teacher_logits
+
+TWO = resolve_task("mrpc")
 
 
 @pytest.fixture
@@ -30,22 +34,31 @@ def masked_teacher(tmp_path: Path, bert_dir: Path) -> Path:
     return tmp_path / "masked-teacher"
 
 
+def renamed(folder: Path, target: Path, *names: str) -> Path:
+    """A copy of a model whose classes have these names."""
+    shutil.copytree(folder, target)
+    config = AutoConfig.from_pretrained(folder)
+    config.id2label, config.label2id = dict(enumerate(names)), {name: index for index, name in enumerate(names)}
+    config.save_pretrained(target)
+    return target
+
+
 class TestLoading:
     def test_frozen_and_in_evaluation_mode(self, make_args, bert_dir):
-        teacher = load_teacher(make_args(teacher_name_or_path=bert_dir), tiny.tokenizer(), 2)
+        teacher = load_teacher(make_args(teacher_name_or_path=bert_dir), tiny.tokenizer(), TWO)
         assert isinstance(teacher, BertForSequenceClassification)
         assert not teacher.training
         assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
     def test_a_masked_teacher_at_its_own_threshold(self, make_args, masked_teacher):
         args = make_args(teacher_name_or_path=masked_teacher, teacher_type="masked_bert")
-        teacher = load_teacher(args, tiny.tokenizer(), 2)
+        teacher = load_teacher(args, tiny.tokenizer(), TWO)
         assert isinstance(teacher, MaskedBertForSequenceClassification)
         assert remaining_weights(teacher) == 25.0
 
-    def refused(self, args: argparse.Namespace, num_labels: int = 2, tokenizer: object = None) -> str:
+    def refused(self, args: argparse.Namespace, task: Task = TWO, tokenizer: object = None) -> str:
         with pytest.raises(ValueError, match=" ") as caught:
-            load_teacher(args, tokenizer or tiny.tokenizer(), num_labels)
+            load_teacher(args, tokenizer or tiny.tokenizer(), task)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -54,8 +67,13 @@ class TestLoading:
         assert self.refused(args).startswith("--teacher_type masked_bert, but ")
 
     def test_another_number_of_labels(self, make_args, bert_dir):
-        message = self.refused(make_args(teacher_name_or_path=bert_dir), num_labels=3)
-        assert "has 2 outputs, the task needs 3" in message
+        message = self.refused(make_args(teacher_name_or_path=bert_dir), task=resolve_task("mnli"))
+        assert "has 2 outputs, --task_name mnli needs 3: LABEL_0, LABEL_1 against contradiction" in message
+
+    def test_other_classes(self, make_args, bert_dir, tmp_path):
+        named = renamed(bert_dir, tmp_path / "named", "cat", "dog")
+        message = self.refused(make_args(teacher_name_or_path=named))
+        assert "has the classes cat, dog, --task_name mrpc has not_equivalent, equivalent" in message
 
     def test_not_fine_tuned(self, make_args, bert_dir, tmp_path):
         bare = BertForSequenceClassification.from_pretrained(bert_dir).bert
@@ -67,7 +85,7 @@ class TestLoading:
 
     def test_missing(self, make_args, tmp_path):
         with pytest.raises(UserError, match="nowhere"):
-            load_teacher(make_args(teacher_name_or_path=tmp_path / "nowhere"), tiny.tokenizer(), 2)
+            load_teacher(make_args(teacher_name_or_path=tmp_path / "nowhere"), tiny.tokenizer(), TWO)
 
     def test_a_tokenizer_with_another_word(self, make_args, bert_dir):
         tokenizer = tiny.tokenizer()
@@ -112,7 +130,7 @@ def ask(monkeypatch, tmp_path) -> Asked:
 
 @pytest.fixture
 def teacher_of(make_args) -> Callable[[Path], torch.nn.Module]:
-    return lambda path: load_teacher(make_args(teacher_name_or_path=path), tiny.tokenizer(), 2)
+    return lambda path, task=TWO: load_teacher(make_args(teacher_name_or_path=path), tiny.tokenizer(), task)
 
 
 class TestLogits:
@@ -124,6 +142,12 @@ class TestLogits:
         batch = dataset.batch([10])
         alone = teacher(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).logits
         assert torch.allclose(logits[10], alone[0], atol=1e-5)
+
+    def test_columns_in_the_order_of_the_task(self, ask, make_args, make_features, teacher_of, bert_dir, tmp_path):
+        dataset = make_features(split="train", train=11)
+        logits = ask(make_args(), teacher_of(bert_dir), dataset)
+        turned = renamed(bert_dir, tmp_path / "turned", "POSITIVE", "negative")
+        assert torch.equal(ask(make_args(), teacher_of(turned, resolve_task("sst-2")), dataset), logits.flip(1))
 
     def test_asked_once(self, ask, make_args, make_features, teacher_of, bert_dir):
         dataset = make_features()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emmental.tasks.processors import TASKS, Split, read_split, resolve_task, split_files, user_task
+from emmental.tasks import TASKS, Split, evaluation_tasks, read_split, resolve_task, split_files, user_task
 
 MRPC = "#1 ID\t#2 ID\t#1 String\t#2 String"
 STSB = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2"
@@ -95,8 +95,8 @@ def test_labels_metrics_and_files_of_the_tasks() -> None:
     }
     assert [name for name, task in TASKS.items() if task.is_regression] == ["sts-b"]
     assert TASKS["mnli"].labels == TASKS["ax"].labels == ("contradiction", "entailment", "neutral")
-    assert TASKS["mnli"].evaluation_tasks == ("mnli", "mnli-mm")
-    assert TASKS["rte"].evaluation_tasks == ("rte",)
+    assert evaluation_tasks(TASKS["mnli"]) == (TASKS["mnli"], TASKS["mnli-mm"])
+    assert evaluation_tasks(TASKS["rte"]) == (TASKS["rte"],)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_faults_of_own_files(tmp_path: Path) -> None:
     many = write(tmp_path, "many.tsv", "sentence1\tlabel", *(f"a\t{math.sqrt(n + 2)}" for n in range(1001)), "a\t1,5")
     cases = [
         ((None, None, None), "--train_file, --validation_file or --test_file is required"),
-        ((None, good, None), "--train_file is required to know the labels"),
+        ((None, None, bare), "--train_file or --validation_file is required to know the labels"),
         ((tmp_path / "no.csv", None, None), "--train_file .*no.csv is not a file"),
         ((write(tmp_path, "x.txt", "a"), None, None), r"--train_file .*x\.txt: \.txt suffix where"),
         ((good, pair, None), "some have a column 'sentence2', others do not"),

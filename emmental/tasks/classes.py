@@ -1,0 +1,169 @@
+"""Which output of a model is which class of a task. Classes are matched by their names, never by their positions.
+
+The model's own order rules for its own logits: `in_order_of` gives a student's task that order, so that class ids,
+logits and the saved `id2label` agree; `class_order` says how to permute the logits of a teacher.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from emmental.errors import UserError
+from emmental.tasks.task import Task, listed
+
+logger = logging.getLogger(__name__)
+
+_SYNONYMS = (
+    ("negative", "neg"),
+    ("positive", "pos"),
+    ("not_equivalent", "not_paraphrase"),
+    ("equivalent", "paraphrase"),
+    ("not_duplicate", "not_duplicates"),
+    ("duplicate", "duplicates"),
+    ("unacceptable", "ungrammatical"),
+    ("acceptable", "grammatical"),
+    ("not_entailment", "non_entailment"),
+)
+"""Names under which models on the Hub have the classes of GLUE. Each row is one class."""
+
+
+def model_classes(config: Any, called: str) -> tuple[str, ...]:
+    """The names that a model gives its classes, in the order of its outputs; `LABEL_0`, ... where it has none.
+
+    Args:
+        config: the model's configuration.
+        called: what the user calls the model, for messages: flag and value.
+
+    Raises:
+        UserError: `id2label` names a class twice, leaves out a number, or contradicts `label2id`.
+    """
+    given = {int(number): str(name).strip() for number, name in (config.id2label or {}).items()}
+    if sorted(given) != list(range(len(given))):
+        raise UserError(f"{called}: id2label in its config has the numbers {listed(given)}; 0, 1, ... are expected")
+    names = tuple(given[number] for number in range(len(given)))
+    if len(set(names)) != len(names):
+        raise UserError(f"{called}: id2label in its config names a class twice: {listed(names)}")
+    back = {str(name).strip(): number for name, number in (config.label2id or {}).items()}
+    if not back or are_numbered(back):
+        return names
+    if are_numbered(names) and sorted(back.values()) == list(range(len(names))):
+        return tuple(sorted(back, key=back.__getitem__))
+    for number, name in enumerate(names):
+        if back.get(name) != number:
+            raise UserError(
+                f"{called}: label2id in its config contradicts id2label, which says that class {number} is {name!r}; "
+                "mend config.json"
+            )
+    return names
+
+
+def are_numbered(names: Sequence[str] | dict[str, int]) -> bool:
+    """Whether all names are `LABEL_0`, `LABEL_1`, ..., which Transformers writes where nobody named the classes."""
+    return all(re.fullmatch(r"LABEL_[0-9]+", name) for name in names)
+
+
+def is_classifier(config: Any) -> bool:
+    """Whether a saved model has a classifier of its own; a pretrained encoder has not, and gets a new one."""
+    if not config.architectures:
+        return not are_numbered((config.id2label or {}).values())
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures)
+
+
+def class_order(
+    task: Task, config: Any, called: str, names: Sequence[str] | None = None, names_flag: str = "--label_names"
+) -> tuple[int, ...]:
+    """For each output of a model the class id of the task that it stands for: a permutation of `range(num_labels)`.
+
+    Args:
+        task: its classes are known by the spelling of its files, by their names and by synonyms, whatever the case.
+        config: the model's configuration; `LABEL_0`, `LABEL_1`, ... mean the task's order.
+        called: what the user calls the model, for messages: flag and value.
+        names: what the user says the outputs are, in their order, where the model's own names do not say it.
+        names_flag: the flag that takes these names.
+
+    Raises:
+        UserError: another number of classes, or names that do not match; both lists are shown.
+    """
+    own = model_classes(config, called)
+    if len(own) != task.num_labels:
+        raise UserError(
+            f"{called} has {len(own)} outputs, --task_name {task.name} needs {task.num_labels}: "
+            f"{listed(own)} against {listed(task.names) or 'a score'}"
+        )
+    if task.is_regression:
+        return (0,)
+    found = _matching(task, own)
+    if names:
+        return _given_order(task, names, found, f"{names_flag} {listed(names)}", called)
+    if found is not None:
+        return found
+    if are_numbered(own):
+        return tuple(range(task.num_labels))
+    raise UserError(
+        f"{called} has the classes {listed(own)}, --task_name {task.name} has {listed(task.names)}; "
+        f"the names do not match, and {names_flag} says which is which: the task's, in the order of the model's"
+    )
+
+
+def in_order_of(task: Task, config: Any, called: str, names: Sequence[str] | None = None) -> Task:
+    """The task with its classes in the order of a model's outputs; see `class_order`."""
+    if task.is_regression:
+        class_order(task, config, called)
+        return task
+    say_if_unnamed(task, config, called)
+    return task.reordered(class_order(task, config, called, names))
+
+
+def say_if_unnamed(task: Task, config: Any, called: str) -> None:
+    """Say in the log how the classes of a model are taken that does not name them."""
+    own = model_classes(config, called)
+    if not task.is_regression and are_numbered(own) and _matching(task, own) is None:
+        logger.info("%s does not name its classes: taken as %s, in this order", called, listed(task.names))
+
+
+def _given_order(
+    task: Task, names: Sequence[str], found: tuple[int, ...] | None, given: str, called: str
+) -> tuple[int, ...]:
+    order = _matching(task, names)
+    if order is None:
+        raise UserError(f"{given} are not the classes of the data, {listed(task.names)}")
+    if found not in (None, order):
+        own = [task.names[number] for number in found or ()]
+        raise UserError(f"{given} contradicts {called}, whose outputs are {listed(own)}")
+    return order
+
+
+def _loosely(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip().casefold())
+
+
+def _with_synonyms(words: set[str]) -> set[str]:
+    known = {_loosely(word) for word in words}
+    return words.union(*(row for row in _SYNONYMS if known & set(row)))
+
+
+def _matching(task: Task, names: Sequence[str]) -> tuple[int, ...] | None:
+    """For each name the class that alone is spelled so; None unless every name has one and every class is named.
+
+    A looser way of reading counts only where the stricter ones do not tell the classes: as it is spelled; whatever
+    the case; by synonyms.
+    """
+    spelled = [{label, name} for label, name in zip(task.labels, task.names, strict=True)]
+    ways: tuple[tuple[list[set[str]], Callable[[str], str]], ...] = (
+        (spelled, str.strip),
+        (spelled, _loosely),
+        ([_with_synonyms(words) for words in spelled], _loosely),
+    )
+    for spellings, read in ways:
+        classes: dict[str, set[int]] = {}
+        for number, words in enumerate(spellings):
+            for word in words:
+                classes.setdefault(read(word), set()).add(number)
+        found = [classes.get(read(name), set()) for name in names]
+        order = tuple(next(iter(numbers)) for numbers in found if len(numbers) == 1)
+        if len(order) == len(names) and sorted(order) == list(range(task.num_labels)):
+            return order
+    return None

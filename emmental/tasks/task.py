@@ -1,0 +1,123 @@
+"""What a task is: its classes or score, its metrics, and where its files keep what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from emmental.errors import UserError
+
+SPLITS = ("train", "dev", "test")
+CUSTOM = "custom"
+FILE_FLAGS = {"train": "--train_file", "dev": "--validation_file", "test": "--test_file"}
+LONGEST_LIST = 10
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one split keeps its columns. A column is a position from 0 (-1: the last one), or a name.
+
+    Attributes:
+        files: names tried in order inside the data folder, or one absolute path.
+        text_a, text_b: the sentence, and the second one of a pair or None.
+        label: None where the labels are not published.
+        index: the example's name in a prediction file; None counts rows from 0.
+        names: what the header calls text a, text b (of pairs) and label, as far as it is documented; a header that has
+            such a name elsewhere is refused.
+        kind: `"tsv"`, `"csv"` or `"jsonl"`.
+    """
+
+    files: tuple[str, ...]
+    text_a: int | str
+    text_b: int | str | None = None
+    label: int | str | None = None
+    index: int | str | None = None
+    names: tuple[str, ...] = ()
+    header: bool = True
+    kind: str = "tsv"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One classification or regression task.
+
+    Attributes:
+        name: as `--task_name` spells it; `"custom"` for own files.
+        labels: spelled as in the files, in the order of the class ids; empty for regression. GLUE's order, or that of
+            the model (see `emmental.tasks.classes`).
+        metrics: keys of `compute_metrics`, none where labels are not published.
+        primary_metric: the key that ranks models, the higher the better.
+        prediction_file: name of the file that the GLUE server takes.
+        train, dev, test: layouts; None where the task has no such split.
+        label_range: lowest and highest score of a regression task, or None.
+        aliases: other accepted spellings of the name.
+        names: of the classes, for a model's configuration, in the order of `labels`; the labels where absent.
+        positive_label: whose F1 is meant, of a task of two classes; the second label where absent.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    primary_metric: str | None
+    prediction_file: str
+    train: Layout | None
+    dev: Layout | None
+    test: Layout | None
+    label_range: tuple[float, float] | None = None
+    aliases: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    positive_label: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            object.__setattr__(self, "names", self.labels)
+        if self.positive_label is None and len(self.labels) == 2:
+            object.__setattr__(self, "positive_label", self.labels[1])
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether a score is predicted instead of a class."""
+        return not self.labels
+
+    @property
+    def num_labels(self) -> int:
+        """Width of the model's output: the number of classes, 1 for regression."""
+        return len(self.labels) or 1
+
+    def reordered(self, order: Sequence[int]) -> Task:
+        """This task, whose class number `i` is then the class `order[i]` of now."""
+        labels, names = (tuple(each[number] for number in order) for each in (self.labels, self.names))
+        return replace(self, labels=labels, names=names)
+
+    def layout(self, split: str) -> Layout:
+        """Columns of `"train"`, `"dev"` or `"test"`.
+
+        Raises:
+            UserError: the task has no such split; names the flag that would give it.
+        """
+        if split not in SPLITS:
+            raise UserError(f"split {split!r} is none of {', '.join(SPLITS)}")
+        layout = {"train": self.train, "dev": self.dev, "test": self.test}[split]
+        if layout is None and self.name == CUSTOM:
+            raise UserError(f"{FILE_FLAGS[split]} is not given: own files have no {split} split without it")
+        if layout is None:
+            raise UserError(f"--task_name {self.name} has no {split} split: use --do_predict with a model of mnli")
+        return layout
+
+
+@dataclass
+class Split:
+    """The examples of one file: `texts_b` is None for single sentences, `labels` (class ids or scores) for test."""
+
+    texts_a: list[str]
+    texts_b: list[str] | None
+    labels: list[int] | list[float] | None
+    indices: list[str]
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names with commas between them, for a message; of a long list the first ones and how many more there are."""
+    shown = [str(name) for name in names]
+    if len(shown) <= LONGEST_LIST:
+        return ", ".join(shown)
+    return f"{', '.join(shown[:LONGEST_LIST])} and {len(shown) - LONGEST_LIST} more"
