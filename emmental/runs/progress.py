@@ -18,6 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from emmental import atomic
 from emmental.runs.output_folder import OutputFolder
+from emmental.runs.threads import Pace
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Progress:
         self._writer: SummaryWriter | None = None
         self._log = None
         self._redirect = None
+        self._pace = Pace()
         self._started, self._resumed_step = time.monotonic(), resumed_step
         if output is not None:
             output.record(LOG_FILE)
@@ -81,6 +83,9 @@ class Progress:
     def advance(self) -> None:
         """One update more."""
         self._bar.update(1)
+        slow = self._pace.update()
+        if slow and self._log is not None:
+            logger.warning("%s", slow)
 
     def log(self, step: int, row: dict[str, Any]) -> None:
         """Write one row, flat or one level deep, under the number of updates; numbers reach TensorBoard too.

@@ -21,6 +21,7 @@ from emmental.runs.progress import (
     keep_rows,
     read_log,
 )
+from emmental.runs.threads import Pace
 
 
 @pytest.fixture
@@ -157,3 +158,12 @@ def test_log_lines_have_time_level_and_module(monkeypatch, is_main, level):
     line = logging.Formatter(asked["format"], asked["datefmt"]).format(record)
     assert line.endswith("INFO    masked_run_glue: loss 0.5")
     assert len(line.split()[0]) == len("1970-01-01")
+
+
+def test_a_run_that_slows_down_is_told_of(tmp_path, monkeypatch, caplog):
+    lines = iter([None, "updates take 2.00 s now"])
+    monkeypatch.setattr(Pace, "update", lambda self: next(lines))
+    with caplog.at_level(logging.WARNING, "emmental"), Progress(OutputFolder(tmp_path), 2, 0) as progress:
+        progress.advance()
+        progress.advance()
+    assert [record.getMessage() for record in caplog.records] == ["updates take 2.00 s now"]
