@@ -45,9 +45,9 @@ class _FirstToken(NamedTuple):
 
 def reads_first_token(model: nn.Module) -> bool:
     """Whether a model's logits depend on nothing of its last layer but the first token."""
-    config = model.config
-    if not type(model).__name__.endswith("ForSequenceClassification") or getattr(config, "is_decoder", False):
+    if not type(model).__name__.endswith("ForSequenceClassification") or getattr(model.config, "is_decoder", False):
         return False
+    config = model.config
     if getattr(config, "classifier_pooling", "cls") != "cls" or config.chunk_size_feed_forward > 1:
         return False
     encoder = getattr(model.base_model, "encoder", None)
@@ -60,11 +60,14 @@ def install_first_token(model: nn.Module) -> bool:
     Returns:
         Whether it does.
     """
-    if not reads_first_token(model) or is_installed(model):
-        return is_installed(model)
-    architecture = architecture_of(model.config)
-    layer = encoder_layers(model)[-1].module
-    attention = layer.get_submodule(architecture.attention)
+    if is_installed(model):
+        return True
+    layers = encoder_layers(model) if reads_first_token(model) else []
+    architecture = architecture_of(model.config) if layers else None
+    attention = dict(layers[-1].module.named_modules()).get(architecture.attention) if layers else None
+    if attention is None:  # all tokens are read, or another engine has taken the layer's place
+        return False
+    layer = layers[-1].module
     if not isinstance(attention, BareAttention):
         attention.__class__ = _attention_class(type(attention), architecture.model_type)
     if architecture.shared:
@@ -95,7 +98,7 @@ def all_tokens(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def first_token_only(model: nn.Module) -> Iterator[bool]:
-    """Inside, a plain model that reads the first token alone computes its last layer for that one; same logits.
+    """Inside, a dense model that reads the first token alone computes its last layer for that one; same logits.
 
     Yields whether it does. Hidden states and attentions of the last layer are then those of one token: ask for
     them outside.

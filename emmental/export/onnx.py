@@ -36,6 +36,7 @@ from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags, bertarize
 from emmental.export.model_folder import make_config, read_model
 from emmental.export.tokenizer import read_tokenizer_files
+from emmental.first_token import first_token_only
 from emmental.patching import masked_layers
 
 FOLDER = "onnx"
@@ -339,7 +340,7 @@ def _trace(plain: PreTrainedModel, path: Path) -> None:
     if _has_choices(plain):
         for axis in axes.values():
             axis[1] = "choices"
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), first_token_only(plain):
         warnings.simplefilter("ignore")  # deprecation, and constants of the trace: the outputs are checked
         torch.onnx.export(
             named,

@@ -10,16 +10,17 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from emmental.errors import UserError
+from emmental.first_token import first_token_only
 
 Runner = Callable[[Tensor, Tensor, Tensor], object]
 """`(input_ids, attention_mask, token_type_ids)`, each (batch, length) int64 -> anything."""
@@ -63,6 +64,7 @@ def measure(
 ) -> list[Latency]:
     """Time models on the same random tokens, in turns of three calls.
 
+    A classifier that reads the first token alone computes its last layer for that one, as in every other engine.
     Before each turn a model runs once untimed: it does not pay for what the one before it drove out of the caches.
 
     Args:
@@ -83,7 +85,10 @@ def measure(
         raise UserError("batch, length, threads, vocab_size, most_turns accept numbers from 1, models at least one")
     inputs = random_batch(batch, length, vocab_size)
     times: dict[str, list[float]] = {name: [] for name in models}
-    with _threads(threads), torch.inference_mode():
+    with _threads(threads), torch.inference_mode(), ExitStack() as stack:
+        for model in models.values():
+            if isinstance(model, nn.Module):
+                stack.enter_context(first_token_only(model))
         end = time.perf_counter() + seconds * len(models)
         for turn in range(max(2, most_turns)):
             if turn >= 2 and time.perf_counter() >= end:

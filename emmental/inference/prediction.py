@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from emmental.data.tokenization import plain_text_backend
 from emmental.errors import UserError
+from emmental.first_token import first_token_only
 from emmental.tasks.tables import read_table, table_format
 
 STANDARD_INPUT = "-"
@@ -114,7 +115,7 @@ class Predictor:
         answers: list[dict[str, Any]] = [{}] * len(texts)
         for begin in range(0, len(order), batch_size):
             rows = order[begin : begin + batch_size]
-            with torch.inference_mode():
+            with torch.inference_mode(), first_token_only(self._model):
                 logits = self._model(**_padded([encodings[row] for row in rows])).logits
             for row, values in zip(rows, logits, strict=True):
                 answers[row] = self.answer(values)
