@@ -26,7 +26,7 @@ from emmental.language_models.masking import LmBatchMaker, Masking
 from emmental.language_models.models import load_lm_run
 from emmental.modules import devices
 from emmental.patching import masked_layers, set_threshold
-from emmental.pruning import global_boundary, refresh_masks, regularization
+from emmental.pruning import global_threshold, refresh_masks, regularization
 from emmental.reporting.summary import environment_line
 from emmental.runs import processes
 from emmental.runs.checkpoints import (
@@ -79,7 +79,7 @@ class TaskDistiller(UpdateLoop):
         companion: the projection of the hidden states, which trains beside the student; None without one.
         losses: of the last micro-batch, name -> scalar tensor: ce (for regression: mean squared error), distil,
             hidden_cos, hidden_mse, regularization, and total, their weighted sum.
-        boundary: of a global top-k, see `emmental.pruning.global_boundary`; None without one.
+        global_threshold: of a global top-k, see `emmental.pruning.global_threshold`; None without one.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class TaskDistiller(UpdateLoop):
         self.hidden = hidden
         self.companion = hidden.projection if hidden is not None and list(hidden.projection.parameters()) else None
         self.losses: dict[str, Tensor] = {}
-        self.boundary: tuple[float, list[int]] | None = None
+        self.global_threshold: tuple[float, list[int]] | None = None
         self._masked = bool(masked_layers(student))
 
     def step(self, batch: dict[str, Tensor], threshold: float | None, regu_lambda: float) -> bool:
@@ -145,33 +145,33 @@ class TaskDistiller(UpdateLoop):
     def keep_exact_masks(self) -> None:
         """Let a global top-k keep exactly its share of the scores as they are: the last update is followed by this."""
         if self.args.global_topk and self._masked:
-            self.boundary = global_boundary(self.student, self.plan.final_threshold)
-            refresh_masks(self.student, self.plan.final_threshold, self.boundary)
+            self.global_threshold = global_threshold(self.student, self.plan.final_threshold)
+            refresh_masks(self.student, self.plan.final_threshold, self.global_threshold)
 
     def state_dict(self) -> dict[str, Any]:
-        """As `UpdateLoop.state_dict`, and the boundary of a global top-k."""
-        return {**super().state_dict(), "boundary": self.boundary}
+        """As `UpdateLoop.state_dict`, and the threshold of a global top-k."""
+        return {**super().state_dict(), "boundary": self.global_threshold}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave; the masks are again those of the last update."""
         super().load_state_dict(state)
-        self.boundary = None if state["boundary"] is None else tuple(state["boundary"])
+        self.global_threshold = None if state["boundary"] is None else tuple(state["boundary"])
         if self._masked:
-            set_threshold(self.student, self.plan.at(self.global_step)[0], self.boundary)
+            set_threshold(self.student, self.plan.at(self.global_step)[0], self.global_threshold)
 
     def _make_masks(self, threshold: float) -> None:
         update = self.global_step + 1
-        if self.args.global_topk and self._boundary_is_due(update):
-            self.boundary = global_boundary(self.student, threshold)
+        if self.args.global_topk and self._global_threshold_is_due(update):
+            self.global_threshold = global_threshold(self.student, threshold)
         noise_seed = (self.args.seed * _NOISE_STRIDE + update) * _NOISE_STRIDE
-        refresh_masks(self.student, threshold, self.boundary, noise_seed)
+        refresh_masks(self.student, threshold, self.global_threshold, noise_seed)
 
     def _attended(self, mask: Tensor) -> Tensor:
         """An attention mask (B, T); on a GPU in the form that BERT takes as it is: a look at its values would wait."""
         takes_bools = getattr(self.student.config, "_attn_implementation", None) == "sdpa"
         return mask.bool()[:, None, None, :] if takes_bools and not devices.is_on_host(mask) else mask
 
-    def _boundary_is_due(self, update: int) -> bool:
+    def _global_threshold_is_due(self, update: int) -> bool:
         first_at_end = update == self.plan.total_updates - self.plan.constant_end + 1
         return first_at_end or (update - 1) % self.args.global_topk_frequency_compute == 0
 

@@ -27,7 +27,7 @@ from emmental.atomic import DamagedError, verify_folder
 from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
 from emmental.errors import NonFiniteError, StoppedBySignal, UserError
-from emmental.patching import masked_layers
+from emmental.patching import drop_masks, masked_layers
 from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
 from emmental.reporting.summary import (
     environment_line,
@@ -276,6 +276,7 @@ def train(
             if stopping:
                 logger.info("saved after update %d; the same command goes on from there", distiller.global_step)
                 raise StoppedBySignal(128 + (signals.received or 15))
+    drop_masks(model)
     return distiller.global_step, training.averages.mean_total()
 
 

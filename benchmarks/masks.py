@@ -19,7 +19,7 @@ from emmental.modules import MaskedLinear
 from emmental.modules.binarizer import count_kept
 from emmental.modules.masked_nn import PRUNING_METHODS
 from emmental.patching import masked_layers
-from emmental.pruning import global_boundary, refresh_masks
+from emmental.pruning import global_threshold, refresh_masks
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def measured(options: argparse.Namespace, method: str, together: bool = False) -> dict[str, Any]:
-    """Seconds for the masks of all layers; `together`: one boundary for all of them, computed anew."""
+    """Seconds for the masks of all layers; `together`: one threshold for all of them, computed anew."""
     model = encoder(options, method)
     tau = 1 - 2 * options.density
     threshold = {"threshold": tau, "sigmoied_threshold": 1 / (1 + 2.718281828459045**-tau)}.get(
@@ -59,9 +59,7 @@ def measured(options: argparse.Namespace, method: str, together: bool = False) -
     )
 
     def make() -> None:
-        for layer in masked_layers(model).values():
-            layer.forget_masks()
-        refresh_masks(model, threshold, global_boundary(model, threshold) if together else None, noise_seed=1)
+        refresh_masks(model, threshold, global_threshold(model, threshold) if together else None, noise_seed=1)
         _finish(options)
 
     seconds = timed(make, options.repeats)

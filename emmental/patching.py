@@ -93,26 +93,44 @@ def unmask_linears(model: nn.Module, apply_masks: bool = True) -> list[str]:
 
 
 def set_threshold(
-    model: nn.Module, threshold: float | None, boundary: tuple[float, Sequence[int]] | None = None
+    model: nn.Module, threshold: float | None, global_threshold: tuple[float, Sequence[int]] | None = None
 ) -> None:
     """Give every masked layer its threshold, and record it in `model.config` where that has a place for it.
 
     Args:
         model: a model with masked layers.
         threshold: fraction of weights kept (`topK`, `magnitude`) or score threshold; None keeps every weight.
-        boundary: of a global top-k: the score above which weights stay and, for each masked layer in order, how many
-            scores equal to it stay too. It decides in the place of `threshold`.
+        global_threshold: of a global top-k, used instead of `threshold`: the score above which weights stay and, for
+            each masked layer in order, how many scores equal to it stay too. `config.global_boundary` records it.
+
+    Raises:
+        UserError: `global_threshold` is of another number of layers.
     """
-    layers = list(masked_layers(model).values())
-    for index, layer in enumerate(layers):
+    layers = masked_layers(model).values()
+    score, ties = (None, [None] * len(layers)) if global_threshold is None else global_threshold
+    if len(ties) != len(layers):
+        raise UserError(f"the global top-k is one of {len(ties)} matrices; the model has {len(layers)}")
+    for layer, kept in zip(layers, ties, strict=True):
         layer.threshold = threshold
-        layer.boundary = None if boundary is None else (boundary[0], boundary[1][index])
+        layer.global_threshold = None if score is None else (score, kept)
     config = getattr(model, "config", None)
     if hasattr(config, "global_boundary"):
         config.threshold = threshold
-        config.global_boundary = None if boundary is None else [boundary[0], list(boundary[1])]
+        config.global_boundary = None if score is None else [score, list(ties)]
 
 
 def masked_layers(model: nn.Module) -> dict[str, MaskedLinear]:
     """Dotted name -> layer, for every `MaskedLinear` of `model` in its own order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, MaskedLinear)}
+
+
+def renew_masks(model: nn.Module) -> None:
+    """Make the masks from the scores as they are now: once an update, and before what is compiled evaluates."""
+    for layer in masked_layers(model).values():
+        layer.renew_mask()
+
+
+def drop_masks(model: nn.Module) -> None:
+    """Give up the masks that were made: training makes its own in each forward pass, evaluation at its next use."""
+    for layer in masked_layers(model).values():
+        layer.drop_mask()

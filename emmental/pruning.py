@@ -77,10 +77,10 @@ def regularization(model: nn.Module, mode: str) -> Tensor:
 
 
 @torch.no_grad()
-def global_boundary(model: nn.Module, fraction: float) -> tuple[float, list[int]]:
-    """One boundary for all matrices, so that floor(fraction * n) scores of all n are kept.
+def global_threshold(model: nn.Module, fraction: float) -> tuple[float, list[int]]:
+    """One threshold for the scores of all matrices, so that floor(fraction * n) scores of all n are kept.
 
-    Ties at the boundary go to the earlier matrix and, inside one, to the lower index.
+    Ties at the threshold go to the earlier matrix and, inside one, to the lower index.
 
     Returns:
         (score, ties): weights with a higher score stay, and in each matrix the first `ties[i]` that equal it. The
@@ -102,20 +102,22 @@ def global_boundary(model: nn.Module, fraction: float) -> tuple[float, list[int]
 def refresh_masks(
     model: nn.Module,
     threshold: float | None,
-    boundary: tuple[float, list[int]] | None = None,
+    global_threshold: tuple[float, list[int]] | None = None,
     noise_seed: int | None = None,
 ) -> None:
-    """Make the masks of one optimizer update.
+    """Make the masks of one optimizer update: all its forward passes use them, recomputed ones included.
+
+    Without it, every forward pass in training makes its own masks, which for `l0` draws noise anew.
 
     Args:
         model: a model with masked layers.
-        threshold, boundary: as for `set_threshold`.
+        threshold, global_threshold: as for `set_threshold`.
         noise_seed: seed of the `l0` noise of this update; each layer draws from its own stream.
     """
-    set_threshold(model, threshold, boundary)
+    set_threshold(model, threshold, global_threshold)
     for index, layer in enumerate(masked_layers(model).values()):
         layer.noise_seed = None if noise_seed is None else noise_seed + index
-        _ = layer.mask
+        layer.renew_mask()
 
 
 @torch.no_grad()
@@ -128,6 +130,7 @@ def mask_churn(model: nn.Module) -> float:
     changed = total = 0
     for layer in masked_layers(model).values():
         before = layer.kept_mask
+        layer.renew_mask()
         if before is not None:
             changed += int(((before > 0) != (layer.mask > 0)).sum())
         total += layer.weight.numel()

@@ -19,7 +19,7 @@ import distiller
 from distiller import Distiller, TaskDistiller
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.modules import masked_nn
-from emmental.patching import masked_layers
+from emmental.patching import drop_masks, masked_layers
 from emmental.pruning import densities, remaining_weights
 from emmental.runs.optimization import UpdateLoop
 from emmental.runs.processes import Environment
@@ -240,16 +240,16 @@ class TestGlobalTopK:
             task_distiller.step(batch, threshold, regu_lambda)
         return remaining
 
-    def test_the_boundary_is_computed_when_due_and_where_the_last_phase_begins(self, make, make_features, monkeypatch):
+    def test_the_threshold_is_computed_when_due_and_where_the_last_phase_begins(self, make, make_features, monkeypatch):
         """Every third update; 9, the first of the last two; and after the last, for the finished model."""
         computed = []
-        original = distiller.global_boundary
+        original = distiller.global_threshold
 
         def recorded(model: nn.Module, fraction: float) -> tuple[float, list[int]]:
             computed.append((task_distiller.global_step + 1, fraction))
             return original(model, fraction)
 
-        monkeypatch.setattr(distiller, "global_boundary", recorded)
+        monkeypatch.setattr(distiller, "global_threshold", recorded)
         task_distiller = make()
         assert task_distiller.plan.constant_end == 2
         self.run(task_distiller, make_features().batch([0, 1]), 10)
@@ -274,12 +274,12 @@ class TestGlobalTopK:
         weights = sum(layer.weight.numel() for layer in masked_layers(task_distiller.student).values())
         assert remaining_weights(task_distiller.student) == pytest.approx(100 * math.floor(0.2 * weights) / weights)
         assert task_distiller.student.config.global_boundary == [
-            task_distiller.boundary[0],
-            list(task_distiller.boundary[1]),
+            task_distiller.global_threshold[0],
+            list(task_distiller.global_threshold[1]),
         ]
 
-    def test_a_resumed_run_has_the_boundary_of_the_run_before(self, make, make_features):
-        """Interrupted after update 5, between two computations of the boundary."""
+    def test_a_resumed_run_has_the_threshold_of_the_run_before(self, make, make_features):
+        """Interrupted after update 5, between two computations of the threshold."""
         batch = make_features().batch([0, 1, 2])
         straight, first, second = make(), make(), make()
         self.run(straight, batch, 8)
@@ -288,7 +288,8 @@ class TestGlobalTopK:
         second.student.load_state_dict(copy.deepcopy(first.student.state_dict()))
         second.optimizer.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
         second.load_state_dict(saved)
-        assert second.boundary == first.boundary
+        assert second.global_threshold == first.global_threshold
+        drop_masks(first.student)  # those of update 5, from the scores before it
         assert remaining_weights(second.student) == remaining_weights(first.student)
         self.run(second, batch, 3)
         for name, parameter in straight.student.named_parameters():
@@ -298,7 +299,7 @@ class TestGlobalTopK:
         task_distiller = make(global_topk=False)
         self.run(task_distiller, make_features().batch([0, 1]), 10)
         task_distiller.keep_exact_masks()
-        assert task_distiller.boundary is None
+        assert task_distiller.global_threshold is None
         assert max(densities(task_distiller.student).values()) == pytest.approx(0.2, abs=0.01)
         assert min(densities(task_distiller.student).values()) == pytest.approx(0.2, abs=0.01)
 

@@ -34,7 +34,7 @@ from emmental import (
 )
 from emmental.modules.masked_nn import PRUNING_METHODS
 from emmental.patching import masked_layers, set_threshold
-from emmental.pruning import global_boundary, remaining_weights
+from emmental.pruning import global_threshold, remaining_weights
 
 REFERENCE_SIZE = {
     "vocab_size": 120,
@@ -314,7 +314,7 @@ class TestSaveAndReload:
         model = MaskedBertForSequenceClassification(tiny_config(mask_init="constant"))
         with torch.no_grad():
             masked_layers(model)["bert.encoder.layer.1.output.dense"].mask_scores.fill_(1.0)
-        set_threshold(model, 0.3, global_boundary(model, 0.3))
+        set_threshold(model, 0.3, global_threshold(model, 0.3))
         model.eval().save_pretrained(tmp_path)
         score, ties = json.loads((tmp_path / "config.json").read_text())["global_boundary"]
         assert score == 0.0

@@ -168,9 +168,9 @@ class TestThreshold:
         model = network()
         mask_linears(model)
         set_threshold(model, 0.5, (0.7, [2, 0, 1]))
-        assert [layer.boundary for layer in masked_layers(model).values()] == [(0.7, 2), (0.7, 0), (0.7, 1)]
+        assert [layer.global_threshold for layer in masked_layers(model).values()] == [(0.7, 2), (0.7, 0), (0.7, 1)]
         set_threshold(model, 0.5)
-        assert [layer.boundary for layer in masked_layers(model).values()] == [None] * 3
+        assert [layer.global_threshold for layer in masked_layers(model).values()] == [None] * 3
 
     def test_a_dense_configuration_is_not_written_to(self, bert):
         mask_linears(bert.bert.encoder)

@@ -16,7 +16,7 @@ from emmental.modules import MaskedLinear
 from emmental.patching import mask_linears, masked_layers, set_threshold
 from emmental.pruning import (
     densities,
-    global_boundary,
+    global_threshold,
     mask_churn,
     masks_of,
     refresh_masks,
@@ -136,19 +136,19 @@ class TestGlobalTopK:
     def test_by_hand(self):
         """The 5 highest of 10 scores: 9, 8, 7 and, of three that are 6, the two in the first matrix."""
         model = network([[6.0, 9.0], [1.0, 6.0]], [[8.0, 6.0, 7.0], [0.0, 2.0, 3.0]])
-        assert global_boundary(model, 0.5) == (6.0, [2, 0])
-        set_threshold(model, 0.5, global_boundary(model, 0.5))
+        assert global_threshold(model, 0.5) == (6.0, [2, 0])
+        set_threshold(model, 0.5, global_threshold(model, 0.5))
         assert model[0].mask.tolist() == [[True, True], [False, True]]
         assert model[1].mask.tolist() == [[True, False, True], [False, False, False]]
-        assert global_boundary(model, 0.6) == (6.0, [2, 1])
-        assert global_boundary(model, 0.4) == (6.0, [1, 0])
+        assert global_threshold(model, 0.6) == (6.0, [2, 1])
+        assert global_threshold(model, 0.4) == (6.0, [1, 0])
 
     @pytest.mark.parametrize("method", ["topK", "threshold"])
     def test_all_and_nothing(self, method):
         """Also when scores move before the boundary is computed again, and finite, as JSON needs it."""
         model = network([[1.0, 2.0]], [[3.0]], method=method)
         for fraction, remaining in ((1.0, 100.0), (0.0, 0.0)):
-            score, ties = global_boundary(model, fraction)
+            score, ties = global_threshold(model, fraction)
             assert math.isfinite(score)
             set_threshold(model, fraction, (score, ties))
             assert remaining_weights(model) == remaining
@@ -158,7 +158,7 @@ class TestGlobalTopK:
 
     def test_infinite_scores_are_never_kept_beyond_the_budget(self):
         model = network([[math.inf, math.inf, 1.0, 0.0]])
-        set_threshold(model, 0.25, global_boundary(model, 0.25))
+        set_threshold(model, 0.25, global_threshold(model, 0.25))
         assert model[0].mask.tolist() == [[True, False, False, False]]
 
     def test_equal_to_per_matrix_pruning_of_a_single_matrix(self):
@@ -166,7 +166,7 @@ class TestGlobalTopK:
         model = network(torch.randn(8, 9).tolist())
         set_threshold(model, 0.3)
         alone = model[0].mask.clone()
-        set_threshold(model, 0.3, global_boundary(model, 0.3))
+        set_threshold(model, 0.3, global_threshold(model, 0.3))
         assert torch.equal(model[0].mask, alone)
 
     @given(
@@ -181,7 +181,7 @@ class TestGlobalTopK:
         scores = [generator.integers(0, levels, shape).astype(np.float32) / 3 for shape in shapes]
         model = network(*[matrix.tolist() for matrix in scores])
         fraction = thousandths / 1000
-        set_threshold(model, fraction, global_boundary(model, fraction))
+        set_threshold(model, fraction, global_threshold(model, fraction))
         flat = np.concatenate([matrix.reshape(-1) for matrix in scores])
         keep = thousandths * len(flat) // 1000
         expected = np.zeros(len(flat), bool)
@@ -192,11 +192,11 @@ class TestGlobalTopK:
 
     def test_refuses_what_it_cannot_do(self):
         with pytest.raises(ValueError, match="no mask scores"):
-            global_boundary(network([[1.0]], method="magnitude"), 0.5)
+            global_threshold(network([[1.0]], method="magnitude"), 0.5)
         with pytest.raises(ValueError, match="from 0 to 1"):
-            global_boundary(network([[1.0]]), 1.5)
+            global_threshold(network([[1.0]]), 1.5)
         with pytest.raises(ValueError, match="NaN"):
-            global_boundary(network([[1.0, math.nan, 2.0]]), 0.5)
+            global_threshold(network([[1.0, math.nan, 2.0]]), 0.5)
 
 
 class TestRefreshMasks:

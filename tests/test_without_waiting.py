@@ -19,7 +19,7 @@ from distiller import TaskDistiller
 from emmental.modules import devices
 from emmental.modules.binarizer import magnitude_mask, threshold_mask, topk_mask
 from emmental.patching import masked_layers
-from emmental.pruning import global_boundary
+from emmental.pruning import global_threshold
 from emmental.runs.processes import Environment
 from emmental.training.plan import plan_updates
 
@@ -91,13 +91,13 @@ class TestSameMasks:
         return [*movement, *(threshold_mask(scores, 4 * threshold - 2, sigmoid) for sigmoid in (False, True))]
 
     @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 1.0])
-    def test_global_boundary(self, monkeypatch, fraction):
+    def test_global_threshold(self, monkeypatch, fraction):
         model = tiny_masked.make()
         for layer in masked_layers(model).values():
             layer.mask_scores.data = layer.mask_scores.data.round(decimals=1)  # many ties
-        expected = global_boundary(model, fraction)
+        expected = global_threshold(model, fraction)
         monkeypatch.setattr(devices, "is_on_host", lambda tensor: False)
-        assert global_boundary(model, fraction) == expected
+        assert global_threshold(model, fraction) == expected
 
 
 class TestNoWaiting:

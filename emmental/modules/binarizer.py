@@ -1,9 +1,9 @@
-"""Scores to masks: the five mask formulas, and nowhere else.
+"""Scores to masks, and gradients back: the five mask formulas, and nowhere else.
 
 Movement pruning and its relatives after Sanh, Wolf and Rush 2020 (arXiv 2005.07683); the hard concrete distribution
 after Louizos, Welling and Kingma 2018 (arXiv 1712.01312).
 
-The functions return masks without a gradient; the `*Binarizer` classes wrap them in a straight-through estimator.
+The functions return masks without a gradient; `product_gradients` is the one home of the straight-through estimator.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ L0_LEFT, L0_RIGHT, L0_TEMPERATURE = -0.1, 1.1, 2 / 3
 """Hard concrete: the interval (l, r) the gate is stretched to, and the temperature b."""
 _L0_NOISE_MARGIN = 1e-4
 _SAMPLE = 2**16
-"""Scores that are looked at first to find the boundary of all: enough to leave some 2 % of them to choose from."""
+"""Scores that are looked at first to find the lowest that stays: enough to leave some 2 % of them to choose from."""
 
 
 def count_kept(fraction: float, total: int) -> int:
@@ -66,9 +66,9 @@ def kth_highest(scores: Tensor, keep: int) -> tuple[Tensor | float, Tensor | int
     flat = scores.detach().reshape(-1)
     exact = flat.to(_selectable(flat.dtype))
     if not devices.is_on_host(flat):
-        boundary = torch.kthvalue(exact, flat.numel() - keep + 1).values
-        boundary = torch.where(flat.isnan().any(), torch.full_like(boundary, math.nan), boundary).to(flat.dtype)
-        return boundary, keep - (flat > boundary).sum()
+        lowest = torch.kthvalue(exact, flat.numel() - keep + 1).values
+        lowest = torch.where(flat.isnan().any(), torch.full_like(lowest, math.nan), lowest).to(flat.dtype)
+        return lowest, keep - (flat > lowest).sum()
     _refuse_nan(flat)
     return _selected(scratch(exact.shape, exact.dtype).copy_(exact).numpy(), keep)
 
@@ -82,19 +82,19 @@ def kth_highest_of_all(parts: Sequence[Tensor], keep: int) -> tuple[float, list[
     if devices.is_on_host(flat[0]):
         for part in flat:
             _refuse_nan(part)
-        near, above = _near_the_boundary(flat, keep)
-        boundary, ties = _selected(torch.cat(near).numpy(), keep - above)
+        near, above = _near_the_lowest(flat, keep)
+        lowest, ties = _selected(torch.cat(near).numpy(), keep - above)
     else:
         near = flat
-        boundary, ties = (float(value) for value in kth_highest(torch.cat(flat), keep))
+        lowest, ties = (float(value) for value in kth_highest(torch.cat(flat), keep))
     kept, left = [], int(ties)
-    for count in torch.stack([torch.count_nonzero(part == boundary) for part in near]).tolist():
+    for count in torch.stack([torch.count_nonzero(part == lowest) for part in near]).tolist():
         kept.append(min(left, count))
         left -= kept[-1]
-    return boundary, kept
+    return lowest, kept
 
 
-def _near_the_boundary(parts: Sequence[Tensor], keep: int) -> tuple[list[Tensor], int]:
+def _near_the_lowest(parts: Sequence[Tensor], keep: int) -> tuple[list[Tensor], int]:
     """Few of the scores of each part, the `keep`-th highest of all among them, and how many higher ones there are.
 
     A sample tells where to look, and a count whether it was right; where it was not, the scores are returned whole.
@@ -120,8 +120,8 @@ def _selected(values: np.ndarray, keep: int) -> tuple[float, int]:
     """The `keep`-th highest value, and how many that equal it are among the highest; leaves them in another order."""
     position = len(values) - keep
     values.partition(position)
-    boundary = float(values[position])
-    return boundary, keep - int(np.count_nonzero(values[position:] > boundary))
+    lowest = float(values[position])
+    return lowest, keep - int(np.count_nonzero(values[position:] > lowest))
 
 
 def _selectable(dtype: torch.dtype) -> torch.dtype:
@@ -129,14 +129,14 @@ def _selectable(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype == torch.float64 else torch.float32
 
 
-def above_with_ties(scores: Tensor, boundary: Tensor | float, ties: Tensor | int) -> Tensor:
-    """Bool mask of the scores above `boundary` and of the first `ties`, in flat order, that equal it."""
+def above_with_ties(scores: Tensor, lowest: Tensor | float, ties: Tensor | int) -> Tensor:
+    """Bool mask of the scores above `lowest` and of the first `ties`, in flat order, that equal it."""
     flat = scores.detach().reshape(-1)
     if not devices.is_on_host(flat):
-        equal = flat == boundary
-        return ((flat > boundary) | (equal & (equal.cumsum(0) <= ties))).view(scores.shape)
-    mask = flat >= boundary
-    equal = torch.eq(flat, boundary, out=scratch(flat.shape, torch.bool))
+        equal = flat == lowest
+        return ((flat > lowest) | (equal & (equal.cumsum(0) <= ties))).view(scores.shape)
+    mask = flat >= lowest
+    equal = torch.eq(flat, lowest, out=scratch(flat.shape, torch.bool))
     if int(torch.count_nonzero(equal)) > ties:
         mask[torch.nonzero(equal).squeeze(-1)[int(ties) :]] = False
     return mask.view(scores.shape)
@@ -191,28 +191,73 @@ def _refuse_nan(values: Tensor) -> None:
         raise UserError("mask scores hold NaN: training has diverged, or the checkpoint is damaged")
 
 
-class _StraightThrough(torch.autograd.Function):
-    """A mask whose gradient is handed to the scores unchanged."""
+def as_factor(mask: Tensor) -> Tensor:
+    """The mask as a number: PyTorch multiplies by bytes faster than by bools."""
+    return mask.view(torch.uint8) if mask.dtype == torch.bool else mask
+
+
+def product_gradients(
+    gradient: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    training: bool,
+    needs: Sequence[bool],
+    out: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients to weight and scores of W * M, from g, the gradient to the product; all of the weight's shape.
+
+    dW = g * M. dS = g * W for a bool mask, straight through, and g * W * dM/dS for the gates of a hard concrete.
+
+    Args:
+        gradient, weight, mask: g, W and M.
+        training: whether gates of a hard concrete were drawn for training.
+        needs: whether the weight and whether the scores need a gradient; None is returned for what does not.
+        out: where dW may be written; it may be `gradient`.
+    """
+    for_scores = gradient * weight if needs[1] else None
+    if for_scores is not None and mask.is_floating_point():
+        for_scores = for_scores.mul_(hard_concrete_slope(mask, training))
+    return torch.mul(gradient, as_factor(mask), out=out) if needs[0] else None, for_scores
+
+
+class MaskedProduct(torch.autograd.Function):
+    """`apply(weight, scores, mask, training)` -> weight * mask; gradients: `product_gradients`."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, weight: Tensor, scores: Tensor | None, mask: Tensor, training: bool
+    ) -> Tensor:
+        ctx.save_for_backward(weight, mask)
+        ctx.training = training
+        return weight * as_factor(mask)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return gradient, *[None] * (len(ctx.needs_input_grad) - 1)
+        weight, mask = ctx.saved_tensors
+        return *product_gradients(gradient, weight, mask, ctx.training, ctx.needs_input_grad[:2]), None, None
 
 
-class TopKBinarizer(_StraightThrough):
+def _with_gradient(mask: Tensor, scores: Tensor) -> Tensor:
+    """The mask in the dtype of the scores; its gradient is handed to them unchanged."""
+    return MaskedProduct.apply(torch.ones_like(scores), scores, mask, False)
+
+
+class TopKBinarizer:
     """`apply(scores, threshold)`: mask (shape and dtype of scores) of the floor(threshold * n) highest scores."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, scores: Tensor, threshold: float) -> Tensor:
-        return topk_mask(scores, threshold).to(scores.dtype)
+    def apply(scores: Tensor, threshold: float) -> Tensor:
+        """See the class; the gradient goes straight through to the scores."""
+        return _with_gradient(topk_mask(scores, threshold), scores)
 
 
-class ThresholdBinarizer(_StraightThrough):
+class ThresholdBinarizer:
     """`apply(scores, threshold, sigmoid)`: mask (shape and dtype of scores) of scores, or sigmoids, above it."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, scores: Tensor, threshold: float, sigmoid: bool) -> Tensor:
-        return threshold_mask(scores, threshold, sigmoid).to(scores.dtype)
+    def apply(scores: Tensor, threshold: float, sigmoid: bool) -> Tensor:
+        """See the class; the gradient goes straight through to the scores."""
+        return _with_gradient(threshold_mask(scores, threshold, sigmoid), scores)
 
 
 class MagnitudeBinarizer:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import initialization as init
 
 from emmental.errors import UserError
 from emmental.modules import devices
 from emmental.modules.binarizer import (
+    MaskedProduct,
     above_with_ties,
+    as_factor,
     hard_concrete_mask,
-    hard_concrete_slope,
     magnitude_mask,
+    product_gradients,
     threshold_mask,
     topk_mask,
 )
@@ -32,24 +32,7 @@ MASK_INITS = ("constant", "uniform", "kaiming", "magnitude")
 FRACTION_METHODS = ("topK", "magnitude")
 """Methods whose threshold is the fraction of weights that stay."""
 
-_optimizer_steps = 0
-
-
-def _note_optimizer_step(*_: Any) -> None:
-    """Fused optimizers write parameters without moving their version counter: masks go by this counter besides."""
-    global _optimizer_steps
-    _optimizer_steps += 1
-
-
-register_optimizer_step_post_hook(_note_optimizer_step)
-
-
-class _KeptMask(NamedTuple):
-    """A mask and what it was made from. A new parameter may get the memory of a freed one: identity counts too."""
-
-    source: weakref.ref[nn.Parameter]
-    key: tuple[Any, ...]
-    mask: Tensor
+_DECIDES_THE_MASK = ("threshold", "global_threshold", "noise_seed")
 
 
 def canonical_pruning_method(name: str) -> str:
@@ -67,10 +50,12 @@ def canonical_pruning_method(name: str) -> str:
 class MaskedLinear(nn.Linear):
     """`nn.Linear` with output x (W * M)^T + b; the bias is never pruned.
 
-    Parameters are those of `nn.Linear` and, except for `magnitude`, `mask_scores` of the weight's shape. The mask is
-    made on first use and kept until something it depends on changes: scores (or, for `magnitude`, weights) replaced
-    or written in place, threshold, device, dtype, training or evaluation mode of `l0`. A write through `.data` leaves
-    no trace in PyTorch: call `forget_masks` after one.
+    Parameters are those of `nn.Linear` and, except for `magnitude`, `mask_scores` of the weight's shape.
+
+    When masks are made: a training that calls `renew_mask` once an update uses that mask until the next call. Any
+    other training gets a mask made from the scores in each forward pass, so it sees every update. Evaluation makes
+    the mask once and keeps it. `train()`, `eval()`, a loaded state dict, a move, another dtype and another threshold
+    drop the mask. After an edit of the scores in place, in evaluation mode, call `drop_mask`.
 
     Args:
         in_features, out_features, bias, device, dtype: as for `nn.Linear`.
@@ -80,11 +65,12 @@ class MaskedLinear(nn.Linear):
 
     Attributes:
         threshold: fraction kept (`topK`, `magnitude`) or score threshold; None keeps every weight (before pruning).
-        boundary: (score, ties) of a global top-k, which then decides in the place of `threshold`; None without one.
+        global_threshold: (score, ties) of a global top-k, used instead of `threshold`; None without one.
         noise_seed: seed of the `l0` noise in training, so that all ranks draw alike; None takes PyTorch's generator.
 
     Raises:
-        UserError: unknown `pruning_method` or `mask_init`.
+        UserError: unknown `pruning_method` or `mask_init`; or a tool that would lose the mask meets the layer: tracing
+            and export to a graph, quantization, LoRA adapters.
     """
 
     def __init__(
@@ -105,9 +91,9 @@ class MaskedLinear(nn.Linear):
         self.mask_init = mask_init
         self.mask_scale = mask_scale
         self.threshold: float | None = None
-        self.boundary: tuple[float, int] | None = None
+        self.global_threshold: tuple[float, int] | None = None
         self.noise_seed: int | None = None
-        self._kept: dict[bool, _KeptMask] = {}
+        self._kept: tuple[Tensor, Tensor] | None = None
         if self.pruning_method == "magnitude":
             self.register_parameter("mask_scores", None)
         else:
@@ -135,64 +121,88 @@ class MaskedLinear(nn.Linear):
     @property
     def mask(self) -> Tensor:
         """The mask in use, (out_features, in_features): bool, or gates in [0, 1] of the weight's dtype for `l0`."""
-        kept = self._kept.get(self.training)
-        if kept is not None and torch.compiler.is_compiling():
-            return kept.mask
-        source, key = self._source(), self._mask_key()
-        if kept is None or kept.source() is not source or kept.key != key:
-            kept = self._kept[self.training] = _KeptMask(weakref.ref(source), key, self._make_mask())
-        return kept.mask
+        mask = self.kept_mask
+        return self._mask_for_now() if mask is None else mask
 
     @property
     def kept_mask(self) -> Tensor | None:
-        """The mask last used in this mode, up to date or not; None before the first use."""
-        kept = self._kept.get(self.training)
-        return None if kept is None else kept.mask
+        """The mask kept from `renew_mask` or from this evaluation; None if the next use makes one."""
+        if self._kept is None:
+            return None
+        source, mask = self._kept
+        # torch.func.functional_call puts other tensors in the place of the parameters.
+        return mask if torch.compiler.is_compiling() or source is self._source() else None
 
-    def forget_masks(self) -> None:
+    def renew_mask(self) -> None:
+        """Make the mask from the scores as they are now, and use it until the next call."""
+        self._kept = (self._source(), self._make_mask())
+
+    def drop_mask(self) -> None:
         """Make the mask anew at the next use."""
-        self._kept.clear()
+        self._kept = None
 
     def masked_weight(self) -> Tensor:
         """W * M, (out_features, in_features), with gradients to the weight and, straight through, to the scores."""
-        if self.pruning_method == "l0":
-            return _GatedWeight.apply(self.weight, self.mask_scores, self.mask, self.training)
-        return _MaskedWeight.apply(self.weight, self.mask_scores, self.mask)
+        return MaskedProduct.apply(self.weight, self.mask_scores, self.mask, self.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            raise _refusal("tracing or exporting the model")
         # Without gradients the product is that of a plain layer, bit for bit: an exported model gives the same logits.
         plain = not torch.is_grad_enabled() or torch.is_autocast_enabled(input.device.type)
         if plain or torch.compiler.is_compiling():
             return F.linear(input, self.masked_weight(), self.bias)
         return _MaskedLinear.apply(input, self.weight, self.mask_scores, self.bias, self.mask, self.training)
 
+    @property
+    def qconfig(self) -> None:
+        """PyTorch's quantization sets this on every layer it walks over, and would leave a masked one as it is."""
+        raise AttributeError("qconfig")
+
+    @qconfig.setter
+    def qconfig(self, value: object) -> None:
+        raise _refusal("quantizing the model")
+
+    @property
+    def base_layer(self) -> None:
+        """PEFT looks for this on every layer that it puts an adapter on; merged, it would refill what was pruned."""
+        raise _refusal("an adapter of PEFT")
+
     def train(self, mode: bool = True) -> MaskedLinear:
-        """As `nn.Module.train`; going back to training frees the mask kept for evaluation."""
-        if mode:
-            self._kept.pop(False, None)
+        """As `nn.Module.train`; it drops the mask."""
+        self.drop_mask()
         return super().train(mode)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, pruning_method={self.pruning_method}, threshold={self.threshold}"
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _DECIDES_THE_MASK and value != self.__dict__.get(name):
+            self.__dict__["_kept"] = None
+        super().__setattr__(name, value)
+
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles go without the kept masks."""
-        return {**self.__dict__, "_kept": {}}
+        """Copies and pickles go without the kept mask."""
+        return {**self.__dict__, "_kept": None}
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        self.drop_mask()
+        super()._load_from_state_dict(*args, **options)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MaskedLinear:
-        # Moves replace the data of a parameter that stays the same object, with the same version.
-        self.forget_masks()
+        self.drop_mask()
         return super()._apply(fn, recurse)
 
-    def _source(self) -> nn.Parameter:
+    def _source(self) -> Tensor:
         return self.weight if self.mask_scores is None else self.mask_scores
 
-    def _mask_key(self) -> tuple[Any, ...]:
-        source = self._source()
-        version = object() if source.is_inference() else (source._version, _optimizer_steps)
-        noise = self.noise_seed if self.pruning_method == "l0" and self.training else None
-        return source.data_ptr(), version, source.device, source.dtype, self.threshold, self.boundary, noise
+    @torch.compiler.disable
+    def _mask_for_now(self) -> Tensor:
+        mask = self._make_mask()
+        if not self.training:
+            self._kept = (self._source(), mask)
+        return mask
 
     @torch.no_grad()
     def _make_mask(self) -> Tensor:
@@ -202,8 +212,8 @@ class MaskedLinear(nn.Linear):
             if self.training and self.noise_seed is not None:
                 generator = torch.Generator(source.device).manual_seed(self.noise_seed)
             return hard_concrete_mask(source, self.training, generator)
-        if self.boundary is not None:
-            return above_with_ties(source, *self.boundary)
+        if self.global_threshold is not None:
+            return above_with_ties(source, *self.global_threshold)
         if threshold is None:
             return torch.ones(source.shape, dtype=torch.bool, device=source.device)
         if self.pruning_method == "topK":
@@ -213,12 +223,15 @@ class MaskedLinear(nn.Linear):
         return threshold_mask(source, threshold, sigmoid=self.pruning_method == "sigmoied_threshold")
 
 
-class _MaskedLinear(torch.autograd.Function):
-    """input (weight * mask)^T + bias. The product of weight and mask is made again in backward, not kept.
+def _refusal(what: str) -> UserError:
+    return UserError(
+        f"{what} would lose its masks; make a plain model first: python -m emmental.export.bertarize, or "
+        "emmental.patching.unmask_linears(model)"
+    )
 
-    With g the gradient to that product: dW = g * M; dS = g * W for a bool mask, straight through, and g * W * dM/dS
-    for the gates of a hard concrete.
-    """
+
+class _MaskedLinear(torch.autograd.Function):
+    """`F.linear(input, MaskedProduct)`, which makes the product again in backward instead of keeping it."""
 
     @staticmethod
     def forward(
@@ -238,67 +251,19 @@ class _MaskedLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, mask = ctx.saved_tensors
-        needs_input, needs_weight, needs_scores, needs_bias = ctx.needs_input_grad[:4]
+        needs_input, *needs, needs_bias = ctx.needs_input_grad[:4]
         rows = gradient.reshape(-1, gradient.shape[-1])
         for_input = for_weight = for_scores = None
         if needs_input:
             for_input = input_gradient(rows, _product(weight, mask)).view(input.shape)
-        if needs_weight or needs_scores:
-            for_weight = weight_gradient(rows, input.reshape(-1, input.shape[-1]))
-        if needs_scores:
-            for_scores = for_weight * weight
-            if mask.is_floating_point():
-                for_scores.mul_(hard_concrete_slope(mask, ctx.training))
-        for_weight = for_weight.mul_(_factor(mask)) if needs_weight else None
+        if any(needs):
+            of_product = weight_gradient(rows, input.reshape(-1, input.shape[-1]))
+            for_weight, for_scores = product_gradients(of_product, weight, mask, ctx.training, needs, out=of_product)
         return for_input, for_weight, for_scores, rows.sum(0) if needs_bias else None, None, None
 
 
 def _product(weight: Tensor, mask: Tensor) -> Tensor:
     """W * M; on a CPU in memory that the next product overwrites."""
     if not devices.is_on_host(weight):
-        return weight * _factor(mask)
-    return torch.mul(weight, _factor(mask), out=scratch(weight.shape, weight.dtype))
-
-
-def _factor(mask: Tensor) -> Tensor:
-    """The mask as a number: PyTorch multiplies by bytes faster than by bools."""
-    return mask.view(torch.uint8) if mask.dtype == torch.bool else mask
-
-
-class _MaskedWeight(torch.autograd.Function):
-    """weight * mask for a bool mask; the scores get the mask's gradient unchanged: dW = g * M, dS = g * W."""
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx, weight: Tensor, scores: Tensor | None, mask: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(weight, mask)
-        return weight * mask.view(torch.uint8)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        weight, mask = ctx.saved_tensors
-        for_weight = gradient * mask.view(torch.uint8) if ctx.needs_input_grad[0] else None
-        for_scores = gradient * weight if ctx.needs_input_grad[1] else None
-        return for_weight, for_scores, None
-
-
-class _GatedWeight(torch.autograd.Function):
-    """weight * gate for hard concrete gates: dW = g * M, dS = g * W * dM/dS."""
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx, weight: Tensor, scores: Tensor, gate: Tensor, training: bool
-    ) -> Tensor:
-        ctx.save_for_backward(weight, gate)
-        ctx.training = training
-        return weight * gate
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        weight, gate = ctx.saved_tensors
-        for_weight = gradient * gate if ctx.needs_input_grad[0] else None
-        for_scores = None
-        if ctx.needs_input_grad[1]:
-            for_scores = hard_concrete_slope(gate, ctx.training).mul_(weight).mul_(gradient)
-        return for_weight, for_scores, None, None
+        return weight * as_factor(mask)
+    return torch.mul(weight, as_factor(mask), out=scratch(weight.shape, weight.dtype))

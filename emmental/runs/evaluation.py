@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from emmental.data import FeatureDataset, SequentialBatches, batch_loader
+from emmental.patching import renew_masks
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Environment
 
@@ -45,6 +46,7 @@ def predict_logits(
     loader = batch_loader(dataset, batches, pin_memory=environment.device.type == "cuda")
     was_training = model.training
     model.eval()
+    renew_masks(model)
     options = {} if observe is None else {"output_hidden_states": True}
     indices, logits = [], []
     for batch in tqdm(loader, desc=description, disable=not environment.is_main, leave=False, dynamic_ncols=True):

@@ -17,7 +17,7 @@ from emmental.export.bertarize import bertarize, bertarize_folder, main
 from emmental.export.model_folder import read_model
 from emmental.modules.masked_nn import PRUNING_METHODS
 from emmental.patching import masked_layers, set_threshold
-from emmental.pruning import global_boundary, masks_of
+from emmental.pruning import global_threshold, masks_of
 
 
 def assert_same_outputs(first: nn.Module, second: nn.Module) -> None:
@@ -50,7 +50,7 @@ def test_l0_gates_are_folded_in():
 
 def test_global_topk(tmp_path):
     model = tiny_masked.make()
-    boundary = global_boundary(model, 0.1)
+    boundary = global_threshold(model, 0.1)
     set_threshold(model, 0.1, boundary)
     model.save_pretrained(tmp_path / "masked")
     plain = bertarize_folder(tmp_path / "masked", tmp_path / "plain")

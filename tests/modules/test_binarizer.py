@@ -184,7 +184,7 @@ class TestTies:
     def test_a_sample_narrows_the_choice_of_many_scores_down(self, dtype):
         scores = torch.randn(400_000, generator=torch.Generator().manual_seed(0)).to(dtype)
         parts = scores.split([100_000, 300_000])
-        near, above = binarizer._near_the_boundary(parts, 60_000)
+        near, above = binarizer._near_the_lowest(parts, 60_000)
         assert above < 60_000 <= above + len(near[0]) + len(near[1]) < 80_000
         assert len(near[0]) + len(near[1]) < 20_000
         boundary, ties = kth_highest_of_all(parts, 60_000)
@@ -194,7 +194,7 @@ class TestTies:
     def test_a_sample_that_misleads_is_not_trusted(self):
         scores = torch.zeros(400_000)
         scores[1::7] = torch.arange(1.0, len(scores[1::7]) + 1)  # a step of 7 from the first sees none of these
-        near, above = binarizer._near_the_boundary([scores], 1000)
+        near, above = binarizer._near_the_lowest([scores], 1000)
         assert (above, len(near[0])) == (0, 400_000)
         assert kth_highest_of_all([scores], 1000) == (float(len(scores[1::7]) - 999), [1])
 

@@ -71,7 +71,7 @@ def is_current(masked: MaskedLinear) -> bool:
     """Whether the mask in use is the one that a layer without any memory makes."""
     used = masked.mask.clone()
     fresh = copy.deepcopy(masked)
-    fresh.forget_masks()
+    fresh.drop_mask()
     return torch.equal(used, fresh.mask)
 
 
@@ -153,13 +153,13 @@ class TestFormula:
             masked.threshold = None
             assert bool(masked.mask.all()), method
 
-    def test_a_global_boundary_decides_in_the_place_of_the_threshold(self):
+    def test_a_global_threshold_decides_in_the_place_of_the_threshold(self):
         masked = MaskedLinear(3, 1)
         with torch.no_grad():
             masked.mask_scores.copy_(torch.tensor([[1.0, 2.0, 1.0]]))
-        masked.threshold, masked.boundary = 1.0, (1.0, 1)
+        masked.threshold, masked.global_threshold = 1.0, (1.0, 1)
         assert masked.mask.tolist() == [[True, True, False]]
-        masked.boundary = (1.0, 0)
+        masked.global_threshold = (1.0, 0)
         assert masked.mask.tolist() == [[False, True, False]]
 
     def test_nan_scores_raise(self):
@@ -220,27 +220,37 @@ class TestStart:
         assert "pruning_method=topK, threshold=0.4" in repr(layer("topK"))
 
 
-class TestMadeOnce:
-    @pytest.mark.parametrize(
-        ("method", "function"),
-        [
-            ("topK", "topk_mask"),
-            ("threshold", "threshold_mask"),
-            ("sigmoied_threshold", "threshold_mask"),
-            ("magnitude", "magnitude_mask"),
-            ("l0", "hard_concrete_mask"),
-        ],
-    )
-    def test_one_mask_for_all_micro_batches_of_an_update(self, count, method, function):
+MASK_FUNCTIONS = {
+    "topK": "topk_mask",
+    "threshold": "threshold_mask",
+    "sigmoied_threshold": "threshold_mask",
+    "magnitude": "magnitude_mask",
+    "l0": "hard_concrete_mask",
+}
+
+
+class TestWhenMasksAreMade:
+    @pytest.mark.parametrize(("method", "function"), MASK_FUNCTIONS.items())
+    def test_a_renewed_mask_serves_all_micro_batches_of_an_update(self, count, method, function):
         masked = layer(method)
         counter = count(function)
         optimizer = torch.optim.AdamW(masked.parameters(), lr=0.1)
         for update in range(3):
+            masked.renew_mask()
             for _ in range(4):
                 masked(torch.randn(2, 5)).square().mean().backward()
             assert counter.calls == update + 1
             optimizer.step()
             optimizer.zero_grad()
+
+    @pytest.mark.parametrize(("method", "function"), MASK_FUNCTIONS.items())
+    def test_a_training_that_renews_none_gets_one_in_each_forward_pass(self, count, method, function):
+        masked = layer(method)
+        counter = count(function)
+        for _ in range(3):
+            masked(torch.randn(2, 5)).sum().backward()
+        assert counter.calls == 3
+        assert masked.kept_mask is None
 
     def test_one_mask_for_a_whole_evaluation(self, count):
         masked = layer("topK").eval()
@@ -250,31 +260,30 @@ class TestMadeOnce:
                 masked(torch.randn(2, 5))
         assert counter.calls == 1
 
-    def test_training_goes_on_with_its_mask_after_an_evaluation(self, count):
-        masked = layer("l0").train()
-        counter = count("hard_concrete_mask")
-        before = masked.mask
-        masked.eval()
-        assert not torch.equal(masked.mask, before)
-        masked.train()
-        assert masked.mask is before
-        assert counter.calls == 2
-
-    def test_going_back_to_training_frees_the_mask_of_evaluation(self):
-        masked = layer("topK").eval()
-        _ = masked.mask
-        assert masked.kept_mask is not None
-        masked.train()
-        masked.eval()
-        assert masked.kept_mask is None
-
-    def test_the_kept_mask_is_the_last_one_used_even_if_outdated(self):
+    @pytest.mark.parametrize("switch", [nn.Module.train, nn.Module.eval])
+    def test_train_and_eval_drop_it(self, switch):
         masked = layer("topK")
+        masked.renew_mask()
+        switch(nn.Sequential(masked))
         assert masked.kept_mask is None
+
+    def test_a_renewed_mask_stays_while_scores_change(self):
+        masked = layer("topK")
+        masked.renew_mask()
         used = masked.mask
         with torch.no_grad():
             masked.mask_scores.neg_()
-        assert masked.kept_mask is used
+        assert masked.mask is masked.kept_mask is used
+        masked.renew_mask()
+        assert not torch.equal(masked.mask, used)
+
+    def test_the_same_threshold_again_keeps_it_and_another_drops_it(self):
+        masked = layer("topK").eval()
+        used = masked.mask
+        masked.threshold = 0.4
+        assert masked.mask is used
+        masked.threshold = 0.2
+        assert masked.kept_mask is None
 
 
 class TestNeverStale:
@@ -298,13 +307,16 @@ class TestNeverStale:
         assert is_current(masked)
         assert not torch.equal(masked.mask, before)
 
-    def test_after_loading_a_state_dict(self):
-        for assign in (False, True):
-            masked, other = layer("topK", seed=0), layer("topK", seed=1)
-            before = masked.mask.clone()
-            masked.load_state_dict(other.state_dict(), assign=assign)
-            assert torch.equal(masked.mask, other.mask)
-            assert not torch.equal(masked.mask, before)
+    @pytest.mark.parametrize("training", [True, False])
+    @pytest.mark.parametrize("assign", [True, False])
+    def test_after_loading_a_state_dict(self, training, assign):
+        masked, other = layer("topK", seed=0).train(training), layer("topK", seed=1)
+        masked.renew_mask()
+        before = masked.mask.clone()
+        masked.load_state_dict(other.state_dict(), assign=assign)
+        assert masked.threshold == 0.4
+        assert torch.equal(masked.mask, other.mask)
+        assert not torch.equal(masked.mask, before)
 
     def test_after_a_change_of_threshold(self):
         masked = layer("topK")
@@ -331,17 +343,16 @@ class TestNeverStale:
         assert is_current(masked)
         assert not torch.equal(masked.mask, before)
 
-    def test_after_a_write_through_data_and_forget_masks(self):
-        masked = layer("topK")
+    def test_after_a_write_in_evaluation_and_drop_mask(self):
+        masked = layer("topK").eval()
         before = masked.mask.clone()
         masked.mask_scores.data.neg_()
-        masked.forget_masks()
+        masked.drop_mask()
         assert not torch.equal(masked.mask, before)
         assert is_current(masked)
 
     def test_after_new_scores_in_the_memory_of_the_old(self):
-        """A freed parameter's memory is given to the next of its size: address and version may both be equal."""
-        masked = MaskedLinear(384, 384)
+        masked = MaskedLinear(384, 384).eval()
         masked.threshold = 0.5
         halves = torch.zeros(2, 384, 384)
         halves[0, :192] = 1.0
@@ -383,7 +394,7 @@ class TestNeverStale:
         masked.double()
         assert masked.mask.dtype == torch.float64
         assert masked(torch.ones(1, 5, dtype=torch.float64)).dtype == torch.float64
-        movement = layer("topK")
+        movement = layer("topK").eval()
         _ = movement.mask
         movement.half()
         assert movement.kept_mask is None
@@ -391,7 +402,7 @@ class TestNeverStale:
 
     def test_after_a_move_to_another_device(self):
         masked = layer("topK")
-        _ = masked.mask
+        masked.renew_mask()
         masked.to("meta")
         assert masked.kept_mask is None
         masked.to_empty(device="cpu")
@@ -410,7 +421,7 @@ class TestNeverStale:
 
     def test_copies_come_without_a_mask_until_they_need_one(self):
         masked = layer("topK")
-        _ = masked.mask
+        masked.renew_mask()
         duplicate = copy.deepcopy(masked)
         assert duplicate.kept_mask is None
         assert torch.equal(duplicate.mask, masked.mask)
@@ -421,7 +432,7 @@ class TestNeverStale:
             assert masked.mask_scores.is_inference()
             before = masked.mask.clone()
             masked.mask_scores.neg_()
-            assert is_current(masked)
+            masked.drop_mask()
             assert not torch.equal(masked.mask, before)
 
     def test_ordinary_parameters_under_inference_mode(self):

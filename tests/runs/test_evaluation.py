@@ -109,7 +109,7 @@ def test_mode_and_training_masks_are_left_alone(model, make_features, training):
     masks = {name: layer.mask for name, layer in masked_layers(model).items()}
     predict_logits(model, make_features(), 4, Environment(), Precision(CPU))
     assert model.training is training
-    assert all(layer.mask is masks[name] for name, layer in masked_layers(model).items())
+    assert all(torch.equal(layer.mask, masks[name]) for name, layer in masked_layers(model).items())
 
 
 def test_no_gradients_and_the_evaluation_form_of_dropout(model, make_features):
