@@ -240,7 +240,7 @@ class TestGlobalTopK:
             task_distiller.step(batch, threshold, regu_lambda)
         return remaining
 
-    def test_the_threshold_is_computed_when_due_and_where_the_last_phase_begins(self, make, make_features, monkeypatch):
+    def test_the_threshold_is_computed_when_due_and_where_the_end_begins(self, make, make_features, monkeypatch):
         """Every third update; 9, the first of the last two; and after the last, for the finished model."""
         computed = []
         original = distiller.global_threshold
