@@ -1,0 +1,53 @@
+"""How far a pruned model's answers are from the dense model's; no labels are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from emmental.structured.stepping import evaluating, model_inputs
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A model against the dense one on the same texts.
+
+    Attributes:
+        changed: share of answers that are another class; of a regression the mean squared difference as a share of
+            the dense model's variance.
+        divergence: KL(dense || pruned), nats, mean over texts; of a regression the mean squared difference.
+    """
+
+    changed: float
+    divergence: float
+
+
+def answers(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Tensor:
+    """(N, C) float32 logits of all batches, one after the other; dropout off."""
+    with evaluating(model), torch.no_grad():
+        return torch.cat([model(**model_inputs(batch, model)).logits.float() for batch in batches])
+
+
+def agreement(dense: Tensor, pruned: Tensor, reduce: Callable[[Tensor], Tensor] | None = None) -> Agreement:
+    """Compare (N, C) logits.
+
+    Args:
+        reduce: sums a float64 tensor over all processes and returns it; each process then has its own texts.
+    """
+    dense, pruned = dense.double(), pruned.double()
+    if dense.shape[1] == 1:
+        far, divergence = dense.new_zeros(()), (dense - pruned).square().sum()
+    else:
+        far = (dense.argmax(1) != pruned.argmax(1)).sum().double()
+        divergence = functional.kl_div(pruned.log_softmax(1), dense.log_softmax(1), reduction="sum", log_target=True)
+    first = dense[:, 0]
+    sums = torch.stack((far, divergence, first.sum(), first.square().sum(), first.new_tensor(len(first))))
+    far, divergence, total, squares, count = (reduce(sums) if reduce else sums).tolist()
+    if dense.shape[1] == 1:
+        variance = max(squares / count - (total / count) ** 2, 1e-30)
+        return Agreement(divergence / count / variance, divergence / count)
+    return Agreement(far / count, divergence / count)

@@ -1,0 +1,80 @@
+"""`emmental.prune`: a finished classifier and some texts in, a smaller classifier out, in about a minute."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from emmental.errors import UserError
+from emmental.structured.rungs import CLIFF, prune_carefully
+from emmental.structured.selection import weight_budget
+from emmental.structured.texts import Text, material
+
+
+def prune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[Text],
+    labels: Iterable[int | float] | None = None,
+    *,
+    keep: float | None = None,
+    speedup: float | None = None,
+    max_length: int = 128,
+    batch_size: int = 32,
+    refit: bool = True,
+) -> PreTrainedModel:
+    """Cut attention heads and feed-forward neurons out of a fine-tuned classifier, without training.
+
+    Args:
+        model: a sequence classifier of a known encoder type; it stays as it is.
+        tokenizer: the model's own.
+        texts: strings or pairs of strings, a list or an iterator, of the kind that the model will read. Some 2,000 are
+            best; of more, 4,096 are read.
+        labels: of the texts; without them the model's own answers say what matters.
+        keep: share of the encoder's matrix weights that stays, above 0 and up to 1.
+        speedup: in the place of `keep`: how many times as fast as `model` the result must be, measured here.
+        max_length: tokens beyond which a text is cut.
+        batch_size: texts that go through the model at once.
+        refit: fit what is left to stand in for what was cut.
+
+    Returns:
+        The small model, in evaluation mode.
+
+    Warns:
+        UserWarning: more than 5 % of the answers to held-out texts differ from those of `model`.
+
+    Raises:
+        UserError: an argument that cannot be; the message names it.
+    """
+    if (keep is None) == (speedup is None):
+        raise UserError("give either keep or speedup")
+    if keep is not None and not 0.0 < keep <= 1.0:
+        raise UserError(f"keep accepts a share of weights above 0 and up to 1, not {keep}")
+    _check_classifier(model)
+    with torch.random.fork_rng(devices=()):
+        found = prune_carefully(
+            model,
+            material(tokenizer, texts, labels, max_length, batch_size),
+            weight_budget(model, keep),
+            refitted=refit,
+        )
+    if found.agreement.changed > CLIFF:
+        warnings.warn(
+            f"{100 * found.agreement.changed:.1f} % of the answers to held-out texts differ from the whole model's: "
+            "keep more of it, give more texts, or train the small model",
+            stacklevel=2,
+        )
+    return found.model.eval()
+
+
+def _check_classifier(model: PreTrainedModel) -> None:
+    if not type(model).__name__.endswith("ForSequenceClassification"):
+        raise UserError(f"model accepts a sequence classifier, not a {type(model).__name__}")
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    if last.bias is not None and not last.bias.any():
+        # Every type starts its classifier with a bias of exactly zero, and the first update ends that.
+        raise UserError("model has a classifier that was never trained: fine-tune it first")

@@ -1,0 +1,248 @@
+"""Least squares that let what is left of each sublayer stand in for what was cut.
+
+From the bottom to the top, the attention output and the down projection get the weights and bias with which the pruned
+model's residual stream comes closest to the dense model's. So each sublayer also mends what those below it changed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from emmental.architectures import DOWN, OUTPUT, architecture_of, encoder_layers
+from emmental.first_token import all_tokens, reads_first_token
+from emmental.structured.gates import sublayers
+from emmental.structured.stepping import LayerByLayer, evaluating, model_inputs
+
+RIDGE = 0.01
+_SMALLEST_TOKEN_WEIGHT = 1e-3
+
+
+class NormalEquations:
+    """Sums for the weighted least squares of t on c, with an intercept: float64, added up batch by batch."""
+
+    def __init__(self, columns: int, outputs: int, device: torch.device | str = "cpu") -> None:
+        sums = torch.zeros(columns + 1, columns + 1 + outputs, dtype=torch.float64, device=device)
+        self._sums, self._columns = sums, columns  # of (c, 1)^T (c, 1, t)
+
+    def add(self, given: Tensor, wanted: Tensor, weights: Tensor | None = None) -> None:
+        """Add rows: given (N, columns), wanted (N, outputs), weights (N,), floating point."""
+        given, wanted = given.float(), wanted.float()
+        left = torch.cat((given, given.new_ones(len(given), 1)), 1)
+        right = torch.cat((left, wanted), 1)
+        if weights is not None:
+            left = left * weights.to(left.dtype)[:, None]
+        self._sums += (left.T @ right).double()
+
+    def reduce(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        """Sum over all processes."""
+        self._sums = reduce(self._sums)
+
+    def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
+        """W (outputs, columns) and b (outputs,), float64, of the smallest
+        sum of weight * |W c + b - t|^2, plus ridge * (mean of the diagonal of c^T c) * |W|^2.
+        """
+        columns = self._columns
+        total = self._sums[columns, columns]
+        mean = self._sums[columns] / total  # of c, 1 and t
+        centred = self._sums[:columns] - total * mean[:columns, None] * mean
+        gram, moment = centred[:, :columns], centred[:, columns + 1 :]
+        if columns == 0:
+            return moment.T, mean[columns + 1 :]
+        strength = ridge * self._sums.diagonal()[:columns].mean()
+        # Columns that are constant, or copies of others, make the matrix singular: the floor decides those alone.
+        floor = 1e-12 * self._sums.diagonal()[:columns].max() + 1e-300
+        gram = gram + (strength + floor) * torch.eye(columns, dtype=gram.dtype, device=gram.device)
+        weight = torch.linalg.solve(gram, moment).T
+        return weight, mean[columns + 1 :] - weight @ mean[:columns]
+
+
+def refit(
+    dense: nn.Module,
+    pruned: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    open_gates: Sequence[Tensor] | None = None,
+    *,
+    ridge: float = RIDGE,
+    first_token: float = 1.0,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    """Refit the attention outputs and down projections of `pruned`, in place, to the states of `dense`.
+
+    With x the dense and y the pruned model's residual stream before a sublayer, o the dense sublayer's output and c
+    what the pruned model's open heads (neurons) give: W, b such that W c + b is closest to o + x - y over all tokens.
+    The ridge pulls towards the present weights: what needs no change gets none. Dropout is off.
+
+    Args:
+        dense: the model to come close to.
+        pruned: of the same layers, with fewer heads and neurons or with closed gates.
+        batches: inputs of the models, several times gone through; `labels` are not read.
+        open_gates: bool (count,) for each of `sublayers(pruned)`; the weights of closed gates become 0. Default: all.
+        ridge: in units of the mean diagonal of c^T c.
+        first_token: weight of an example's first token; all others have 1. In the last layer of a model whose
+            classifier reads the first token alone the others have next to none.
+        reduce: sums a float64 tensor over all processes and returns it.
+    """
+    with evaluating(dense), evaluating(pruned), all_tokens(dense), all_tokens(pruned), torch.no_grad():
+        fit = _Refit(dense, pruned, batches, open_gates, ridge, first_token, reduce)
+        if architecture_of(pruned.config).shared:
+            fit.shared_layers()
+        else:
+            fit.layer_after_layer()
+
+
+def add_biases(model: nn.Module) -> nn.Module:
+    """The model itself if its attention outputs and down projections have biases, else a copy with biases of zero."""
+    names = [layer.linears[role] for layer in encoder_layers(model) for role in (OUTPUT, DOWN)]
+    if all(model.get_submodule(name).bias is not None for name in names):
+        return model
+    model = copy.deepcopy(model)
+    for linear in map(model.get_submodule, names):
+        if linear.bias is None:
+            linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features))
+    return model
+
+
+class _Refit:
+    def __init__(
+        self,
+        dense: nn.Module,
+        pruned: nn.Module,
+        batches: Sequence[Mapping[str, Tensor]],
+        open_gates: Sequence[Tensor] | None,
+        ridge: float,
+        first_token: float,
+        reduce: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        self.batches = [model_inputs(batch, pruned) for batch in batches]
+        self.dense, self.pruned = LayerByLayer(dense, self.batches[0]), LayerByLayer(pruned, self.batches[0])
+        self.ridge, self.first_token, self.reduce = ridge, first_token, reduce
+        self.layers = encoder_layers(pruned)
+        self.masks: dict[str, Tensor] = {}
+        for part, gate in zip(sublayers(pruned), open_gates or (), strict=open_gates is not None):
+            self.masks[part.linear] = gate.to(self.batches[0]["input_ids"].device).repeat_interleave(part.width)
+
+    def layer_after_layer(self) -> None:
+        """Carry both models' states upward once."""
+        count = len(self.batches)
+        dense_states: list[Tensor | None] = [None] * count
+        pruned_states: list[Tensor | None] = [None] * count
+        after_attention, after_feed_forward = list(dense_states), list(dense_states)
+        for use in range(len(self.pruned)):
+            last = use + 1 == len(self.pruned)
+            weights = self._token_weights(only_first=last and reads_first_token(self.dense.model))
+            for index, batch in enumerate(self.batches):
+                dense_states[index], after_attention[index], after_feed_forward[index] = self._dense_sums(
+                    batch, use, dense_states[index]
+                )
+            for role, wanted in ((OUTPUT, after_attention), (DOWN, after_feed_forward)):
+                problem = _Problem(*self._linear(use, role))
+                for row in zip(self.batches, pruned_states, wanted, weights, strict=True):
+                    self._add(problem, use, role, *row)
+                problem.solve(self.ridge, self.reduce)
+            if not last:
+                for index, batch in enumerate(self.batches):
+                    pruned_states[index] = self.pruned.run(batch, use, pruned_states[index])[0]
+
+    def shared_layers(self) -> None:
+        """Fit layers that are used several times to the tokens of all uses, on the dense model's states."""
+        weights = self._token_weights(only_first=False)
+        for role in (OUTPUT, DOWN):
+            first_uses = {layer: self.pruned.order.index(layer) for layer in sorted(set(self.pruned.order))}
+            problems = {layer: _Problem(*self._linear(use, role)) for layer, use in first_uses.items()}
+            for batch, weight in zip(self.batches, weights, strict=True):
+                state = None
+                for use, layer in enumerate(self.pruned.order):
+                    output, *wanted = self._dense_sums(batch, use, state)
+                    self._add(problems[layer], use, role, batch, state, wanted[role == DOWN], weight)
+                    state = output
+            for problem in problems.values():
+                problem.solve(self.ridge, self.reduce)
+
+    def _dense_sums(self, batch: Mapping[str, Tensor], use: int, state: Tensor | None) -> tuple[Tensor, ...]:
+        """(the dense layer's output, its residual stream after the attention, and after the feed-forward)"""
+        attention_norm, feed_forward_norm = self.dense.norms(use)
+        if self.dense.pre_norm:
+            output, _, (after_attention,) = self.dense.run(batch, use, state, (feed_forward_norm,))
+            return output, after_attention, output
+        output, _, sums = self.dense.run(batch, use, state, (attention_norm, feed_forward_norm))
+        return output, *sums
+
+    def _linear(self, use: int, role: str) -> tuple[nn.Module, Tensor | None]:
+        name = self.layers[self.pruned.order[use]].linears[role]
+        return self.pruned.model.get_submodule(name), self.masks.get(name)
+
+    def _add(
+        self,
+        problem: _Problem,
+        use: int,
+        role: str,
+        batch: Mapping[str, Tensor],
+        state: Tensor | None,
+        wanted: Tensor,
+        weights: Tensor,
+    ) -> None:
+        given, stream = self._given(batch, use, role, state, problem.linear)
+        kept = batch["attention_mask"].bool()
+        problem.add(given[kept], wanted[kept].float() - stream[kept].float(), weights[kept])
+
+    def _given(
+        self, batch: Mapping[str, Tensor], use: int, role: str, state: Tensor | None, linear: nn.Module
+    ) -> tuple[Tensor, Tensor]:
+        """(c, the residual stream y that it is added to) of the pruned model."""
+        if role == OUTPUT:
+            _, stream, (given,) = self.pruned.run(batch, use, state, (linear,), stop_at=linear)
+            return given, stream
+        attention_norm, feed_forward_norm = self.pruned.norms(use)
+        if self.pruned.pre_norm:
+            _, _, (stream, given) = self.pruned.run(batch, use, state, (feed_forward_norm, linear), stop_at=linear)
+            return given, stream
+        _, _, (before, given) = self.pruned.run(batch, use, state, (attention_norm, linear), stop_at=linear)
+        return given, attention_norm(before)
+
+    def _token_weights(self, only_first: bool) -> list[Tensor]:
+        weights = []
+        for batch in self.batches:
+            each = torch.ones_like(batch["attention_mask"], dtype=torch.float32)
+            if only_first:
+                each.fill_(_SMALLEST_TOKEN_WEIGHT)
+                each[:, 0] = 1.0
+            else:
+                each[:, 0] = self.first_token
+            weights.append(each)
+        return weights
+
+
+class _Problem:
+    """The least squares of one linear: by how much its weights and bias should change."""
+
+    def __init__(self, linear: nn.Module, mask: Tensor | None) -> None:
+        self.linear, self.mask = linear, mask
+        weight = getattr(linear, "weight", None)  # a layer without heads or neurons has its bias alone
+        if weight is None:
+            weight = linear.bias.new_zeros(linear.out_features, 0)
+        self.weight = weight.float() if mask is None else weight[:, mask].float()
+        self.bias = linear.bias.float()
+        self.equations = NormalEquations(self.weight.shape[1], linear.out_features, weight.device)
+
+    def add(self, given: Tensor, wanted: Tensor, weights: Tensor) -> None:
+        """Add rows: given (N, in), wanted (N, out), weights (N,)."""
+        given = given[:, : self.weight.shape[1]] if self.mask is None else given[:, self.mask]
+        given = given.float()
+        with torch.autocast(given.device.type, enabled=False):
+            self.equations.add(given, wanted - self.bias - given @ self.weight.T, weights)
+
+    def solve(self, ridge: float, reduce: Callable[[Tensor], Tensor] | None) -> None:
+        """Change the linear; columns that its mask closes become 0."""
+        if reduce is not None:
+            self.equations.reduce(reduce)
+        change, shift = self.equations.solve(ridge)
+        self.linear.bias.copy_(self.bias + shift)
+        if self.mask is not None:
+            self.linear.weight.zero_()
+            self.linear.weight[:, self.mask] = (self.weight + change).to(self.linear.weight.dtype)
+        elif self.weight.shape[1]:
+            self.linear.weight.copy_(self.weight + change)

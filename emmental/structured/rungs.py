@@ -1,0 +1,137 @@
+"""Pruning a finished classifier in rungs: information, cut, refit, and the same again on what is left."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from emmental.shrinking import shrink
+from emmental.structured.agreement import Agreement, agreement, answers
+from emmental.structured.gates import HEADS, Sublayer, all_open, gated, openings, sublayers
+from emmental.structured.information import fisher_information
+from emmental.structured.refit import add_biases, refit
+from emmental.structured.selection import Budget, best_heads, select
+from emmental.structured.texts import Material
+
+LOGGER = logging.getLogger(__name__)
+
+RUNGS = 3
+CLIFF = 0.05
+"""Share of answers that may change before other gates are tried."""
+_TOLERANCE = 1.02
+"""A layer's last head may go where the divergence from the dense model grows by no more than this factor."""
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A smaller model and how well it agrees with the dense one on texts that it was not fitted on.
+
+    Attributes:
+        model: in small form.
+        agreement: with the dense model.
+        rungs: how many it took.
+    """
+
+    model: PreTrainedModel
+    agreement: Agreement
+    rungs: int
+
+
+def prune_in_rungs(
+    dense: PreTrainedModel,
+    material: Material,
+    budget: Budget,
+    rungs: int = RUNGS,
+    *,
+    refitted: bool = True,
+    reduce: Reduce | None = None,
+) -> Pruned:
+    """The small model that a budget pays for, without training; `dense` stays as it is.
+
+    At the end of rung r of k the share s^(r/k) is left, so that each rung prunes as large a part of what it finds.
+    Every layer keeps its best head, unless that one's loss hardly changes what the model answers to held-out texts.
+
+    Args:
+        dense: a fine-tuned classifier, plain or small.
+        material: batches for information, refit and check; of each process its own ones if `reduce` is given.
+        budget: of weights or of milliseconds.
+        refitted: False leaves the weights of what stays as they are.
+        reduce: sums a float64 tensor over all processes and returns it.
+    """
+    with fast_products():
+        expected = answers(dense, material.check)
+        model, check = dense, Agreement(0.0, 0.0)
+        for rung in range(1, rungs + 1):
+            information = fisher_information(model, material.information, reduce)
+            parts = sublayers(model)
+            prices, limit = budget.prices(parts), budget.limit(rung, rungs)
+            least = best_heads(parts)
+            if rung > 1:
+                endangered = select(information, prices, limit)
+                least = _needed_heads(model, parts, least, endangered, material, expected, check, reduce)
+            gates = select(information, prices, limit, least)
+            if refitted:
+                model = add_biases(model)
+            model = shrink(model, openings(model, gates))
+            if refitted:
+                refit(dense, model, material.refit, reduce=reduce)
+            check = agreement(expected, answers(model, material.check), reduce)
+            LOGGER.info(
+                "rung %d of %d: %.1f %% of answers change, divergence %.4f",
+                rung, rungs, 100 * check.changed, check.divergence,
+            )  # fmt: skip
+    return Pruned(model, check, rungs)
+
+
+def prune_carefully(
+    dense: PreTrainedModel, material: Material, budget: Budget, *, refitted: bool = True, reduce: Reduce | None = None
+) -> Pruned:
+    """`prune_in_rungs`; if more than `CLIFF` of the answers change, also in twice as many rungs: the better one."""
+    first = prune_in_rungs(dense, material, budget, refitted=refitted, reduce=reduce)
+    if first.agreement.changed <= CLIFF or not refitted:
+        return first
+    LOGGER.info("more than %.0f %% of the answers change: trying %d rungs", 100 * CLIFF, 2 * RUNGS)
+    second = prune_in_rungs(dense, material, budget, 2 * RUNGS, reduce=reduce)
+    return min(first, second, key=lambda pruned: pruned.agreement.divergence)
+
+
+def fast_products() -> contextlib.AbstractContextManager:
+    """Autocast to bfloat16 where the processor has it in hardware; sums and solutions stay in float32 and float64."""
+    if not torch.cuda.is_available() and torch.cpu._is_avx512_bf16_supported():
+        # Weights change inside, so a cache of their casts would be stale.
+        return torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
+    return contextlib.nullcontext()
+
+
+def _needed_heads(
+    model: PreTrainedModel,
+    parts: Sequence[Sublayer],
+    least: list[int],
+    selected: Sequence[Tensor],
+    material: Material,
+    expected: Tensor,
+    present: Agreement,
+    reduce: Reduce | None,
+) -> list[int]:
+    """`least` without the layers that may lose all heads: the selection would take them, and the answers agree."""
+    needed = list(least)
+    gates = all_open(model)
+    for index, (part, mask) in enumerate(zip(parts, selected, strict=True)):
+        if part.kind != HEADS or mask.any():
+            continue
+        gates[index].zero_()
+        with gated(model, gates):
+            without = agreement(expected, answers(model, material.check), reduce)
+        if without.divergence <= present.divergence * _TOLERANCE and without.changed <= present.changed:
+            needed[index] = 0
+        else:
+            gates[index].fill_(1.0)
+    return needed

@@ -1,0 +1,117 @@
+"""From texts to batches: what a model is pruned on, and what it is checked on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from emmental.errors import UserError
+
+Text = str | tuple[str, str]
+Batch = dict[str, Tensor]
+
+MOST_TEXTS, FEWEST_TEXTS = 4096, 32
+"""Texts that are read at most, and that are needed at least."""
+MOST_CHECKED = 400
+_CHECKED_SHARE = 5
+"""One text in so many is set aside for the check."""
+INFORMATION_TEXTS, REFIT_TEXTS = 1024, 1500
+REFIT_TOKENS = 80_000
+"""The refit takes texts until it has this many tokens: they, not the texts, are its observations and its time."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Batches of model inputs, on the CPU, in an order of length.
+
+    Attributes:
+        information: for the Fisher information; with `labels` (B,) where there are any.
+        refit: for the least squares.
+        check: held out from both.
+    """
+
+    information: list[Batch]
+    refit: list[Batch]
+    check: list[Batch]
+
+
+def material(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[Text],
+    labels: Iterable[int | float] | None = None,
+    max_length: int = 128,
+    batch_size: int = 32,
+) -> Material:
+    """Read and tokenise texts, evenly over a list, or the first ones of an iterator, and share them out.
+
+    Raises:
+        UserError: an empty text, too few texts, or fewer labels than texts.
+    """
+    pairs = _read(texts, labels)
+    encodings = [_encode(tokenizer, text, max_length) for text, _ in pairs]
+    step = max(_CHECKED_SHARE, -(-len(pairs) // MOST_CHECKED))
+    checked = range(0, len(pairs), step)
+    others = [row for row in range(len(pairs)) if row % step]
+    tokens, enough = 0, 0
+    while enough < min(len(others), REFIT_TEXTS) and tokens < REFIT_TOKENS:
+        tokens += len(encodings[others[enough]]["input_ids"])
+        enough += 1
+    known = None if labels is None else [label for _, label in pairs]
+
+    def batches(rows: Sequence[int], answers: Sequence[int | float] | None = None) -> list[Batch]:
+        return padded_batches(tokenizer, encodings, rows, batch_size, answers)
+
+    return Material(batches(others[:INFORMATION_TEXTS], known), batches(others[:enough]), batches(checked))
+
+
+def padded_batches(
+    tokenizer: PreTrainedTokenizerBase,
+    encodings: Sequence[Mapping[str, Any]],
+    rows: Sequence[int],
+    batch_size: int,
+    labels: Sequence[int | float] | None = None,
+) -> list[Batch]:
+    """The rows in batches of similar length, the longest first; rows of equal length stay in order."""
+    order = sorted(rows, key=lambda row: -len(encodings[row]["input_ids"]))
+    batches = []
+    for begin in range(0, len(order), batch_size):
+        members = order[begin : begin + batch_size]
+        batch = dict(tokenizer.pad([encodings[row] for row in members], return_tensors="pt"))
+        if labels is not None:
+            batch["labels"] = torch.tensor([labels[row] for row in members])
+        batches.append(batch)
+    return batches
+
+
+def _read(texts: Iterable[Text], labels: Iterable[int | float] | None) -> list[tuple[Text, int | float | None]]:
+    if isinstance(texts, str):
+        raise UserError("texts accepts a list or an iterator of texts, not one text")
+    if isinstance(texts, Sequence) and len(texts) > MOST_TEXTS:
+        rows = [row * len(texts) // MOST_TEXTS for row in range(MOST_TEXTS)]
+        if labels is not None:
+            labels = list(labels)
+            if len(labels) != len(texts):
+                raise UserError(f"labels accepts one for each text: {len(texts)}, not {len(labels)}")
+            labels = [labels[row] for row in rows]
+        texts = [texts[row] for row in rows]
+    read = list(islice(texts, MOST_TEXTS))
+    answers = [None] * len(read) if labels is None else list(islice(labels, len(read)))
+    if len(answers) != len(read):
+        raise UserError(f"labels accepts one for each text: {len(read)}, not {len(answers)}")
+    if len(read) < FEWEST_TEXTS:
+        raise UserError(f"texts accepts {FEWEST_TEXTS} or more, not {len(read)}; some 2,000 are best")
+    for number, text in enumerate(read):
+        if not "".join(text).strip():
+            raise UserError(f"texts: text {number} is empty")
+    return list(zip(read, answers, strict=True))
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: Text, max_length: int) -> Mapping[str, Any]:
+    parts = (text,) if isinstance(text, str) else tuple(text)
+    return tokenizer(*parts, truncation=True, max_length=max_length)
