@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from emmental.architectures import DOWN, HEAD_ROLES, OUTPUT, UP, architecture_of, encoder_layers
+from emmental.architectures import DOWN, HEAD_ROLES, OUTPUT, UP, encoder_layers
+from emmental.shrinking import layer_sizes
 
 HEADS, NEURONS = "heads", "neurons"
 
@@ -46,17 +47,12 @@ def sublayers(model: nn.Module) -> list[Sublayer]:
     Raises:
         UnknownArchitectureError: no such encoder is known.
     """
-    architecture = architecture_of(model.config)
     found = []
-    for index, layer in enumerate(encoder_layers(model)):
+    for index, (layer, size) in enumerate(zip(encoder_layers(model), layer_sizes(model), strict=True)):
         modules = {role: model.get_submodule(name) for role, name in layer.linears.items()}
-        heads = 0
-        if OUTPUT in modules:
-            attention = layer.module.get_submodule(architecture.attention)
-            heads = getattr(attention, architecture.head_counters[0])
         for kind, end, rows, count in (
-            (HEADS, OUTPUT, HEAD_ROLES, heads),
-            (NEURONS, DOWN, (UP,), modules[DOWN].in_features if DOWN in modules else 0),
+            (HEADS, OUTPUT, HEAD_ROLES, size.heads),
+            (NEURONS, DOWN, (UP,), size.neurons),
         ):
             if count:
                 weights = sum(modules[role].weight.numel() for role in (*rows, end) if role in modules)

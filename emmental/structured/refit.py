@@ -96,7 +96,8 @@ def refit(
 
 def add_biases(model: nn.Module) -> nn.Module:
     """The model itself if its attention outputs and down projections have biases, else a copy with biases of zero."""
-    names = [layer.linears[role] for layer in encoder_layers(model) for role in (OUTPUT, DOWN)]
+    roles = architecture_of(model.config).roles
+    names = [f"{layer.name}.{roles[role]}" for layer in encoder_layers(model) for role in (OUTPUT, DOWN)]
     if all(model.get_submodule(name).bias is not None for name in names):
         return model
     model = copy.deepcopy(model)
@@ -120,7 +121,7 @@ class _Refit:
         self.batches = [model_inputs(batch, pruned) for batch in batches]
         self.dense, self.pruned = LayerByLayer(dense, self.batches[0]), LayerByLayer(pruned, self.batches[0])
         self.ridge, self.first_token, self.reduce = ridge, first_token, reduce
-        self.layers = encoder_layers(pruned)
+        self.layers, self.roles = encoder_layers(pruned), architecture_of(pruned.config).roles
         self.masks: dict[str, Tensor] = {}
         for part, gate in zip(sublayers(pruned), open_gates or (), strict=open_gates is not None):
             self.masks[part.linear] = gate.to(self.batches[0]["input_ids"].device).repeat_interleave(part.width)
@@ -172,7 +173,7 @@ class _Refit:
         return output, *sums
 
     def _linear(self, use: int, role: str) -> tuple[nn.Module, Tensor | None]:
-        name = self.layers[self.pruned.order[use]].linears[role]
+        name = f"{self.layers[self.pruned.order[use]].name}.{self.roles[role]}"
         return self.pruned.model.get_submodule(name), self.masks.get(name)
 
     def _add(

@@ -1,0 +1,134 @@
+"""The refit: nothing to mend changes nothing, copies replace what was cut, sums over halves are the whole."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_models
+import torch
+from tiny_batches import batches
+
+from emmental.architectures import DOWN, OUTPUT, QKV, UP, architecture_of, encoder_layers
+from emmental.shrinking import shrink
+from emmental.structured.agreement import agreement, answers
+from emmental.structured.gates import HEADS, openings, sublayers
+from emmental.structured.refit import NormalEquations, add_biases, refit
+
+
+def test_normal_equations_by_hand():
+    """T = 2 c + 1 exactly; c^T c is 2, so a ridge of 1 halves the slope: 2 * 2 / (2 + 2)."""
+    given, wanted = torch.tensor([[-1.0], [0.0], [1.0]]), torch.tensor([[-1.0], [1.0], [3.0]])
+    equations = NormalEquations(1, 1)
+    equations.add(given, wanted)
+    weight, bias = equations.solve(0.0)
+    assert (weight.item(), bias.item()) == pytest.approx((2.0, 1.0))
+    weight, bias = equations.solve(1.0)
+    assert (weight.item(), bias.item()) == pytest.approx((1.0, 1.0))
+
+
+def test_weights_of_rows():
+    """A row of weight 2 counts as two rows."""
+    generator = torch.Generator().manual_seed(0)
+    given, wanted = torch.randn(6, 3, generator=generator), torch.randn(6, 2, generator=generator)
+    twice, weighted = NormalEquations(3, 2), NormalEquations(3, 2)
+    twice.add(torch.cat((given, given[:1])), torch.cat((wanted, wanted[:1])))
+    weighted.add(given, wanted, torch.tensor([2.0, 1, 1, 1, 1, 1]))
+    for one, other in zip(twice.solve(0.1), weighted.solve(0.1), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_nothing_cut_nothing_changes(model, model_type):
+    rows = batches(model_type)
+    biased = add_biases(model)
+    copy = shrink(biased, openings(biased, [torch.ones(part.count, dtype=torch.bool) for part in sublayers(biased)]))
+    refit(model, copy, rows)
+    torch.testing.assert_close(answers(copy, rows), answers(model, rows), rtol=0, atol=2e-4)
+
+
+def twin(model):
+    """Make the second half of heads and neurons of every layer a copy of the first half."""
+    architecture = architecture_of(model.config)
+    for layer in encoder_layers(model):
+        for role, name in layer.linears.items():
+            if role in (OUTPUT, DOWN):
+                continue
+            blocks = 3 if role == QKV else 2 if role == UP and architecture.gated else 1
+            linear = model.get_submodule(name)
+            for tensor in (linear.weight, linear.bias):
+                if tensor is not None:
+                    view = tensor.data.view(blocks, 2, -1, *tensor.shape[1:])
+                    view[:, 1] = view[:, 0]
+    if architecture.model_type == "mpnet":
+        table = model.base_model.encoder.relative_attention_bias.weight.data
+        table[:, 1] = table[:, 0]
+    return model
+
+
+def test_copies_stand_in_for_what_is_cut(model, model_type):
+    """With every head and neuron there twice, half of them can go and the logits stay."""
+    twin(model)
+    rows = batches(model_type, count=24)
+    biased = add_biases(model)
+    small = shrink(biased, [(range(1), range(16)) for _ in encoder_layers(model)])
+    before = agreement(answers(model, rows), answers(small, rows)).divergence
+    refit(model, small, rows, ridge=1e-9)
+    after = agreement(answers(model, rows), answers(small, rows)).divergence
+    assert after < 1e-4 * before, (before, after)
+
+
+def test_gates_or_cut_give_the_same_refit(model_type):
+    """The weights of closed gates become zero; the rest is what the cut model gets."""
+    if model_type == "albert":
+        pytest.skip("the first layer's states with its closed gates are the dense model's: covered by the next test")
+    model, rows = tiny_models.model(model_type), batches(model_type, count=24)
+    gates = [torch.arange(part.count) < (part.count + 1) // 2 for part in sublayers(model)]
+    small = shrink(add_biases(model), openings(model, gates))
+    refit(model, small, rows)
+    masked = add_biases(tiny_models.model(model_type))
+    refit(model, masked, rows, gates)
+    torch.testing.assert_close(answers(masked, rows), answers(small, rows), rtol=0, atol=1e-3)
+    for part, gate in zip(sublayers(masked), gates, strict=True):
+        weight = masked.get_submodule(part.linear).weight
+        assert not weight[:, ~gate.repeat_interleave(part.width)].any()
+
+
+def test_refit_mends(model, model_type):
+    rows = batches(model_type, count=32)
+    gates = [torch.arange(part.count) < (1 if part.kind == HEADS else 20) for part in sublayers(model)]
+    biased = add_biases(model)
+    cut, small = (shrink(biased, openings(biased, gates)) for _ in range(2))
+    refit(model, small, rows)
+    expected = answers(model, rows)
+    assert (
+        agreement(expected, answers(small, rows)).divergence < 0.5 * agreement(expected, answers(cut, rows)).divergence
+    )
+
+
+def test_a_layer_without_anything_keeps_the_mean(model_type):
+    """An empty sublayer has its bias alone: least squares make it the mean of what is wanted."""
+    model, rows = add_biases(tiny_models.model(model_type)), batches(model_type)
+    small = shrink(model, [([], []) for _ in encoder_layers(model)])
+    refit(model, small, rows)
+    assert torch.isfinite(answers(small, rows)).all()
+    first = encoder_layers(small)[0].linears[OUTPUT]
+    assert not torch.equal(small.get_submodule(first).bias, model.get_submodule(first).bias)
+
+
+def test_two_halves_are_the_whole():
+    """The sums of two processes, in the order in which they are asked for."""
+    model, rows = tiny_models.model("bert"), batches("bert", count=16)
+    small = [shrink(model, [([0], range(8)), ([1], range(8))]) for _ in range(3)]
+    refit(model, small[0], rows)
+    sums = []
+    refit(model, small[1], rows, reduce=lambda own: sums.append(own.clone()) or own)
+    assert len(sums) == 4
+    parts = []
+    first = shrink(model, [([0], range(8)), ([1], range(8))])
+
+    def of_first_layer(own):
+        parts.append(own.clone())
+        return own
+
+    refit(model, first, rows[:2], reduce=of_first_layer)
+    refit(model, shrink(model, [([0], range(8)), ([1], range(8))]), rows[2:], reduce=of_first_layer)
+    torch.testing.assert_close(parts[0] + parts[4], sums[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(answers(small[0], rows), answers(small[1], rows), rtol=0, atol=0)
