@@ -15,11 +15,16 @@ __all__ = [
     "MaskedBertForSequenceClassification",
     "MaskedBertForTokenClassification",
     "MaskedBertModel",
+    "prune",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """`MaskedRobertaModel`, `SmallRobertaModel` and their like for every known type, made when first asked for."""
+    """`prune`, `MaskedRobertaModel`, `SmallRobertaModel` and their like for every type, when first asked for."""
+    if name == "prune":
+        from emmental.structured.prune import prune
+
+        return prune
     if name.startswith("Masked"):
         return getattr(masked_models, name)
     if name.startswith("Small"):

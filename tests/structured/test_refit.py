@@ -68,7 +68,9 @@ def test_copies_stand_in_for_what_is_cut(model, model_type):
     twin(model)
     rows = batches(model_type, count=24)
     biased = add_biases(model)
-    small = shrink(biased, [(range(1), range(16)) for _ in encoder_layers(model)])
+    small = shrink(
+        biased, openings(biased, [torch.arange(part.count) < part.count // 2 for part in sublayers(biased)])
+    )
     before = agreement(answers(model, rows), answers(small, rows)).divergence
     refit(model, small, rows, ridge=1e-9)
     after = agreement(answers(model, rows), answers(small, rows)).divergence
@@ -93,7 +95,9 @@ def test_gates_or_cut_give_the_same_refit(model_type):
 
 def test_refit_mends(model, model_type):
     rows = batches(model_type, count=32)
-    gates = [torch.arange(part.count) < (1 if part.kind == HEADS else 20) for part in sublayers(model)]
+    gates = [
+        torch.arange(part.count) < (1 if part.kind == HEADS else part.count * 5 // 8) for part in sublayers(model)
+    ]
     biased = add_biases(model)
     cut, small = (shrink(biased, openings(biased, gates)) for _ in range(2))
     refit(model, small, rows)
@@ -104,13 +108,19 @@ def test_refit_mends(model, model_type):
 
 
 def test_a_layer_without_anything_keeps_the_mean(model_type):
-    """An empty sublayer has its bias alone: least squares make it the mean of what is wanted."""
+    """The first attention, without heads, gives the mean of what the dense one gives to the words of all texts."""
+    if model_type == "albert":
+        pytest.skip("its first attention is its second one too")
     model, rows = add_biases(tiny_models.model(model_type)), batches(model_type)
+    name = encoder_layers(model)[0].linears[OUTPUT]
+    given = []
+    hook = model.get_submodule(name).register_forward_hook(lambda *call: given.append(call[2]))
+    answers(model, rows)
+    hook.remove()
     small = shrink(model, [([], []) for _ in encoder_layers(model)])
     refit(model, small, rows)
-    assert torch.isfinite(answers(small, rows)).all()
-    first = encoder_layers(small)[0].linears[OUTPUT]
-    assert not torch.equal(small.get_submodule(first).bias, model.get_submodule(first).bias)
+    words = torch.cat([each[batch["attention_mask"].bool()] for each, batch in zip(given, rows, strict=True)])
+    torch.testing.assert_close(small.get_submodule(name).bias, words.mean(0), rtol=0, atol=1e-5)
 
 
 def test_two_halves_are_the_whole():

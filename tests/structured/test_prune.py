@@ -1,0 +1,158 @@
+"""Pruning a classifier in one call: a tiny BERT that learnt its task, and what cannot be pruned."""
+
+from __future__ import annotations
+
+import random
+import warnings
+
+import pytest
+import tiny
+import tiny_models
+import torch
+
+import emmental
+from emmental.errors import UserError
+from emmental.structured.agreement import agreement
+from emmental.structured.gates import encoder_weights, sublayers
+from emmental.structured.rungs import prune_in_rungs
+from emmental.structured.selection import weight_budget
+from emmental.structured.texts import MOST_TEXTS, material
+
+
+def sentences(count: int = 200) -> list[str]:
+    generator = random.Random(0)
+    return [tiny.sentence(generator, row % 2) for row in range(count)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_models.tokenizer("bert")
+
+
+@pytest.fixture(scope="module")
+def trained(tokenizer):
+    """Two classes, learnt in 60 updates."""
+    model = tiny_models.model("bert").train()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    batch = tokenizer(sentences(), padding=True, return_tensors="pt")
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(**batch, labels=torch.arange(200) % 2).loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def predicted(model, tokenizer):
+    with torch.no_grad():
+        return model(**tokenizer(sentences(), padding=True, return_tensors="pt")).logits.argmax(1)
+
+
+def test_a_quarter_is_enough(trained, tokenizer):
+    before = {name: parameter.clone() for name, parameter in trained.named_parameters()}
+    assert (predicted(trained, tokenizer) == torch.arange(200) % 2).float().mean() > 0.95
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small = emmental.prune(trained, tokenizer, iter(sentences()), keep=0.25)
+    assert 1024 - 32 < encoder_weights(small) <= 1024
+    assert (predicted(small, tokenizer) == predicted(trained, tokenizer)).float().mean() >= 0.95
+    assert all(torch.equal(parameter, before[name]) for name, parameter in trained.named_parameters())
+    assert not small.training
+
+
+def test_the_same_again(trained, tokenizer):
+    one, other = (emmental.prune(trained, tokenizer, sentences(), keep=0.4) for _ in range(2))
+    assert [tuple(p.shape) for p in one.parameters()] == [tuple(p.shape) for p in other.parameters()]
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
+
+
+def test_pairs_and_labels(trained, tokenizer):
+    pairs = list(zip(sentences(), reversed(sentences()), strict=True))
+    small = emmental.prune(trained, tokenizer, pairs, [row % 2 for row in range(200)], keep=0.5, refit=False)
+    assert encoder_weights(small) <= 2048
+
+
+def test_a_small_model_is_pruned_on(trained, tokenizer):
+    small = emmental.prune(trained, tokenizer, sentences(), keep=0.5)
+    smaller = emmental.prune(small, tokenizer, sentences(), keep=0.5)
+    assert encoder_weights(smaller) <= encoder_weights(small) // 2
+
+
+@pytest.mark.filterwarnings("ignore:.*of the answers")
+def test_every_type(model, model_type):
+    """A third of the encoder of any architecture; the small model answers."""
+    tokenizer = tiny_models.tokenizer(model_type)
+    small = emmental.prune(model, tokenizer, sentences(64), keep=0.34)
+    assert 0 < encoder_weights(small) <= 0.34 * encoder_weights(model)
+    with torch.no_grad():
+        assert small(**tokenizer(sentences(4), padding=True, return_tensors="pt")).logits.isfinite().all()
+
+
+def test_it_warns_off_the_cliff(trained, tokenizer):
+    with pytest.warns(UserWarning, match=r"\d+\.\d % of the answers"):
+        emmental.prune(trained, tokenizer, sentences(), keep=0.01, refit=False)
+
+
+def test_last_heads_go_where_the_check_agrees(trained, tokenizer):
+    """Nothing hangs on the attention of a layer whose output is zero: in the second rung it may go."""
+    texts = material(tokenizer, sentences())
+    for layer in trained.bert.encoder.layer:
+        layer.attention.output.dense.weight.data.zero_()
+    found = prune_in_rungs(trained, texts, weight_budget(trained, 0.3), rungs=2)
+    assert {part.kind for part in sublayers(found.model)} == {"neurons"}
+
+
+def test_agreement_by_hand():
+    dense = torch.tensor([[0.0, 0.0], [2.0, 0.0]]).log_softmax(1)
+    other = torch.tensor([[0.0, 0.0], [0.0, 2.0]]).log_softmax(1)
+    found = agreement(dense, other)
+    assert found.changed == 0.5
+    assert found.divergence == pytest.approx((2 * dense[1].exp()[0] - 2 * dense[1].exp()[1]).item() / 2)
+    line = agreement(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [1.0]]))
+    assert (line.changed, line.divergence) == (0.5, 0.5)
+
+
+def test_at_most_so_many_texts_are_read(tokenizer):
+    endless = (f"kasa lote {number}" for number in range(10**9))
+    texts = material(tokenizer, endless)
+    assert sum(len(batch["input_ids"]) for batch in texts.check) == -(-MOST_TEXTS // 11)
+    assert next(endless) == f"kasa lote {MOST_TEXTS}"
+
+
+def test_texts_are_shared_out(tokenizer):
+    """Each fifth text is checked; the others inform and are fitted on, with the longest first."""
+    texts = material(tokenizer, sentences(50), [row % 2 for row in range(50)], batch_size=16)
+    assert [sum(len(b["input_ids"]) for b in part) for part in (texts.check, texts.information, texts.refit)] == [
+        10,
+        40,
+        40,
+    ]
+    assert "labels" in texts.information[0]
+    assert "labels" not in texts.refit[0]
+    widths = [batch["input_ids"].shape[1] for batch in texts.refit]
+    assert widths == sorted(widths, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keep": 0.0}, "keep accepts a share of weights above 0"),
+        ({"keep": 1.01}, "keep accepts"),
+        ({"keep": float("nan")}, "keep accepts"),
+        ({}, "either keep or speedup"),
+        ({"keep": 0.5, "speedup": 2.0}, "either keep or speedup"),
+        ({"keep": 0.5, "texts": sentences(31)}, "texts accepts 32 or more, not 31"),
+        ({"keep": 0.5, "texts": [*sentences(40), " "]}, "text 40 is empty"),
+        ({"keep": 0.5, "texts": "kasa lote"}, "not one text"),
+        ({"keep": 0.5, "labels": [0, 1]}, "one for each text: 200, not 2"),
+    ],
+)
+def test_what_cannot_be(trained, tokenizer, arguments, message):
+    with pytest.raises(UserError, match=message):
+        emmental.prune(trained, tokenizer, **{"texts": sentences(), **arguments})
+
+
+def test_a_classifier_that_was_never_trained(tokenizer):
+    with pytest.raises(UserError, match="never trained"):
+        emmental.prune(tiny_models.model("bert"), tokenizer, sentences(), keep=0.5)
+    with pytest.raises(UserError, match="BertModel"):
+        emmental.prune(tiny_models.model("bert").bert, tokenizer, sentences(), keep=0.5)
