@@ -6,8 +6,9 @@ import inspect
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
 from transformers.initialization import no_init_weights
 
 from emmental.architectures import (
@@ -16,6 +17,7 @@ from emmental.architectures import (
     OUTPUT,
     QKV,
     UP,
+    VALUE,
     Architecture,
     EncoderLayer,
     architecture_of,
@@ -62,6 +64,62 @@ def shrink(model: PreTrainedModel, openings: Openings) -> PreTrainedModel:
             columns = range(size.heads)
         sizes.append(LayerSize(len(heads), len(neurons), columns and tuple(columns[head] for head in heads)))
     return _build(model, sizes, state)
+
+
+@torch.no_grad()
+def fold_constants(model: PreTrainedModel) -> list[tuple[list[int], list[int]]]:
+    """Move what a model computes in vain into its biases, in place; its logits in evaluation stay as they are.
+
+    A head whose value rows are all zero gives its value bias whatever it attends to, and a neuron whose up row is zero
+    gives one number. A head or neuron whose output columns are zero is never read.
+
+    Returns:
+        What `shrink` may keep: the heads and neurons of each layer that are neither constant nor unread.
+    """
+    openings = []
+    for layer, size in zip(encoder_layers(model), layer_sizes(model), strict=True):
+        linears = {role: model.get_submodule(name) for role, name in layer.linears.items()}
+        heads = _fold_heads(linears, size.heads) if size.heads else []
+        neurons = _fold_neurons(linears, model.config) if size.neurons else []
+        openings.append((heads, neurons))
+    return openings
+
+
+def _fold_heads(linears: dict[str, nn.Linear], heads: int) -> list[int]:
+    output, value = linears[OUTPUT], linears.get(VALUE, linears.get(QKV))
+    rows = slice(-output.in_features, None)  # the last third of a matrix that holds query, key and value
+    written = value.weight[rows].any(1).view(heads, -1).any(1)
+    read = output.weight.any(0).view(heads, -1).any(1)
+    if value.bias is not None:
+        constant = (~written & read).repeat_interleave(output.in_features // heads)
+        _add_constants(output, value.bias[rows] * constant)
+    return torch.nonzero(written & read).flatten().tolist()
+
+
+def _fold_neurons(linears: dict[str, nn.Linear], config: PreTrainedConfig) -> list[int]:
+    up, down = linears[UP], linears[DOWN]
+    names = ("hidden_activation", "hidden_act", "activation")
+    activation = ACT2FN[next(getattr(config, name) for name in names if hasattr(config, name))]
+    bias = torch.zeros_like(up.weight[:, 0]) if up.bias is None else up.bias
+    written, read = up.weight.any(1), down.weight.any(0)
+    if architecture_of(config).gated:
+        (inputs, gates), (input_bias, gate_bias) = written.chunk(2), bias.chunk(2)
+        factor = activation(input_bias)
+        values = factor * gate_bias
+        written = (inputs | gates) & (inputs | (factor != 0)) & (gates | (gate_bias != 0))
+    else:
+        values = activation(bias)
+    _add_constants(down, values * ~written)
+    return torch.nonzero(written & read).flatten().tolist()
+
+
+def _add_constants(linear: nn.Linear, inputs: Tensor) -> None:
+    """Add to the bias what constant inputs give; one is made where there is none."""
+    added = (linear.weight.double() @ inputs.double()).to(linear.weight.dtype)
+    if linear.bias is not None:
+        linear.bias += added
+    elif added.any():
+        linear.bias = nn.Parameter(added)
 
 
 def as_plain(model: PreTrainedModel) -> PreTrainedModel | None:

@@ -1,0 +1,123 @@
+"""Cut what pruning has emptied: rows and columns of zeros go, and the model becomes smaller on whatever runs it.
+
+python -m emmental.export.shrink --model_name_or_path out --target_model_path small
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import transformers
+from transformers import PreTrainedModel
+
+from emmental import atomic
+from emmental.architectures import encoder_linears
+from emmental.command_line import OneLineParser, user_mistakes
+from emmental.errors import UserError
+from emmental.export.bertarize import add_masking_flags, bertarize
+from emmental.export.model_folder import read_model
+from emmental.export.package import TOKENIZER_FILES
+from emmental.patching import masked_layers
+from emmental.shrinking import as_plain, fold_constants, layer_sizes, shrink
+
+_MARK = "<!-- written by emmental.export.shrink -->"
+
+
+def shrink_emptied(model: PreTrainedModel) -> PreTrainedModel:
+    """The model without the heads and neurons whose weights pruning has emptied; `model` stays as it is.
+
+    Logits in evaluation stay as they are. What comes back is a small model, or a plain one where that says the same.
+
+    Args:
+        model: masked, plain or small, of a known type.
+    """
+    plain = bertarize(model) if masked_layers(model) else copy.deepcopy(model).eval()
+    small = shrink(plain, fold_constants(plain))
+    return as_plain(small) or small
+
+
+def shrink_folder(
+    source: str | Path, target: str | Path, pruning_method: str | None = None, threshold: float | None = None
+) -> PreTrainedModel:
+    """Write `shrink_emptied` of the model in `source` to the folder `target`, whole or not at all; return it.
+
+    `target` gets config.json, model.safetensors, the modelling files of a small model, the tokenizer's files and a
+    model card, README.md.
+
+    Args:
+        source: folder of a model, see `read_model`.
+        target: a new folder, or one that this function made.
+        pruning_method, threshold: override what a masked model records.
+
+    Raises:
+        UserError: as `read_model`; `target` is something else.
+    """
+    source, target = Path(source), Path(target)
+    card = target / "README.md"
+    if target.exists() and not (card.is_file() and _MARK in card.read_text("utf-8", errors="replace")):
+        raise UserError(f"--target_model_path {target} exists and was not made by this command; it is left alone")
+    model = read_model(source, pruning_method, threshold)
+    small = shrink_emptied(model)
+    with atomic.atomic_folder(target) as temporary:
+        small.save_pretrained(temporary, max_shard_size="1TB")
+        for file in (source / name for name in TOKENIZER_FILES):
+            if file.is_file():
+                shutil.copyfile(file, temporary / file.name)
+        atomic.write_text(temporary / "README.md", _card(source, model, small))
+    return small
+
+
+def summary(model: PreTrainedModel, small: PreTrainedModel) -> list[str]:
+    """A line for each encoder layer, and one for all: what is left."""
+    pairs = zip(layer_sizes(model), layer_sizes(small), strict=True)
+    lines = [
+        f"layer {index}: {now.heads} of {before.heads} heads, {now.neurons} of {before.neurons} neurons"
+        for index, (before, now) in enumerate(pairs)
+    ]
+    before, now = (
+        sum(each.get_submodule(name).weight.numel() for name in encoder_linears(each)) for each in (model, small)
+    )
+    return [*lines, f"encoder: {now:,} of {before:,} weights ({100 * now / before:.1f} %)"]
+
+
+def _card(source: Path, model: PreTrainedModel, small: PreTrainedModel) -> str:
+    left = "\n".join(f"- {line}" for line in summary(model, small))
+    front = "---\nlibrary_name: transformers\ntags:\n- pruning\n---"
+    return f"""{front}
+{_MARK}
+# {source.resolve().name}, shrunk
+
+`{type(small).__name__}`: heads and feed-forward neurons that pruning had emptied are cut out. Same logits.
+
+{left}
+
+If the model type starts with `small_`, load it after `import emmental`, or with `trust_remote_code=True`.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser("Cut heads and neurons that pruning has emptied out of a model: same logits, less work.")
+    parser.add_argument("--model_name_or_path", required=True, help="folder of the model, masked, plain or small")
+    parser.add_argument("--target_model_path", help="folder to write; small_<name> beside the model if absent")
+    add_masking_flags(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Shrink what the command line names; a mistake is one line on stderr and exit status 2."""
+    args = _parser().parse_args(argv)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    source = Path(args.model_name_or_path)
+    target = args.target_model_path or source.resolve().parent / f"small_{source.resolve().name}"
+    with user_mistakes():
+        small = shrink_folder(source, target, args.pruning_method, args.threshold)
+        print(target, *summary(read_model(source, args.pruning_method, args.threshold), small), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
