@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from emmental.errors import UserError
 from emmental.structured.rungs import CLIFF, prune_carefully
 from emmental.structured.selection import weight_budget
+from emmental.structured.speed import measure_speed, speed_budget
 from emmental.structured.texts import Text, material
 
 
@@ -36,7 +37,8 @@ def prune(
             best; of more, 4,096 are read.
         labels: of the texts; without them the model's own answers say what matters.
         keep: share of the encoder's matrix weights that stays, above 0 and up to 1.
-        speedup: in the place of `keep`: how many times as fast as `model` the result must be, measured here.
+        speedup: in the place of `keep`: how many times as fast as `model` the result must be, for one text of
+            `max_length` tokens in PyTorch, measured on this machine.
         max_length: tokens beyond which a text is cut.
         batch_size: texts that go through the model at once.
         refit: fit what is left to stand in for what was cut.
@@ -55,12 +57,13 @@ def prune(
     if keep is not None and not 0.0 < keep <= 1.0:
         raise UserError(f"keep accepts a share of weights above 0 and up to 1, not {keep}")
     _check_classifier(model)
+    if speedup is None:
+        budget = weight_budget(model, keep)
+    else:
+        budget = speed_budget(measure_speed(model, length=min(max_length, tokenizer.model_max_length)), model, speedup)
     with torch.random.fork_rng(devices=()):
         found = prune_carefully(
-            model,
-            material(tokenizer, texts, labels, max_length, batch_size),
-            weight_budget(model, keep),
-            refitted=refit,
+            model, material(tokenizer, texts, labels, max_length, batch_size), budget, refitted=refit
         )
     if found.agreement.changed > CLIFF:
         warnings.warn(

@@ -12,10 +12,12 @@ import torch
 
 import emmental
 from emmental.errors import UserError
+from emmental.structured import prune as prune_module
 from emmental.structured.agreement import agreement
 from emmental.structured.gates import encoder_weights, sublayers
 from emmental.structured.rungs import prune_in_rungs
 from emmental.structured.selection import weight_budget
+from emmental.structured.speed import SpeedTable
 from emmental.structured.texts import MOST_TEXTS, material
 
 
@@ -156,3 +158,13 @@ def test_a_classifier_that_was_never_trained(tokenizer):
         emmental.prune(tiny_models.model("bert"), tokenizer, sentences(), keep=0.5)
     with pytest.raises(UserError, match="BertModel"):
         emmental.prune(tiny_models.model("bert").bert, tokenizer, sentences(), keep=0.5)
+
+
+def test_a_speed_is_bought(trained, tokenizer, monkeypatch):
+    """Where a neuron costs a millisecond and a head nothing, half the time is half the neurons."""
+    neurons = {count: float(count) for count in range(33)}
+    table = SpeedTable(dense=64.0, rest=0.5, heads={0: 0.0, 2: 0.0}, neurons=neurons)
+    monkeypatch.setattr(prune_module, "measure_speed", lambda *_, **__: table)
+    small = emmental.prune(trained, tokenizer, sentences(), speedup=2.0)
+    assert sum(part.count for part in sublayers(small) if part.kind == "neurons") == 31  # 32 ms, 0.5 of them the rest
+    assert sum(part.count for part in sublayers(small) if part.kind == "heads") == 4
