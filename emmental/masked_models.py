@@ -20,7 +20,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from emmental import small_models
 from emmental.architectures import ARCHITECTURES, architecture_of, base_model_type, encoder_linears
 from emmental.errors import UserError
-from emmental.modules.masked_nn import MASK_INITS, MaskedLinear, canonical_pruning_method
+from emmental.modules.masked_nn import MASK_INITS, MaskedLinear, canonical_pruning_method, refuse_tracing
 from emmental.patching import mask_linears, set_threshold
 from emmental.small_models import model_classes
 
@@ -165,6 +165,7 @@ def _with_threshold(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(forward)
     def masked_forward(self: nn.Module, *args: Any, threshold: float | None = None, **kwargs: Any) -> Any:
+        refuse_tracing(self)
         if threshold is not None:
             set_threshold(self, threshold)
         return forward(self, *args, **kwargs)

@@ -32,6 +32,10 @@ MASK_INITS = ("constant", "uniform", "kaiming", "magnitude")
 FRACTION_METHODS = ("topK", "magnitude")
 """Methods whose threshold is the fraction of weights that stay."""
 
+_NEEDS_PLAIN = (
+    "quantization, adapters and tracing or export to a graph would lose the masks: make a plain model first, with "
+    "python -m emmental.export.bertarize or emmental.patching.unmask_linears(model)"
+)
 _DECIDES_THE_MASK = ("threshold", "global_threshold", "noise_seed")
 
 
@@ -147,8 +151,7 @@ class MaskedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        if torch.jit.is_tracing() or torch.compiler.is_exporting():
-            raise _refusal("tracing or exporting the model")
+        refuse_tracing(self)
         # Without gradients the product is that of a plain layer, bit for bit: an exported model gives the same logits.
         plain = not torch.is_grad_enabled() or torch.is_autocast_enabled(input.device.type)
         if plain or torch.compiler.is_compiling():
@@ -162,12 +165,12 @@ class MaskedLinear(nn.Linear):
 
     @qconfig.setter
     def qconfig(self, value: object) -> None:
-        raise _refusal("quantizing the model")
+        raise UserError(_NEEDS_PLAIN)
 
     @property
     def base_layer(self) -> None:
         """PEFT looks for this on every layer that it puts an adapter on; merged, it would refill what was pruned."""
-        raise _refusal("an adapter of PEFT")
+        raise UserError(_NEEDS_PLAIN)
 
     def train(self, mode: bool = True) -> MaskedLinear:
         """As `nn.Module.train`; it drops the mask."""
@@ -223,11 +226,15 @@ class MaskedLinear(nn.Linear):
         return threshold_mask(source, threshold, sigmoid=self.pruning_method == "sigmoied_threshold")
 
 
-def _refusal(what: str) -> UserError:
-    return UserError(
-        f"{what} would lose its masks; make a plain model first: python -m emmental.export.bertarize, or "
-        "emmental.patching.unmask_linears(model)"
-    )
+def refuse_tracing(model: nn.Module) -> None:
+    """Called by the forward pass of a model that may have masked layers.
+
+    Raises:
+        UserError: it has, and the pass is for torch.jit.trace, torch.export or torch.onnx.export.
+    """
+    traced = torch.jit.is_tracing() or torch.compiler.is_exporting()
+    if traced and any(isinstance(module, MaskedLinear) for module in model.modules()):
+        raise UserError(_NEEDS_PLAIN)
 
 
 class _MaskedLinear(torch.autograd.Function):
