@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,12 +28,12 @@ from emmental.atomic import MANIFEST, DamagedError, atomic_folder, read_manifest
 from emmental.data.batching import RowBatch
 from emmental.data.tokenization import plain_text_backend
 from emmental.errors import UserError
-from emmental.tasks.examples import read_split, split_files
+from emmental.tasks.examples import located, read_split
 from emmental.tasks.task import Split, Task
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FEATURES_FILE = "features.safetensors"
 _CHUNK = 2048
 
@@ -42,6 +43,11 @@ class FeatureDataset(Dataset):
 
     A batch is asked for as a whole (`batch`, or `__getitems__` for a `DataLoader`): it is cut out of the map and
     padded to its longest member. Worker processes get the path and map the file themselves.
+
+    Attributes:
+        cut: how many texts were longer than `max_seq_length`.
+        longest: tokens of the longest text before it was cut, special ones included.
+        notes: how the files were read, as far as a user should know.
 
     Args:
         folder: a cache folder made by `load_features`.
@@ -57,6 +63,8 @@ class FeatureDataset(Dataset):
         self.fingerprint = metadata["fingerprint"]
         self.pad_token_id = int(metadata["pad_token_id"])
         self.labels: np.ndarray | None = tensors.get("labels")
+        self.cut, self.longest = int(metadata.get("cut", 0)), int(metadata.get("longest", 0))
+        self.notes: list[str] = json.loads(metadata.get("notes", "[]"))
         self._input_ids = tensors["input_ids"]  # (total,) int32
         self._offsets = tensors["offsets"]  # (N + 1,) int64
         self._boundaries = tensors["boundaries"]  # (N,) int32: how many tokens of a row have type 0
@@ -186,12 +194,15 @@ def load_features(
     examples = read_split(task, data_dir, split)
     bar = tqdm(total=len(examples.texts_a), desc=f"Tokenizing {task.name} {split}", disable=not show_progress)
     with bar:
-        arrays = _encoded(backend, examples, bar)
+        arrays, cut = _encoded(backend, plain_text_backend(tokenizer), examples, bar)
     arrays |= _names_and_labels(examples, task)
     metadata = {
         "fingerprint": fingerprint,
         "pad_token_id": str(tokenizer.pad_token_id),
         "version": str(FORMAT_VERSION),
+        "cut": str(len(cut)),
+        "longest": str(max([*cut, int(np.diff(arrays["offsets"]).max(initial=0))])),
+        "notes": json.dumps(examples.notes),
     }
     _store(folder, arrays, metadata)
     return _verified(folder, fingerprint)
@@ -249,11 +260,12 @@ def _fingerprint(
     max_seq_length: int,
 ) -> str:
     """SHA-256 over all that the features depend on: data, tokenizer, length, labels, columns, the cache's format."""
-    layout = asdict(task.layout(split)) | {"files": None}
+    layout, files = located(task, data_dir, split)
     content = {
         "format": FORMAT_VERSION,
-        "data": [sha256_of(path) for path in split_files(task, data_dir, split)],
-        "layout": layout,
+        "data": [sha256_of(path) for path in files],
+        "layout": asdict(layout) | {"files": None},
+        "split": split if layout.set_aside is not None else None,
         "labels": task.labels,
         "label_range": task.label_range,
         "max_seq_length": max_seq_length,
@@ -275,9 +287,12 @@ def _verified(folder: Path, fingerprint: str) -> FeatureDataset:
     return dataset
 
 
-def _encoded(backend: Tokenizer, examples: Split, bar: tqdm) -> dict[str, np.ndarray]:
-    """Ragged arrays of all rows: `input_ids`, `offsets`, `boundaries`."""
-    ids, lengths, boundaries = [], [], []
+def _encoded(
+    backend: Tokenizer, whole: Tokenizer, examples: Split, bar: tqdm
+) -> tuple[dict[str, np.ndarray], list[int]]:
+    """Ragged arrays of all rows: `input_ids`, `offsets`, `boundaries`; and the lengths that were cut, before that."""
+    ids, lengths, boundaries, cut = [], [], [], []
+    limit = backend.truncation["max_length"]
     for texts in _chunks(examples):
         encodings = backend.encode_batch_fast(texts)
         counts = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings))
@@ -285,9 +300,12 @@ def _encoded(backend: Tokenizer, examples: Split, bar: tqdm) -> dict[str, np.nda
         ids.append(np.fromiter(itertools.chain.from_iterable(e.ids for e in encodings), np.int32, total))
         lengths.append(counts)
         boundaries.append(_boundaries(encodings, counts))
+        full = [texts[row] for row in np.flatnonzero(counts == limit)]
+        cut += [length for each in whole.encode_batch_fast(full) if (length := len(each)) > limit]
         bar.update(len(encodings))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths))])
-    return {"input_ids": np.concatenate(ids), "offsets": offsets, "boundaries": np.concatenate(boundaries)}
+    arrays = {"input_ids": np.concatenate(ids), "offsets": offsets, "boundaries": np.concatenate(boundaries)}
+    return arrays, cut
 
 
 def _chunks(examples: Split) -> Iterator[list]:
@@ -323,12 +341,28 @@ def _names_and_labels(examples: Split, task: Task) -> dict[str, np.ndarray]:
 
 def _store(folder: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     try:
-        with atomic_folder(folder, damaged_too=True) as temporary:
+        with writing_cache(folder), atomic_folder(folder, damaged_too=True) as temporary:
             save_file(arrays, temporary / FEATURES_FILE, metadata)
-    except OSError:
+    except UserError:
         # Two runs may make the same cache at once: the second cannot rename its own, and needs not.
         if not (folder / MANIFEST).is_file():
             raise
+
+
+@contextmanager
+def writing_cache(folder: Path) -> Iterator[None]:
+    """Around the making of a cache: a place where nothing can be written is a mistake that names the flag.
+
+    Raises:
+        UserError: the disk is full, or the place is read-only or no folder.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # the second is what a full disk is to safetensors
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(
+            f"--feature_cache_dir: {folder.parent} cannot be written ({reason}); the flag takes another folder"
+        ) from error
 
 
 def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -136,6 +136,12 @@ def _given_order(
     return order
 
 
+def same_class(name: str, others: Sequence[str]) -> str | None:
+    """The one of `others` that differs from a name by case, hyphens and spaces only; None unless it is one alone."""
+    found = [each for each in others if _loosely(each) == _loosely(name)]
+    return found[0] if len(found) == 1 else None
+
+
 def _loosely(name: str) -> str:
     return re.sub(r"[\s_-]+", "_", name.strip().casefold())
 

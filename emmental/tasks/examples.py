@@ -1,30 +1,44 @@
-"""The examples of a split: its file found and read, its labels understood."""
+"""The examples of a split: its files found and read, its labels understood."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
+import numpy as np
+
 from emmental.errors import UserError
-from emmental.tasks.own_files import OWN_COLUMNS, number_in
+from emmental.tasks.cells import Row
+from emmental.tasks.hub_layout import hub_files
+from emmental.tasks.labels import class_ids, number_in, scores
 from emmental.tasks.tables import Table, read_table
-from emmental.tasks.task import CUSTOM, FILE_FLAGS, Layout, Split, Task, listed
+from emmental.tasks.task import CUSTOM, FILE_FLAGS, Layout, Split, Task
+
+SHARE, FEWEST, MOST = 10, 50, 2000
+"""Of the training rows one in `SHARE` is set aside for evaluation, but at least and at most so many."""
 
 
-def split_files(task: Task, data_dir: str | Path | None, split: str) -> list[Path]:
-    """The files that hold a split: one for every task so far.
+def located(task: Task, data_dir: str | Path | None, split: str) -> tuple[Layout, list[Path]]:
+    """How a split is laid out and the files that hold it: `.tsv` files, or several of the Hub's parquet files.
 
     Raises:
         UserError: no such split, or the file is missing; names flag and file.
     """
-    layout = task.layout(split)
-    candidates = [Path(data_dir or ".") / name for name in layout.files]
-    found = [path for path in candidates if path.is_file()]
-    if not found:
-        flag = FILE_FLAGS[split] if task.name == CUSTOM else f"--data_dir {data_dir}"
+    layout, folder = task.layout(split), Path(data_dir or ".")
+    for name in layout.files:
+        if (folder / name).is_file():
+            return layout, [folder / name]
+    if task.name == CUSTOM:
+        raise UserError(f"{FILE_FLAGS[split]}: {layout.files[0]} is missing, the {split} split of own files")
+    found = hub_files(task, folder, split)
+    if found is None:
         names = " or ".join(layout.files)
-        raise UserError(f"{flag}: {names} is missing, the {split} split of --task_name {task.name}")
-    return found[:1]
+        raise UserError(f"--data_dir {data_dir}: {names} is missing, the {split} split of --task_name {task.name}")
+    return found
+
+
+def split_files(task: Task, data_dir: str | Path | None, split: str) -> list[Path]:
+    """The files that hold a split, see `located`."""
+    return located(task, data_dir, split)[1]
 
 
 def read_split(task: Task, data_dir: str | Path | None, split: str) -> Split:
@@ -32,22 +46,92 @@ def read_split(task: Task, data_dir: str | Path | None, split: str) -> Split:
 
     Args:
         task: what to read.
-        data_dir: folder of a GLUE task; not used for own files.
+        data_dir: folder of a GLUE task, as its `.tsv` files or as the Hub has it; not used for own files.
         split: `"train"`, `"dev"` or `"test"`.
 
     Raises:
-        UserError: a missing file, column or header, an unknown label, a score that is no number or out of range, an
-            empty file, or invalid UTF-8; one line naming file and line.
+        UserError: a missing file, column or header, a label that is missing or unknown, a score that is no number or
+            out of range, an empty file, or an encoding that cannot be read; one line naming file and line.
     """
-    layout = task.layout(split)
-    (path,) = split_files(task, data_dir, split)
-    table = read_table(path, layout.kind, layout.header, OWN_COLUMNS[split])
+    layout, paths = located(task, data_dir, split)
+    try:
+        parts = [_examples(task, layout, path) for path in paths]
+    except UserError as error:
+        raise UserError(f"{FILE_FLAGS[split]} {error}" if task.name == CUSTOM else str(error)) from None
+    whole = _joined(parts)
+    if layout.index is None:  # counted, over all files
+        whole.indices = [str(row) for row in range(len(whole.texts_a))]
+    if layout.set_aside is None:
+        return whole
+    rows = set_aside(whole.labels or [], layout.set_aside)
+    return _chosen(whole, rows if split == "dev" else ~rows)
+
+
+def set_aside(labels: list[int] | list[float], seed: int) -> np.ndarray:
+    """Which rows are kept back for evaluation: a tenth of each class, at least 50 rows and at most 2,000 in all.
+
+    Of fewer than 100 rows it is half of them. Scores are one class.
+
+    Args:
+        labels: (N,) class ids, or scores.
+        seed: of the draw.
+
+    Returns:
+        (N,) bool.
+    """
+    rows = len(labels)
+    wanted = min(max(rows // SHARE, FEWEST), MOST, rows // 2)
+    order = np.random.default_rng(seed).permutation(rows)
+    classes = np.asarray(labels if labels and isinstance(labels[0], int) else [0] * rows)[order]
+    # Each class gives its rows in the order drawn: a row is ranked by its place within its class, as a share.
+    place = np.empty(rows)
+    for each in np.unique(classes):
+        members = np.flatnonzero(classes == each)
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    chosen = np.zeros(rows, bool)
+    chosen[order[np.argsort(place, kind="stable")[:wanted]]] = True
+    return chosen
+
+
+def _examples(task: Task, layout: Layout, path: Path) -> Split:
+    table = read_table(
+        path,
+        layout.kind,
+        layout.header,
+        layout.columns,
+        delimiter=layout.delimiter,
+        encoding=layout.encoding,
+        skips_broken_rows=layout.skips_broken_rows,
+    )
     if layout.header and layout.kind == "tsv" and task.name != CUSTOM:
         _check_header(table, task, layout)
     texts_a = _cells(table, layout.text_a)
     texts_b = None if layout.text_b is None else _cells(table, layout.text_b)
-    labels = None if layout.label is None else _labels(table, layout.label, task)
-    return Split(texts_a, texts_b, labels, _indices(table, layout.index))
+    labels = None if layout.label is None else _labels(table, layout, task)
+    return Split(texts_a, texts_b, labels, _indices(table, layout.index), table.notes)
+
+
+def _joined(parts: list[Split]) -> Split:
+    whole = parts[0]
+    for part in parts[1:]:
+        whole.texts_a += part.texts_a
+        whole.indices += part.indices
+        whole.notes += part.notes
+        if whole.texts_b is not None and part.texts_b is not None:
+            whole.texts_b += part.texts_b
+        if whole.labels is not None and part.labels is not None:
+            whole.labels += part.labels
+    return whole
+
+
+def _chosen(whole: Split, rows: np.ndarray) -> Split:
+    numbers = np.flatnonzero(rows).tolist()
+
+    def those(values: list | None) -> list | None:
+        return None if values is None else [values[number] for number in numbers]
+
+    labels, notes = those(whole.labels), whole.notes
+    return Split(those(whole.texts_a) or [], those(whole.texts_b), labels, those(whole.indices) or [], notes)
 
 
 def _cells(table: Table, column: int | str) -> list[str]:
@@ -77,30 +161,25 @@ def _check_header(table: Table, task: Task, layout: Layout) -> None:
             )
 
 
-def _labels(table: Table, column: int | str, task: Task) -> list[int] | list[float]:
-    spelled = _cells(table, column)
+def _labels(table: Table, layout: Layout, task: Task) -> list[int] | list[float]:
+    column = layout.label if layout.label is not None else -1
+    rows: list[Row] = [(line, [cell]) for (line, _), cell in zip(table.rows, _cells(table, column), strict=True)]
     if task.is_regression:
-        return [_score(table, line, cell, task) for (line, _), cell in zip(table.rows, spelled, strict=True)]
-    ids = {label: number for number, label in enumerate(task.labels)}
-    ids |= {name: number for number, name in enumerate(task.names) if name not in ids}
-    for (line, _), cell in zip(table.rows, spelled, strict=True):
-        if cell.strip() not in ids:
-            raise UserError(f"{table.path}:{line}: label {cell!r} is none of {listed(task.labels)}")
-    return [ids[cell.strip()] for cell in spelled]
+        return scores(str(table.path), rows, 0, task, layout.decimal_comma)
+    if layout.codes:
+        rows = [(line, [_meaning(table, line, cell, layout.codes)]) for line, (cell,) in rows]
+    return class_ids(str(table.path), rows, 0, task)
 
 
-def _score(table: Table, line: int, cell: str, task: Task) -> float:
-    low, high = task.label_range or (-math.inf, math.inf)
-    value = number_in(cell)
-    if value is None or not math.isfinite(value) or not low <= value <= high:
-        accepted = f"from {low:g} to {high:g}" if task.label_range else "that is finite"
-        raise UserError(f"{table.path}:{line}: score {cell!r} where a number {accepted} is expected")
-    return value
+def _meaning(table: Table, line: int, code: str, codes: tuple[str, ...]) -> str:
+    if code not in map(str, range(len(codes))):
+        raise UserError(f"{table.path}:{line}: label {code} where 0 to {len(codes) - 1} are expected")
+    return codes[int(code)]
 
 
 def _indices(table: Table, column: int | str | None) -> list[str]:
     if column is None:
-        return [str(row) for row in range(len(table.rows))]
+        return []
     indices = _cells(table, column)
     for (line, _), index in zip(table.rows, indices, strict=True):
         if "\t" in index or "\n" in index:

@@ -69,7 +69,9 @@ def _stsb() -> Task:
 
 def _qqp() -> Task:
     names = ("question1", "question2")
-    train, dev = (Layout((f"{s}.tsv",), 3, 4, 5, 0, (*names, "is_duplicate")) for s in ("train", "dev"))
+    train, dev = (
+        Layout((f"{s}.tsv",), 3, 4, 5, 0, (*names, "is_duplicate"), skips_broken_rows=True) for s in ("train", "dev")
+    )
     test = Layout(("test.tsv",), 1, 2, index=0, names=names)
     return Task("qqp", _YES_NO, _ACC_F1, "acc_and_f1", "QQP.tsv", train, dev, test, names=_NAMES["qqp"])
 

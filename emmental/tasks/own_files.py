@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
-import math
-import re
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from emmental.errors import UserError
-from emmental.tasks.classes import are_numbered, in_order_of, model_classes
+from emmental.tasks.classes import are_numbered, in_order_of, model_classes, same_class
+from emmental.tasks.labels import classes_in, has_decimal_commas, look_alikes, without_missing
 from emmental.tasks.tables import Table, read_table, table_format
 from emmental.tasks.task import CUSTOM, FILE_FLAGS, SPLITS, Layout, Task, listed
 
-MAX_DISCOVERED_LABELS = 1000
-OWN_COLUMNS = dict.fromkeys(("train", "dev"), ("sentence1", "sentence2", "label", "index"))
-OWN_COLUMNS["test"] = ("sentence1", "sentence2", "index")
+logger = logging.getLogger(__name__)
+
+TEXT, PAIR, LABEL, INDEX = "sentence1", "sentence2", "label", "index"
+KINDS = ("classification", "regression")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the user says that own files are to be read; what is None is recognised or has its default.
+
+    Attributes:
+        text, pair, label: names of the columns; `sentence1`, `sentence2` where the file has it, `label`.
+        delimiter, encoding: of text files.
+        kind: `"classification"` or `"regression"`.
+        positive_label: the class whose F1 is meant.
+        set_aside: seed by which a tenth of the training rows becomes the dev data, where there is no validation file.
+    """
+
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+    kind: str | None = None
+    positive_label: str | None = None
+    set_aside: int | None = None
+
+    def columns(self, split: str) -> tuple[str, ...]:
+        """The columns that a reader is asked for."""
+        labels = () if split == "test" else (self.label or LABEL,)
+        return (self.text or TEXT, self.pair or PAIR, *labels, INDEX)
+
+
+_AS_RECOGNISED = Reading()
 
 
 def user_task(
@@ -23,8 +55,9 @@ def user_task(
     validation_file: str | Path | None,
     test_file: str | Path | None,
     labels: Sequence[str] | None = None,
+    reading: Reading = _AS_RECOGNISED,
 ) -> Task:
-    """A task on own files: `.csv` (quoted), `.tsv` (not quoted), `.jsonl` or `.json` (one object a line).
+    """A task on own files: `.csv` (quoted), `.tsv` (not quoted), `.jsonl` or `.json` (one object a line), `.parquet`.
 
     The columns are `sentence1`, optionally `sentence2`, and `label` (not read in the test file); an `index` column
     names the examples in the prediction file. Scores are regressed when every label of the training file is a number
@@ -34,37 +67,47 @@ def user_task(
         train_file, validation_file, test_file: paths, or None.
         labels: class names in the order of their ids; an empty sequence means regression; None reads them from
             `train_file`, or without it from `validation_file`.
+        reading: what the user says of the files.
 
     Raises:
-        UserError: a file is missing or malformed, the files disagree on `sentence2`, or the labels are neither given
-            nor in a training file; one line naming the flag or the file.
+        UserError: a file is missing or malformed, the files disagree on the second text, or the labels are neither
+            given nor in a labelled file; one line naming the flag or the file.
     """
     paths = dict(zip(SPLITS, (train_file, validation_file, test_file), strict=True))
-    tables = {split: _own_table(path, split) for split, path in paths.items() if path}
+    tables = {split: _table(path, split, reading) for split, path in paths.items() if path}
     if not tables:
         raise UserError("--train_file, --validation_file or --test_file is required where there is no --task_name")
-    paired = {"sentence2" in (table.header or []) for table in tables.values()}
-    if len(paired) > 1:
-        raise UserError("--train_file, --validation_file, --test_file: some have a column 'sentence2', others do not")
+    layouts = {split: _layout(table, split, reading) for split, table in tables.items()}
+    if len({layout.text_b for layout in layouts.values()}) > 1:
+        flags = ", ".join(FILE_FLAGS.values())
+        raise UserError(f"{flags}: some have a column {reading.pair or PAIR!r}, others do not")
+    found = next((split for split in ("train", "dev") if split in tables), None)
     if labels is None:
-        found = next((split for split in ("train", "dev") if split in tables), None)
         if found is None:
             raise UserError("--train_file or --validation_file is required to know the labels")
-        labels = _discovered_labels(tables[found], FILE_FLAGS[found])
+        labels = _classes(tables[found], layouts[found], FILE_FLAGS[found], reading.kind)
     _check_labels(labels)
-    metrics = ("acc", "f1") if labels else ("pearson", "spearmanr", "corr")
-    layouts = {split: _own_layout(table, split) for split, table in tables.items()}
-    return Task(
+    if "train" in layouts and "dev" not in layouts and reading.set_aside is not None:
+        layouts["train"] = layouts["dev"] = replace(layouts["train"], set_aside=reading.set_aside)
+    task = Task(
         CUSTOM,
         tuple(labels),
-        metrics,
+        ("acc", "f1") if labels else ("pearson", "spearmanr", "corr"),
         "acc" if labels else "corr",
         "predictions.tsv",
         **{split: layouts.get(split) for split in SPLITS},
     )
+    return task if reading.positive_label is None else task.with_positive(reading.positive_label)
 
 
-def task_of_model(config: Any, called: str, validation_file: str | Path | None, test_file: str | Path | None) -> Task:
+def task_of_model(
+    config: Any,
+    called: str,
+    validation_file: str | Path | None,
+    test_file: str | Path | None,
+    labels: Sequence[str] | None = None,
+    reading: Reading = _AS_RECOGNISED,
+) -> Task:
     """The task of a model on own files without its training file: the classes are the model's.
 
     Where the model does not name them (`LABEL_0`, ...), they are those of `validation_file`, sorted.
@@ -72,17 +115,32 @@ def task_of_model(config: Any, called: str, validation_file: str | Path | None, 
     Args:
         config: the model's configuration.
         called: what the user calls the model, for messages: flag and value.
-        validation_file, test_file: as for `user_task`.
+        validation_file, test_file, reading: as for `user_task`.
+        labels: the classes in the order of the model's outputs, where its own names are not those of the data.
 
     Raises:
         UserError: as `user_task` and `class_order`.
     """
     names = model_classes(config, called)
+    files = (None, validation_file, test_file)
     if len(names) == 1:
-        return user_task(None, validation_file, test_file, labels=())
-    if not are_numbered(names) or validation_file is None:
-        return user_task(None, validation_file, test_file, names)
-    return in_order_of(user_task(None, validation_file, test_file), config, called)
+        return user_task(*files, (), reading)
+    if labels is not None:
+        return in_order_of(user_task(*files, labels, reading), config, called, labels)
+    if are_numbered(names) and validation_file is not None:
+        return in_order_of(user_task(*files, None, reading), config, called)
+    return replace(user_task(*files, _as_the_data_spells(names, validation_file, reading), reading), names=names)
+
+
+def _as_the_data_spells(names: tuple[str, ...], file: str | Path | None, reading: Reading) -> tuple[str, ...]:
+    """The names of a model's classes as a file spells them that differs by case only."""
+    if file is None:
+        return names
+    table = _table(file, "dev", reading)
+    layout = _layout(table, "dev", reading)
+    place = f"{FILE_FLAGS['dev']} {table.path}"
+    cells = sorted(set(without_missing(place, table.rows, table.column(layout.label or LABEL))))
+    return tuple(name if name in cells else same_class(name, cells) or name for name in names)
 
 
 def _check_labels(labels: Sequence[str]) -> None:
@@ -93,60 +151,58 @@ def _check_labels(labels: Sequence[str]) -> None:
             raise UserError(f"label {label!r}: tabs, newlines and outer spaces are not accepted")
 
 
-def _own_table(path: str | Path, split: str) -> Table:
+def _table(path: str | Path, split: str, reading: Reading) -> Table:
+    flag = FILE_FLAGS[split]
     if not Path(path).is_file():
-        raise UserError(f"{FILE_FLAGS[split]} {path} is not a file")
+        raise UserError(f"{flag} {path} is not a file")
+    how = {"delimiter": reading.delimiter, "encoding": reading.encoding}
     try:
-        return read_table(Path(path).absolute(), table_format(path), keys=OWN_COLUMNS[split])
-    except ValueError as error:
-        raise UserError(f"{FILE_FLAGS[split]} {error}") from None
+        return read_table(Path(path).absolute(), table_format(path), keys=reading.columns(split), **how)
+    except UserError as error:
+        raise UserError(f"{flag} {error}") from None
 
 
-def _own_layout(table: Table, split: str) -> Layout:
+def _layout(table: Table, split: str, reading: Reading) -> Layout:
     header = table.header or []
-    layout = Layout(
-        files=(str(table.path),),
-        text_a="sentence1",
-        text_b="sentence2" if "sentence2" in header else None,
-        label=None if split == "test" else "label",
-        index="index" if "index" in header else None,
-        kind=table_format(table.path),
-    )
-    for column in (layout.text_a, layout.text_b, layout.label, layout.index):
-        if column is not None:
-            table.column(column)
-    return layout
-
-
-def _discovered_labels(table: Table, flag: str) -> tuple[str, ...]:
-    """The classes of a labelled file, empty for regression.
-
-    Raises:
-        UserError: fewer than two labels, or so many that a score must be misspelled.
-    """
-    column = table.column("label")
-    first_line: dict[str, int] = {}
-    for line, cells in table.rows:
-        first_line.setdefault(cells[column].strip(), line)
-    values = [number_in(label) for label in first_line]
-    if None not in values and any(value % 1 for value in values if math.isfinite(value)):
-        return ()
-    if len(first_line) < 2:
-        raise UserError(f"{flag} {table.path}: one label only, {next(iter(first_line))!r}; two are needed")
-    if len(first_line) > MAX_DISCOVERED_LABELS:
-        odd = next((label for label in first_line if number_in(label) is None), next(iter(first_line)))
+    label = None if split == "test" else reading.label or LABEL
+    paired = reading.pair or (PAIR if PAIR in header else None)
+    wanted = [column for column in (reading.text or TEXT, paired, label) if column is not None]
+    if len(set(wanted)) < len(wanted):
         raise UserError(
-            f"{flag} {table.path}:{first_line[odd]}: label {odd!r} is one of {len(first_line)} different ones; "
-            f"at most {MAX_DISCOVERED_LABELS} classes, or numbers only (regression), are accepted"
+            f"--text_column, --text_pair_column, --label_column: one column is named twice ({listed(wanted)})"
         )
-    if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in first_line):
-        return tuple(sorted(first_line, key=lambda label: (int(label), label)))
-    return tuple(sorted(first_line))
-
-
-def number_in(text: str) -> float | None:
-    """The number that a cell spells, also `inf` and `nan`; None where it is none."""
     try:
-        return float(text)
-    except ValueError:
-        return None
+        table.require(wanted)
+    except UserError as error:
+        raise UserError(
+            f"{FILE_FLAGS[split]} {error} (--text_column, --text_pair_column and --label_column take other names)"
+        ) from None
+    return Layout(
+        files=(str(table.path),),
+        text_a=reading.text or TEXT,
+        text_b=paired,
+        label=label,
+        index=INDEX if INDEX in header else None,
+        kind=table_format(table.path),
+        columns=reading.columns(split),
+        delimiter=reading.delimiter,
+        encoding=reading.encoding,
+        decimal_comma=label is not None and _has_decimal_commas(table, label, reading),
+    )
+
+
+def _has_decimal_commas(table: Table, label: str, reading: Reading) -> bool:
+    """Numbers such as `3,5` are scores where commas do not part the cells and several labels are not meant."""
+    column = table.column(label)
+    semicolons = reading.delimiter == ";" or any("semicolons" in note for note in table.notes)
+    sure = semicolons or reading.kind == "regression"
+    return sure and reading.kind != "classification" and has_decimal_commas(row[column] for _, row in table.rows)
+
+
+def _classes(table: Table, layout: Layout, flag: str, kind: str | None) -> tuple[str, ...]:
+    place, column = f"{flag} {table.path}", table.column(layout.label or LABEL)
+    labels = classes_in(place, table.rows, column, kind, layout.decimal_comma)
+    if labels:
+        for warning in look_alikes([row[column].strip() for _, row in table.rows]):
+            logger.warning("%s: %s", place, warning)
+    return labels

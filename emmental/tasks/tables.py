@@ -1,20 +1,25 @@
-"""Text tables as rows of cells with their line numbers: tab-separated, CSV and JSON lines.
+"""Tables as rows of cells with their line numbers, whatever the format: TSV, CSV, JSON lines, parquet.
 
-Only the newline character ends a line: U+2028, vertical tabs and the like are ordinary characters of a sentence. A
-carriage return before a newline belongs to the line end.
+The same rows give the same cells in each of them.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from emmental.errors import UserError
+from emmental.tasks.cells import Row
+from emmental.tasks.decoding import read_lines
+from emmental.tasks.delimited import DELIMITERS, quoted, recognised_delimiter, tab_separated
+from emmental.tasks.json_lines import json_table
+from emmental.tasks.parquet import parquet_table
+from emmental.tasks.task import listed
 
-_FORMATS = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl"}
+FORMATS = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+"""Suffix of a file's name -> how its table is read."""
+_BROKEN_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,15 @@ class Table:
     Attributes:
         path: the file, for messages.
         header: column names, or None where the file has no header line.
-        rows: `(line, cells)`, the line counted from 1; where there is a header, every row has as many cells as it.
+        rows: `(line, cells)`, the line (parquet: row) counted from 1; where there is a header, every row has as many
+            cells as it.
+        notes: what a user should know of how it was read, a line each.
     """
 
     path: Path
     header: list[str] | None
-    rows: list[tuple[int, list[str]]]
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
 
     def column(self, column: int | str) -> int:
         """Position of a column given by position (-1: the last one) or by name.
@@ -44,117 +52,124 @@ class Table:
             raise UserError(f"{self.path}:1: {width} columns where at least {column + 1} are expected")
         return column % width
 
+    def require(self, columns: Collection[str]) -> None:
+        """See that each of these columns is there once.
+
+        Raises:
+            UserError: names all that are missing, and those there are.
+        """
+        missing = [name for name in columns if name not in (self.header or [])]
+        if len(missing) > 1:
+            raise UserError(f"{self.path}:1: no columns named {_all(missing)}; the columns are {self._names()}")
+        for name in columns:
+            self.column(name)
+
+    def _names(self) -> str:
+        return " ".join(listed(self.header or []).split())  # a quoted name may run over lines
+
     def _named_column(self, name: str) -> int:
         header = self.header or []
         if header.count(name) != 1:
             found = "no column" if name not in header else "more than one column"
-            columns = " ".join(", ".join(header).split())  # a quoted name may run over lines
-            raise UserError(f"{self.path}:1: {found} named {name!r}; the columns are {columns}")
+            raise UserError(f"{self.path}:1: {found} named {name!r}; the columns are {self._names()}")
         return header.index(name)
 
 
 def table_format(path: str | Path) -> str:
-    """`"tsv"`, `"csv"` or `"jsonl"`, by the suffix of a file's name.
+    """`"tsv"`, `"csv"`, `"jsonl"` or `"parquet"`, by the suffix of a file's name.
 
     Raises:
         UserError: another suffix.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in _FORMATS:
-        raise UserError(f"{path}: {suffix or 'no'} suffix where {', '.join(_FORMATS)} are accepted")
-    return _FORMATS[suffix]
+    if suffix not in FORMATS:
+        raise UserError(f"{path}: {suffix or 'no'} suffix where {', '.join(FORMATS)} are accepted")
+    return FORMATS[suffix]
 
 
-def read_table(path: str | Path, kind: str, has_header: bool = True, keys: Collection[str] = ()) -> Table:
+def read_table(
+    path: str | Path,
+    kind: str,
+    has_header: bool = True,
+    keys: Collection[str] = (),
+    *,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    skips_broken_rows: bool = False,
+) -> Table:
     """Read a whole file.
 
     Args:
-        path: UTF-8, with or without a byte-order mark.
-        kind: `"tsv"` (no quoting: `"` is an ordinary character), `"csv"` (quoted as CSV) or `"jsonl"` (one object a
-            line).
+        path: a file.
+        kind: `"tsv"` (no quoting: `"` is an ordinary character), `"csv"` (quoted as CSV), `"jsonl"` (one object a
+            line) or `"parquet"`.
         has_header: whether the first line of a TSV holds the column names.
-        keys: which keys of JSON lines become columns, as far as the first line has them; others may hold anything.
+        keys: the columns that are wanted. Of JSON lines and parquet only these are read; others may hold anything. The
+            delimiter of a text is recognised by them.
+        delimiter: what parts the cells of a text; None: a tab or a comma by the kind, or what parts the header.
+        encoding: of a text, as Python names it; None: see `read_lines`.
+        skips_broken_rows: skip, and count in the notes, lines of another width than the header.
 
     Raises:
-        UserError: invalid UTF-8, an empty file, a row with more or fewer cells than the header, broken quoting or
-            JSON; one line naming file and line.
+        UserError: what `read_lines`, `quoted`, `json_table` and `parquet_table` refuse, a row with more or fewer cells
+            than the header, the header once more; one line naming file and line.
     """
     path = Path(path)
-    lines = _lines(path)
+    if kind == "parquet":
+        header, rows = parquet_table(path, keys)
+        if not rows:
+            raise UserError(f"{path}: no rows")
+        return Table(path, header, rows)
+    lines, notes = read_lines(path, encoding)
     if kind == "jsonl":
-        return _json_table(path, lines, keys)
-    rows = _csv_rows(path, lines) if kind == "csv" else _tsv_rows(lines)
+        header, rows = json_table(path, lines, keys)
+        return Table(path, header, rows, notes)
+    rows = _text_rows(path, lines, kind, keys if has_header else (), delimiter, notes)
     if not has_header:
-        return Table(path, None, rows)
-    header = rows.pop(0)[1] if rows else []
-    for line, cells in rows:
-        if len(cells) != len(header):
-            raise UserError(f"{path}:{line}: {len(cells)} columns where the header has {len(header)}")
+        return Table(path, None, rows, notes)
+    header = [name.strip() for name in rows.pop(0)[1]]
+    rows = _of_one_width(path, header, rows, notes if skips_broken_rows else None)
+    again = next((line for line, cells in rows if [cell.strip() for cell in cells] == header), None)
+    if again is not None and set(keys) & set(header):
+        raise UserError(f"{path}:{again}: the header once more; remove this line")
     if not rows:
         raise UserError(f"{path}:1: a header and no examples")
-    return Table(path, [name.strip() for name in header], rows)
+    return Table(path, header, rows, notes)
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: byte 0x{error.object[error.start]:02x} is not UTF-8") from None
-    text = text.rstrip("\r\n")
-    if not text:
-        raise UserError(f"{path}:1: the file is empty")
-    return [line.removesuffix("\r") for line in text.split("\n")]
-
-
-def _tsv_rows(lines: list[str]) -> list[tuple[int, list[str]]]:
-    return [(number, line.split("\t")) for number, line in enumerate(lines, start=1)]
-
-
-def _csv_rows(path: Path, lines: list[str]) -> list[tuple[int, list[str]]]:
-    """Rows of a CSV file; a quoted cell may run over several lines, the row then counts from its first one."""
-    reader = csv.reader((line + "\n" for line in lines), strict=True)
-    rows: list[tuple[int, list[str]]] = []
-    line = 1
-    try:
-        for cells in reader:
-            rows.append((line, cells))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{path}:{line}: not CSV ({error})") from None
+def _text_rows(
+    path: Path, lines: Sequence[str], kind: str, columns: Collection[str], delimiter: str | None, notes: list[str]
+) -> list[Row]:
+    expected = "\t" if kind == "tsv" else ","
+    found = delimiter or recognised_delimiter(lines[0], expected, columns)
+    if found != expected and delimiter is None:
+        notes.append(f"{path}: its cells are parted by {DELIMITERS[found]}")
+    if kind == "tsv" and found == "\t":
+        return tab_separated(lines)
+    rows, skipped = quoted(path, lines, found)
+    if skipped:
+        notes.append(f"{path}: {skipped} blank line{'s' * (skipped > 1)} skipped")
     return rows
 
 
-def _json_table(path: Path, lines: list[str], keys: Collection[str]) -> Table:
-    header: list[str] | None = None
-    rows = []
-    for line, record in _json_objects(path, lines):
-        names = [name for name in record if name in keys]
-        header = names if header is None else header
-        for name in set(names) ^ set(header):
-            raise UserError(f"{path}:{line}: {name!r} is in this line or in the first one, not in both")
-        rows.append((line, [_json_cell(path, line, name, record[name]) for name in header]))
-    return Table(path, header, rows)
+def _of_one_width(path: Path, header: list[str], rows: list[Row], broken_notes: list[str] | None) -> list[Row]:
+    """The rows, each with as many cells as the header; others are refused, or skipped and counted in the notes."""
+    kept, broken = [], []
+    for line, cells in rows:
+        if len(cells) != len(header) and broken_notes is None:
+            raise UserError(f"{path}:{line}: {len(cells)} columns where the header has {len(header)}")
+        if len(cells) == len(header):
+            kept.append((line, cells))
+        else:
+            broken.append(line)
+    if broken and broken_notes is not None:
+        more = ", ..." if len(broken) > _BROKEN_SHOWN else ""
+        broken_notes.append(
+            f"{path}: {len(broken)} lines skipped that are parts of rows broken over lines "
+            f"(lines {', '.join(map(str, broken[:_BROKEN_SHOWN]))}{more})"
+        )
+    return kept
 
 
-def _json_objects(path: Path, lines: list[str]) -> Iterator[tuple[int, dict]]:
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            raise UserError(f"{path}:{number}: not JSON; one object a line is expected") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{path}:{number}: a JSON object is expected")
-        yield number, record
-
-
-def _json_cell(path: Path, line: int, name: str, value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return str(value)
-    if isinstance(value, str):
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            raise UserError(f"{path}:{line}: {name!r} has half of a surrogate pair, which is no character")
-        return value
-    raise UserError(f"{path}:{line}: {name!r} must be a string or a number")
+def _all(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from emmental.errors import UserError
 
@@ -24,7 +24,13 @@ class Layout:
         index: the example's name in a prediction file; None counts rows from 0.
         names: what the header calls text a, text b (of pairs) and label, as far as it is documented; a header that has
             such a name elsewhere is refused.
-        kind: `"tsv"`, `"csv"` or `"jsonl"`.
+        kind: `"tsv"`, `"csv"`, `"jsonl"` or `"parquet"`.
+        columns: what a reader is asked for of `"jsonl"` and `"parquet"`, and recognises a delimiter by.
+        delimiter, encoding: as the user says them, or None: recognised.
+        decimal_comma: whether `3,5` is a score.
+        codes: classes that integers of the label column mean, 0 first; empty where labels are spelled.
+        skips_broken_rows: whether rows broken over lines are skipped and counted.
+        set_aside: seed by which a tenth of the rows are set aside for `"dev"`, out of the file that `"train"` has too.
     """
 
     files: tuple[str, ...]
@@ -35,6 +41,13 @@ class Layout:
     names: tuple[str, ...] = ()
     header: bool = True
     kind: str = "tsv"
+    columns: tuple[str, ...] = ()
+    delimiter: str | None = None
+    encoding: str | None = None
+    decimal_comma: bool = False
+    codes: tuple[str, ...] = ()
+    skips_broken_rows: bool = False
+    set_aside: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,21 @@ class Task:
         labels, names = (tuple(each[number] for number in order) for each in (self.labels, self.names))
         return replace(self, labels=labels, names=names)
 
+    def with_positive(self, name: str) -> Task:
+        """This task, whose F1 is that of the class with this label or name.
+
+        Raises:
+            UserError: no such class, or not a task of two classes.
+        """
+        if len(self.labels) != 2:
+            raise UserError(
+                f"--positive_label {name} is for two classes; this task has {len(self.labels) or 'scores'}"
+            )
+        for label, other in zip(self.labels, self.names, strict=True):
+            if name.casefold() in (label.casefold(), other.casefold()):
+                return replace(self, positive_label=label)
+        raise UserError(f"--positive_label {name} is none of {listed(self.names)}")
+
     def layout(self, split: str) -> Layout:
         """Columns of `"train"`, `"dev"` or `"test"`.
 
@@ -107,12 +135,16 @@ class Task:
 
 @dataclass
 class Split:
-    """The examples of one file: `texts_b` is None for single sentences, `labels` (class ids or scores) for test."""
+    """The examples of a split: `texts_b` is None for single sentences, `labels` (class ids or scores) for test.
+
+    `notes` say how the files were read, as far as a user should know.
+    """
 
     texts_a: list[str]
     texts_b: list[str] | None
     labels: list[int] | list[float] | None
     indices: list[str]
+    notes: list[str] = field(default_factory=list, compare=False)
 
 
 def listed(names: Iterable[object]) -> str:

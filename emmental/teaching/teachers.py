@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from emmental import atomic
 from emmental.data import FeatureDataset
+from emmental.data.features import writing_cache
 from emmental.data.tokenization import differing_tokens
 from emmental.errors import UserError
 from emmental.pretrained import bytes_of, from_pretrained, weights_fingerprint
@@ -148,7 +149,8 @@ def _cached_states(
     logits_folder = _folder(args, teacher, dataset, environment, cache_dir)
     folder = _place(logits_folder.with_name(f"{logits_folder.name}-layers-{'-'.join(map(str, layers))}"))
     if environment.any(args.overwrite_cache or not _is_sound(folder)):
-        with atomic.atomic_folder(folder, True) if environment.is_main else nullcontext() as temporary:
+        made = atomic.atomic_folder(folder, True) if environment.is_main else nullcontext()
+        with writing_cache(folder), made as temporary:
             path = None if temporary is None else temporary / _STATES
             recorder = StateRecorder(path, dataset.lengths, layers, width, environment)
             _ask(args, teacher, dataset, environment, logits_folder, recorder)
@@ -179,7 +181,7 @@ def _ask(
         observe,
     )
     if environment.is_main:
-        with atomic.atomic_folder(folder, damaged_too=True) as temporary:
+        with writing_cache(folder), atomic.atomic_folder(folder, damaged_too=True) as temporary:
             save_file({"logits": logits}, temporary / _LOGITS)
     environment.barrier()
     what = "logits" if recorder is None else "logits and hidden states"

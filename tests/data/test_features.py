@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from emmental.atomic import MANIFEST, atomic_folder
 from emmental.data.batching import LengthGroupedBatches, SequentialBatches, padding_share
 from emmental.data.features import FEATURES_FILE, FeatureDataset, batch_loader, collate, load_features
+from emmental.errors import UserError
 from emmental.tasks import TASKS, Task, read_split, user_task
 from emmental.tasks.task import Layout
 
@@ -238,13 +239,13 @@ def test_a_well_formed_folder_with_wrong_contents_is_made_again(
     first = load()
     expected = contents(first)
     arrays = load_file(first.folder / FEATURES_FILE)
-    metadata = {"fingerprint": first.fingerprint, "pad_token_id": "0", "version": "1"}
+    metadata = {"fingerprint": first.fingerprint, "pad_token_id": "0", "version": "2"}
     if fault == "offsets":
         arrays["offsets"] = arrays["offsets"][::-1].copy()
     elif fault == "labels":
         arrays["labels"] = arrays["labels"][1:]
     elif fault in metadata:
-        metadata[fault] = "2"
+        metadata[fault] = "1"
     with atomic_folder(first.folder) as folder:
         save_file(arrays, folder / ("x" if fault == "another file" else FEATURES_FILE), metadata)
     with caplog.at_level(logging.WARNING):
@@ -277,7 +278,7 @@ def test_a_cache_that_cannot_be_written_is_used_if_another_run_has_made_it(
     if rival:
         assert contents(load()) == contents(other)
     else:
-        with pytest.raises(OSError, match="Directory not empty"):
+        with pytest.raises(UserError, match=r"^--feature_cache_dir: .* cannot be written \(Directory not empty\)"):
             load()
 
 

@@ -141,7 +141,7 @@ def test_faults_name_file_and_line(
     assert message_of(task, tmp_path, split) == f"{path}{message}"
 
 
-@pytest.mark.parametrize("score", ["high", "nan", "inf", "5.001", "-0.1", ""])
+@pytest.mark.parametrize("score", ["high", "inf", "5.001", "-0.1", "1_0", "٣", "2,5"])
 def test_scores_out_of_range(tmp_path: Path, score: str) -> None:
     path = write(tmp_path, "dev.tsv", f"{STSB}\tscore", f"{STSB_ROW}\t5.000", f"{STSB_ROW}\t{score}")
     assert message_of("sts-b", tmp_path, "dev") == (
@@ -223,7 +223,7 @@ def test_faults_of_own_files(tmp_path: Path) -> None:
         ((bare, None, None), r"bare\.tsv:1: no column named 'label'; the columns are sentence1"),
         ((good, bare, None), r"bare\.tsv:1: no column named 'label'"),
         ((pair, None, None), r"pair\.tsv: one label only, '0'"),
-        ((many, None, None), r"many\.tsv:1003: label '1,5' is one of 1002 different ones; at most 1000 classes"),
+        ((many, None, None), r"many\.tsv:1003: '1,5' is no number, and most labels are; mend it, or give --task_kind"),
     ]
     for files, message in cases:
         with pytest.raises(ValueError, match=message):

@@ -1,0 +1,70 @@
+"""What the data is, in lines for people: kind of task, rows and classes of each file, texts that are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from emmental.data.features import FeatureDataset
+from emmental.tasks.labels import number_in
+from emmental.tasks.task import FILE_FLAGS, LONGEST_LIST, Task
+
+_TITLES = {"train": "training data", "dev": "dev data", "test": "test data"}
+
+
+def description(task: Task, splits: Mapping[str, FeatureDataset], max_seq_length: int) -> list[str]:
+    """Lines on a task and its data.
+
+    Args:
+        task: its classes are in the order of the class ids.
+        splits: `"train"`, `"dev"`, `"test"`, as far as they are read.
+        max_seq_length: tokens beyond which texts were cut.
+    """
+    lines = [f"task {task.name}: {_kind(task)}"]
+    for split, dataset in splits.items():
+        lines += dataset.notes
+        lines.append(f"{_TITLES[split]}: {_rows(task, dataset)}{_origin(task, split)}")
+        if dataset.cut:
+            lines.append(
+                f"{_TITLES[split]}: {dataset.cut} of {len(dataset)} texts are cut at --max_seq_length "
+                f"{max_seq_length}; the longest has {dataset.longest} tokens"
+            )
+        if split != "test" and (only := one_class(task, dataset)) is not None:
+            lines.append(f"{_TITLES[split]}: all rows are of one class, {only!r}; metrics on such rows say little")
+    return lines
+
+
+def one_class(task: Task, dataset: FeatureDataset) -> str | None:
+    """The name of the class that all rows of a data set have, or None."""
+    if task.is_regression or dataset.labels is None or not len(dataset) or np.ptp(dataset.labels):
+        return None
+    return task.names[int(dataset.labels[0])]
+
+
+def _kind(task: Task) -> str:
+    if task.is_regression:
+        return "regression of a score (--task_kind classification takes the labels as classes)"
+    numbers = all(number_in(label) is not None for label in task.labels) and task.labels == task.names
+    other = " (--task_kind regression takes the labels as scores)" if numbers else ""
+    return f"classification, {len(task.names)} classes{other}"
+
+
+def _rows(task: Task, dataset: FeatureDataset) -> str:
+    rows = f"{len(dataset)} rows"
+    if dataset.labels is None:
+        return rows
+    if task.is_regression:
+        return f"{rows}; scores from {dataset.labels.min():g} to {dataset.labels.max():g}"
+    counts = np.bincount(dataset.labels, minlength=task.num_labels)
+    shown = [f"{name} {count}" for name, count in zip(task.names, counts, strict=True)]
+    if len(shown) > LONGEST_LIST:
+        shown = [*shown[:LONGEST_LIST], f"{len(shown) - LONGEST_LIST} more classes"]
+    return f"{rows}: {', '.join(shown)}; the largest class is {100 * counts.max() / len(dataset):.1f} %"
+
+
+def _origin(task: Task, split: str) -> str:
+    layout = getattr(task, split)
+    if layout is None or layout.set_aside is None or split != "dev":
+        return ""
+    return f" (set aside from {FILE_FLAGS['train']}, as there is no {FILE_FLAGS['dev']})"

@@ -1,0 +1,81 @@
+"""Bytes of a text file to lines: which encoding it has, and which character ends its lines."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+from emmental.errors import UserError
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte-order marks; that of UTF-32 begins with that of UTF-16, so it is looked for first."""
+
+
+def read_lines(path: Path, encoding: str | None = None) -> tuple[list[str], list[str]]:
+    """The lines of a file without their ends, and what a user should know of how it was read.
+
+    A newline ends a line, and a carriage return before it belongs to it; a file that has carriage returns and no
+    newline ends its lines with them. Other separators (U+2028, vertical tabs) are ordinary characters. The last line
+    needs no end.
+
+    Args:
+        path: UTF-8, with or without a byte-order mark, or UTF-16 or UTF-32, which are recognised.
+        encoding: as Python names it, where it is none of these.
+
+    Raises:
+        UserError: bytes that the encoding lacks, an empty file.
+    """
+    data = path.read_bytes()
+    found = encoding or _recognised(data)
+    notes = [] if encoding or found == "utf-8-sig" else [f"{path}: read as {found.upper()}"]
+    text = _decoded(path, data, found).removeprefix("\ufeff")
+    if not text.strip("\r\n"):
+        raise UserError(f"{path}:1: the file is empty")
+    if "\n" not in text and "\r" in text.rstrip("\r"):
+        notes.append(f"{path}: its lines end with a carriage return alone")
+        text = text.replace("\r", "\n")
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")], notes
+
+
+def known_encoding(name: str) -> bool:
+    """Whether Python can decode text under this name."""
+    try:
+        return codecs.lookup(name)._is_text_encoding
+    except LookupError:
+        return False
+
+
+def _recognised(data: bytes) -> str:
+    for mark, name in _MARKS:
+        if data.startswith(mark):
+            return name
+    start = data[:4096]
+    if len(start) >= 4:
+        # Text in a Latin script: every second byte of UTF-16 is zero, which UTF-8 does not have at all.
+        if start[1::2].count(0) > len(start) // 4 and not start[::2].count(0):
+            return "utf-16-le"
+        if start[::2].count(0) > len(start) // 4 and not start[1::2].count(0):
+            return "utf-16-be"
+    return "utf-8-sig"
+
+
+def _decoded(path: Path, data: bytes, encoding: str) -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        if encoding != "utf-8-sig":
+            raise UserError(f"{path}:{line}: not {encoding.upper()} ({error.reason}); see --encoding") from None
+        byte = error.object[error.start]
+        line = error.object.count(b"\n", 0, error.start) + 1  # the object lacks the byte-order mark
+        likely = "cp1252" if any(0x80 <= each < 0xA0 for each in data) else "latin-1"
+        raise UserError(
+            f"{path}:{line}: byte 0x{byte:02x} is not UTF-8; a text in Latin-1 or Windows-1252 is read with "
+            f"--encoding {likely}"
+        ) from None

@@ -1,0 +1,189 @@
+"""What stands in a label column: classes or scores, and what is neither."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from emmental.errors import UserError
+from emmental.tasks.cells import Row
+from emmental.tasks.task import Task, listed
+
+MAX_CLASSES = 1000
+MISSING = ("", "nan", "+nan", "-nan", "null", "<na>")
+"""Cells, in small letters and without invisible characters, that say that a label is missing. `None` is a word."""
+LARGEST_SCORE = 1e18
+"""The loss squares scores: the square of a larger one comes near the end of float32."""
+_MANY_NUMBERS, _MOSTLY = 20, 0.5
+_SEPARATORS = ",;|"
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
+_COMMA_NUMBER = re.compile(r"[+-]?[0-9]+(,[0-9]+)?", re.ASCII)
+_NOT_FINITE = ("inf", "infinity", "nan")
+
+
+def number_in(text: str) -> float | None:
+    """The number that a cell spells in ASCII, also `inf` and `nan`; None where it is none."""
+    text = text.strip()
+    if _NUMBER.fullmatch(text) or text.lower().lstrip("+-") in _NOT_FINITE:
+        return float(text)
+    return None
+
+
+def without_missing(place: str, rows: Sequence[Row], column: int) -> list[str]:
+    """The cells of a label column without outer spaces.
+
+    Args:
+        place: the file, with its flag, for messages.
+        rows: of a table.
+        column: its position.
+
+    Raises:
+        UserError: a label is missing, or a cell is a list of several; names file and line.
+    """
+    cells = []
+    for line, row in rows:
+        cell = row[column].strip()
+        if _visible(cell).lower() in MISSING:
+            raise UserError(f"{place}:{line}: the label is missing ({cell!r}); give the row a label, or remove it")
+        if cell.startswith("[") and cell.endswith("]"):
+            raise UserError(f"{place}:{line}: label {cell!r} is a list; several labels a row are not supported")
+        cells.append(cell)
+    return cells
+
+
+def classes_in(
+    place: str, rows: Sequence[Row], column: int, kind: str | None = None, decimal_comma: bool = False
+) -> tuple[str, ...]:
+    """The classes of a labelled file, sorted (as numbers where all are integers); none where it holds scores.
+
+    Labels are scores where all are numbers and some have a fractional part.
+
+    Args:
+        place, rows, column: see `without_missing`.
+        kind: `"classification"` or `"regression"` where the user says it.
+        decimal_comma: whether `3,5` is a number.
+
+    Raises:
+        UserError: a label is missing, several labels in a cell, fewer than two classes or too many, or scores of
+            which some are no numbers.
+    """
+    cells = without_missing(place, rows, column)
+    counts = Counter(cells)
+    values = {label: number_in(label.replace(",", ".") if decimal_comma else label) for label in counts}
+    if kind == "regression":
+        return ()
+    odd = [label for label, value in values.items() if value is None]
+    fractions = any(value is not None and math.isfinite(value) and value % 1 for value in values.values())
+    if kind is None and not odd and (fractions or not all(map(math.isfinite, values.values()))):
+        return ()  # infinite ones are refused where scores are read
+
+    def line_of(label: str) -> int:
+        return rows[cells.index(label)][0]
+
+    if kind is None and odd and _looks_like_scores(counts, values):
+        raise UserError(
+            f"{place}:{line_of(odd[0])}: {odd[0]!r} is no number, and most labels are; mend it, or give --task_kind "
+            "classification (or regression)"
+        )
+    if not decimal_comma and (several := _several_labels(counts)):
+        raise UserError(
+            f"{place}:{line_of(several)}: label {several!r} is several labels in a cell, which is not supported (a "
+            "number with a decimal comma is written with a point)"
+        )
+    if len(counts) < 2:
+        raise UserError(f"{place}: one label only, {next(iter(counts))!r}; two are needed")
+    if len(counts) > MAX_CLASSES:
+        label = odd[0] if odd else next(iter(counts))
+        raise UserError(
+            f"{place}:{line_of(label)}: label {label!r} is one of {len(counts)} different ones; "
+            f"at most {MAX_CLASSES} classes, or numbers only (--task_kind regression), are accepted"
+        )
+    if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in counts):
+        return tuple(sorted(counts, key=lambda label: (int(label), label)))
+    return tuple(sorted(counts))
+
+
+def has_decimal_commas(cells: Iterable[str]) -> bool:
+    """Whether all cells are numbers and some have a comma where others have a point."""
+    cells = list(cells)
+    return all(_COMMA_NUMBER.fullmatch(cell.strip()) for cell in cells) and any("," in cell for cell in cells)
+
+
+def look_alikes(cells: Sequence[str]) -> list[str]:
+    """A line for each group of labels that differ by case, spaces, invisible characters or as `1` and `1.0` only."""
+    counts = Counter(cells)
+    groups: dict[str, list[str]] = {}
+    for label in counts:
+        groups.setdefault(_looks(label), []).append(label)
+    alike = [[f"{label!a} ({counts[label]} rows)" for label in each] for each in groups.values() if len(each) > 1]
+    return [f"labels that look alike are different classes: {listed(each)}" for each in alike]
+
+
+def class_ids(place: str, rows: Sequence[Row], column: int, task: Task) -> list[int]:
+    """The class ids of a label column, spelled as in the task's files or by the names of its classes.
+
+    Raises:
+        UserError: a label is missing, or no class of the task.
+    """
+    ids = {name: number for number, name in enumerate(task.names)}
+    ids |= {label: number for number, label in enumerate(task.labels)}
+    cells = without_missing(place, rows, column)
+    for (line, _), cell in zip(rows, cells, strict=True):
+        if cell not in ids:
+            alike = next((f"; it looks like {label!r}" for label in task.labels if _looks(label) == _looks(cell)), "")
+            raise UserError(f"{place}:{line}: label {cell!r} is none of {listed(task.labels)}{alike}")
+    return [ids[cell] for cell in cells]
+
+
+def scores(place: str, rows: Sequence[Row], column: int, task: Task, decimal_comma: bool = False) -> list[float]:
+    """The scores of a label column.
+
+    Raises:
+        UserError: a label is missing, is no number, not finite, out of the task's range, or too large for the loss.
+    """
+    low, high = task.label_range or (-math.inf, math.inf)
+    found = []
+    for (line, _), cell in zip(rows, without_missing(place, rows, column), strict=True):
+        value = number_in(cell.replace(",", ".") if decimal_comma else cell)
+        if value is None or not math.isfinite(value) or not low <= value <= high:
+            accepted = f"from {low:g} to {high:g}" if task.label_range else "that is finite"
+            raise UserError(f"{place}:{line}: score {cell!r} where a number {accepted} is expected")
+        if abs(value) > LARGEST_SCORE:
+            raise UserError(
+                f"{place}:{line}: score {cell!r} is too large: up to {LARGEST_SCORE:g} the squared error fits a "
+                "float32; divide the scores"
+            )
+        found.append(value)
+    return found
+
+
+def _looks_like_scores(counts: Counter[str], values: dict[str, float | None]) -> bool:
+    numbers = {label: value for label, value in values.items() if value is not None}
+    rows = sum(counts[label] for label in numbers)
+    fractions = any(value % 1 for value in numbers.values() if math.isfinite(value))
+    return rows > _MOSTLY * counts.total() and (fractions or len(numbers) > _MANY_NUMBERS)
+
+
+def _several_labels(counts: Counter[str]) -> str | None:
+    """A cell whose parts, cut at a separator, all stand in other cells too."""
+    for separator in _SEPARATORS:
+        parts = {label: [part.strip() for part in label.split(separator)] for label in counts}
+        seen = Counter(part for each in parts.values() for part in set(each))
+        for label, each in parts.items():
+            if len(each) > 1 and all(part and seen[part] > 1 for part in each):
+                return label
+    return None
+
+
+def _visible(text: str) -> str:
+    """Without white space and characters that are not drawn (zero-width spaces, marks of direction)."""
+    return "".join(each for each in text if not each.isspace() and unicodedata.category(each) not in ("Cf", "Cc"))
+
+
+def _looks(label: str) -> str:
+    text = _visible(unicodedata.normalize("NFKC", label)).casefold()
+    value = number_in(text)
+    return text if value is None else repr(value)
