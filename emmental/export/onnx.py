@@ -11,44 +11,55 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
 import transformers
-from google.protobuf.message import DecodeError, Message
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from emmental import atomic
 from emmental.architectures import architecture_of, base_model_type
 from emmental.command_line import OneLineParser, switch, user_mistakes
 from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags, bertarize
-from emmental.export.model_folder import make_config, read_model
+from emmental.export.model_folder import read_model
+from emmental.export.onnx_card import onnx_card
+from emmental.export.onnx_int8 import quantize_int8
+from emmental.export.onnx_session import (
+    EARLIER_FILES,
+    FOLDER,
+    INPUTS,
+    INT8_FILE,
+    LARGEST_FILE,
+    MODEL_FILE,
+    OUTPUTS,
+    OnnxModel,
+    load_session,
+    onnx_file,
+)
 from emmental.export.tokenizer import read_tokenizer_files
 from emmental.first_token import first_token_only
 from emmental.patching import masked_layers
 
-FOLDER = "onnx"
-MODEL_FILE, INT8_FILE = f"{FOLDER}/model.onnx", f"{FOLDER}/model_quantized.onnx"
-_EARLIER = {MODEL_FILE: "model.onnx", INT8_FILE: "model-int8.onnx"}
-"""Where version 0.1 wrote these two; its folders are still read."""
-TOLERANCE = 1e-5
-LARGEST_FILE = 2_000_000_000
-"""Bytes; protocol buffers end at 2 GiB."""
+__all__ = [
+    "INT8_FILE",
+    "MODEL_FILE",
+    "OnnxModel",
+    "export_onnx",
+    "export_onnx_folder",
+    "largest_difference",
+    "load_session",
+    "onnx_file",
+    "quantize_int8",
+    "write_onnx_folder",
+]
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output")
+TOLERANCE = 1e-5
 _POSITIONS_BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 _OPSET = 17  # the first with LayerNormalization as one node
 _SHAPES = ((1, 1), (1, 7), (2, 16), (3, 5), (5, 29))
@@ -68,36 +79,6 @@ class OnnxExport:
     size: int
     int8_difference: float | None = None
     int8_size: int | None = None
-
-
-class OnnxModel(nn.Module):
-    """A session of ONNX Runtime that is called like the Transformers model it was made from.
-
-    Attributes:
-        config: of the model; None where the file stands alone.
-        input_names, output_names: some of `INPUTS`, and fields of the output, some of `OUTPUTS`.
-    """
-
-    def __init__(self, session: onnxruntime.InferenceSession, config: PreTrainedConfig | None = None) -> None:
-        super().__init__()
-        self.session = session
-        self.config = config
-        self.input_names = tuple(value.name for value in session.get_inputs())
-        self.output_names = tuple(output.name for output in session.get_outputs())
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> ModelOutput:
-        """All inputs (batch, length) int64, multiple choice (batch, choices, length); outputs float32 on the CPU.
-
-        Models without token types are not given any.
-        """
-        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        given = zip(INPUTS, (input_ids, attention_mask, token_type_ids), strict=True)
-        taken = {name: value.long().cpu().numpy() for name, value in given if name in self.input_names}
-        arrays = self.session.run(None, taken)
-        return ModelOutput(zip(self.output_names, map(torch.from_numpy, arrays), strict=True))
 
 
 class _Named(nn.Module):
@@ -146,66 +127,6 @@ def export_onnx(model: PreTrainedModel, path: str | Path, tolerance: float = TOL
                 f"{path}: ONNX Runtime and PyTorch differ by {difference:.1e}, {tolerance:.0e} is accepted; not kept"
             )
     return difference
-
-
-def quantize_int8(path: str | Path, target: str | Path) -> None:
-    """Write `path`, an ONNX file of `export_onnx`, as `target` with int8 weights, whole or not at all.
-
-    Matrices get a scale for each output, embeddings one for each table; activations are quantised as they come, so
-    that no calibration data are needed. Weights use 7 of the 8 bits: processors without VNNI saturate otherwise.
-
-    Raises:
-        UserError: `path` is no such file, or a damaged one.
-    """
-    checked = _read_checked(Path(path))
-    add_pre_process_metadata(checked)  # the shape inference that is missed otherwise is what quantising starts with
-    with atomic.atomic_file(target) as temporary:
-        quantize_dynamic(checked, temporary, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
-
-
-def load_session(path: str | Path, threads: int = 1, int8: bool = False) -> OnnxModel:
-    """The model of an ONNX file, ready to be called. Nothing is read but this file and its folder's config.json.
-
-    Args:
-        path: a file, or a folder of `export_onnx_folder`.
-        threads: of ONNX Runtime.
-        int8: of a folder, its int8 model and not the float32 one.
-
-    Raises:
-        UserError: no such file, a damaged one, no export of an encoder, one that refers to other files; a folder
-            of `export_onnx_folder` that is damaged, also when a file in it is named.
-    """
-    path = Path(path)
-    if threads < 1:
-        raise UserError(f"threads accepts numbers from 1, not {threads}")
-    if path.is_dir():
-        atomic.verify_folder(path)
-        path = onnx_file(path, int8)
-    else:
-        atomic.verify_if_listed(_folder_of(path))
-    checked = _read_checked(path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 4  # errors come as exceptions
-    try:
-        session = onnxruntime.InferenceSession(
-            checked.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # ONNX Runtime's own types have no common base
-        raise UserError(f"{path}: ONNX Runtime refuses it ({_one_line(error)})") from error
-    return OnnxModel(session, _config_beside(_folder_of(path)))
-
-
-def onnx_file(folder: str | Path, int8: bool = False) -> Path:
-    """Where the float32 or the int8 file of an exported folder lies, of this version or of an earlier one."""
-    name = INT8_FILE if int8 else MODEL_FILE
-    earlier = Path(folder) / _EARLIER[name]
-    return earlier if earlier.is_file() else Path(folder) / name
-
-
-def _folder_of(path: Path) -> Path:
-    """The folder with the configuration of an ONNX file."""
-    return path.parent.parent if path.parent.name == FOLDER else path.parent
 
 
 @torch.no_grad()
@@ -280,7 +201,10 @@ def write_onnx_folder(
             quantize_int8(temporary / MODEL_FILE, temporary / INT8_FILE)
             of_int8 = largest_difference(plain, load_session(temporary / INT8_FILE))
             result = OnnxExport(difference, result.size, of_int8, (temporary / INT8_FILE).stat().st_size)
-        atomic.write_text(temporary / "README.md", _card(card, name, type(plain).__name__, result))
+        files = [(MODEL_FILE, "fp32", result.size, result.difference)]
+        if int8:
+            files.append((INT8_FILE, "q8", result.int8_size, result.int8_difference))
+        atomic.write_text(temporary / "README.md", onnx_card(card, name, type(plain).__name__, files))
     return result
 
 
@@ -296,33 +220,6 @@ def stock_config(model: PreTrainedModel) -> PreTrainedConfig:
     config = stock(**{key: value for key, value in settings.items() if key in known and value is not None})
     config.architectures = [type(model).__name__.removeprefix("Small")]
     return config
-
-
-def _card(card: str, name: str, class_name: str, result: OnnxExport) -> str:
-    """The model's own card with what is said of its ONNX files on top."""
-    rows = [("onnx/model.onnx", "fp32", result.size, result.difference)]
-    if result.int8_size is not None:
-        rows.append(("onnx/model_quantized.onnx", "q8", result.int8_size, result.int8_difference))
-    lines = [f"| {file} | `{dtype}` | {size / 1e6:.1f} | {diff:.1e} |" for file, dtype, size, diff in rows]
-    front, body = _front_matter(card)
-    front = [line for line in front if not line.startswith(("library_name:", "pipeline_tag:"))]
-    task = "text-classification" if class_name.endswith("ForSequenceClassification") else None
-    front = ["library_name: transformers.js", *([f"pipeline_tag: {task}"] if task else []), *front]
-    table = ["| file | dtype | MB | largest difference to PyTorch |", "|---|---|---:|---:|", *lines]
-    call = ["```js", 'import { pipeline } from "@huggingface/transformers";', ""]
-    call += [f'const classify = await pipeline("{task}", "{name}", {{ dtype: "fp32" }});', "```", ""] if task else []
-    text = f"ONNX files of `{name}`, for ONNX Runtime, transformers.js and what else reads this layout."
-    return "\n".join(
-        ["---", *front, "---", f"# {name}, ONNX", "", text, "", *table, "", *(call if task else []), body]
-    )
-
-
-def _front_matter(card: str) -> tuple[list[str], str]:
-    """Lines of the metadata on top of a card, and the rest."""
-    if not card.startswith("---\n") or "\n---\n" not in card:
-        return [], card
-    front, _, body = card.removeprefix("---\n").partition("\n---\n")
-    return front.splitlines(), body.lstrip("\n")
 
 
 def _trace(plain: PreTrainedModel, path: Path) -> None:
@@ -390,70 +287,11 @@ def _has_choices(model: PreTrainedModel) -> bool:
     return "ForMultipleChoice" in type(model).__name__
 
 
-def _read_checked(path: Path) -> onnx.ModelProto:
-    """The graph of a file, once it is known to be whole, an encoder's, and to need nothing outside itself."""
-    if not path.is_file():
-        raise UserError(f"{path} is no ONNX file: it does not exist")
-    if path.stat().st_size > LARGEST_FILE:
-        raise UserError(f"{path} is larger than {LARGEST_FILE / 1e9:.0f} GB, which one ONNX file may hold")
-    try:
-        model = onnx.ModelProto.FromString(path.read_bytes())
-    except DecodeError as error:
-        raise UserError(f"{path} is damaged, or no ONNX file") from error
-    for message in _messages(model):
-        if isinstance(message, onnx.TensorProto) and (
-            message.data_location == onnx.TensorProto.EXTERNAL or message.external_data
-        ):
-            raise UserError(f"{path}: {message.name or 'a tensor'} lies in another file, which is not read")
-        if isinstance(message, onnx.FunctionProto | onnx.AttributeProto) and _has_code(message):
-            raise UserError(f"{path} has functions or branches, which no model written here has")
-    try:
-        onnx.checker.check_model(model)
-    except Exception as error:  # its error type is not public, and shape inference has its own
-        raise UserError(f"{path} is damaged: {_one_line(error)}") from error
-    inputs, outputs = ({value.name for value in values} for values in (model.graph.input, model.graph.output))
-    if not set(INPUTS[:2]) <= inputs <= set(INPUTS) or not outputs or not outputs <= set(OUTPUTS):
-        raise UserError(
-            f"{path} is no encoder written here: {', '.join(sorted(inputs))} -> {', '.join(sorted(outputs))}"
-        )
-    return model
-
-
-def _has_code(message: onnx.FunctionProto | onnx.AttributeProto) -> bool:
-    """Loops and branches hold graphs; ONNX Runtime would run some of them while it loads."""
-    return isinstance(message, onnx.FunctionProto) or message.HasField("g") or bool(message.graphs)
-
-
-def _messages(message: Message) -> Iterator[Message]:
-    """A protocol buffer and all that it is made of."""
-    yield message
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for part in [value] if isinstance(value, Message) else value:
-                yield from _messages(part)
-
-
-def _config_beside(folder: Path) -> PreTrainedConfig | None:
-    file = folder / "config.json"
-    if not file.is_file():
-        return None
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        stock = CONFIG_MAPPING[settings.pop("model_type")]
-    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is unreadable, or of no known model type ({type(error).__name__})") from error
-    return make_config(stock, settings, str(file))
-
-
 def _refuse_foreign(target: Path) -> None:
     """Checkpoints and bertarized models have a manifest too: only one that lists a graph is ours to replace."""
     listed = atomic.read_manifest(target) if (target / atomic.MANIFEST).is_file() else {}
-    if target.exists() and not {MODEL_FILE, _EARLIER[MODEL_FILE]} & {*listed}:
+    if target.exists() and not {MODEL_FILE, EARLIER_FILES[MODEL_FILE]} & {*listed}:
         raise FileExistsError(f"--target_model_path {target} exists and is no ONNX folder; it is left alone")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _summary(result: OnnxExport, target: Path) -> str:

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 from emmental import atomic
 from emmental.export import onnx as export
+from emmental.export import onnx_int8, onnx_session
 from emmental.export.bertarize import bertarize
 from emmental.export.onnx import (
     INT8_FILE,
@@ -135,6 +136,7 @@ def test_another_model_differs(exported):
 
 def test_too_large(model, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "LARGEST_FILE", 10_000)
+    monkeypatch.setattr(onnx_session, "LARGEST_FILE", 10_000)
     with pytest.raises(ValueError, match="one ONNX file holds"):
         export_onnx(model, tmp_path / "m.onnx")
     (tmp_path / "m.onnx").write_bytes(bytes(10_001))
@@ -206,6 +208,34 @@ def test_the_card_of_the_model_goes_along(tmp_path):
     assert card.startswith(head)
     assert card.endswith("# Mine\n\nText.\n")
     assert "| onnx/model_quantized.onnx | `q8` |" in card
+
+
+def test_int8_with_fixed_scales_is_kept_where_it_is_closer(model, exported, tmp_path, monkeypatch):
+    """Both are made; the outputs on the calibration data decide, and ties go to the scales that come as they come."""
+    batches = [
+        dict(zip(("input_ids", "attention_mask", "token_type_ids"), _inputs(length), strict=True))
+        for length in (9, 20)
+    ]
+    for distances, kept in (([0.1, 0.2], "fixed"), ([0.2, 0.2], "dynamic")):
+        found = iter(distances)
+        monkeypatch.setattr(onnx_int8, "_distance", lambda *_, found=found: (0.0, next(found)))
+        quantize_int8(exported, tmp_path / "best.onnx", batches)
+        operators = {node.op_type for node in onnx.load(tmp_path / "best.onnx").graph.node}
+        assert ("QuantizeLinear" in operators) == (kept == "fixed")
+        assert ("DynamicQuantizeLinear" in operators) == (kept == "dynamic")
+        assert largest_difference(model, load_session(tmp_path / "best.onnx")) < 0.5
+
+
+def test_the_distance_of_outputs():
+    """Rows whose largest output is another one come first, the mean difference second."""
+    exact = [torch.tensor([[1.0, 2.0], [3.0, 1.0]]), torch.tensor([[0.0, 1.0], [2.0, 0.0]])]
+    rounded = [torch.tensor([[2.0, 1.0], [3.0, 1.0]]), torch.tensor([[0.0, 1.0], [2.0, 0.0]])]
+    assert onnx_int8._distance(exact, rounded) == (0.25, 0.25)
+
+
+def _inputs(length: int) -> list[torch.Tensor]:
+    ids = torch.arange(4, 4 + 3 * length).remainder(36).view(3, length)
+    return [ids, torch.ones_like(ids), torch.zeros_like(ids)]
 
 
 def test_foreign_folders_stay(tmp_path):

@@ -19,6 +19,7 @@ import torch
 
 from emmental.export.onnx import load_session, write_onnx_folder
 from emmental.export.tokenizer import read_tokenizer_files
+from emmental.shrinking import shrink
 
 SCRIPT = """
 import { createRequire } from "node:module";
@@ -36,6 +37,9 @@ for (const name of names) for (const dtype of ["fp32", "q8"]) {
 console.log(JSON.stringify(answers));
 """
 PLACE = Path(os.environ.get("EMMENTAL_NODE_MODULES", "."))
+SMALL, SIZES = "small", [([1], [0, 3, 4]), ([], [7])]
+"""The small form of the tiny BERT: heads and neurons that stay, by layer."""
+NAMES = (*tiny_models.MODEL_TYPES, SMALL)
 TEXTS = [f"{tiny.WORDS[3]} {tiny.WORDS[7]} {tiny.WORDS[1]} {tiny.WORDS[7]}", tiny.WORDS[5]]
 
 
@@ -60,24 +64,32 @@ def answers(tmp_path_factory) -> tuple[Path, dict]:
         model = tiny_models.model(model_type, id2label={0: "no", 1: "yes"})
         files = read_tokenizer_files(folder / "dense" / model_type)
         write_onnx_folder(model, files, folder / "onnx" / model_type, int8=True, name=model_type)
+    dense = tiny_models.model("bert", id2label={0: "no", 1: "yes"})
+    small = shrink(dense, SIZES)
+    write_onnx_folder(small, read_tokenizer_files(folder / "dense" / "bert"), folder / "onnx" / SMALL, int8=True)
     (folder / "ask.mjs").write_text(SCRIPT)
-    words = [str(folder / "ask.mjs"), str(folder / "onnx"), json.dumps(tiny_models.MODEL_TYPES), json.dumps(TEXTS)]
+    words = [str(folder / "ask.mjs"), str(folder / "onnx"), json.dumps(NAMES), json.dumps(TEXTS)]
     run = subprocess.run(["node", *words], cwd=PLACE, capture_output=True, text=True, check=False, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
     return folder, json.loads(run.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("int8", [False, True], ids=["fp32", "q8"])
-@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
-def test_scores_of_pytorch(answers, model_type, int8):
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_of_pytorch(answers, name, int8):
     """fp32 within 1e-4 of PyTorch; q8 is compared with ONNX Runtime on the same file and batch."""
     folder, found = answers
-    tokenizer = tiny_models.tokenizer(model_type)
-    encoded = tokenizer(TEXTS, padding=True, return_tensors="pt")
-    model = load_session(folder / "onnx" / model_type, int8=True) if int8 else tiny_models.model(model_type)
+    model_type = "bert" if name == SMALL else name
+    assert json.loads((folder / "onnx" / name / "config.json").read_text())["model_type"] == model_type
+    encoded = tiny_models.tokenizer(model_type)(TEXTS, padding=True, return_tensors="pt")
+    model = tiny_models.model(model_type)
+    if int8:
+        model = load_session(folder / "onnx" / name, int8=True)
+    elif name == SMALL:
+        model = shrink(model, SIZES)
     with torch.no_grad():
         wanted = torch.softmax(model(**encoded).logits, -1)
-    for row, answer in zip(wanted, found[f"{model_type} {'q8' if int8 else 'fp32'}"], strict=True):
+    for row, answer in zip(wanted, found[f"{name} {'q8' if int8 else 'fp32'}"], strict=True):
         assert {entry["label"]: entry["score"] for entry in answer} == pytest.approx(
             {"no": row[0].item(), "yes": row[1].item()}, abs=1e-4
         )

@@ -1,0 +1,36 @@
+"""The card of a folder of ONNX files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def onnx_card(card: str, name: str, class_name: str, files: Sequence[tuple[str, str, int, float]]) -> str:
+    """A model's own card with what is said of its ONNX files on top.
+
+    Args:
+        card: the model's own, in Markdown with metadata on top, or nothing.
+        name: of the model.
+        class_name: its class in Transformers.
+        files: path in the folder, dtype as transformers.js calls it, bytes, largest difference to PyTorch.
+    """
+    lines = [f"| {file} | `{dtype}` | {size / 1e6:.1f} | {diff:.1e} |" for file, dtype, size, diff in files]
+    front, body = _front_matter(card)
+    front = [line for line in front if not line.startswith(("library_name:", "pipeline_tag:"))]
+    task = "text-classification" if class_name.endswith("ForSequenceClassification") else None
+    front = ["library_name: transformers.js", *([f"pipeline_tag: {task}"] if task else []), *front]
+    table = ["| file | dtype | MB | largest difference to PyTorch |", "|---|---|---:|---:|", *lines]
+    call = ["```js", 'import { pipeline } from "@huggingface/transformers";', ""]
+    call += [f'const classify = await pipeline("{task}", "{name}", {{ dtype: "fp32" }});', "```", ""] if task else []
+    text = f"ONNX files of `{name}`, for ONNX Runtime, transformers.js and what else reads this layout."
+    return "\n".join(
+        ["---", *front, "---", f"# {name}, ONNX", "", text, "", *table, "", *(call if task else []), body]
+    )
+
+
+def _front_matter(card: str) -> tuple[list[str], str]:
+    """Lines of the metadata on top of a card, and the rest."""
+    if not card.startswith("---\n") or "\n---\n" not in card:
+        return [], card
+    front, _, body = card.removeprefix("---\n").partition("\n---\n")
+    return front.splitlines(), body.lstrip("\n")

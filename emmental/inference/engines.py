@@ -1,0 +1,337 @@
+"""The engines that a classifier runs on: what this machine has, what they cost in quality, how fast they are.
+
+`prepare` makes a model ready in one engine; all are called alike. `measure` times it. `compare` tries several on the
+same rows, and `best_engine` names the fastest of those that cost no more than `MOST_POINTS` on them.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from emmental.architectures import base_model_type
+from emmental.errors import UserError
+from emmental.export.bertarize import bertarize
+from emmental.first_token import install_first_token
+from emmental.inference.latency import measure as measure_in_turns
+from emmental.patching import masked_layers
+
+TORCH, TORCH_BF16, SPARSE = "torch", "torch-bf16", "sparse"
+ONNX, ONNX_INT8 = "onnx", "onnx-int8"
+OPENVINO, OPENVINO_BF16 = "openvino", "openvino-bf16"
+MOST_POINTS = 0.3
+"""An engine that rounds is offered where it loses at most so many points of the metric on the dev data."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to run a model.
+
+    Attributes:
+        title: for people.
+        package: what must be installed for it besides PyTorch, and how pip calls it; None: nothing.
+        bf16: it computes in bfloat16, which pays only where the processor has it in hardware.
+        rounds: its answers may differ, so it must prove itself on data.
+        code: a line of Python that loads the model; `{folder}` is the model's folder, `{onnx}` that of its ONNX files.
+    """
+
+    title: str
+    code: str
+    package: str | None = None
+    bf16: bool = False
+    rounds: bool = False
+
+
+_LOAD = 'AutoModelForSequenceClassification.from_pretrained("{folder}"'
+_OPENVINO = 'openvino.compile_model("{onnx}/onnx/model.onnx", "CPU", {{"INFERENCE_PRECISION_HINT": "%s"}})'
+ENGINES = {
+    TORCH: Engine("PyTorch fp32", f"model = {_LOAD})"),
+    TORCH_BF16: Engine("PyTorch bf16", f'model = {_LOAD}, dtype="bfloat16")', bf16=True, rounds=True),
+    SPARSE: Engine("sparse, emmental", 'model = emmental.export.sparse.load_sparse("{folder}")'),
+    ONNX: Engine(
+        "ONNX Runtime fp32", 'session = onnxruntime.InferenceSession("{onnx}/onnx/model.onnx")', "onnxruntime"
+    ),
+    ONNX_INT8: Engine(
+        "ONNX Runtime int8",
+        'session = onnxruntime.InferenceSession("{onnx}/onnx/model_quantized.onnx")',
+        "onnxruntime",
+        rounds=True,
+    ),
+    OPENVINO: Engine("OpenVINO fp32", f"model = {_OPENVINO % 'f32'}", "openvino"),
+    OPENVINO_BF16: Engine("OpenVINO bf16", f"model = {_OPENVINO % 'bf16'}", "openvino", bf16=True, rounds=True),
+}
+
+
+def bf16_in_hardware() -> bool:
+    """Whether the processor multiplies bfloat16 itself (AVX-512 BF16, AMX, or Arm's): asked of the processor."""
+    return any(bool(has) for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
+
+
+def why_not(engine: str) -> str | None:
+    """Why this machine does not offer an engine, in words; None where it does.
+
+    Raises:
+        UserError: no such engine.
+    """
+    if engine not in ENGINES:
+        raise UserError(f"--engine accepts {', '.join(ENGINES)}, not {engine}")
+    known = ENGINES[engine]
+    for package in (known.package, "onnx" if known.package else None):
+        if package is not None and importlib.util.find_spec(package) is None:
+            return f"{package} is not installed: pip install {package}"
+    if known.bf16 and not bf16_in_hardware():
+        return "the processor has no bfloat16 in hardware (AVX-512 BF16 or AMX)"
+    return None
+
+
+def available() -> list[str]:
+    """Names of the engines that this machine offers."""
+    return [name for name in ENGINES if why_not(name) is None]
+
+
+class TorchEngine(nn.Module):
+    """A Transformers classifier in plain PyTorch, called like every engine.
+
+    Where it reads no token but the first, its last layer is computed for that one alone: same logits, less work.
+    """
+
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
+        self.config = model.config
+        install_first_token(self.model)
+
+    @torch.inference_mode()
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> ModelOutput:
+        """All inputs (batch, length) int64; `logits` (batch, labels) float32."""
+        given = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if getattr(self.config, "type_vocab_size", 0) > 1 and token_type_ids is not None:
+            given["token_type_ids"] = token_type_ids
+        return ModelOutput(logits=self.model(**given).logits.float())
+
+
+class OpenVinoEngine(nn.Module):
+    """An ONNX file in OpenVINO, on the CPU."""
+
+    def __init__(self, path: Path, config: Any, threads: int, precision: str) -> None:
+        """Args:
+        path: of the ONNX file, which is read once.
+        config: of the model.
+        threads: of OpenVINO.
+        precision: `f32` or `bf16`.
+        """
+        import openvino
+
+        super().__init__()
+        options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+        self.compiled = openvino.compile_model(path, "CPU", options)
+        self.config = config
+        self.input_names = [value.any_name for value in self.compiled.inputs]
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> ModelOutput:
+        """All inputs (batch, length) int64; `logits` (batch, labels) float32."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        given = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": types}
+        found = self.compiled({name: given[name].numpy() for name in self.input_names})
+        return ModelOutput(logits=torch.from_numpy(found[0].copy()))
+
+
+def prepare(
+    model: PreTrainedModel,
+    engine: str = TORCH,
+    threads: int | None = None,
+    onnx_folder: Path | None = None,
+    calibration: Sequence[Mapping[str, Tensor]] = (),
+) -> nn.Module:
+    """A model ready to be called in one engine: `engine(input_ids, attention_mask, token_type_ids).logits`.
+
+    Args:
+        model: masked, plain or small; it stays as it is.
+        engine: a name among `ENGINES`.
+        threads: of engines with threads of their own; PyTorch's number if absent.
+        onnx_folder: where `export_onnx_folder` wrote the model; without one it is exported on the way.
+        calibration: batches of inputs; with some, int8 with fixed scales is tried too, and the better kept.
+
+    Raises:
+        UserError: no such engine, or this machine has not got it.
+    """
+    reason = why_not(engine)
+    if reason is not None:
+        raise UserError(f"engine {engine}: {reason}")
+    plain = bertarize(model) if masked_layers(model) else model
+    if engine in (TORCH, TORCH_BF16):
+        return TorchEngine(plain, torch.bfloat16 if engine == TORCH_BF16 else torch.float32)
+    if engine == SPARSE:
+        from emmental.inference.sparse import sparsify
+
+        return sparsify(plain)
+    from emmental.export.onnx import export_onnx, onnx_file, quantize_int8
+
+    int8 = engine == ONNX_INT8
+    threads = torch.get_num_threads() if threads is None else threads
+    if onnx_folder is not None:
+        return from_onnx(onnx_file(onnx_folder, int8), engine, threads, plain.config)
+    with tempfile.TemporaryDirectory() as folder:
+        path, rounded = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
+        export_onnx(plain, path)
+        if int8:
+            quantize_int8(path, rounded, calibration)
+        return from_onnx(rounded if int8 else path, engine, threads, plain.config)
+
+
+def from_onnx(path: Path, engine: str, threads: int, config: Any = None) -> nn.Module:
+    """The model of an ONNX file in ONNX Runtime or OpenVINO; `config` stands in for a config.json beside it."""
+    from emmental.export.onnx import load_session
+
+    session = load_session(path, threads)  # reads and checks the file, whoever runs it
+    session.config = config if session.config is None else session.config
+    if engine in (ONNX, ONNX_INT8):
+        return session
+    return OpenVinoEngine(path, session.config, threads, "bf16" if ENGINES[engine].bf16 else "f32")
+
+
+def measure(
+    model: PreTrainedModel, batch: int, length: int, engine: str = TORCH, *, threads: int | None = None
+) -> float:
+    """Milliseconds that a batch without padding takes, the median of repeated calls.
+
+    To compare models, give them all to `measure_together`, which lets them take turns.
+    """
+    return measure_together({"": model}, batch, length, engine, threads=threads)[""]
+
+
+def measure_together(
+    models: Mapping[str, PreTrainedModel],
+    batch: int,
+    length: int,
+    engine: str = TORCH,
+    *,
+    threads: int | None = None,
+    seconds: float = 2.0,
+) -> dict[str, float]:
+    """Name -> median milliseconds of each model in one engine, timed in turns on the same random tokens.
+
+    Args:
+        models: masked, plain or small ones.
+        batch, length: rows, and tokens of each.
+        engine: a name among `ENGINES`.
+        threads: PyTorch's number if absent.
+        seconds: for each model.
+    """
+    threads = torch.get_num_threads() if threads is None else threads
+    ready = {name: prepare(model, engine, threads) for name, model in models.items()}
+    words = min(model.config.vocab_size for model in models.values())
+    return {row.model: row.median_ms for row in measure_in_turns(ready, batch, length, threads, words, seconds)}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One engine on this machine, on the dev data of a task.
+
+    Attributes:
+        engine: its name.
+        ms: median for the shape that was asked for.
+        speedup: times as fast as the slowest baseline, `torch`.
+        points: change of the metric against PyTorch fp32, in points of 100; negative is worse.
+        changed: share of the rows whose class changes (regression: 0).
+    """
+
+    engine: str
+    ms: float
+    speedup: float
+    points: float
+    changed: float
+
+    @property
+    def offered(self) -> bool:
+        """Whether its quality allows it."""
+        return not ENGINES[self.engine].rounds or self.points >= -MOST_POINTS - 1e-9
+
+    def __str__(self) -> str:
+        """One line for a table's foot or a log."""
+        title = ENGINES[self.engine].title
+        text = f"{title}: {self.ms:.2f} ms, {self.speedup:.1f} times PyTorch fp32"
+        if ENGINES[self.engine].rounds:
+            text += f"; {self.points:+.2f} points, {100 * self.changed:.2f} % of the answers change"
+        return text if self.offered else f"{text}: not offered, at most {MOST_POINTS} points may be lost"
+
+
+def compare(
+    model: PreTrainedModel,
+    answer: Callable[[nn.Module], np.ndarray],
+    score: Callable[[np.ndarray], float],
+    batch: int = 1,
+    length: int = 128,
+    engines: Iterable[str] | None = None,
+    threads: int | None = None,
+    calibration: Sequence[Mapping[str, Tensor]] = (),
+) -> list[Trial]:
+    """Try engines on the same rows and the same shape.
+
+    Args:
+        model: masked, plain or small.
+        answer: an engine -> logits (N, labels) of the dev rows, as `predict_logits` gives them.
+        score: logits -> the task's metric, in [0, 1] or [-1, 1].
+        batch, length: shape that is timed.
+        engines: names; all that this machine offers if absent. PyTorch fp32 is always among them.
+        threads: PyTorch's number if absent.
+        calibration: see `prepare`.
+    """
+    threads = torch.get_num_threads() if threads is None else threads
+    names = dict.fromkeys([TORCH, *(available() if engines is None else engines)])
+    ready = {name: prepare(model, name, threads, calibration=calibration) for name in names}
+    rows = measure_in_turns(ready, batch, length, threads, model.config.vocab_size)
+    times = {row.model: row.median_ms for row in rows}
+    logits = {name: answer(ready[name]) for name in names}
+    return [
+        Trial(
+            name,
+            times[name],
+            times[TORCH] / times[name],
+            100 * (score(logits[name]) - score(logits[TORCH])),
+            changed_answers(logits[TORCH], logits[name]),
+        )
+        for name in names
+    ]
+
+
+def changed_answers(exact: np.ndarray, rounded: np.ndarray) -> float:
+    """Share of the rows of (N, labels) logits whose class differs; 0 for one label, which is a score."""
+    return float((exact.argmax(1) != rounded.argmax(1)).mean())
+
+
+def best_engine(trials: Iterable[Trial]) -> Trial:
+    """The fastest one among those whose quality allows them."""
+    return min((trial for trial in trials if trial.offered), key=lambda trial: trial.ms)
+
+
+def code_line(engine: str, folder: str | Path, model_type: str = "bert") -> str:
+    """The lines of Python that load the model of `folder` in an engine, for people to copy.
+
+    ONNX files are expected in `<folder>-onnx`, where the command of the first line writes them.
+    """
+    known, onnx = ENGINES[engine], f"{folder}-onnx"
+    lines = [known.code.format(folder=folder, onnx=onnx)]
+    if known.package is None:
+        stock = base_model_type(model_type) == model_type and engine != SPARSE
+        needed = "from transformers import AutoModelForSequenceClassification"
+        imports = [needed] if stock else ["import emmental", needed]
+        return "\n".join([*(["import emmental.export.sparse"] if engine == SPARSE else imports), *lines])
+    export = f"# first: python -m emmental.export.onnx --model_name_or_path {folder} --target_model_path {onnx}"
+    return "\n".join([export, f"import {known.package}", *lines])
