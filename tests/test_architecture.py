@@ -48,7 +48,7 @@ ALONE = ("emmental.pictures", "emmental.tasks")
 """Rooms that know nothing of models: they import themselves and the foundation."""
 PUBLIC_NAMES = {
     "emmental.export.report": "emmental.reporting.command",
-    "emmental.export.sparse": "emmental.inference.sparse",
+    "emmental.export.sparse": "emmental.inference.predict",
     "emmental.data.corpus": "emmental.language_models.corpus",
     "emmental.training.student_init": "emmental.language_models.student_init",
 }

@@ -1,6 +1,6 @@
-"""`python -m emmental.export.sparse`: a public name of `emmental.inference.sparse`."""
+"""`python -m emmental.export.sparse`: a public name of `emmental.inference.predict`."""
 
-from emmental.inference.sparse import load_sparse, main
+from emmental.inference.predict import load_sparse, main
 
 __all__ = ["load_sparse", "main"]
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from emmental.architectures import base_model_type
@@ -109,7 +109,7 @@ class TorchEngine(nn.Module):
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
-        self.config = model.config
+        self.config = _named_config(model)
         install_first_token(self.model)
 
     @torch.inference_mode()
@@ -183,16 +183,23 @@ def prepare(
         return sparsify(plain)
     from emmental.export.onnx import export_onnx, onnx_file, quantize_int8
 
-    int8 = engine == ONNX_INT8
+    int8, config = engine == ONNX_INT8, _named_config(plain)
     threads = torch.get_num_threads() if threads is None else threads
     if onnx_folder is not None:
-        return from_onnx(onnx_file(onnx_folder, int8), engine, threads, plain.config)
+        return from_onnx(onnx_file(onnx_folder, int8), engine, threads, config)
     with tempfile.TemporaryDirectory() as folder:
         path, rounded = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
         export_onnx(plain, path)
         if int8:
             quantize_int8(path, rounded, calibration)
-        return from_onnx(rounded if int8 else path, engine, threads, plain.config)
+        return from_onnx(rounded if int8 else path, engine, threads, config)
+
+
+def _named_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """The configuration with the name of the class, which files record and models in memory do not."""
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    return config
 
 
 def from_onnx(path: Path, engine: str, threads: int, config: Any = None) -> nn.Module:

@@ -3,73 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Encoding, Tokenizer
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
+from emmental.data.texts import Text
 from emmental.data.tokenization import plain_text_backend
 from emmental.errors import UserError
 from emmental.first_token import first_token_only
-from emmental.tasks.tables import read_table, table_format
+from emmental.runs.evaluation import model_inputs
 
-STANDARD_INPUT = "-"
-_TABLES = (".tsv", ".csv", ".jsonl", ".json")
-_FIRST, _SECOND = ("sentence1", "sentence", "text"), "sentence2"
 _BATCHES_AT_ONCE = 32
 """So many batches are read before they are sorted by length and answered."""
-
-Text = str | tuple[str, str]
-
-
-def read_texts(source: str) -> Iterator[Text]:
-    """The sentences, or pairs of them, that a file holds.
-
-    Args:
-        source: a table with a header (.tsv, .csv, .jsonl, .json: column `sentence1`, `sentence` or `text`, and for
-            pairs `sentence2`), any other file as UTF-8 text, a sentence a line, or `-`: standard input, likewise.
-
-    Raises:
-        UserError: no such file, not UTF-8, a table without such a column; one line that names file and line.
-    """
-    if source == STANDARD_INPUT:
-        return _lines(sys.stdin.buffer, "standard input")
-    path = Path(source)
-    if not path.is_file():
-        raise UserError(f"--input {source} is no file; it accepts text, {', '.join(_TABLES)}, or - (standard input)")
-    if path.suffix.lower() in _TABLES:
-        return iter(_table_texts(path))
-    return _file_lines(path)
-
-
-def _table_texts(path: Path) -> list[Text]:
-    table = read_table(path, table_format(path), keys=(*_FIRST, _SECOND))
-    header = table.header or []
-    first = next((name for name in _FIRST if name in header), _FIRST[0])
-    column = table.column(first)
-    if _SECOND not in header:
-        return [cells[column] for _, cells in table.rows]
-    other = table.column(_SECOND)
-    return [(cells[column], cells[other]) for _, cells in table.rows]
-
-
-def _file_lines(path: Path) -> Iterator[str]:
-    with open(path, "rb") as file:
-        yield from _lines(file, str(path))
-
-
-def _lines(file: Iterable[bytes], name: str) -> Iterator[str]:
-    for number, line in enumerate(file, start=1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{name}:{number}: byte 0x{error.object[error.start]:02x} is not UTF-8") from None
 
 
 class Predictor:
@@ -78,7 +28,7 @@ class Predictor:
     Text is only ever text: "[SEP]" in a sentence is not the token, as in training.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> None:
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> None:
         """Args:
             model: of any engine, called as a Transformers model; `config` has the labels.
             max_seq_length: tokens, the special ones with them, beyond which text is cut.
@@ -87,8 +37,9 @@ class Predictor:
             UserError: a model of another head, fewer tokens than special ones need, more than the model has places
                 for, or words that it has no embedding for.
         """
-        if not type(model).__name__.endswith("ForSequenceClassification"):
-            raise UserError(f"--model is a {type(model).__name__}; only sequence classifiers predict on this command")
+        name = (model.config.architectures or [type(model).__name__])[0]
+        if not name.endswith("ForSequenceClassification"):
+            raise UserError(f"--model is a {name}; only sequence classifiers predict on this command")
         longest = model.config.max_position_embeddings
         backend = plain_text_backend(tokenizer)
         smallest = backend.num_special_tokens_to_add(is_pair=True) + 1
@@ -102,6 +53,7 @@ class Predictor:
         backend.enable_truncation(max_seq_length, strategy="longest_first", direction=tokenizer.truncation_side)
         self._model = model
         self._backend: Tokenizer = backend
+        self._pad_token_id = tokenizer.pad_token_id
 
     def predict(self, texts: Iterable[Text], batch_size: int) -> Iterator[dict[str, Any]]:
         """One answer for each text, in their order, see `answer`; texts are read as they are needed."""
@@ -116,7 +68,8 @@ class Predictor:
         for begin in range(0, len(order), batch_size):
             rows = order[begin : begin + batch_size]
             with torch.inference_mode(), first_token_only(self._model):
-                logits = self._model(**_padded([encodings[row] for row in rows])).logits
+                inputs = _padded([encodings[row] for row in rows], self._pad_token_id)
+                logits = self._model(**model_inputs(inputs, torch.device("cpu"), self._model)).logits
             for row, values in zip(rows, logits, strict=True):
                 answers[row] = self.answer(values)
         return answers
@@ -144,12 +97,13 @@ def json_line(index: int, answer: dict[str, Any]) -> str:
     return json.dumps({"index": index, **answer}, ensure_ascii=False, allow_nan=False)
 
 
-def _padded(encodings: Sequence[Encoding]) -> dict[str, Tensor]:
+def _padded(encodings: Sequence[Encoding], pad_token_id: int) -> dict[str, Tensor]:
     length = max(len(encoding) for encoding in encodings)
     inputs = {
         name: torch.zeros(len(encodings), length, dtype=torch.int64)
         for name in ("input_ids", "attention_mask", "token_type_ids")
     }
+    inputs["input_ids"].fill_(pad_token_id)
     for row, encoding in enumerate(encodings):
         inputs["input_ids"][row, : len(encoding)] = torch.tensor(encoding.ids)
         inputs["token_type_ids"][row, : len(encoding)] = torch.tensor(encoding.type_ids)

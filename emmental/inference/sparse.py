@@ -1,25 +1,18 @@
 """A pruned model for CPU inference that computes with its non-zeros only.
 
-    python -m emmental.export.sparse --model model.emmental --input sentences.txt --output predictions.jsonl
-
 `load_sparse` gives a Transformers model whose encoder is a `SparseEncoder`: it is called, and used in pipelines, like
 any other. A model that is hardly pruned stays dense.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
-import transformers
 from scipy.sparse import csr_array
 from torch import Tensor
 from transformers import BertConfig, PreTrainedModel
@@ -27,16 +20,12 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.models.bert.modeling_bert import BertLayer
 
-from emmental.atomic import atomic_file
-from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
 from emmental.errors import UserError
-from emmental.export.bertarize import add_masking_flags, bertarize
+from emmental.export.bertarize import bertarize
 from emmental.export.layer_weights import LayerWeights, layer_weights
 from emmental.export.model_folder import PLAIN_CLASSES, build_model, plain_class_name, read_model
 from emmental.export.package import Package, read_package
 from emmental.export.storage import checked_config, to_model, to_package
-from emmental.export.tokenizer import load_tokenizer
-from emmental.inference.prediction import STANDARD_INPUT, Predictor, json_line, read_texts
 from emmental.inference.sparse_encoder import SparseEncoder
 from emmental.inference.sparse_matrix import DENSE_ABOVE, stored_to_csr
 from emmental.patching import masked_layers
@@ -166,75 +155,3 @@ def _checked(
     if not np.isfinite(found.data if len(shape) == 2 else found).all():
         raise UserError(f"{source}: {name} holds NaN or infinite numbers")
     return found
-
-
-@contextmanager
-def _writer(target: str) -> Iterator[IO[str]]:
-    """Standard output for `-`; else a file that appears when it is complete, in the place of earlier predictions."""
-    if target == STANDARD_INPUT:
-        yield sys.stdout
-        return
-    if Path(target).is_dir():
-        raise UserError(f"--output {target} is a folder; it accepts a file, or - (standard output)")
-    if Path(target).exists() and not _holds_predictions(Path(target)):
-        raise FileExistsError(f"--output {target} exists and holds no predictions; it is left alone")
-    with atomic_file(target) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        yield file
-
-
-def _holds_predictions(path: Path) -> bool:
-    """Whether the file is empty or begins as what `main` writes."""
-    beginning = json_line(0, {}).removesuffix("}").encode()
-    with open(path, "rb") as file:
-        return file.read(len(beginning)) in (b"", beginning)
-
-
-def _require_model(path: Path) -> None:
-    if not (path.is_file() or (path / "config.json").is_file()):
-        raise UserError(f"--model {path} is no package and has no config.json; it accepts a package or model folder")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser("Classify sentences with a pruned model that computes with its non-zeros only.")
-    parser.add_argument("--model", required=True, help="a package, or folder of a bertarized or masked model")
-    parser.add_argument(
-        "--input",
-        default="-",
-        help="text, a sentence a line; .tsv, .csv or .jsonl with a column "
-        "sentence (sentence1 and sentence2: pairs); - for standard input",
-    )
-    parser.add_argument("--output", default="-", help="JSON lines, one for each sentence; - for standard output")
-    parser.add_argument("--tokenizer_name", help="folder of the tokenizer, where the model does not hold it")
-    parser.add_argument("--batch_size", type=int, default=32, help="sentences computed together, of similar length")
-    parser.add_argument("--max_seq_length", type=int, help="tokens after which text is cut; the model's most")
-    parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice if absent")
-    parser.add_argument(
-        "--dense_above", type=float, default=DENSE_ABOVE, help="density of a matrix from which it is multiplied dense"
-    )
-    add_masking_flags(parser)
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Classify what the command line names; a mistake is one line on stderr and exit status 2."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    leave_if(range_problems(args, {"batch_size": 1, "threads": 1, "max_seq_length": 1, "dense_above": 0}), parser.prog)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    with user_mistakes():
-        texts = read_texts(args.input)
-        _require_model(Path(args.model))
-        model = load_sparse(args.model, args.dense_above, args.pruning_method, args.threshold)
-        tokenizer = load_tokenizer(args.model if args.tokenizer_name is None else args.tokenizer_name)
-        longest = model.config.max_position_embeddings if args.max_seq_length is None else args.max_seq_length
-        predictor = Predictor(model, tokenizer, longest)
-        with _writer(args.output) as file:
-            for index, answer in enumerate(predictor.predict(texts, args.batch_size)):
-                file.write(json_line(index, answer) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,8 +9,9 @@ import tiny
 import tiny_masked
 import torch
 
+from emmental.data.texts import read_texts
 from emmental.export.bertarize import bertarize
-from emmental.inference.prediction import Predictor, json_line, read_texts
+from emmental.inference.prediction import Predictor, json_line
 
 
 @pytest.fixture(scope="module")

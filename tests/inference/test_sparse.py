@@ -18,7 +18,8 @@ from transformers.models.bert.modeling_bert import BertEncoder
 from emmental.export.bertarize import bertarize, bertarize_folder
 from emmental.export.package import write_package
 from emmental.export.storage import save_package, to_package
-from emmental.inference.sparse import load_sparse, main, sparsify
+from emmental.inference.predict import main
+from emmental.inference.sparse import load_sparse, sparsify
 from emmental.inference.sparse_encoder import SparseEncoder
 from emmental.inference.sparse_matrix import DenseBlockLinear, SparseBlockLinear
 from emmental.patching import masked_layers, set_threshold

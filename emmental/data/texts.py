@@ -1,0 +1,61 @@
+"""Texts without labels, from files that people have."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from emmental.errors import UserError
+from emmental.tasks.tables import read_table, table_format
+
+STANDARD_INPUT = "-"
+_TABLES = (".tsv", ".csv", ".jsonl", ".json")
+_FIRST, _SECOND = ("sentence1", "sentence", "text"), "sentence2"
+
+Text = str | tuple[str, str]
+"""A sentence, or a pair of them."""
+
+
+def read_texts(source: str) -> Iterator[Text]:
+    """The sentences, or pairs of them, that a file holds.
+
+    Args:
+        source: a table with a header (.tsv, .csv, .jsonl, .json: column `sentence1`, `sentence` or `text`, and for
+            pairs `sentence2`), any other file as UTF-8 text, a sentence a line, or `-`: standard input, likewise.
+
+    Raises:
+        UserError: no such file, not UTF-8, a table without such a column; one line that names file and line.
+    """
+    if source == STANDARD_INPUT:
+        return _lines(sys.stdin.buffer, "standard input")
+    path = Path(source)
+    if not path.is_file():
+        raise UserError(f"--input {source} is no file; it accepts text, {', '.join(_TABLES)}, or - (standard input)")
+    if path.suffix.lower() in _TABLES:
+        return iter(_table_texts(path))
+    return _file_lines(path)
+
+
+def _table_texts(path: Path) -> list[Text]:
+    table = read_table(path, table_format(path), keys=(*_FIRST, _SECOND))
+    header = table.header or []
+    first = next((name for name in _FIRST if name in header), _FIRST[0])
+    column = table.column(first)
+    if _SECOND not in header:
+        return [cells[column] for _, cells in table.rows]
+    other = table.column(_SECOND)
+    return [(cells[column], cells[other]) for _, cells in table.rows]
+
+
+def _file_lines(path: Path) -> Iterator[str]:
+    with open(path, "rb") as file:
+        yield from _lines(file, str(path))
+
+
+def _lines(file: Iterable[bytes], name: str) -> Iterator[str]:
+    for number, line in enumerate(file, start=1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name}:{number}: byte 0x{error.object[error.start]:02x} is not UTF-8") from None

@@ -1,0 +1,166 @@
+"""Engines: the same logits, what a machine lacks is said, and the best is the fastest whose quality allows it."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+import tiny_masked
+import tiny_models
+import torch
+
+from emmental.errors import UserError
+from emmental.export.bertarize import bertarize
+from emmental.export.onnx import write_onnx_folder
+from emmental.inference import engines
+from emmental.inference.engines import (
+    ENGINES,
+    Trial,
+    available,
+    best_engine,
+    bf16_in_hardware,
+    changed_answers,
+    code_line,
+    compare,
+    measure,
+    measure_together,
+    prepare,
+    why_not,
+)
+
+EXACT = [name for name, engine in ENGINES.items() if not engine.rounds]
+INPUTS = {
+    "input_ids": torch.tensor([[2, 5, 9, 17, 30, 3], [2, 7, 8, 3, 0, 0]]),
+    "attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2]),
+    "token_type_ids": torch.zeros(2, 6, dtype=torch.int64),
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_masked.make(num_labels=3)
+
+
+def needs(engine: str) -> None:
+    if why_not(engine) is not None:
+        pytest.skip(why_not(engine))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_gives_the_models_logits(engine, model):
+    needs(engine)
+    with torch.no_grad():
+        wanted = model(**INPUTS).logits
+    got = prepare(model, engine)(**INPUTS).logits
+    assert got.dtype == torch.float32
+    difference = (got - wanted).abs().max().item()
+    assert difference <= 1e-5 if engine in EXACT else 1e-5 < difference < 0.3
+
+
+@pytest.mark.parametrize("model_type", ["distilbert", "modernbert", "roberta"])
+def test_models_without_token_types_are_called_alike(model_type):
+    dense = tiny_models.model(model_type)
+    ids = torch.tensor([[4, 9, 12, 7], [4, 8, 7, 10]])
+    with torch.no_grad():
+        wanted = dense(input_ids=ids).logits
+    for engine in ("torch", "onnx"):
+        got = prepare(dense, engine)(ids, torch.ones_like(ids), torch.zeros_like(ids)).logits
+        assert (got - wanted).abs().max() <= 1e-5
+
+
+def test_onnx_files_that_are_there_are_used(model, tmp_path):
+    write_onnx_folder(bertarize(model), {}, tmp_path / "onnx", int8=True)
+    other = tiny_masked.make(num_labels=3, initializer_range=0.4)
+    with torch.no_grad():
+        wanted = model(**INPUTS).logits
+    for engine in ("onnx", "onnx-int8"):
+        got = prepare(other, engine, onnx_folder=tmp_path / "onnx")(**INPUTS).logits
+        assert (got - wanted).abs().max() < 0.1
+
+
+def test_what_a_machine_has_not_is_said(model, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "amx_bf16": False})
+    assert not bf16_in_hardware()
+    assert "no bfloat16 in hardware" in why_not("torch-bf16")
+    assert "torch-bf16" not in available()
+    with pytest.raises(UserError, match="engine torch-bf16: the processor has no bfloat16"):
+        prepare(model, "torch-bf16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "amx_bf16": True})
+    assert why_not("torch-bf16") is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert why_not("onnx") == "onnxruntime is not installed: pip install onnxruntime"
+    assert available() == ["torch", "torch-bf16", "sparse"]
+    with pytest.raises(UserError, match="--engine accepts torch, torch-bf16, sparse, onnx, onnx-int8"):
+        why_not("tensorrt")
+
+
+def test_measure_gives_milliseconds(model, monkeypatch):
+    assert 0 < measure(model, 1, 8, threads=1) < 10_000
+    together = measure_together({"a": model, "b": model}, 2, 4, "onnx", threads=1, seconds=0.01)
+    assert list(together) == ["a", "b"]
+    seen = {}
+
+    def measured(models, batch, length, threads, vocab_size, seconds):
+        seen.update(models=list(models), shape=(batch, length), threads=threads, words=vocab_size)
+        return []
+
+    monkeypatch.setattr(engines, "measure_in_turns", measured)
+    measure_together({"dense": model, "small": model}, 8, 16, threads=3)
+    words = model.config.vocab_size
+    assert seen == {"models": ["dense", "small"], "shape": (8, 16), "threads": 3, "words": words}
+
+
+def test_the_best_engine_is_the_fastest_that_costs_little():
+    exact = Trial("torch", 10.0, 1.0, 0.0, 0.0)
+    onnx = Trial("onnx", 8.0, 1.25, 0.0, 0.0)
+    int8 = Trial("onnx-int8", 3.0, 3.3, -0.31, 0.02)
+    bf16 = Trial("torch-bf16", 4.0, 2.5, -0.3, 0.01)
+    assert best_engine([exact, onnx, int8, bf16]) is bf16
+    assert best_engine([exact, onnx, int8]) is onnx
+    assert str(int8) == (
+        "ONNX Runtime int8: 3.00 ms, 3.3 times PyTorch fp32; -0.31 points, 2.00 % of the answers change: not offered, "
+        "at most 0.3 points may be lost"
+    )
+    assert str(onnx) == "ONNX Runtime fp32: 8.00 ms, 1.2 times PyTorch fp32"
+
+
+def test_changed_answers_are_counted_pairwise():
+    exact = np.array([[0.0, 1.0], [1.0, 0.0], [0.2, 0.1], [0.0, 3.0]])
+    rounded = np.array([[0.0, 2.0], [0.0, 1.0], [0.2, 0.1], [0.0, 3.0]])
+    assert changed_answers(exact, rounded) == 0.25
+    assert changed_answers(exact[:, :1], rounded[:, :1]) == 0.0
+
+
+def test_compare_judges_every_engine_on_the_same_rows(model):
+    labels = np.array([0, 1])
+
+    def answer(engine):
+        return engine(**INPUTS).logits.numpy()
+
+    trials = compare(
+        model, answer, lambda logits: float((logits.argmax(1) == labels).mean()), 1, 8, ["onnx", "onnx-int8"], 1
+    )
+    assert [trial.engine for trial in trials] == ["torch", "onnx", "onnx-int8"]
+    assert (trials[0].speedup, trials[0].points, trials[0].changed) == (1.0, 0.0, 0.0)
+    assert trials[1].changed == 0.0
+    assert trials[1].speedup == pytest.approx(trials[0].ms / trials[1].ms)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_code_line_can_be_copied(engine, tmp_path, monkeypatch):
+    """It runs as it stands, and gives the model or the session."""
+    needs(engine)
+    monkeypatch.chdir(tmp_path)
+    tiny_models.save(tmp_path / "out", "bert")
+    if ENGINES[engine].package:
+        from emmental.export.onnx import main
+
+        command = code_line(engine, "out").splitlines()[0].removeprefix("# first: python -m emmental.export.onnx ")
+        main(command.split())
+    (tmp_path / "line.py").write_text(code_line(engine, "out"))
+    spec = importlib.util.spec_from_file_location("line", tmp_path / "line.py")
+    line = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(line)
+    assert hasattr(line, "session") or hasattr(line, "model")
+    assert "import emmental\n" in code_line("torch", "out", "small_bert")
