@@ -11,19 +11,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 
 from emmental.errors import UserError
-from emmental.pictures import canvas, inputs, palette, placement
+from emmental.pictures import canvas, fonts, inputs, palette, placement
 from emmental.pictures import densities as mask_arrays
 from emmental.pictures.box_file import FORM, read_box_file
 from emmental.pictures.curves import curves, has_curves
 from emmental.pictures.heat import compare, overview, percent
+from emmental.pictures.structure import heads_and_neurons
 from emmental.pictures.tiles import block_boxes, tiles_ground, write_heading
 
-__all__ = ["SingleImageViz", "compare", "curves", "main", "mask_picture", "overview", "save_all", "save_overview"]
+__all__ = [
+    "SingleImageViz",
+    "compare",
+    "curves",
+    "heads_and_neurons",
+    "main",
+    "mask_picture",
+    "overview",
+    "save_all",
+    "save_overview",
+]
 
 
 _SMALLEST_FONT = 10.0  # pixels of the drawn picture
@@ -97,7 +105,7 @@ class SingleImageViz:
     def _new_figure(self) -> None:
         self.fig = canvas.Chart(*self._size)
         self.fig.patch.set_visible(False)
-        self.canvas: FigureCanvasAgg = self.fig.canvas
+        self.canvas = self.fig.canvas
         self.ax = self.fig.add_axes((0.0, 0.0, 1.0, 1.0))
         self.ax.axis("off")
         self.ax.set_xlim(0.0, self.width)
@@ -115,19 +123,8 @@ class SingleImageViz:
         x0, y0, x1, y1 = np.clip(inputs.to_box(box), -size, 2 * size)
         if x0 == x1 and y0 == y1:
             x1 += self.width / self._size[0]  # a point has no border; this is a dot as high as a line
-        self.ax.add_patch(
-            Rectangle(
-                (x0, y0),
-                x1 - x0,
-                y1 - y0,
-                fill=False,
-                edgecolor=self.edgecolor if color is None else inputs.to_color(color, "color"),
-                linewidth=self.line_width,
-                alpha=self.alpha,
-                linestyle=self.linestyle,
-                joinstyle="miter",
-            )
-        )
+        color = self.edgecolor if color is None else inputs.to_color(color, "color")
+        self.ax.add_patch(canvas.outline((x0, y0, x1, y1), color, self.line_width, self.alpha, self.linestyle))
 
     def draw_boxes(
         self,
@@ -266,19 +263,16 @@ class SingleImageViz:
 
     def _plate_size(self, text: str, font_size: float) -> tuple[float, float]:
         with canvas.picture_style():
-            extent = self._text(text, font_size).get_window_extent(self.canvas.get_renderer())
+            artist = fonts.text_artist(text, font_size, figure=self.fig)
+            extent = artist.get_window_extent(self.canvas.get_renderer())
         margin = 2 * self.pad * self.line_width
         return extent.width + margin, extent.height + margin
-
-    def _text(self, text: str, font_size: float, **options: object) -> Text:
-        artist = Text(0.0, 0.0, text, fontsize=font_size, family="DejaVu Sans", parse_math=False, **options)
-        artist.set_figure(self.fig)
-        return artist
 
     def _put_text(self, text: str, place: placement.Rectangle, font_size: float, color: object) -> None:
         margin = self.pad * self.line_width
         plate = {"facecolor": "black", "alpha": 0.5 + self.alpha / 2, "edgecolor": "none", "pad": margin}
-        artist = self._text(text, font_size, color=palette.on_dark(color), bbox=plate, va="top", ha="left", zorder=10)
+        options = {"color": palette.on_dark(color), "va": "top", "ha": "left", "zorder": 10}
+        artist = fonts.text_artist(text, font_size, bbox=plate, figure=self.fig, **options)
         artist.set_transform(self.fig.dpi_scale_trans)  # inches from the lower left corner
         artist.set_position(((place[0] + margin) / canvas.DPI, (self._size[1] - place[1] - margin) / canvas.DPI))
         self.fig.add_artist(artist)

@@ -16,6 +16,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from emmental.atomic import atomic_file
 from emmental.errors import UserError
@@ -62,6 +63,15 @@ class Chart(Figure):
 
     def _repr_png_(self) -> bytes:
         return encode_array(self._get_buffer(), ".png")
+
+
+def outline(
+    box: tuple[float, float, float, float], color: object, line_width: float, alpha: float, line_style: str
+) -> Rectangle:
+    """The border of a box (x0, y0, x1, y1), centred on its edges."""
+    x0, y0, x1, y1 = box
+    style = {"fill": False, "edgecolor": color, "linewidth": line_width, "linestyle": line_style, "alpha": alpha}
+    return Rectangle((x0, y0), x1 - x0, y1 - y0, joinstyle="miter", **style)
 
 
 def picture_style() -> AbstractContextManager[None]:

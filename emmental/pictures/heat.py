@@ -14,6 +14,7 @@ from matplotlib.colors import Colormap, Normalize
 from emmental.errors import UserError
 from emmental.pictures.canvas import Chart, picture_style
 from emmental.pictures.densities import heading, table
+from emmental.pictures.fonts import drawable
 from emmental.pictures.inputs import to_array
 from emmental.pictures.palette import text_color_on
 from emmental.pictures.placement import fit_text
@@ -196,7 +197,7 @@ def write(
     artist = chart.text(left / width, 1 - top / height, "", weight=weight, va="top", ha="left")
 
     def measure(text: str, font_size: float) -> tuple[float, float]:
-        artist.set(text=text, fontsize=font_size)
+        artist.set(fontsize=font_size, **drawable(text))
         extent = artist.get_window_extent(chart.canvas.get_renderer())
         return extent.width, extent.height
 
@@ -225,7 +226,10 @@ def _draw_cells(axes: Axes, shown: HeatTable, end: float, column: int) -> None:
     axes.set_xticks(range(len(headings)), headings, fontsize=min(TEXT_FONT, max(9, column / (_LETTER * longest))))
     longest = max(len(name) for name in shown.rows)
     font = min(TEXT_FONT, (_left_margin(shown) - _INDENT) / (_LETTER * max(1, longest)))
-    axes.set_yticks(range(len(shown.rows)), shown.rows, fontsize=font)
+    names = [drawable(name) for name in shown.rows]
+    axes.set_yticks(range(len(names)), [name["text"] for name in names], fontsize=font)
+    for name, label in zip(names, axes.get_yticklabels(), strict=True):
+        label.set(**name)
     axes.tick_params(length=0, pad=8, top=False, bottom=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     for i in range(1, len(shown.rows)):

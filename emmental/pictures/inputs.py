@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from emmental.errors import UserError
 
 _CHANNELS = (1, 3, 4)
 _UNIT_TOLERANCE = 0.1  # interpolation overshoots [0, 1] by a few percent
+_ORIENTATION = 0x0112  # tag of EXIF data
+_TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
+"""Orientation in EXIF data -> whether the picture is mirrored, and the quarter turns to the left after that."""
 
 
 def to_array(value: object, name: str) -> np.ndarray:
@@ -41,7 +45,8 @@ def to_rgb_image(image: object, rgb: bool = True) -> np.ndarray:
         image: an array or tensor (H, W), (H, W, C) or (C, H, W) with C = 1 (grey), 3 or 4 (with alpha, laid over
             white), of bool, integers in 0..255, uint16 in 0..65535, or floats in [0, 1] or else in [0, 255]; a PIL
             image; or the path of an image file. A batch of one is accepted. Where both the first and the last axis
-            could be the channels, the last one is.
+            could be the channels, the last one is. Files and PIL images are turned upright as their EXIF data says;
+            boxes are given in pixels of the upright image.
         rgb: False for arrays in OpenCV's BGR(A) order; files and PIL images know their own order.
 
     Raises:
@@ -189,17 +194,40 @@ def _read_image(path: Path) -> np.ndarray:  # BGR(A)
     except (OSError, ValueError) as error:
         raise UserError(f"img: cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        pixels, kinds, contents = cv2.imdecodeWithMetadata(data, cv2.IMREAD_UNCHANGED) if data.size else (None, (), ())
     except cv2.error as error:  # more pixels than OpenCV takes
         raise UserError(f"img: {path} cannot be decoded ({' '.join(str(error).split())})") from error
     if pixels is None:
         raise UserError(f"img: {path} is not an image that OpenCV can read")
-    if pixels.ndim == 3 and pixels.shape[2] == 4:
-        return pixels
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)  # unlike UNCHANGED, this turns a photograph as its EXIF data says
+    exif = next((c for k, c in zip(kinds, contents, strict=True) if k == cv2.IMAGE_METADATA_EXIF), None)
+    return pixels if exif is None else _upright(pixels, exif.tobytes())
+
+
+def _upright(pixels: np.ndarray, exif: bytes) -> np.ndarray:
+    mirrored, turns = _TURNS.get(_orientation(exif), (False, 0))
+    return np.rot90(pixels[:, ::-1] if mirrored else pixels, turns)
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation, 1 to 8, that EXIF data gives (it has the form of a TIFF file); 1 where it gives none."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = ">" if exif.startswith(b"MM") else "<"
+    try:
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
+            if tag == _ORIENTATION:
+                return value
+    except struct.error:  # cut off
+        pass
+    return 1
 
 
 def _from_pil(image: object) -> np.ndarray:
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return np.asarray(image)
     transparent = "A" in image.getbands() or "transparency" in image.info
@@ -234,7 +262,8 @@ def _to_uint8(pixels: np.ndarray) -> np.ndarray:
         return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if low < 0 or high > 255:
         raise UserError(
-            f"img: values from {low:g} to {high:g}; integers in 0..255 and floats in [0, 1] or [0, 255] are accepted"
+            f"img: values from {low:g} to {high:g}; integers in 0..255 (uint16: 0..65535) and floats in [0, 1] or "
+            "[0, 255] are accepted"
         )
     return np.rint(pixels).astype(np.uint8)
 

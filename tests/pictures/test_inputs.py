@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emmental.errors import UserError
+from emmental.pictures import inputs
 from emmental.pictures.inputs import (
     resized,
     to_array,
@@ -49,13 +51,63 @@ def test_the_callers_array_is_not_shared() -> None:
     assert not image.any()
 
 
-def test_a_photograph_is_turned_as_its_exif_data_says(tmp_path: object) -> None:
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_a_picture_is_turned_as_its_exif_data_says(tmp_path: object, mode: str) -> None:
+    pil, operations = pytest.importorskip("PIL.Image"), pytest.importorskip("PIL.ImageOps")
+    image = pil.fromarray(np.arange(10, 250, 10, dtype=np.uint8).reshape(2, 4, 3)).convert(mode)
+    for orientation in range(1, 9):
+        exif = pil.Exif()
+        exif[0x0112] = orientation
+        image.save(tmp_path / "a.png", exif=exif)
+        expected = np.asarray(operations.exif_transpose(pil.open(tmp_path / "a.png")).convert("RGB"))
+        assert expected.shape == ((2, 4, 3) if orientation < 5 else (4, 2, 3))
+        assert np.array_equal(to_rgb_image(tmp_path / "a.png"), expected)
+        assert np.array_equal(to_rgb_image(pil.open(tmp_path / "a.png")), expected)
+
+
+def test_boxes_lie_on_the_upright_picture(tmp_path: object) -> None:
     pil = pytest.importorskip("PIL.Image")
-    image = pil.new("RGB", (20, 10), (10, 200, 30))
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:10, :10] = 200  # stored upper left; upright, after a quarter turn to the right, upper right
     exif = pil.Exif()
-    exif[0x0112] = 6  # turn by a quarter
-    image.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    assert to_rgb_image(tmp_path / "a.jpg").shape == (20, 10, 3)
+    exif[0x0112] = 6
+    pil.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    upright = to_rgb_image(tmp_path / "a.jpg")
+    assert upright.shape == (40, 20, 3)
+    assert upright[:8, 12:].min() > 180
+    assert upright[:, :8].max() < 20
+
+
+@pytest.mark.parametrize("exif", [b"", b"MM", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x09\x01\x12"])
+def test_damaged_exif_data_turns_nothing(exif: bytes) -> None:
+    assert inputs._orientation(exif) == 1
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3), [[0, 51, 102], [153, 204, 255]]),
+        (np.array([[0, 51], [100, 255]], np.float32), [[0, 51], [100, 255]]),
+        (np.array([[0, 100], [200, 255]], np.int32), [[0, 100], [200, 255]]),
+        (np.array([[0, 257], [25700, 65535]], np.uint16), [[0, 1], [100, 255]]),
+    ],
+)
+def test_every_reader_scales_alike(tmp_path: object, pixels: np.ndarray, expected: list) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    pil.fromarray(pixels).save(tmp_path / "a.tif")
+    for image in (pixels, tmp_path / "a.tif", pil.open(tmp_path / "a.tif")):
+        assert to_rgb_image(image)[..., 0].tolist() == expected
+    if pixels.dtype == np.uint16:
+        cv2.imwrite(str(tmp_path / "a.png"), pixels)
+        for image in (tmp_path / "a.png", pil.open(tmp_path / "a.png")):
+            assert to_rgb_image(image)[..., 0].tolist() == expected
+
+
+def test_numbers_that_are_no_colours_are_one_line(tmp_path: object) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    pil.fromarray(np.array([[0, 70000]], np.int32)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match=r"^img: values from 0 to 70000; integers in"):
+        to_rgb_image(tmp_path / "a.tif")
 
 
 def test_files_of_grey_alpha_and_sixteen_bits(tmp_path: object) -> None:
