@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ class Subject:
             share of scores lies, and `{density}` for that share.
         teacher: the logits of a teacher are at hand.
         frozen: embeddings do not train (as in a masked model).
+        stock: linear layers take the products of PyTorch, whatever is faster on this machine.
         reference: trains as the reference implementation does, see `ReferenceDistiller`.
         every: it takes part in every so many rounds.
     """
@@ -49,6 +51,7 @@ class Subject:
     flags: str
     teacher: bool = False
     frozen: bool = False
+    stock: bool = False
     reference: bool = False
     every: int = 1
 
@@ -60,6 +63,7 @@ SUBJECTS = {
     subject.name: subject
     for subject in (
         Subject("dense", "--model_type bert"),
+        Subject("dense, plain PyTorch", "--model_type bert", stock=True),
         Subject("dense, frozen embeddings", "--model_type bert", frozen=True),
         Subject("topK", _TOPK),
         Subject("topK + cached teacher", _TOPK, teacher=True),
@@ -247,6 +251,8 @@ def build(options: argparse.Namespace, subject: Subject, folder: Path) -> Run:
     distiller = (ReferenceDistiller if subject.reference else TimedDistiller)(
         args, model, plan, args.environment, logits
     )
+    if subject.stock and distiller.precision.dtype is None:
+        distiller.precision.autocast = nullcontext
     distiller.phases = PhaseTimes(args.environment.device)
     return Run(subject, Training(args, distiller, tokenizer), Progress(args.output, plan.total_updates, 0))
 

@@ -32,9 +32,10 @@ from emmental.runs.evaluation import predict_logits
 from emmental.runs.processes import peak_resident
 from masked_run_glue import load_and_cache_examples
 
-FLOOR = "dense"
+FLOOR, STOCK = "dense", "dense, plain PyTorch"
 DEFAULT_SUBJECTS = [name for name, subject in SUBJECTS.items() if not subject.reference]
 _MEMORY_UPDATES = 3
+_RATIOS = ("times dense (quartiles)", "times plain PyTorch (quartiles)")
 _COLUMNS = ("data", *PHASES, "logging")
 
 
@@ -200,19 +201,31 @@ def described(batches: list[tuple[dict[str, Tensor], float]]) -> dict[str, Any]:
 
 
 def summaries(runs: list[Run], batches: list[tuple[dict[str, Tensor], float]]) -> dict[str, dict[str, Any]]:
-    """What was measured of each run, beside the floor on the same batches."""
+    """What was measured of each run, beside our dense training and plain PyTorch's on the same batches."""
     loading = Spread.of([seconds for _, seconds in batches]).median
-    floor = next((run for run in runs if run.subject.name == FLOOR), runs[0])
-    return {run.subject.name: _summary(run, floor, loading) for run in runs}
+    seconds = {run.subject.name: run.seconds for run in runs}
+    return {run.subject.name: _summary(run, *_floors(seconds), loading) for run in runs}
 
 
-def _summary(run: Run, floor: Run, loading: float) -> dict[str, Any]:
-    pairs = [(a, b) for a, b in zip(run.seconds, floor.seconds, strict=True) if not (math.isnan(a) or math.isnan(b))]
-    mine = [a for a, _ in pairs]
+def _floors(seconds: dict[str, list[float]]) -> tuple[list[float], list[float] | None]:
+    """Seconds of our dense training (without it: of the first subject), and of plain PyTorch's; None without it."""
+    return seconds.get(FLOOR, next(iter(seconds.values()))), seconds.get(STOCK)
+
+
+def _ratio(seconds: list[float], floor: list[float] | None) -> Spread | None:
+    if floor is None:
+        return None
+    ratios = [a / b for a, b in zip(seconds, floor, strict=True)]
+    return Spread.of([ratio for ratio in ratios if not math.isnan(ratio)])
+
+
+def _summary(run: Run, floor: list[float], stock: list[float] | None, loading: float) -> dict[str, Any]:
+    mine = [seconds for seconds in run.seconds if not math.isnan(seconds)]
     return {
         "seconds": Spread.of(mine),
         "mean_seconds": sum(mine) / len(mine),
-        "ratio": Spread.of([a / b for a, b in pairs]),
+        "ratio": _ratio(run.seconds, floor),
+        "ratio_to_pytorch": _ratio(run.seconds, stock),
         "phases": {"data": loading, **run.phases.means(), "logging": _logging_share(run)},
         "masked_weights": run.masked_weights,
     }
@@ -234,9 +247,13 @@ def measure_evaluations(runs: list[Run], times: int) -> dict[str, dict[str, Spre
             taken = _timed_evaluation(run)
             if turn > 0:
                 seconds[run.subject.name].append(taken)
-    floor = seconds[FLOOR if FLOOR in seconds else chosen[0].subject.name]
+    floor, stock = _floors(seconds)
     return {
-        name: {"seconds": Spread.of(mine), "ratio": Spread.of([a / b for a, b in zip(mine, floor, strict=True)])}
+        name: {
+            "seconds": Spread.of(mine),
+            "ratio": _ratio(mine, floor),
+            "ratio_to_pytorch": _ratio(mine, stock),
+        }
         for name, mine in seconds.items()
     }
 
@@ -287,6 +304,10 @@ def peak_memory(options: argparse.Namespace, folder: Path) -> int:
     return peak_resident()
 
 
+def _ratios(row: dict[str, Any]) -> list[str]:
+    return ["" if spread is None else spread.text() for spread in (row["ratio"], row["ratio_to_pytorch"])]
+
+
 def tables(results: dict[str, Any]) -> Iterator[str]:
     """The numbers as a person reads them."""
     batches, updates = results["batches"], results["updates"]
@@ -295,12 +316,12 @@ def tables(results: dict[str, Any]) -> Iterator[str]:
         f"{1e3 * batches['loading_seconds'].median:.1f} ms to load one"
     )
     yield table(
-        ["one update", "ms (quartiles)", "times dense (quartiles)", "tokens/s", *(f"{p} ms" for p in _COLUMNS)],
+        ["one update", "ms (quartiles)", *_RATIOS, "tokens/s", *(f"{p} ms" for p in _COLUMNS)],
         (
             [
                 name,
                 row["seconds"].text(1e3, 0),
-                row["ratio"].text(),
+                *_ratios(row),
                 f"{batches['tokens_per_batch'] / row['mean_seconds']:.0f}",
                 *(f"{1e3 * row['phases'][phase]:.1f}" for phase in _COLUMNS),
             ]
@@ -310,8 +331,8 @@ def tables(results: dict[str, Any]) -> Iterator[str]:
     if "evaluation" in results:
         rows = results["evaluation"].items()
         yield table(
-            ["evaluation", "ms (quartiles)", "times dense (quartiles)"],
-            ([name, row["seconds"].text(1e3, 0), row["ratio"].text()] for name, row in rows),
+            ["evaluation", "ms (quartiles)", *_RATIOS],
+            ([name, row["seconds"].text(1e3, 0), *_ratios(row)] for name, row in rows),
         )
     if "memory" in results:
         rows = results["memory"].items()

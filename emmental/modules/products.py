@@ -7,16 +7,58 @@ PyTorch holds as well, uses AVX-512 on all that have it: twice as many multiplic
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from emmental.modules import devices
 
 _SMALLEST = 64 * 64
 """Matrices with fewer elements are multiplied sooner than oneDNN is called."""
+
+
+class fast_products(TorchFunctionMode):
+    """Context in which `F.linear`, and so every `nn.Linear`, takes the fast products, for dense models as for masked.
+
+    Only the forward pass need be inside. Parameters, module classes and state dicts are untouched; results agree to
+    rounding. Without effect under autocast, in what is compiled, and where the products of PyTorch are as fast.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: dict | None = None
+    ) -> Any:
+        if func is not F.linear or kwargs or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+            return func(*args, **(kwargs or {}))
+        return _Linear.apply(*args, *[None] * (3 - len(args)))
+
+
+class _Linear(torch.autograd.Function):
+    """`linear` with its gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, input: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        return linear(input, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        needs_input, needs_weight, needs_bias = ctx.needs_input_grad
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        return (
+            input_gradient(rows, weight).view(input.shape) if needs_input else None,
+            weight_gradient(rows, input.reshape(-1, input.shape[-1])) if needs_weight else None,
+            rows.sum(0) if needs_bias else None,
+        )
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from emmental.modules.products import fast_products, onednn_is_faster
+
 logger = logging.getLogger(__name__)
 
 
@@ -32,9 +34,9 @@ class Precision:
             logger.info("--fp16_opt_level %s: torch.amp knows one level, autocast as in O1", opt_level)
 
     def autocast(self) -> AbstractContextManager:
-        """The context a forward pass runs in."""
+        """The context a forward pass runs in, in training and in evaluation."""
         if self.dtype is None:
-            return nullcontext()
+            return fast_products() if self.device.type == "cpu" and onednn_is_faster() else nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     @property

@@ -10,7 +10,9 @@ import torch
 
 from benchmarks import train_step
 from benchmarks.subjects import PHASES, SUBJECTS, build, padded
+from emmental.modules.products import fast_products
 from emmental.patching import masked_layers
+from emmental.runs import precision
 
 TINY = ["--layers=1", "--hidden=64", "--batch_size=2", "--max_seq_length=8", "--threads=1"]
 SHORT = [*TINY, "--updates=4", "--phase_updates=1", "--warmup=1"]
@@ -40,6 +42,19 @@ def test_every_subject_is_measured_as_often_as_it_takes_part(results):
 
 def test_the_floor_is_one(results):
     assert results["updates"]["dense"]["ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0, "count": 4}
+
+
+def test_plain_pytorch_is_the_other_floor(results):
+    rows = results["updates"]
+    assert rows["dense, plain PyTorch"]["ratio_to_pytorch"]["median"] == 1.0
+    assert rows["topK"]["ratio_to_pytorch"]["count"] == 4
+    assert results["evaluation"]["dense, plain PyTorch"]["ratio_to_pytorch"]["median"] == 1.0
+
+
+def test_plain_pytorch_takes_no_products_of_ours(run, monkeypatch):
+    monkeypatch.setattr(precision, "onednn_is_faster", lambda: True)
+    for subject, fast in (("dense", True), ("dense, plain PyTorch", False)):
+        assert isinstance(run(subject).training.distiller.precision.autocast(), fast_products) is fast
 
 
 def test_every_phase_took_time(results):

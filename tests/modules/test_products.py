@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
 from emmental.modules import products
@@ -40,6 +43,47 @@ def test_gradients(library):
     x, weight, gradient = random(11, 96), random(64, 96), random(11, 64)
     assert torch.allclose(products.input_gradient(gradient, weight), gradient @ weight, atol=1e-4)
     assert torch.allclose(products.weight_gradient(gradient, x), gradient.T @ x, atol=1e-4)
+
+
+class TestFastProducts:
+    """The context under which every nn.Linear takes these products."""
+
+    @pytest.fixture
+    def model(self):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(96, 128), nn.GELU(), nn.Linear(128, 64, bias=False))
+
+    def numbers(self, model, context):
+        x = random(3, 5, 96).requires_grad_()
+        with context:
+            output = model(x)
+        gradients = torch.autograd.grad((output * random(64)).sum(), [x, *model.parameters()])
+        return [output, *gradients]
+
+    def test_numbers_of_plain_pytorch(self, library, model):
+        expected = self.numbers(model, nullcontext())
+        for got, wanted in zip(self.numbers(model, products.fast_products()), expected, strict=True):
+            assert torch.allclose(got, wanted, atol=1e-4)
+
+    @ONEDNN
+    def test_they_are_ours(self, monkeypatch, model):
+        used = []
+        monkeypatch.setattr(products, "linear", lambda *tensors: used.append(1) or F.linear(*tensors))
+        with products.fast_products(), torch.no_grad():
+            model(random(3, 96))
+        assert len(used) == 2
+
+    def test_autocast_is_left_to_pytorch(self, library, model):
+        with products.fast_products(), torch.autocast("cpu", dtype=torch.bfloat16):
+            assert model(random(3, 96)).dtype == torch.bfloat16
+
+    def test_compiled_once_and_without_them(self, library, model):
+        torch.compiler.reset()
+        counter = CompileCounterWithBackend("aot_eager")
+        compiled, x = torch.compile(model, backend=counter), random(7, 96)
+        with products.fast_products():
+            assert torch.allclose(compiled(x), model(x), atol=1e-4)
+        assert counter.frame_count == 1
 
 
 def test_strides_do_not_matter(library):
