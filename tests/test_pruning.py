@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import tiny_masked
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -281,3 +282,33 @@ class TestWhatRemains:
         set_threshold(model, 0.9)
         assert remaining_weights(model) == pytest.approx(100 * 2 / 200)
         assert int(next(iter(masked_layers(model).values())).mask.sum()) == 2
+
+
+class TestGradientCheckpointing:
+    """Layers are computed again in the backward pass: with the same gates, and the same dropout."""
+
+    @pytest.mark.parametrize("renewed", [True, False], ids=["masks of an update", "masks of a forward pass"])
+    @pytest.mark.parametrize("method", ["l0", "topK"])
+    def test_gradients_are_those_without_it(self, method, renewed):
+        gradients = []
+        for checkpointed in (False, True):
+            model = tiny_masked.make(method=method, hidden_dropout_prob=0.2).train()
+            if checkpointed:
+                model.gradient_checkpointing_enable({"use_reentrant": False})
+            torch.manual_seed(5)
+            if renewed:
+                refresh_masks(model, model.config.threshold)
+            model(torch.tensor([[2, 5, 9, 3]]), labels=torch.tensor([1])).loss.backward()
+            gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+        for plain, recomputed in zip(*gradients, strict=True):
+            assert torch.allclose(plain, recomputed, atol=1e-6)
+        assert sum(float(gradient.abs().sum()) for gradient in gradients[0]) > 1
+
+    def test_noise_is_drawn_once_an_update(self):
+        model = tiny_masked.make(method="l0", hidden_dropout_prob=0.2).train()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        refresh_masks(model, None, noise_seed=3)
+        gates = [layer.mask for layer in masked_layers(model).values()]
+        for _ in range(2):
+            model(torch.tensor([[2, 5, 9, 3]]), labels=torch.tensor([1])).loss.backward()
+        assert all(layer.mask is gate for layer, gate in zip(masked_layers(model).values(), gates, strict=True))
