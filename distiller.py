@@ -24,7 +24,6 @@ from emmental.language_models.arguments import LOSSES, parse_arguments, recorded
 from emmental.language_models.corpus import CorpusDataset
 from emmental.language_models.masking import LmBatchMaker, Masking
 from emmental.language_models.models import load_lm_run
-from emmental.modules import devices
 from emmental.patching import masked_layers, set_threshold
 from emmental.pruning import global_threshold, refresh_masks, regularization
 from emmental.reporting.summary import environment_line
@@ -37,6 +36,7 @@ from emmental.runs.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
+from emmental.runs.evaluation import model_inputs
 from emmental.runs.optimization import UpdateLoop, adamw, linear_schedule, parameter_groups
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.precision import Precision
@@ -131,11 +131,7 @@ class TaskDistiller(UpdateLoop):
             self._make_masks(threshold)
         with self.micro_batch():
             with self.precision.autocast():
-                outputs = self.model(
-                    input_ids=batch["input_ids"],
-                    attention_mask=self._attended(batch["attention_mask"]),
-                    token_type_ids=batch["token_type_ids"],
-                )
+                outputs = self.model(**model_inputs(batch, self.precision.device, self.student))
             self.losses = self._losses(outputs, batch, regu_lambda)
             updated = self.optimize(self.losses["total"])
         if updated and self.global_step == self.plan.total_updates:
@@ -165,11 +161,6 @@ class TaskDistiller(UpdateLoop):
             self.global_threshold = global_threshold(self.student, threshold)
         noise_seed = (self.args.seed * _NOISE_STRIDE + update) * _NOISE_STRIDE
         refresh_masks(self.student, threshold, self.global_threshold, noise_seed)
-
-    def _attended(self, mask: Tensor) -> Tensor:
-        """An attention mask (B, T); on a GPU in the form that BERT takes as it is: a look at its values would wait."""
-        takes_bools = getattr(self.student.config, "_attn_implementation", None) == "sdpa"
-        return mask.bool()[:, None, None, :] if takes_bools and not devices.is_on_host(mask) else mask
 
     def _global_threshold_is_due(self, update: int) -> bool:
         first_at_end = update == self.plan.total_updates - self.plan.constant_end + 1

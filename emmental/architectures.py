@@ -36,9 +36,13 @@ class Architecture:
         attention: dotted path of the module that computes attention from the heads' linears.
         head_counters: names of the attributes of `attention` that must follow the number of heads: the first counts
             heads, the second (if any) counts rows.
+        broadcast_mask: with sdpa, attention takes a bool mask (B, 1, 1, T) as it is, instead of (B, T).
+        positions_after: number, or setting that gives it, after which positions are counted: so many rows of the
+            position embeddings, and one, are not for tokens.
         pre_norm: the LayerNorm stands before a sublayer, not after its residual sum.
         attention_norm, feed_forward_norm: dotted paths of the sublayers' LayerNorms inside a layer.
         shared_position_bias: all layers add one table of position biases to their scores, a column for each head.
+        undeclared: settings that the modelling code reads although the configuration's class does not declare them.
         before_down: dotted paths of the modules between the feed-forward's input and `down`; none where gated.
     """
 
@@ -53,8 +57,11 @@ class Architecture:
     gated: bool = False
     shared: bool = False
     token_types: bool = True
+    broadcast_mask: bool = True
+    positions_after: int | str | None = None
     pre_norm: bool = False
     shared_position_bias: bool = False
+    undeclared: tuple[str, ...] = ()
 
 
 class UnknownArchitectureError(ValueError):
@@ -78,7 +85,8 @@ class EncoderLayer:
     uses: int = 1
 
 
-def _bert_like(model_type: str, token_types: bool = True) -> Architecture:
+def _bert_like(model_type: str) -> Architecture:
+    roberta = model_type not in ("bert", "electra")
     return Architecture(
         model_type=model_type,
         layers="encoder.layer.*",
@@ -95,15 +103,16 @@ def _bert_like(model_type: str, token_types: bool = True) -> Architecture:
         attention_norm="attention.output.LayerNorm",
         feed_forward_norm="output.LayerNorm",
         before_down=("intermediate",),
-        token_types=token_types,
+        token_types=not roberta,
+        positions_after="pad_token_id" if roberta else None,
     )
 
 
 _ENTRIES = (
     _bert_like("bert"),
-    _bert_like("roberta", token_types=False),
-    _bert_like("xlm-roberta", token_types=False),
-    _bert_like("camembert", token_types=False),
+    _bert_like("roberta"),
+    _bert_like("xlm-roberta"),
+    _bert_like("camembert"),
     _bert_like("electra"),
     Architecture(
         model_type="distilbert",
@@ -141,6 +150,8 @@ _ENTRIES = (
         before_down=("intermediate",),
         shared_position_bias=True,
         token_types=False,
+        broadcast_mask=False,
+        positions_after=1,
     ),
     Architecture(
         model_type="albert",
@@ -178,6 +189,11 @@ _ENTRIES = (
         attention_norm="attention.output.LayerNorm",
         feed_forward_norm="output.LayerNorm",
         before_down=("intermediate",),
+        broadcast_mask=False,
+        undeclared=(
+            *("share_att_key", "norm_rel_ebd", "position_buckets", "attention_head_size", "embedding_size"),
+            *("conv_kernel_size", "conv_groups", "conv_act", "cls_dropout"),
+        ),
     ),
     Architecture(
         model_type="modernbert",
@@ -189,6 +205,7 @@ _ENTRIES = (
         feed_forward_norm="mlp_norm",
         gated=True,
         token_types=False,
+        broadcast_mask=False,
         pre_norm=True,
     ),
 )
@@ -215,6 +232,32 @@ def base_model_type(model_type: str) -> str:
     for prefix in ("masked_", "small_"):
         model_type = model_type.removeprefix(prefix)
     return model_type
+
+
+def takes_token_types(config: Any) -> bool:
+    """Whether the model reads `token_type_ids`: its type has them, and so has this one; any type is accepted."""
+    entry = ARCHITECTURES.get(base_model_type(config.model_type))
+    return (entry is None or entry.token_types) and getattr(config, "type_vocab_size", 0) > 1
+
+
+def takes_broadcast_mask(config: Any) -> bool:
+    """Whether the model takes a bool attention mask (B, 1, 1, T) as it is, without looking at its values."""
+    entry = ARCHITECTURES.get(base_model_type(config.model_type))
+    return entry is not None and entry.broadcast_mask and getattr(config, "_attn_implementation", None) == "sdpa"
+
+
+def longest_input(config: Any) -> int:
+    """Tokens, special ones included, that a text has at most: those that the model (of any type) has positions for."""
+    entry = ARCHITECTURES.get(base_model_type(config.model_type))
+    after = None if entry is None else entry.positions_after
+    if isinstance(after, str):
+        after = getattr(config, after)
+    return config.max_position_embeddings - (0 if after is None else after + 1)
+
+
+def encoder_room(config: Any) -> str:
+    """Name of the part of the base model that holds the layers: `encoder`, `transformer`, `layers`."""
+    return architecture_of(config).layers.partition(".")[0]
 
 
 def encoder_layers(model: nn.Module) -> list[EncoderLayer]:

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import hashlib
+import json
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
+from emmental.architectures import ARCHITECTURES, UnknownArchitectureError, architecture_of
 from emmental.atomic import verify_if_listed
 from emmental.errors import UserError
 
+logger = logging.getLogger(__name__)
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Where the weights of a folder are looked for, in this order; each may be in parts that `<name>.index.json` lists."""
 MOST_LAYERS = 1000
 MOST_WEIGHTS = 1 << 31
 """Of one matrix; the largest of BERT-large has 3.1e7."""
@@ -39,6 +55,7 @@ def from_pretrained(loader: Any, name: str, *, flag: str = "", **options: Any) -
         UserError: it cannot be found.
     """
     called = f"{flag} {name}".strip()
+    check_folder(name, called)
     with loading(called):
         of_model = not issubclass(loader, _NOT_MODELS)
         if of_model:
@@ -56,7 +73,8 @@ def loading(name: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        where = f"; {near}" if (near := _near(str(name).rpartition(" ")[2])) else ""
+        raise UserError(f"{name} cannot be loaded: {' '.join(str(error).split())[:300]}{where}") from error
     except SafetensorError as error:
         raise UserError(f"{name}: a .safetensors file is damaged: {error}") from error
     except Exception as error:  # a library meets what it did not expect in many ways
@@ -64,6 +82,126 @@ def loading(name: object) -> Iterator[None]:
         if "trust_remote_code" in message:
             message = "it brings code of its own, which is never run here"
         raise UserError(f"{name} cannot be loaded: {message[:300] or type(error).__name__}") from error
+
+
+def check_folder(name: str | os.PathLike[str], called: str) -> None:
+    """Refuse what is written as a path and is no folder, and a folder that holds an adapter in the place of a model.
+
+    Raises:
+        UserError: with the folders whose names are near, or what to do with the adapter.
+    """
+    name = os.fspath(name)
+    folder = Path(name)
+    if not folder.exists() and (folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+        near = _near(name)
+        raise UserError(f"{called}: there is no such folder" + (f"; {near}" if near else ""))
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{called} is an adapter of PEFT, not a model: merge it with its model first "
+            "(PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(FOLDER)) and give that folder"
+        )
+    if folder.is_dir() and not any(folder.glob("*.safetensors")) and any(folder.glob("pytorch_model*.bin")):
+        _say_that_pickles_are_read(str(folder.resolve()))
+
+
+def _near(name: str) -> str:
+    """What to say of folders with names like that of a missing one; empty where there are none."""
+    missing = Path(name)
+    while missing.parent != missing and not missing.parent.is_dir():
+        missing = missing.parent
+    if missing.exists() or not missing.parent.is_dir():
+        return ""
+    try:
+        folders = {path.name: path for path in missing.parent.iterdir() if path.is_dir()}
+    except OSError:
+        return ""
+    found = difflib.get_close_matches(missing.name, folders, n=3)
+    return f"there is {', '.join(str(folders[each]) for each in found)}" if found else ""
+
+
+@functools.cache
+def _say_that_pickles_are_read(folder: str) -> None:
+    logger.warning(
+        "%s has no .safetensors file: its pytorch_model.bin is read by PyTorch's weights-only reader, which runs no "
+        "code in it",
+        folder,
+    )
+
+
+def has_weights(folder: str | Path) -> bool:
+    """Whether the folder has weights, in one file or in parts."""
+    return any((Path(folder) / f"{name}{end}").is_file() for name in WEIGHT_FILES for end in ("", ".index.json"))
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The files that hold a folder's weights: one, or all parts in the order of their names.
+
+    Raises:
+        UserError: there are none, or the list of the parts is damaged.
+    """
+    folder = Path(folder)
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            try:
+                parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise UserError(f"{index} is unreadable ({type(error).__name__})") from error
+            for part in parts:
+                if not isinstance(part, str) or Path(part).name != part or not (folder / part).is_file():
+                    raise UserError(f"{index} lists {part!r}, which is no file beside it")
+            return [folder / part for part in parts]
+    raise UserError(f"{folder} has no weights: neither {' nor '.join(WEIGHT_FILES)}")
+
+
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """Name -> tensor of a folder's weights, on the CPU; old names of LayerNorms become those of today.
+
+    Raises:
+        UserError: there are none, a file is damaged, or holds something else than named tensors.
+    """
+    weights: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        try:
+            if file.suffix == ".safetensors":
+                state = load_file(file)
+            else:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} is damaged: {error}") from error
+        except Exception as error:  # torch.load answers damage and forbidden content with many types
+            raise UserError(f"{file} is damaged, or holds more than tensors ({type(error).__name__})") from error
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise UserError(f"{file} holds something else than named tensors")
+        weights |= state
+    new_names = {".gamma": ".weight", ".beta": ".bias"}
+    return {
+        key.removesuffix(old) + new_names[old] if (old := f".{key.rpartition('.')[2]}") in new_names else key: value
+        for key, value in weights.items()
+    }
+
+
+def require_encoder(config: PreTrainedConfig, called: str) -> None:
+    """Refuse a model that is no encoder of a known type.
+
+    Args:
+        config: of the model.
+        called: what messages call it: flag and name.
+
+    Raises:
+        UserError: it is an encoder-decoder or a decoder, or `emmental/architectures.py` has no entry for it.
+    """
+    generates = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    generates &= config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if config.is_encoder_decoder or getattr(config, "is_decoder", False) or generates:
+        kind = "an encoder-decoder" if config.is_encoder_decoder else "a decoder"
+        raise UserError(f"{called} is {kind} ({config.model_type}); encoders are accepted: {', '.join(ARCHITECTURES)}")
+    try:
+        architecture_of(config)
+    except UnknownArchitectureError as error:
+        raise UserError(f"{called}: {error}") from None
 
 
 def weights_fingerprint(model: nn.Module) -> str:

@@ -22,7 +22,10 @@ LONGEST = 32
 def word_pieces(tokenizer_class: type, unknown: str = "[UNK]") -> PreTrainedTokenizerBase:
     """WordPiece over the words of `tiny`."""
     named = tokenizer_class()
-    tokens = [named.pad_token, unknown, named.cls_token, named.sep_token, named.mask_token, *tiny.WORDS]
+    special = [named.pad_token, unknown, named.cls_token, named.sep_token, named.mask_token]
+    if named.cls_token == "<s>":  # MPNet's order, whose code has 1 for the padding
+        special = [named.cls_token, named.pad_token, named.sep_token, named.mask_token, unknown]
+    tokens = [*special, *tiny.WORDS]
     return tokenizer_class(vocab={token: index for index, token in enumerate(tokens)}, model_max_length=LONGEST)
 
 

@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from emmental.atomic import MANIFEST, DamagedError, atomic_folder, read_manifest, sha256_of, unclaimed, verify_folder
 from emmental.data.batching import RowBatch
+from emmental.data.padding import pad_rows
 from emmental.data.tokenization import plain_text_backend
 from emmental.errors import UserError
 from emmental.tasks.examples import located, read_split
@@ -227,15 +228,9 @@ def _padded(
     pad_to_multiple_of: int,
 ) -> dict[str, torch.Tensor]:
     """Cut B rows out of `input_ids` (total,) and pad them to the longest: ids, mask and types (B, T) int64."""
-    width = -(-int(lengths.max(initial=1)) // pad_to_multiple_of) * pad_to_multiple_of
-    positions = np.arange(width)  # (T,)
-    attended = positions < lengths[:, None]  # (B, T)
-    source = np.where(attended, starts[:, None] + positions, 0)  # (B, T)
-    arrays = {
-        "input_ids": np.where(attended, input_ids[source], pad_token_id),
-        "attention_mask": attended,
-        "token_type_ids": attended & (positions >= boundaries[:, None]),
-    }
+    padded, attended = pad_rows(input_ids, starts, lengths, pad_token_id, pad_to_multiple_of)
+    types = attended & (np.arange(padded.shape[1]) >= boundaries[:, None])
+    arrays = {"input_ids": padded, "attention_mask": attended, "token_type_ids": types}
     return {name: torch.from_numpy(array.astype(np.int64)) for name, array in arrays.items()}
 
 

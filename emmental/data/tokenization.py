@@ -4,11 +4,56 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
+from emmental.architectures import ARCHITECTURES, base_model_type, takes_token_types
 from emmental.errors import UserError
+from emmental.pretrained import from_pretrained
+
+
+def load_tokenizer(name: str | Path, *, flag: str = "", **options: Any) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a model: plain, masked or small.
+
+    Args:
+        name: folder or Hub name.
+        flag: the one that gave the name, for messages.
+        options: as `AutoTokenizer.from_pretrained` takes them.
+
+    Raises:
+        UserError: there is none, no fast one, or it cannot be loaded.
+    """
+    model_type = _model_type(Path(name) / "config.json")
+    if model_type not in ARCHITECTURES and base_model_type(model_type) in ARCHITECTURES:
+        options["config"] = CONFIG_MAPPING[base_model_type(model_type)]()  # Transformers goes by types that it knows
+    tokenizer = from_pretrained(AutoTokenizer, str(name), flag=flag, **options)
+    called = f"{flag} {name}".strip()
+    if not tokenizer.is_fast:
+        raise UserError(f"{called} is no fast tokenizer; it needs a tokenizer.json")
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Transformers makes where it finds no files
+        raise UserError(f"{called} holds no tokenizer; it needs a tokenizer.json or vocab.txt")
+    return tokenizer
+
+
+def give_token_types(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Let a tokenizer make the token types that its model reads; those of some types (ALBERT) leave them out.
+
+    They are what training uses. Saved with the model, the tokenizer gives them to pipelines too.
+    """
+    if takes_token_types(config) and "token_type_ids" not in tokenizer.model_input_names:
+        tokenizer.model_input_names = [*tokenizer.model_input_names, "token_type_ids"]
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
+
+
+def _model_type(file: Path) -> str:
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        return settings["model_type"] if isinstance(settings["model_type"], str) else ""
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""  # what is wrong with it is said where the model is loaded
 
 
 def plain_text_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

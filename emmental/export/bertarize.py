@@ -1,4 +1,4 @@
-"""A masked BERT to the plain BERT it computes: pruned weights become exact zeros, and nothing else of it stays.
+"""A masked model to the plain one it computes: pruned weights become exact zeros, and nothing else of it stays.
 
 python -m emmental.export.bertarize --model_name_or_path out --target_model_path plain
 """
@@ -13,33 +13,30 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import BertConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 import emmental
-from emmental import MaskedBertConfig, atomic
+from emmental import atomic
 from emmental.command_line import OneLineParser, user_mistakes
 from emmental.errors import UserError
-from emmental.export.model_folder import (
-    PLAIN_CLASSES,
-    WEIGHT_FILES,
-    build_model,
-    plain_class_name,
-    read_model,
-    read_settings,
-)
+from emmental.export.model_folder import build_model, read_model, read_settings
 from emmental.export.package import TOKENIZER_FILES
+from emmental.masked_models import plain_class
 from emmental.modules.masked_nn import PRUNING_METHODS
 from emmental.patching import masked_layers, unmask_linears
+from emmental.pretrained import weight_files
 from emmental.pruning import remaining_weights
 
 _MARK = "<!-- written by emmental.export.bertarize -->"
 _PIPELINES = {
-    "BertModel": "feature-extraction",
-    "BertForSequenceClassification": "text-classification",
-    "BertForMultipleChoice": "multiple-choice",
-    "BertForQuestionAnswering": "question-answering",
-    "BertForTokenClassification": "token-classification",
+    "ForSequenceClassification": "text-classification",
+    "ForMultipleChoice": "multiple-choice",
+    "ForQuestionAnswering": "question-answering",
+    "ForTokenClassification": "token-classification",
+    "ForMaskedLM": "fill-mask",
+    "Model": "feature-extraction",
 }
+"""End of a class name -> what the Hub calls its task."""
 
 
 def bertarize(model: PreTrainedModel) -> PreTrainedModel:
@@ -48,21 +45,14 @@ def bertarize(model: PreTrainedModel) -> PreTrainedModel:
     Weights are multiplied by their masks (`l0`: by the gates of evaluation); a pruned one is +0.0 exactly.
 
     Raises:
-        UserError: the model is not masked, or is no BERT of a known head.
+        UserError: the model is not masked.
     """
-    name = plain_class_name([type(model).__name__], type(model).__name__)
     plain = copy.deepcopy(model).eval()
     for linear in unmask_linears(plain):
         weight = plain.get_submodule(linear).weight.data
         weight.add_(0.0)  # -0.0 + 0.0 is +0.0
-    return build_model(PLAIN_CLASSES[name], plain_config(model.config), plain.state_dict(), name)
-
-
-def plain_config(config: MaskedBertConfig) -> BertConfig:
-    """The configuration of the base type: what the masked one says, less what is about masks."""
-    masking = set(MaskedBertConfig().to_dict()) - set(BertConfig().to_dict())
-    gone = {*masking, "model_type", "architectures", "transformers_version", "dtype"}
-    return BertConfig(**{key: value for key, value in config.to_dict().items() if key not in gone})
+    cls = plain_class(type(model))
+    return build_model(cls, model.config.to_plain(), plain.state_dict(), cls.__name__)
 
 
 def bertarize_folder(
@@ -83,7 +73,7 @@ def bertarize_folder(
     """
     source, target = Path(source), Path(target)
     _refuse_foreign(target)
-    if read_settings(source)["model_type"] != MaskedBertConfig.model_type:
+    if not read_settings(source)["model_type"].startswith("masked_"):
         raise UserError(f"--model_name_or_path {source} is not masked, so there is nothing to convert")
     masked = read_model(source, pruning_method, threshold)
     plain = bertarize(masked)
@@ -108,19 +98,27 @@ def _refuse_foreign(target: Path) -> None:
 def _model_card(source: Path, masked: PreTrainedModel, plain: PreTrainedModel) -> str:
     """Where the model comes from, and how it was pruned."""
     config, name = masked.config, type(plain).__name__
-    weights = next(source / file for file in WEIGHT_FILES if (source / file).is_file())
+    files = weight_files(source)
     rows = {
         "pruning method": config.pruning_method,
         "threshold": "none" if config.threshold is None else f"{config.threshold:g}",
         "global top-k": "no" if config.global_boundary is None else f"yes, score above {config.global_boundary[0]:g}",
         "remaining weights of the pruned matrices": f"{remaining_weights(masked):.2f} %",
         "pruned matrices": str(len(masked_layers(masked))),
-        "converted from": f"{source.resolve().name}/{weights.name}",
-        "its SHA-256": atomic.sha256_of(weights),
+        "converted from": ", ".join(f"{source.resolve().name}/{file.name}" for file in files),
+        "its SHA-256": ", ".join(atomic.sha256_of(file) for file in files),
         "made with": f"emmental {emmental.__version__}, PyTorch {torch.__version__}, "
         f"Transformers {transformers.__version__}",
     }
-    front = ["---", "library_name: transformers", f"pipeline_tag: {_PIPELINES[name]}", "tags:", "- bert", "- pruning"]
+    task = next(task for end, task in _PIPELINES.items() if name.endswith(end))
+    front = [
+        "---",
+        "library_name: transformers",
+        f"pipeline_tag: {task}",
+        "tags:",
+        f"- {plain.config.model_type}",
+        "- pruning",
+    ]
     table = ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
     heading = f"# {source.resolve().name}, bertarized"
     text = f"A plain `{name}`: weights that fine-pruning removed are exact zeros, and it loads with `from_pretrained`."

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 import transformers
-from torch import nn
 from transformers import PreTrainedModel
 
+from emmental.architectures import encoder_linears, encoder_room
 from emmental.command_line import OneLineParser, user_mistakes
 from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags
@@ -77,18 +77,18 @@ def count_parameters(model: PreTrainedModel) -> ModelCounts:
     Raises:
         UserError: the model has no encoder.
     """
-    matrices = _count_matrices(model)
+    matrices, encoder_part = _count_matrices(model), encoder_room(model.config)
     if not matrices:
         raise UserError(f"{type(model).__name__} has no encoder whose weights could be counted")
     encoder_matrices = sum(matrices.values(), Count(0, 0))
     pruned = {f"{name}.weight" for name in matrices}
-    unpruned = {"encoder": 0, "embeddings": 0, "": 0}
+    unpruned = {encoder_part: 0, "embeddings": 0, "": 0}
     for name, parameter in model.named_parameters():
         if name not in pruned and not name.endswith(".mask_scores"):
             room = next((part for part in name.split(".")[:2] if part in unpruned), "")
             unpruned[room] += parameter.numel()
     kept = {room: Count(number, number) for room, number in unpruned.items()}
-    encoder = encoder_matrices + kept["encoder"]
+    encoder = encoder_matrices + kept[encoder_part]
     with_embeddings = encoder + kept["embeddings"]
     return ModelCounts(matrices, encoder_matrices, encoder, with_embeddings, with_embeddings + kept[""])
 
@@ -111,11 +111,7 @@ def _count_matrices(model: PreTrainedModel) -> dict[str, Count]:
     if masked_layers(model):
         kept = masks_of(model)
     else:
-        kept = {
-            name: module.weight != 0
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and ".encoder." in f".{name}"
-        }
+        kept = {name: model.get_submodule(name).weight != 0 for name in encoder_linears(model)}
     return {name: Count(int(torch.count_nonzero(mask)), mask.numel()) for name, mask in kept.items()}
 
 

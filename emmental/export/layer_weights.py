@@ -15,6 +15,8 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse import csr_array
 
+from emmental.architectures import DOWN, KEY, OUTPUT, QUERY, UP, VALUE, Architecture
+
 Activation = Callable[[np.ndarray], np.ndarray]
 
 
@@ -50,7 +52,11 @@ class LayerWeights:
 
 
 def layer_weights(
-    matrices: Mapping[str, csr_array], vectors: Mapping[str, np.ndarray], heads: int, activation: Activation
+    matrices: Mapping[str, csr_array],
+    vectors: Mapping[str, np.ndarray],
+    heads: int,
+    activation: Activation,
+    architecture: Architecture,
 ) -> LayerWeights:
     """The weights of a layer, constants removed.
 
@@ -59,29 +65,35 @@ def layer_weights(
         vectors: name inside the layer -> bias or LayerNorm array.
         heads: number of attention heads.
         activation: of the intermediate neurons, elementwise.
+        architecture: says which name plays which role.
 
     Raises:
         KeyError: an array is missing.
     """
 
-    def pair(name: str) -> tuple[np.ndarray, np.ndarray]:
+    def matrix(role: str) -> csr_array:
+        return matrices[f"{architecture.roles[role]}.weight"]
+
+    def bias(role: str) -> np.ndarray:
+        return vectors[f"{architecture.roles[role]}.bias"]
+
+    def norm(name: str) -> tuple[np.ndarray, np.ndarray]:
         return vectors[f"{name}.weight"], vectors[f"{name}.bias"]
 
-    projections = [f"attention.self.{name}" for name in ("query", "key", "value")]
-    scale = np.float32(1 / math.sqrt(matrices["attention.self.query.weight"].shape[0] // heads))
-    scales = (scale, np.float32(1), np.float32(1))
+    scale = np.float32(1 / math.sqrt(matrix(QUERY).shape[0] // heads))
+    scales = {QUERY: scale, KEY: np.float32(1), VALUE: np.float32(1)}
     whole = LayerWeights(
         heads=heads,
-        qkv=_stack([matrices[f"{name}.weight"] * by for name, by in zip(projections, scales, strict=True)]),
-        qkv_bias=np.concatenate([vectors[f"{name}.bias"] * by for name, by in zip(projections, scales, strict=True)]),
-        output=matrices["attention.output.dense.weight"],
-        output_bias=vectors["attention.output.dense.bias"],
-        norm=pair("attention.output.LayerNorm"),
-        up=matrices["intermediate.dense.weight"],
-        up_bias=vectors["intermediate.dense.bias"],
-        down=matrices["output.dense.weight"],
-        down_bias=vectors["output.dense.bias"],
-        last_norm=pair("output.LayerNorm"),
+        qkv=_stack([matrix(role) * by for role, by in scales.items()]),
+        qkv_bias=np.concatenate([bias(role) * by for role, by in scales.items()]),
+        output=matrix(OUTPUT),
+        output_bias=bias(OUTPUT),
+        norm=norm(architecture.attention_norm),
+        up=matrix(UP),
+        up_bias=bias(UP),
+        down=matrix(DOWN),
+        down_bias=bias(DOWN),
+        last_norm=norm(architecture.feed_forward_norm),
     )
     return _without_constant_neurons(_without_constant_heads(whole), activation)
 

@@ -1,7 +1,8 @@
-"""Reading a model folder, masked or plain, without trusting it: whichever of the five heads it has."""
+"""Reading a model folder, masked, plain or small, without trusting it, whichever head it has."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
@@ -9,47 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
-from transformers import (
-    BertConfig,
-    BertForMultipleChoice,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    BertModel,
-    PreTrainedModel,
-)
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
-import emmental
-from emmental import MaskedBertConfig, atomic
+from emmental import atomic, small_models
+from emmental.architectures import ARCHITECTURES, base_model_type
 from emmental.errors import UserError
+from emmental.masked_models import MaskedConfig, masked_class, plain_class
 from emmental.modules.masked_nn import FRACTION_METHODS, canonical_pruning_method
 from emmental.patching import set_threshold
-from emmental.pretrained import check_sizes
+from emmental.pretrained import check_folder, check_sizes, read_weights
+from emmental.small_models import model_classes
 
 logger = logging.getLogger(__name__)
 
-PLAIN_CLASSES = {
-    cls.__name__: cls
-    for cls in (
-        BertModel,
-        BertForSequenceClassification,
-        BertForMultipleChoice,
-        BertForQuestionAnswering,
-        BertForTokenClassification,
-    )
-}
-"""Class name -> class of the plain models that exports read and write."""
-MASKED_CLASSES = {name: getattr(emmental, f"Masked{name}") for name in PLAIN_CLASSES}
-"""Name of the plain class -> its masked form."""
 MOST_LABELS = 1 << 20
 """A configuration makes a table of so many names, whatever the weights say."""
 _OF_CALLS = ("return_dict", "output_attentions", "output_hidden_states")
 """Settings of what a call returns, which the caller says."""
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Where weights are looked for, in this order."""
 
 
 def read_model(
@@ -63,31 +41,33 @@ def read_model(
         threshold: overrides its threshold, and a global top-k with it.
 
     Raises:
-        UserError: no such folder, no BERT, damaged or incomplete weights, NaN among them, a masked model without a
-            threshold, or one outside what its method accepts; one line that names the file or the flag.
+        UserError: no such folder, no known encoder, damaged or incomplete weights, NaN among them, a masked model
+            without a threshold, or one outside what its method accepts; one line that names the file or the flag.
     """
     folder = Path(folder)
+    check_folder(folder, f"--model_name_or_path {folder}")
     settings = read_settings(folder)
     if (folder / atomic.MANIFEST).is_file():
         atomic.verify_folder(folder)
-    state = _read_weights(folder)
-    masked = settings.get("model_type") == MaskedBertConfig.model_type
+    state = read_weights(folder)
+    source, model_type = str(folder / "config.json"), settings["model_type"]
+    masked = model_type.startswith("masked_")
     if not masked and (pruning_method is not None or threshold is not None):
         raise UserError(f"{folder} is not masked: --pruning_method and --threshold are for masked models")
-    name = plain_class_name(settings.get("architectures"), str(folder / "config.json"))
+    cls = class_of(model_type, settings.get("architectures"), source)
     given = {key: value for key, value in settings.items() if key != "model_type"}
-    config = make_config(MaskedBertConfig if masked else BertConfig, given, str(folder / "config.json"))
+    config = make_config(CONFIG_MAPPING[model_type], given, source)
     if masked:
         _override(config, pruning_method, threshold, folder)
         if config.pruning_method == "magnitude":
             state = {key: value for key, value in state.items() if not key.endswith(".mask_scores")}
-    model = build_model((MASKED_CLASSES if masked else PLAIN_CLASSES)[name], config, state, str(folder))
+    model = build_model(cls, config, state, str(folder))
     if masked:
         set_threshold(model, config.threshold, config.global_boundary)
     return model
 
 
-def build_model(cls: type[PreTrainedModel], config: BertConfig, state: dict[str, Tensor], source: str) -> Any:
+def build_model(cls: type[PreTrainedModel], config: PreTrainedConfig, state: dict[str, Tensor], source: str) -> Any:
     """A model in evaluation mode that holds exactly the tensors of `state`.
 
     A base model has a pooler when `state` has one. Position numbers, which earlier models saved, may be there.
@@ -96,8 +76,8 @@ def build_model(cls: type[PreTrainedModel], config: BertConfig, state: dict[str,
         UserError: a tensor is missing, too many, of the wrong shape, or not finite; `source` names the place.
     """
     state = {key: value for key, value in state.items() if key.rpartition(".")[2] != "position_ids"}
-    base = cls in (BertModel, emmental.MaskedBertModel)
-    options = {"add_pooling_layer": any(key.startswith("pooler.") for key in state)} if base else {}
+    has_choice = "add_pooling_layer" in inspect.signature(small_models.plain_class(plain_class(cls))).parameters
+    options = {"add_pooling_layer": any(key.startswith("pooler.") for key in state)} if has_choice else {}
     try:
         with torch.device("meta"):
             expected = {key: value.shape for key, value in cls(config, **options).state_dict().items()}
@@ -113,7 +93,7 @@ def build_model(cls: type[PreTrainedModel], config: BertConfig, state: dict[str,
     return cls.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32, **options).eval()
 
 
-def make_config(cls: type[BertConfig], settings: dict[str, Any], source: str) -> Any:
+def make_config(cls: type[PreTrainedConfig], settings: dict[str, Any], source: str) -> Any:
     """A configuration of untrusted settings, less those of what calls return.
 
     Raises:
@@ -134,7 +114,7 @@ def make_config(cls: type[BertConfig], settings: dict[str, Any], source: str) ->
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
-    """The config.json of a BERT, masked or plain.
+    """The config.json of an encoder of a known type, masked, plain or small.
 
     Raises:
         UserError: it is missing or unreadable, or of another model.
@@ -146,45 +126,31 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"--model_name_or_path {folder} has no config.json; it accepts a model's folder") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is unreadable ({type(error).__name__})") from error
-    known = (MaskedBertConfig.model_type, BertConfig.model_type)
-    if not isinstance(settings, dict) or settings.get("model_type") not in known:
-        raise UserError(f"{file}: model_type must be one of {', '.join(known)}")
+    model_type = settings.get("model_type") if isinstance(settings, dict) else None
+    if not isinstance(model_type, str) or base_model_type(model_type) not in ARCHITECTURES:
+        raise UserError(
+            f"{file}: model_type must be one of {', '.join(ARCHITECTURES)}, or its masked_ or small_ form; one entry "
+            "in emmental/architectures.py adds another encoder"
+        )
     return settings
 
 
-def plain_class_name(architectures: object, source: str) -> str:
-    """`["MaskedBertForX"]` or `["BertForX"]` -> `BertForX`.
+def class_of(model_type: str, architectures: object, source: str) -> type[PreTrainedModel]:
+    """The class of a model: `masked_bert` with `["MaskedBertModel"]` or `["BertModel"]` -> `MaskedBertModel`.
 
     Raises:
-        UserError: none, several, or one that is not among the five.
+        UserError: `architectures` names none, several, or one that is not a known head of the type.
     """
+    inner = model_type.removeprefix("masked_")
+    classes = {cls.__name__: cls for cls in model_classes(inner).values()}
     name = architectures[0] if isinstance(architectures, list) and len(architectures) == 1 else None
-    plain = name.removeprefix("Masked") if isinstance(name, str) else None
-    if plain not in PLAIN_CLASSES:
-        raise UserError(f"{source}: architectures must hold one of {', '.join(PLAIN_CLASSES)} (or its Masked form)")
-    return plain
+    found = classes.get(name.removeprefix("Masked")) if isinstance(name, str) else None
+    if found is None:
+        raise UserError(f"{source}: architectures must hold one of {', '.join(classes)}")
+    return found if inner == model_type else masked_class(found)
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    for file in (folder / name for name in WEIGHT_FILES):
-        if not file.is_file():
-            continue
-        try:
-            if file.suffix == ".safetensors":
-                state = load_file(file)
-            else:
-                state = torch.load(file, map_location="cpu", weights_only=True)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is damaged: {error}") from error
-        except Exception as error:  # torch.load answers damage and forbidden content with many types
-            raise UserError(f"{file} is damaged, or holds more than tensors ({type(error).__name__})") from error
-        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise UserError(f"{file} holds something else than named tensors")
-        return state
-    raise UserError(f"{folder} has no weights: neither {' nor '.join(WEIGHT_FILES)}")
-
-
-def _override(config: MaskedBertConfig, method: str | None, threshold: float | None, folder: Path) -> None:
+def _override(config: MaskedConfig, method: str | None, threshold: float | None, folder: Path) -> None:
     """Settle method, threshold and boundary in `config`, or refuse."""
     method = config.pruning_method if method is None else canonical_pruning_method(method)
     if method != config.pruning_method or threshold is not None:

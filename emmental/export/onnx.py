@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from emmental import atomic
-from emmental.architectures import architecture_of, base_model_type
+from emmental.architectures import base_model_type, longest_input, takes_token_types
 from emmental.command_line import OneLineParser, switch, user_mistakes
 from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags, bertarize
@@ -60,7 +60,6 @@ __all__ = [
 ]
 
 TOLERANCE = 1e-5
-_POSITIONS_BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 _OPSET = 17  # the first with LayerNormalization as one node
 _SHAPES = ((1, 1), (1, 7), (2, 16), (3, 5), (5, 29))
 
@@ -255,17 +254,6 @@ def _batches(model: PreTrainedModel) -> Iterator[tuple[Tensor, ...]]:
     longest = longest_input(model.config)
     for rows, length in (*_SHAPES, (1, 128), (2, longest)):
         yield _batch(model, rows, min(length, longest))
-
-
-def longest_input(config: PreTrainedConfig) -> int:
-    """Tokens that a model takes: RoBERTa and its relatives number their positions from the padding token's on."""
-    behind_padding = base_model_type(config.model_type) in _POSITIONS_BEHIND_PADDING
-    return config.max_position_embeddings - (config.pad_token_id + 1 if behind_padding else 0)
-
-
-def takes_token_types(config: PreTrainedConfig) -> bool:
-    """Whether a model's forward pass makes a difference between token types."""
-    return architecture_of(config).token_types and getattr(config, "type_vocab_size", 0) > 0
 
 
 def _batch(model: PreTrainedModel, rows: int, length: int) -> tuple[Tensor, ...]:

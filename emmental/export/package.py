@@ -25,7 +25,14 @@ from emmental.export.position_code import PositionCode, decode_positions, encode
 
 FORMAT = "emmental sparse package 1"
 VALUE_TYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+)
 """Files of a tokenizer that a package may hold."""
 LARGEST_TOKENIZER_FILE = 1 << 26
 """Bytes of such a file at most; that of 250,000 words has 1.7e7."""

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from torch import nn
-from transformers import BertConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
+from emmental.architectures import ARCHITECTURES, UP, base_model_type, encoder_linears, encoder_room
 from emmental.atomic import atomic_file
 from emmental.command_line import OneLineParser, user_mistakes
 from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags, bertarize
-from emmental.export.model_folder import PLAIN_CLASSES, build_model, make_config, plain_class_name, read_model
+from emmental.export.model_folder import build_model, class_of, make_config, read_model
 from emmental.export.package import (
     VALUE_TYPES,
     Package,
@@ -40,7 +40,10 @@ from emmental.export.position_code import entropy_bits
 from emmental.export.tokenizer import read_tokenizer_files
 from emmental.patching import masked_layers
 
-_MOST_LAYERS = 1000
+_WORDS = ("embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight")
+"""Ends of the name of the table of words."""
+_UNSET = ("problem_type", "classifier_dropout")
+"""Settings that a package may have although not every configuration shows them."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +118,11 @@ def load_package(path: str | Path) -> PreTrainedModel:
 
 def to_model(package: Package, source: str) -> PreTrainedModel:
     """The plain Transformers model of a package that was read from `source`; errors as of `load_package`."""
-    name = plain_class_name(package.config.get("architectures"), source)
     config = checked_config(package, source)
+    cls = class_of(config.model_type, package.config.get("architectures"), source)
     state = {key: torch.from_numpy(matrix.dense()) for key, matrix in package.matrices.items()}
     state |= {key: torch.from_numpy(array) for key, array in package.arrays().items()}
-    return build_model(PLAIN_CLASSES[name], config, state, source)
+    return build_model(cls, config, state, source)
 
 
 def package_sizes(path: str | Path) -> PackageSizes:
@@ -128,7 +131,8 @@ def package_sizes(path: str | Path) -> PackageSizes:
     Raises:
         UserError: no package, or a damaged one.
     """
-    matrices = read_package(path).matrices
+    package = read_package(path)
+    matrices, encoder_part = package.matrices, f".{encoder_room(checked_config(package, path))}."
     sizes = array_sizes(path)
     file = Path(path).stat().st_size
     embeddings = sum(size for name, size in sizes.items() if _is_embedding(name.partition("|")[0]))
@@ -139,7 +143,7 @@ def package_sizes(path: str | Path) -> PackageSizes:
     return PackageSizes(
         file=file,
         without_embeddings=file - embeddings,
-        encoder=sum(size for name, size in sizes.items() if ".encoder." in f".{name}"),
+        encoder=sum(size for name, size in sizes.items() if encoder_part in f".{name}"),
         matrices=sum(size for name, size in sizes.items() if name.partition("|")[0] in matrices),
         bound=int(np.ceil(bits / 8)),
         nonzeros=sum(len(matrix.values) for matrix in matrices.values()),
@@ -153,14 +157,15 @@ def _is_embedding(name: str) -> bool:
 
 def to_package(model: PreTrainedModel, weights: str = "fp32", embeddings: str = "fp32") -> Package:
     """What `save_package` stores of a plain model, without a tokenizer; types as there."""
-    linears = {
-        f"{name}.weight"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and ".encoder." in f".{name}"
+    linears = {f"{name}.weight" for name in encoder_linears(model)}
+    defaults = type(model.config)().to_dict()
+    known = _known_settings(model.config.model_type)
+    settings = {
+        key: value
+        for key, value in model.config.to_dict().items()
+        if key in known and (value is not None or defaults.get(key) is not None)
     }
-    known = set(BertConfig().to_dict()) | {"problem_type", "classifier_dropout"}
-    settings = {key: value for key, value in model.config.to_dict().items() if key in known and value is not None}
-    settings |= {"architectures": [type(model).__name__], "model_type": "bert"}
+    settings |= {"architectures": [type(model).__name__], "model_type": model.config.model_type}
     settings.pop("dtype", None)
     settings = json.loads(json.dumps(settings))  # names of labels get the string keys that JSON has
     matrices, tensors = {}, {}
@@ -215,34 +220,30 @@ def _same_array(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
-def checked_config(package: Package, path: str | Path) -> BertConfig:
-    """The configuration, once the arrays bear out every size in it that a model is built from."""
+def checked_config(package: Package, path: str | Path) -> PreTrainedConfig:
+    """The configuration, once the arrays bear out the sizes in it that decide how much is built from it."""
     given: dict[str, Any] = dict(package.config)
-    strange = set(given) - set(BertConfig().to_dict()) - {"problem_type", "classifier_dropout"}
-    if strange or given.pop("model_type", None) != "bert":
-        raise UserError(f"{path}: its config is not a plain BERT's ({', '.join(sorted(strange)) or 'model_type'})")
-    shapes = {key.partition("embeddings.")[2]: _shape(value) for key, value in package.tensors.items()}
-    matrices = [
-        matrix.shape for name, matrix in package.matrices.items() if name.endswith("intermediate.dense.weight")
-    ]
-    try:
-        words = shapes["word_embeddings.weight"]
-        wanted = {
-            "vocab_size": words[0],
-            "hidden_size": words[1],
-            "max_position_embeddings": shapes["position_embeddings.weight"][0],
-            "type_vocab_size": shapes["token_type_embeddings.weight"][0],
-            "intermediate_size": matrices[0][0],
-            "num_hidden_layers": len(matrices),
-        }
-    except (KeyError, IndexError) as error:
-        raise UserError(f"{path}: its arrays are not those of a BERT ({error})") from error
-    for key, value in wanted.items():
-        if type(given.get(key)) is not int or given[key] != value:
-            raise UserError(f"{path}: {key} is {given.get(key)!r}, the arrays say {value}")
-    if len(matrices) > _MOST_LAYERS:
-        raise UserError(f"{path}: {len(matrices)} layers, {_MOST_LAYERS} are accepted")
-    return make_config(BertConfig, given, str(path))
+    model_type = given.pop("model_type", None)
+    if not isinstance(model_type, str) or base_model_type(model_type) not in ARCHITECTURES or "masked_" in model_type:
+        raise UserError(f"{path}: its config is not that of a known encoder (model_type)")
+    if strange := set(given) - _known_settings(model_type):
+        raise UserError(f"{path}: its config is not that of a {model_type} ({', '.join(sorted(strange))})")
+    config = make_config(CONFIG_MAPPING[model_type], given, str(path))
+    words = [_shape(value) for name, value in package.tensors.items() if name.endswith(_WORDS)]
+    if len(words) != 1 or len(words[0]) != 2:
+        raise UserError(f"{path}: its arrays are not those of a {model_type}: it has no table of words")
+    if config.vocab_size != words[0][0]:
+        raise UserError(f"{path}: vocab_size is {config.vocab_size}, the arrays say {words[0][0]}")
+    entry = ARCHITECTURES[base_model_type(model_type)]
+    layers = sum(name.endswith(f".{entry.roles[UP]}.weight") for name in package.matrices)
+    if model_type in ARCHITECTURES and not entry.shared and config.num_hidden_layers != layers:
+        raise UserError(f"{path}: num_hidden_layers is {config.num_hidden_layers}, the arrays say {layers}")
+    return config
+
+
+def _known_settings(model_type: str) -> set[str]:
+    declared = CONFIG_MAPPING[model_type]().to_dict()
+    return {*declared, *_UNSET, *ARCHITECTURES[base_model_type(model_type)].undeclared}
 
 
 def _shape(value: np.ndarray | tuple[np.ndarray, np.ndarray]) -> tuple[int, ...]:

@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from emmental.atomic import write_text
+from emmental.data.tokenization import load_tokenizer
 from emmental.errors import UserError
 from emmental.export.package import TOKENIZER_FILES, read_package
 
@@ -31,27 +32,28 @@ def read_tokenizer_files(folder: str | Path) -> dict[str, str]:
     return files
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model's folder or of a package.
 
     Raises:
         UserError: there is none, or it is damaged, or it asks for code of its own; one line that names the path.
     """
     path = Path(path)
-    files = read_package(path).tokenizer if path.is_file() else read_tokenizer_files(path)
+    package = read_package(path) if path.is_file() else None
+    files = read_tokenizer_files(path) if package is None else package.tokenizer
     if not files:
         raise UserError(f"{path} holds no tokenizer ({', '.join(TOKENIZER_FILES[:2])})")
     _refuse_code(files, path)
     try:
+        if package is None:
+            return load_tokenizer(path)
         with tempfile.TemporaryDirectory() as folder:
-            # Of the model's own type, not of whatever the settings beside it may say.
-            write_text(Path(folder) / "config.json", '{"model_type": "bert"}')
             for name, text in files.items():
                 write_text(Path(folder) / name, text)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # a damaged tokenizer fails in many ways
-        message = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path}: its tokenizer is damaged ({message})") from error
+            write_text(Path(folder) / "config.json", json.dumps({"model_type": package.config.get("model_type")}))
+            tokenizer = load_tokenizer(folder)
+    except UserError as error:
+        raise UserError(f"{path}: its tokenizer is damaged ({error})") from error
     tokenizer.name_or_path = str(path)
     return tokenizer
 

@@ -17,18 +17,20 @@ import torch
 import transformers
 from torch import nn
 
+from emmental.architectures import longest_input
 from emmental.atomic import atomic_file, verify_folder
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
 from emmental.data.texts import STANDARD_INPUT, read_texts
 from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags
-from emmental.export.model_folder import WEIGHT_FILES, read_model
+from emmental.export.model_folder import read_model
 from emmental.export.storage import load_package
-from emmental.export.tokenizer import load_tokenizer
+from emmental.export.tokenizer import tokenizer_of
 from emmental.inference.engines import ENGINES, ONNX, ONNX_INT8, SPARSE, from_onnx, prepare, why_not
 from emmental.inference.prediction import Predictor, json_line
 from emmental.inference.sparse import load_sparse
 from emmental.inference.sparse_matrix import DENSE_ABOVE
+from emmental.pretrained import has_weights
 
 AUTO = "auto"
 
@@ -78,7 +80,7 @@ def load(
     if not (path.is_file() or (path / "config.json").is_file()):
         raise UserError(f"--model {path} is no package and has no config.json; it accepts a package or model folder")
     threads = torch.get_num_threads() if threads is None else threads
-    weights = path.is_file() or any((path / name).is_file() for name in WEIGHT_FILES)
+    weights = path.is_file() or has_weights(path)
     if not weights and importlib.util.find_spec("onnxruntime") and _onnx_file(path, engine).is_file():
         return _load_onnx(path, ONNX if engine == AUTO else engine, threads)
     if engine in (AUTO, SPARSE):
@@ -146,8 +148,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = load(
             Path(args.model), args.engine, args.threads, args.pruning_method, args.threshold, args.dense_above
         )
-        tokenizer = load_tokenizer(args.model if args.tokenizer_name is None else args.tokenizer_name)
-        longest = model.config.max_position_embeddings if args.max_seq_length is None else args.max_seq_length
+        tokenizer = tokenizer_of(args.model if args.tokenizer_name is None else args.tokenizer_name)
+        longest = longest_input(model.config) if args.max_seq_length is None else args.max_seq_length
         predictor = Predictor(model, tokenizer, longest)
         with _writer(args.output) as file:
             for index, answer in enumerate(predictor.predict(texts, args.batch_size)):

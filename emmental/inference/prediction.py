@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from emmental.architectures import longest_input
+from emmental.data.padding import pad_rows
 from emmental.data.texts import Text
 from emmental.data.tokenization import plain_text_backend
 from emmental.errors import UserError
@@ -40,7 +43,7 @@ class Predictor:
         name = (model.config.architectures or [type(model).__name__])[0]
         if not name.endswith("ForSequenceClassification"):
             raise UserError(f"--model is a {name}; only sequence classifiers predict on this command")
-        longest = model.config.max_position_embeddings
+        longest = longest_input(model.config)
         backend = plain_text_backend(tokenizer)
         smallest = backend.num_special_tokens_to_add(is_pair=True) + 1
         if not smallest <= max_seq_length <= longest:
@@ -98,14 +101,14 @@ def json_line(index: int, answer: dict[str, Any]) -> str:
 
 
 def _padded(encodings: Sequence[Encoding], pad_token_id: int) -> dict[str, Tensor]:
-    length = max(len(encoding) for encoding in encodings)
-    inputs = {
-        name: torch.zeros(len(encodings), length, dtype=torch.int64)
-        for name in ("input_ids", "attention_mask", "token_type_ids")
+    lengths = np.array([len(encoding) for encoding in encodings])
+
+    def padded(rows: Iterable[Sequence[int]], value: int) -> np.ndarray:
+        return pad_rows(np.concatenate([*rows]), np.cumsum(lengths) - lengths, lengths, value)[0]
+
+    arrays = {
+        "input_ids": padded((encoding.ids for encoding in encodings), pad_token_id),
+        "attention_mask": padded((encoding.attention_mask for encoding in encodings), 0),
+        "token_type_ids": padded((encoding.type_ids for encoding in encodings), 0),
     }
-    inputs["input_ids"].fill_(pad_token_id)
-    for row, encoding in enumerate(encodings):
-        inputs["input_ids"][row, : len(encoding)] = torch.tensor(encoding.ids)
-        inputs["token_type_ids"][row, : len(encoding)] = torch.tensor(encoding.type_ids)
-        inputs["attention_mask"][row, : len(encoding)] = 1
-    return inputs
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -7,6 +7,7 @@ any other. A model that is hardly pruned stays dense.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,23 +15,26 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch import Tensor
-from transformers import BertConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.masking_utils import AttentionMaskInterface
-from transformers.models.bert.modeling_bert import BertLayer
 
+from emmental.architectures import architecture_of, encoder_layers, encoder_room
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
 from emmental.export.layer_weights import LayerWeights, layer_weights
-from emmental.export.model_folder import PLAIN_CLASSES, build_model, plain_class_name, read_model
+from emmental.export.model_folder import build_model, class_of, read_model
 from emmental.export.package import Package, read_package
 from emmental.export.storage import checked_config, to_model, to_package
 from emmental.inference.sparse_encoder import SparseEncoder
 from emmental.inference.sparse_matrix import DENSE_ABOVE, stored_to_csr
 from emmental.patching import masked_layers
 
-_LAYERS = "encoder.layer."
+logger = logging.getLogger(__name__)
+
+SPARSE_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+"""Model types whose encoders `SparseEncoder` computes: attention over all tokens, and LayerNorms after the sums."""
 _MASK_AS_GIVEN = "emmental_mask_as_given"
 _WORTH_IT = 0.9
 """The products of a sparse model must take less than this share of the dense ones, or its packing gains nothing."""
@@ -75,25 +79,41 @@ def _from_package(package: Package, source: str, dense_above: float) -> PreTrain
     if math.isnan(dense_above):
         raise UserError("--dense_above accepts a density, not NaN")
     config = checked_config(package, source)
-    if _cost(package, dense_above) > _WORTH_IT or not _is_plain(config):
+    if config.model_type not in SPARSE_TYPES:
+        logger.warning("%s: a %s runs dense, its sparse form is not supported", source, config.model_type)
+    if config.model_type not in SPARSE_TYPES or _cost(package, dense_above) > _WORTH_IT or not _is_plain(config):
         return to_model(package, source).requires_grad_(False)
-    cls = PLAIN_CLASSES[plain_class_name(package.config.get("architectures"), source)]
+    cls = class_of(config.model_type, package.config.get("architectures"), source)
     arrays = package.arrays()
-    outside = {name: torch.from_numpy(array) for name, array in arrays.items() if _LAYERS not in name}
+    part = _layers_path(config)
+    outside = {name: torch.from_numpy(array) for name, array in arrays.items() if part not in name}
     without_encoder = copy.deepcopy(config)
     without_encoder.num_hidden_layers = 0
     model = build_model(cls, without_encoder, outside, source)
     AttentionMaskInterface.register(_MASK_AS_GIVEN, _mask_as_given)
     model.config.num_hidden_layers = config.num_hidden_layers
     model.config._attn_implementation = _MASK_AS_GIVEN
-    model.base_model.encoder = SparseEncoder(model.config, _all_layers(package, arrays, config, source), dense_above)
+    layer = _example_layer(cls, config, source)
+    eps = layer.get_submodule(architecture_of(config).attention_norm).eps
+    layers = _all_layers(package, arrays, config, layer, source)
+    setattr(
+        model.base_model, encoder_room(config), SparseEncoder(model.config, layers, _act(config), eps, dense_above)
+    )
     return model.requires_grad_(False).eval()
 
 
-def _is_plain(config: BertConfig) -> bool:
+def _act(config: PreTrainedConfig) -> str:
+    return config.activation if config.model_type == "distilbert" else config.hidden_act
+
+
+def _layers_path(config: PreTrainedConfig) -> str:
+    return architecture_of(config).layers.removesuffix("*")
+
+
+def _is_plain(config: PreTrainedConfig) -> bool:
     """Whether tokens attend to all others, and the activation has nothing learnt in it."""
-    known = config.hidden_act in ACT2FN  # another one is refused where the layers are made
-    return not (config.is_decoder or (known and list(ACT2FN[config.hidden_act].parameters())))
+    known = _act(config) in ACT2FN  # another one is refused where the layers are made
+    return not (getattr(config, "is_decoder", False) or (known and list(ACT2FN[_act(config)].parameters())))
 
 
 def _cost(package: Package, dense_above: float) -> float:
@@ -111,19 +131,20 @@ def _mask_as_given(attention_mask: Tensor | None = None, **_: object) -> Tensor 
 
 
 def _all_layers(
-    package: Package, arrays: dict[str, np.ndarray], config: BertConfig, source: str
+    package: Package, arrays: dict[str, np.ndarray], config: PreTrainedConfig, layer: nn.Module, source: str
 ) -> Iterator[LayerWeights]:
     """The layers one by one, so that intermediate forms of one at a time are held."""
-    expected = _layer_shapes(config, source)
-    prefix = next(iter(package.matrices)).partition(_LAYERS)[0] + _LAYERS
+    expected = {name: tuple(value.shape) for name, value in layer.state_dict().items()}
+    part, entry = _layers_path(config), architecture_of(config)
+    prefix = next(iter(package.matrices)).partition(part)[0] + part
     known = {f"{prefix}{index}.{name}" for index in range(config.num_hidden_layers) for name in expected}
-    strange = {*package.matrices, *(name for name in arrays if _LAYERS in name)} ^ known
+    strange = {*package.matrices, *(name for name in arrays if part in name)} ^ known
     if strange:
         name = min(strange)
         raise UserError(f"{source}: {name} is {'missing' if name in known else 'no part of the model'}")
 
     def activation(values: np.ndarray) -> np.ndarray:
-        return ACT2FN[config.hidden_act](torch.from_numpy(values)).numpy()
+        return ACT2FN[_act(config)](torch.from_numpy(values)).numpy()
 
     for index in range(config.num_hidden_layers):
         found = {
@@ -131,13 +152,16 @@ def _all_layers(
         }
         matrices = {name: array for name, array in found.items() if len(expected[name]) == 2}
         vectors = {name: array for name, array in found.items() if len(expected[name]) == 1}
-        yield layer_weights(matrices, vectors, config.num_attention_heads, activation)
+        yield layer_weights(matrices, vectors, config.num_attention_heads, activation, entry)
 
 
-def _layer_shapes(config: BertConfig, source: str) -> dict[str, tuple[int, ...]]:
+def _example_layer(cls: type[PreTrainedModel], config: PreTrainedConfig, source: str) -> nn.Module:
+    """A layer of the model, whose weights have shapes only."""
+    one = copy.deepcopy(config)
+    one.num_hidden_layers = 1
     try:
         with torch.device("meta"):
-            return {name: tuple(value.shape) for name, value in BertLayer(config).state_dict().items()}
+            return encoder_layers(cls(one))[0].module
     except Exception as error:  # a configuration that makes no layer fails in many ways
         raise UserError(f"{source}: its configuration makes no model ({' '.join(str(error).split())})") from error
 

@@ -1,4 +1,4 @@
-"""The encoder of a pruned BERT for CPU inference: it runs on the non-zeros, and on no padding.
+"""The encoder of a pruned model for CPU inference: it runs on the non-zeros, and on no padding.
 
 The tokens that the attention mask keeps are packed, sequences of a length side by side. Activations are feature-major
 from the first layer to the last, in the blocks of `sparse_matrix.py`, so that nothing is transposed on the way.
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import BertConfig
+from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
@@ -104,12 +104,27 @@ class Workspace:
 
 
 class SparseEncoder(nn.Module):
-    """In the place of `BertEncoder`; CPU, float32, inference only."""
+    """In the place of `BertEncoder` and its like; CPU, float32, inference only.
 
-    def __init__(self, config: BertConfig, layers: Iterable[LayerWeights], dense_above: float = DENSE_ABOVE) -> None:
+    Args:
+        config: of the model.
+        layers: weights of its layers.
+        act: name of the activation of the neurons.
+        eps: of the LayerNorms.
+        dense_above: density above which a matrix is multiplied dense.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        layers: Iterable[LayerWeights],
+        act: str,
+        eps: float,
+        dense_above: float = DENSE_ABOVE,
+    ) -> None:
         super().__init__()
         self.config = config
-        self.layer = nn.ModuleList(SparseLayer(config, weights, dense_above) for weights in layers)
+        self.layer = nn.ModuleList(SparseLayer(weights, act, eps, dense_above) for weights in layers)
 
     @torch.no_grad()
     def forward(
@@ -150,16 +165,16 @@ class SparseEncoder(nn.Module):
 class SparseLayer(nn.Module):
     """Attention and feed-forward network of one layer, on packed columns."""
 
-    def __init__(self, config: BertConfig, weights: LayerWeights, dense_above: float) -> None:
+    def __init__(self, weights: LayerWeights, act: str, eps: float, dense_above: float) -> None:
         super().__init__()
         self.heads = weights.heads
         self.qkv = make_linear(weights.qkv, weights.qkv_bias, dense_above)
         self.output = make_linear(weights.output, weights.output_bias, dense_above)
         self.up = make_linear(weights.up, weights.up_bias, dense_above)
         self.down = make_linear(weights.down, weights.down_bias, dense_above)
-        self.norm = ColumnNorm(*weights.norm, config.layer_norm_eps)
-        self.last_norm = ColumnNorm(*weights.last_norm, config.layer_norm_eps)
-        self.activate = _in_place(config.hidden_act)
+        self.norm = ColumnNorm(*weights.norm, eps)
+        self.last_norm = ColumnNorm(*weights.last_norm, eps)
+        self.activate = _in_place(act)
 
     def forward(self, state: Tensor, packing: Packing, workspace: Workspace) -> Tensor:
         """(blocks, hidden, width) -> the same, changed in place."""

@@ -26,14 +26,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from emmental.atomic import DamagedError, atomic_folder, sha256_of
 from emmental.command_line import OneLineParser, leave_if, range_problems, switch, user_mistakes
 from emmental.data.batching import RowBatch
-from emmental.data.tokenization import plain_text_backend, vocabulary_fingerprint
+from emmental.data.padding import pad_rows
+from emmental.data.tokenization import load_tokenizer, plain_text_backend, vocabulary_fingerprint
 from emmental.errors import UserError
-from emmental.pretrained import from_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -125,11 +125,9 @@ class CorpusDataset(Dataset):
         """A batch, padded on the right: `input_ids` (B, T), `lengths` (B,), and `index` (B,), the rows; all int64."""
         indices = np.asarray(rows.indices if isinstance(rows, RowBatch) else rows, dtype=np.int64)
         lengths = self.lengths[indices].astype(np.int64)
-        positions = np.arange(lengths.max())
-        inside = positions < lengths[:, None]
-        ids = self._tokens[np.where(inside, self._starts[indices][:, None] + positions, 0)].astype(np.int64)
+        ids, _ = pad_rows(self._tokens, self._starts[indices], lengths, self.pad_token_id)
         return {
-            "input_ids": torch.from_numpy(np.where(inside, ids, self.pad_token_id)),
+            "input_ids": torch.from_numpy(ids),
             "lengths": torch.from_numpy(lengths),
             "index": torch.from_numpy(indices),
         }
@@ -400,7 +398,7 @@ def main(argv: Sequence[str] | None = None) -> BinarizeReport:
     args = _parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     with user_mistakes(), logging_redirect_tqdm():
-        tokenizer = from_pretrained(AutoTokenizer, args.tokenizer)
+        tokenizer = load_tokenizer(args.tokenizer)
         rules = sequence_rules(tokenizer, args.min_length, args.max_length, args.max_unknown)
         report = binarize(args.file_path, tokenizer, args.dump_file, rules, args.seed if args.shuffle else None)
     logger.info(

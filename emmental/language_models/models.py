@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     DistilBertConfig,
@@ -22,8 +21,9 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
+from emmental.architectures import longest_input
 from emmental.atomic import verify_folder
-from emmental.data.tokenization import vocabulary_fingerprint
+from emmental.data.tokenization import load_tokenizer, vocabulary_fingerprint
 from emmental.errors import UserError
 from emmental.language_models.corpus import CorpusDataset
 from emmental.language_models.masking import token_probabilities
@@ -88,7 +88,7 @@ def load_lm_tokenizer(args: argparse.Namespace) -> Any:
         UserError: it lacks a token that the losses need.
         UserError: it cannot be found.
     """
-    tokenizer = from_pretrained(AutoTokenizer, args.teacher_name, flag="--teacher_name")
+    tokenizer = load_tokenizer(args.teacher_name, flag="--teacher_name")
     args.special_tok_ids = {
         name: tokenizer.convert_tokens_to_ids(token)
         for name, token in tokenizer.special_tokens_map.items()
@@ -157,7 +157,7 @@ def check_lm_models(
         )
     if len(args.tokenizer) > ours:
         raise UserError(f"--teacher_name: the tokenizer has {len(args.tokenizer)} tokens, the models only {ours}")
-    args.max_model_input_size = min(_positions(student), _positions(teacher))
+    args.max_model_input_size = min(longest_input(student.config), longest_input(teacher.config))
     if corpus.description["longest"] > args.max_model_input_size:
         raise UserError(
             f"--data_file {args.data_file} has sequences of {corpus.description['longest']} tokens, the models take "
@@ -207,8 +207,3 @@ def _embedding(model: PreTrainedModel, kind: str) -> nn.Embedding:
     if model.config.model_type == "gpt2":
         return model.transformer.wpe
     return getattr(model.base_model.embeddings, f"{kind}_embeddings")
-
-
-def _positions(model: PreTrainedModel) -> int:
-    offset = model.config.pad_token_id + 1 if model.config.model_type == "roberta" else 0
-    return model.config.max_position_embeddings - offset

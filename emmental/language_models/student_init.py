@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import (
-    AutoTokenizer,
     BertConfig,
     DistilBertConfig,
     PreTrainedConfig,
@@ -25,6 +24,7 @@ from transformers import (
 
 from emmental.atomic import atomic_folder
 from emmental.command_line import OneLineParser, leave_if, range_problems, switch, user_mistakes
+from emmental.data.tokenization import load_tokenizer
 from emmental.errors import UserError
 from emmental.language_models.models import LANGUAGE_MODELS
 from emmental.pretrained import from_pretrained, loading
@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     torch.manual_seed(args.seed)
     with user_mistakes():
         teacher = _load_teacher(args.model_name)
-        tokenizer = from_pretrained(AutoTokenizer, args.model_name)
+        tokenizer = load_tokenizer(args.model_name)
         depth = teacher.config.num_hidden_layers
         layers = args.layers or spread_layers(depth, args.num_layers or max(1, depth // 2))
         student = student_from_teacher(teacher, layers, args.student_type, args.vocab_transform)

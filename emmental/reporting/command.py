@@ -16,14 +16,16 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import BertConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from emmental import atomic
+from emmental.architectures import longest_input
 from emmental.command_line import OneLineParser, leave_if, range_problems, switch, user_mistakes
 from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags
-from emmental.export.model_folder import plain_class_name, read_model
-from emmental.export.tokenizer import load_tokenizer
+from emmental.export.model_folder import read_model
+from emmental.export.tokenizer import tokenizer_of
+from emmental.masked_models import plain_class
 from emmental.patching import masked_layers
 from emmental.pictures.canvas import Chart, encode_array, render_rgba
 from emmental.pictures.curves import curves, has_curves
@@ -64,7 +66,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     """
     source = Path(args.model_name_or_path)
     model = read_model(source, args.pruning_method, args.threshold)
-    task, tokenizer = _task(args, model.config), load_tokenizer(source)
+    task, tokenizer = _task(args, model.config), tokenizer_of(source)
     _check_model(model, task, args)
     made, work = training(source), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)
@@ -76,7 +78,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         "name": source.resolve().name,
         "task": task.name,
         "primary_metric": task.primary_metric,
-        "architecture": plain_class_name([type(model).__name__], str(source)),
+        "architecture": plain_class(type(model)).__name__,
         "pruning": _pruning(model),
         "remaining": remaining(model),
         "quality": quality(model, {**models, INT8_PACKAGE: int8_package(artifacts)}, data, tokenizer),
@@ -164,7 +166,7 @@ def _card_problems(folder: Path) -> list[str]:
     return []
 
 
-def _task(args: argparse.Namespace, config: BertConfig) -> Task:
+def _task(args: argparse.Namespace, config: PreTrainedConfig) -> Task:
     """The task with its classes in the model's order; its dev files are there."""
     called = f"--model_name_or_path {args.model_name_or_path}"
     if args.validation_file is None:
@@ -181,8 +183,8 @@ def _check_model(model: PreTrainedModel, task: Task, args: argparse.Namespace) -
     if not type(model).__name__.endswith("ForSequenceClassification"):
         raise UserError(f"--model_name_or_path accepts a sequence classifier; {name} is a {type(model).__name__}")
     for flag, length in (("max_seq_length", args.max_seq_length), ("lengths", max(args.lengths))):
-        if length > config.max_position_embeddings:
-            raise UserError(f"--{flag} {length} is more than the {config.max_position_embeddings} positions of {name}")
+        if length > longest_input(config):
+            raise UserError(f"--{flag} {length} is more than the {longest_input(config)} positions of {name}")
 
 
 def _pruning(model: PreTrainedModel) -> dict[str, Any] | None:

@@ -20,13 +20,14 @@ from emmental.data import load_features
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize_folder
 from emmental.export.counts_parameters import Count, count_parameters
-from emmental.export.model_folder import WEIGHT_FILES, read_model
+from emmental.export.model_folder import read_model
 from emmental.export.onnx import INT8_FILE, MODEL_FILE, export_onnx_folder, load_session
 from emmental.export.package import VALUE_TYPES
 from emmental.export.storage import load_package, package_sizes, save_package
 from emmental.inference.latency import machine, measure, speedups
 from emmental.inference.sparse import load_sparse
 from emmental.patching import masked_layers
+from emmental.pretrained import weight_files
 from emmental.runs.evaluation import predict_logits
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Environment
@@ -316,7 +317,7 @@ def _answers(model: nn.Module, data: DevData, tokenizer: Any, title: str) -> tup
 
 
 def _weights_file(folder: Path) -> Path:
-    return next(folder / name for name in WEIGHT_FILES if (folder / name).is_file())
+    return weight_files(folder)[0]
 
 
 def _read_object(file: Path) -> dict[str, Any] | None:

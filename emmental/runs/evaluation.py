@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from emmental.architectures import takes_broadcast_mask, takes_token_types
 from emmental.data import FeatureDataset, SequentialBatches, batch_loader
 from emmental.patching import renew_masks
 from emmental.runs.precision import Precision
@@ -65,10 +66,14 @@ def predict_logits(
     return in_order
 
 
-def model_inputs(batch: dict[str, Tensor], device: torch.device, model: nn.Module | None = None) -> dict[str, Tensor]:
-    """What the forward of a model (None: of BERT) takes of a batch, on `device`: no token types where it has none."""
-    names = ["input_ids", "attention_mask"]
-    config = getattr(model, "config", None)
-    if config is None or getattr(config, "type_vocab_size", 0) > 1:
-        names.append("token_type_ids")
-    return {name: batch[name].to(device, non_blocking=True) for name in names}
+def model_inputs(batch: dict[str, Tensor], device: torch.device, model: nn.Module) -> dict[str, Tensor]:
+    """What the forward of a model takes of a batch, on `device`: no token types where it has none.
+
+    On a GPU the mask has the form that attention takes as it is, where the model allows that: a look at its values
+    would wait for the GPU.
+    """
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if takes_token_types(model.config) else [])]
+    inputs = {name: batch[name].to(device, non_blocking=True) for name in names}
+    if device.type != "cpu" and takes_broadcast_mask(model.config):
+        inputs["attention_mask"] = inputs["attention_mask"].bool()[:, None, None, :]
+    return inputs

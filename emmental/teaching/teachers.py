@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from emmental import atomic
 from emmental.data import FeatureDataset
 from emmental.data.features import writing_cache
-from emmental.data.tokenization import differing_tokens
+from emmental.data.tokenization import differing_tokens, load_tokenizer
 from emmental.errors import UserError
 from emmental.pretrained import bytes_of, from_pretrained, weights_fingerprint
 from emmental.runs.evaluation import predict_logits
@@ -58,7 +58,7 @@ def load_teacher(args: argparse.Namespace, tokenizer: Any, task: Task) -> nn.Mod
         raise UserError(f"--teacher_type {args.teacher_type}, but {name} is a {config.model_type}")
     class_order(task, config, f"--teacher_name_or_path {name}")
     say_if_unnamed(task, config, f"--teacher_name_or_path {name}")
-    _check_tokenizers(tokenizer, from_pretrained(AutoTokenizer, name, **found), name)
+    _check_tokenizers(tokenizer, load_tokenizer(name, **found), name)
     teacher, info = from_pretrained(
         AutoModelForSequenceClassification, name, config=config, output_loading_info=True, **found
     )

@@ -13,11 +13,12 @@ from huggingface_hub import get_token
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
+from emmental.architectures import ARCHITECTURES
 from emmental.command_line import OneLineParser, explicit_flags, leave_if, range_problems, switch
 from emmental.modules.masked_nn import FRACTION_METHODS, MASK_INITS, PRUNING_METHODS, canonical_pruning_method
 from emmental.pruning import GLOBAL_TOPK_METHODS, REGULARIZATIONS
 
-MODEL_TYPES = ("masked_bert", "bert")
+MODEL_TYPES = (*(f"masked_{name}" for name in ARCHITECTURES), *ARCHITECTURES)
 
 
 def build_parser() -> OneLineParser:
@@ -43,7 +44,11 @@ def _add_task(parser: OneLineParser) -> None:
 
 def _add_model(parser: OneLineParser) -> None:
     group = parser.add_argument_group("model")
-    group.add_argument("--model_type", default="masked_bert", help="masked_bert, or bert to train dense")
+    group.add_argument(
+        "--model_type",
+        default="masked_bert",
+        help="omit it to prune the model, whatever its type; bert, roberta, ... train it dense",
+    )
     group.add_argument("--model_name_or_path", default="google-bert/bert-base-uncased", help="folder or Hub name")
     group.add_argument("--config_name", default="", help="configuration, where it is not the model's own")
     group.add_argument("--tokenizer_name", default="", help="tokenizer, where it is not the model's own")
@@ -274,7 +279,7 @@ def _number_problems(args: argparse.Namespace) -> list[str]:
 
 
 def _pruning_problems(args: argparse.Namespace) -> list[str]:
-    if args.model_type != "masked_bert" or args.pruning_method not in PRUNING_METHODS:
+    if not args.model_type.startswith("masked_") or args.pruning_method not in PRUNING_METHODS:
         return []
     problems = _threshold_problems(args)
     method = args.pruning_method

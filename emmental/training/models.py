@@ -10,16 +10,16 @@ from typing import Any
 
 from transformers import (
     AutoConfig,
-    AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
+    AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
-from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
+from emmental.architectures import base_model_type, longest_input
+from emmental.data import tokenization
 from emmental.errors import UserError
-from emmental.pretrained import from_pretrained
+from emmental.masked_models import MaskedConfig, masked_config
+from emmental.pretrained import from_pretrained, require_encoder
 from emmental.tasks import Task, in_order_of
 from emmental.tasks.classes import are_numbered, is_classifier, model_classes
 
@@ -36,11 +36,7 @@ def load_tokenizer(args: argparse.Namespace) -> Any:
     casing = {} if args.do_lower_case is None else {"do_lower_case": args.do_lower_case}
     name = args.tokenizer_name or args.model_name_or_path
     flag = "--tokenizer_name" if args.tokenizer_name else "--model_name_or_path"
-    tokenizer = from_pretrained(AutoTokenizer, name, flag=flag, cache_dir=args.cache_dir or None, **casing)
-    if not tokenizer.is_fast:
-        raise UserError(f"{flag} {name} is no fast tokenizer; it needs a tokenizer.json")
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Transformers makes where it finds no files
-        raise UserError(f"{flag} {name} holds no tokenizer; it needs a tokenizer.json or vocab.txt")
+    tokenizer = tokenization.load_tokenizer(name, flag=flag, cache_dir=args.cache_dir or None, **casing)
     if args.max_seq_length > tokenizer.model_max_length:
         raise UserError(
             f"--max_seq_length {args.max_seq_length} is more than the {tokenizer.model_max_length} tokens of {name}"
@@ -74,36 +70,44 @@ def in_order_of_student(args: argparse.Namespace, task: Task, config: PreTrained
 def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrainedModel:
     """The model to train or evaluate, with the task's outputs.
 
-    A dense checkpoint under `--model_type masked_bert` gets masks as the flags say. A masked one keeps its own pruning
-    method, threshold and scores.
+    A dense checkpoint gets masks as the flags say, unless `--model_type` names its own type. A masked one keeps its
+    own pruning method, threshold and scores. The tokenizer is made to give what the model reads.
 
     Raises:
-        UserError: the checkpoint contradicts the flags.
+        UserError: the checkpoint contradicts the flags, or is no encoder of a known type.
         UserError: it cannot be found.
     """
     name = args.model_name_or_path
-    config, _ = load_config(args)
-    if not isinstance(config, BertConfig):
-        raise UserError(f"--model_name_or_path accepts a BERT; {name} is a {config.model_type}")
-    if args.max_seq_length > config.max_position_embeddings:
+    config, called = load_config(args)
+    require_encoder(config, called)
+    if args.max_seq_length > longest_input(config):
         raise UserError(
-            f"--max_seq_length {args.max_seq_length} is more than the {config.max_position_embeddings} positions "
-            f"of {name}"
+            f"--max_seq_length {args.max_seq_length} is more than the {longest_input(config)} positions of {name}"
         )
     if len(tokenizer) > config.vocab_size:
         raise UserError(f"--tokenizer_name has {len(tokenizer)} tokens, the model {name} only {config.vocab_size}")
-    if args.model_type == "bert":
-        if isinstance(config, MaskedBertConfig):
-            raise UserError(f"--model_type bert trains dense, but {name} is masked; leave --model_type away")
-        return _loaded(args, BertForSequenceClassification, BertConfig(**{**config.to_dict(), **_outputs(task)}))
-    masked = MaskedBertConfig.from_dense(config, **_masking(args, config), **_outputs(task))
-    return _loaded(args, MaskedBertForSequenceClassification, masked)
+    tokenization.give_token_types(tokenizer, config)
+    _check_model_type(args, config)
+    if args.model_type.startswith("masked_"):
+        return _loaded(args, masked_config(config, **_masking(args, config), **_outputs(task)))
+    return _loaded(args, type(config)(**{**config.to_dict(), **_outputs(task)}))
 
 
-def _loaded(args: argparse.Namespace, model_class: type[PreTrainedModel], config: BertConfig) -> PreTrainedModel:
+def _check_model_type(args: argparse.Namespace, config: PreTrainedConfig) -> None:
+    """Refuse a `--model_type` that was given and is not that of the model."""
+    if "model_type" not in args.explicit:
+        return
+    asked, name = args.model_type, args.model_name_or_path
+    if base_model_type(asked) != base_model_type(config.model_type):
+        raise UserError(f"--model_type {asked}, but {name} is a {config.model_type}; omit the flag")
+    if isinstance(config, MaskedConfig) and not asked.startswith("masked_"):
+        raise UserError(f"--model_type {asked} trains dense, but {name} is masked; omit the flag")
+
+
+def _loaded(args: argparse.Namespace, config: PreTrainedConfig) -> PreTrainedModel:
     """The model; a head that the checkpoint lacks, or has for other labels, starts anew, which only training mends."""
     model, info = from_pretrained(
-        model_class,
+        AutoModelForSequenceClassification,
         args.model_name_or_path,
         flag="--model_name_or_path",
         config=config,
@@ -151,9 +155,9 @@ def _outputs(task: Task) -> dict[str, Any]:
     }
 
 
-def _masking(args: argparse.Namespace, config: BertConfig) -> dict[str, Any]:
+def _masking(args: argparse.Namespace, config: PreTrainedConfig) -> dict[str, Any]:
     asked = {"pruning_method": args.pruning_method, "mask_init": args.mask_init, "mask_scale": args.mask_scale}
-    if not isinstance(config, MaskedBertConfig):
+    if not isinstance(config, MaskedConfig):
         return asked
     for flag, value in asked.items():
         if flag in args.explicit and value != getattr(config, flag):

@@ -74,7 +74,7 @@ def test_table_and_picture(tmp_path, capsys):
         ("masked", ["--threshold", "30"], "the fraction of weights that stay, from 0 to 1 (not in %: 30 % is 0.3)"),
         ("masked", ["--picture", "p.txt"], "does not end in a picture format"),
         ("m.emmental", ["--threshold", "0.1"], "--threshold are for masked models"),
-        ("nowhere", [], "has no config.json"),
+        ("nowhere", [], "there is no such folder"),
     ],
 )
 def test_mistakes_are_one_line(name, flags, message, tmp_path, capsys):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
+from emmental.architectures import ARCHITECTURES
 from emmental.export.layer_weights import layer_weights
 
 HIDDEN, HEADS, NEURONS = 4, 2, 3
@@ -26,7 +27,9 @@ def make(change=lambda matrices: None):
     vectors = {f"{name}.bias": np.arange(1, rows + 1, dtype=np.float32) for name, (rows, _) in SHAPES.items()}
     for norm in ("attention.output.LayerNorm", "output.LayerNorm"):
         vectors |= {f"{norm}.weight": np.ones(HIDDEN, np.float32), f"{norm}.bias": np.zeros(HIDDEN, np.float32)}
-    return layer_weights({k: csr_array(v) for k, v in matrices.items()}, vectors, HEADS, lambda x: 10 * x)
+    return layer_weights(
+        {k: csr_array(v) for k, v in matrices.items()}, vectors, HEADS, lambda x: 10 * x, ARCHITECTURES["bert"]
+    )
 
 
 def test_nothing_pruned():
@@ -86,4 +89,4 @@ def test_an_empty_matrix(name):
 
 def test_missing_array():
     with pytest.raises(KeyError, match="query"):
-        layer_weights({}, {}, 1, lambda x: x)
+        layer_weights({}, {}, 1, lambda x: x, ARCHITECTURES["bert"])

@@ -10,7 +10,7 @@ import tiny_masked
 
 from emmental.export.package import read_package
 from emmental.export.storage import save_package
-from emmental.export.tokenizer import load_tokenizer, read_tokenizer_files
+from emmental.export.tokenizer import read_tokenizer_files, tokenizer_of
 
 TEXT = "Kasa lofi [SEP] mite"
 
@@ -27,7 +27,7 @@ def test_folder_and_package(folder, tmp_path):
     assert read_package(tmp_path / "m.emmental").tokenizer == read_tokenizer_files(folder)
     expected = tiny.tokenizer()(TEXT)["input_ids"]
     for path in (folder, tmp_path / "m.emmental"):
-        loaded = load_tokenizer(path)
+        loaded = tokenizer_of(path)
         assert loaded(TEXT)["input_ids"] == expected
         assert loaded.pad_token_id == 0
 
@@ -36,9 +36,9 @@ def test_without_a_tokenizer(folder, tmp_path):
     save_package(tiny_masked.make(), tmp_path / "m.emmental")
     assert read_package(tmp_path / "m.emmental").tokenizer == {}
     with pytest.raises(ValueError, match=r"m\.emmental holds no tokenizer"):
-        load_tokenizer(tmp_path / "m.emmental")
+        tokenizer_of(tmp_path / "m.emmental")
     save_package(tiny_masked.make(), tmp_path / "n.emmental", tokenizer_folder=folder)
-    assert load_tokenizer(tmp_path / "n.emmental")(TEXT)["input_ids"] == tiny.tokenizer()(TEXT)["input_ids"]
+    assert tokenizer_of(tmp_path / "n.emmental")(TEXT)["input_ids"] == tiny.tokenizer()(TEXT)["input_ids"]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,6 @@ def test_without_a_tokenizer(folder, tmp_path):
 def test_damaged_or_hostile(folder, name, text, message):
     (folder / name).write_bytes(text)
     with pytest.raises(ValueError, match=message) as refused:
-        load_tokenizer(folder)
+        tokenizer_of(folder)
     assert "\n" not in str(refused.value)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "masked_bert"

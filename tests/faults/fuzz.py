@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from emmental import MaskedBertConfig, atomic
 from emmental.data.features import FEATURES_FILE, FeatureDataset, load_features
 from emmental.export import package
-from emmental.export.model_folder import make_config, plain_class_name, read_settings
+from emmental.export.model_folder import class_of, make_config, read_settings
 from emmental.export.position_code import PositionCode, decode_positions, encode_positions
 from emmental.language_models.corpus import CorpusDataset, binarize, sequence_rules
 from emmental.pictures import inputs
@@ -317,7 +317,7 @@ def _settings(folder: Path) -> Reader:
 
     def read(path: Path) -> object:
         found = read_settings(path.parent)
-        plain_class_name(found.get("architectures"), str(path))
+        class_of(found["model_type"], found.get("architectures"), str(path))
         return make_config(MaskedBertConfig, {k: v for k, v in found.items() if k != "model_type"}, str(path))
 
     return Reader(

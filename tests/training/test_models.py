@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from transformers import BertConfig, BertForSequenceClassification, DistilBertConfig
+from transformers import AutoConfig, BertConfig, BertForSequenceClassification
 
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.errors import UserError
@@ -121,9 +121,20 @@ class TestContradictions:
             make_args(model_name_or_path=masked_dir, model_type="bert")
         )
 
-    def test_no_bert(self, make_args, tmp_path):
-        DistilBertConfig().save_pretrained(tmp_path / "other")
-        assert "--model_name_or_path accepts a BERT" in self.refused(make_args(model_name_or_path=tmp_path / "other"))
+    @pytest.mark.parametrize(
+        ("model_type", "message"),
+        [
+            ("t5", "is an encoder-decoder (t5); encoders are accepted: bert, roberta, "),
+            ("gpt2", "is a decoder (gpt2); encoders are accepted: bert, roberta, "),
+            ("funnel", "is not known; known are bert, roberta, "),
+        ],
+    )
+    def test_no_known_encoder(self, make_args, tmp_path, model_type, message):
+        AutoConfig.for_model(model_type).save_pretrained(tmp_path / "other")
+        assert message in self.refused(make_args(model_name_or_path=tmp_path / "other"))
+
+    def test_another_type_than_asked_for(self, make_args):
+        assert "--model_type roberta, but " in self.refused(make_args(model_type="roberta"))
 
     def test_more_tokens_than_positions(self, make_args, tmp_path):
         tiny.save_bert(tmp_path / "short", max_position_embeddings=8)

@@ -1,0 +1,212 @@
+"""Every known type of encoder, from training to what comes out of it, on tiny random models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tiny
+import tiny_models
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+import masked_run_glue
+from emmental.architectures import (
+    ARCHITECTURES,
+    architecture_of,
+    encoder_linears,
+    longest_input,
+    takes_broadcast_mask,
+    takes_token_types,
+)
+from emmental.export.bertarize import bertarize
+from emmental.export.counts_parameters import count_parameters
+from emmental.export.storage import load_package, save_package
+from emmental.masked_models import masked_config
+from emmental.modules.masked_nn import PRUNING_METHODS
+from emmental.patching import masked_layers
+from emmental.pruning import remaining_weights
+
+MATRICES = {"albert": 6, "modernbert": 8}
+"""Encoder matrices of two layers, 12 of others: layers share one set of six; four a layer, where q, k, v are one."""
+METHODS = {
+    "topK": ["--final_threshold", "0.25"],
+    "magnitude": ["--final_threshold", "0.25"],
+    "threshold": ["--initial_threshold", "-1", "--final_threshold", "0.001", "--mask_init", "kaiming"],
+    "sigmoied_threshold": [
+        *("--initial_threshold", "0", "--final_threshold", "0.5", "--mask_init", "kaiming"),
+        *("--regularization", "l1", "--final_lambda", "10"),
+    ],
+    "l0": ["--mask_scale", "2.197", "--regularization", "l0", "--final_lambda", "1", "--final_threshold", "1"],
+}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A dense model of one type, and what became of it in training.
+
+    Attributes:
+        model_type: of the dense model.
+        world: folder of `dense` (the model), `out` (the trained one) and the task.
+        results: what its evaluation gave.
+    """
+
+    model_type: str
+    world: Path
+    results: dict[str, float]
+
+    @property
+    def trained(self) -> Path:
+        return self.world / "out"
+
+
+def flags(world: Path, output: Path, *others: str) -> list[str]:
+    return [
+        *("--data_dir", str(world / "mrpc"), "--task_name", "mrpc", "--model_name_or_path", str(world / "dense")),
+        *("--output_dir", str(output), "--feature_cache_dir", str(world / "cache"), "--no_cuda"),
+        *("--max_seq_length", "32", "--max_steps", "4", "--warmup_steps", "1", "--save_steps", "2"),
+        "--no-pictures",
+        *("--learning_rate", "1e-3", *others),
+    ]
+
+
+MOVEMENT = ("--final_threshold", "0.25", "--do_train", "--do_eval", "--do_predict")
+
+
+@pytest.fixture(scope="module", params=tiny_models.MODEL_TYPES)
+def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """Pruned by movement for four updates, with the dense model as its teacher."""
+    world = tmp_path_factory.mktemp(request.param)
+    tiny_models.save(world / "dense", request.param)
+    tiny.write_task(world / "mrpc", "mrpc", train=16, dev=6, test=4)
+    teacher = ("--teacher_name_or_path", str(world / "dense"))
+    return Encoder(request.param, world, masked_run_glue.main(flags(world, world / "out", *MOVEMENT, *teacher)))
+
+
+@pytest.fixture(scope="module")
+def inputs(encoder: Encoder) -> dict[str, torch.Tensor]:
+    """Two pairs, one of them padded, as the model takes them."""
+    tokenizer = AutoTokenizer.from_pretrained(encoder.trained)
+    pairs = [" ".join(tiny.WORDS[:9]), tiny.WORDS[3]], [tiny.WORDS[5], " ".join(tiny.WORDS[7:10])]
+    batch = tokenizer(*pairs, padding=True, return_tensors="pt")
+    names = ["input_ids", "attention_mask"]
+    if takes_token_types(AutoConfig.from_pretrained(encoder.trained)):
+        names.append("token_type_ids")
+    return {name: batch[name] for name in names}
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    return model.eval()(**inputs).logits
+
+
+def test_the_list_of_tiny_models_is_that_of_the_architectures() -> None:
+    assert set(tiny_models.MODEL_TYPES) == set(ARCHITECTURES)
+
+
+class TestTraining:
+    def test_it_is_pruned_distilled_evaluated_and_predicts(self, encoder: Encoder) -> None:
+        assert {"acc", "f1"} <= set(encoder.results)
+        assert len((encoder.trained / "MRPC.tsv").read_text().splitlines()) == 1 + 4
+        log = [json.loads(line) for line in (encoder.trained / "train_log.jsonl").read_text().splitlines()]
+        assert log[-1]["step"] == 4
+        assert log[0]["losses"]["distil"] >= 0
+
+    def test_it_reloads_through_auto_classes_with_the_share_that_was_asked_for(self, encoder: Encoder, inputs) -> None:
+        model = AutoModelForSequenceClassification.from_pretrained(encoder.trained)
+        assert model.config.model_type == f"masked_{encoder.model_type}"
+        assert remaining_weights(model.eval()) == 25.0
+        assert len(masked_layers(model)) == MATRICES.get(encoder.model_type, 12)
+        assert bool(logits(model, inputs).isfinite().all())
+
+    def test_it_resumes_to_the_bit(self, encoder: Encoder, tmp_path: Path) -> None:
+        shutil.copytree(encoder.trained / "checkpoint-2", tmp_path / "out" / "checkpoint-2")
+        teacher = ("--teacher_name_or_path", str(encoder.world / "dense"))
+        results = masked_run_glue.main(flags(encoder.world, tmp_path / "out", *MOVEMENT, *teacher))
+        assert results == encoder.results
+        for file in ("model.safetensors", "checkpoint-4/model.safetensors", "MRPC.tsv"):
+            assert (tmp_path / "out" / file).read_bytes() == (encoder.trained / file).read_bytes(), file
+
+    @pytest.mark.parametrize("method", [method for method in PRUNING_METHODS if method != "topK"])
+    def test_the_other_methods(self, encoder: Encoder, tmp_path: Path, method: str) -> None:
+        argv = flags(encoder.world, tmp_path, "--pruning_method", method, *METHODS[method])
+        results = masked_run_glue.main([*argv, "--save_steps", "4"])
+        assert masked_run_glue.main([*argv, "--save_steps", "4", "--do_eval"]) == results
+        if method == "magnitude":
+            model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+            assert remaining_weights(model.eval()) == 25.0
+
+    def test_dense_training_stays_dense(self, encoder: Encoder, tmp_path: Path) -> None:
+        masked_run_glue.main(flags(encoder.world, tmp_path, "--model_type", encoder.model_type, "--save_steps", "4"))
+        assert json.loads((tmp_path / "config.json").read_text())["model_type"] == encoder.model_type
+
+
+class TestMaskedForm:
+    def test_embeddings_are_frozen_and_all_else_trains(self, encoder: Encoder) -> None:
+        model = AutoModelForSequenceClassification.from_pretrained(encoder.trained)
+        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        inside = {name for name, _ in model.named_parameters() if f"{model.base_model_prefix}.embeddings." in name}
+        assert frozen == inside
+        assert frozen
+
+    def test_unpruned_it_computes_what_the_dense_model_does(self, encoder: Encoder, inputs) -> None:
+        dense = AutoModelForSequenceClassification.from_pretrained(encoder.world / "dense")
+        config = masked_config(dense.config)
+        masked = AutoModelForSequenceClassification.from_pretrained(encoder.world / "dense", config=config)
+        assert torch.equal(logits(masked, inputs), logits(dense, inputs))
+        assert {name.removesuffix(".mask_scores") for name in set(masked.state_dict()) - set(dense.state_dict())} == {
+            *encoder_linears(dense)
+        }
+
+    def test_hidden_states_are_given(self, encoder: Encoder, inputs) -> None:
+        model = AutoModelForSequenceClassification.from_pretrained(encoder.trained).eval()
+        states = model(**inputs, output_hidden_states=True).hidden_states
+        assert len(states) == 3
+        assert states[-1].shape == (*inputs["input_ids"].shape, 16)
+
+    def test_a_broadcast_mask_gives_the_same_logits(self, encoder: Encoder, inputs) -> None:
+        model = AutoModelForSequenceClassification.from_pretrained(encoder.world / "dense")
+        assert takes_broadcast_mask(model.config) == (encoder.model_type not in ("mpnet", "deberta-v2", "modernbert"))
+        if takes_broadcast_mask(model.config):
+            mask = inputs["attention_mask"].bool()[:, None, None, :]
+            expected = logits(model, inputs)
+            assert torch.allclose(logits(model, {**inputs, "attention_mask": mask}), expected, atol=1e-6)
+
+    def test_the_longest_text_fits_and_one_token_more_does_not(self, encoder: Encoder) -> None:
+        model = AutoModelForSequenceClassification.from_pretrained(encoder.world / "dense")
+        assert longest_input(model.config) == tiny_models.LONGEST
+        ids = torch.full((1, tiny_models.LONGEST), 10)
+        assert bool(logits(model, {"input_ids": ids}).isfinite().all())
+        if architecture_of(model.config).positions_after is not None:
+            with pytest.raises((IndexError, RuntimeError)):
+                logits(model, {"input_ids": torch.full((1, tiny_models.LONGEST + 1), 10)})
+
+
+class TestExports:
+    def test_bertarized_it_is_a_plain_model_with_equal_logits(self, encoder: Encoder, inputs, tmp_path: Path) -> None:
+        masked = AutoModelForSequenceClassification.from_pretrained(encoder.trained)
+        bertarize(masked).save_pretrained(tmp_path)
+        plain = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+        assert plain.config.model_type == encoder.model_type
+        assert torch.allclose(logits(plain, inputs), logits(masked, inputs), atol=1e-6)
+        zeros = sum(int((plain.get_submodule(name).weight == 0).sum()) for name in encoder_linears(plain))
+        assert zeros == 0.75 * sum(plain.get_submodule(name).weight.numel() for name in encoder_linears(plain))
+
+    def test_counts(self, encoder: Encoder) -> None:
+        masked = AutoModelForSequenceClassification.from_pretrained(encoder.trained).eval()
+        counts = count_parameters(masked)
+        assert counts.encoder_matrices.percent == 25.0
+        scores = sum(p.numel() for name, p in masked.named_parameters() if name.endswith("mask_scores"))
+        assert counts.model.total == sum(p.numel() for p in masked.parameters()) - scores
+        assert count_parameters(bertarize(masked)) == counts
+
+    @pytest.mark.parametrize(("weights", "tolerance"), [("fp32", 1e-6), ("int8", 0.1)])
+    def test_packages(self, encoder: Encoder, inputs, tmp_path: Path, weights: str, tolerance: float) -> None:
+        masked = AutoModelForSequenceClassification.from_pretrained(encoder.trained)
+        save_package(encoder.trained, tmp_path / "model.emmental", weights=weights)
+        loaded = load_package(tmp_path / "model.emmental")
+        assert loaded.config.model_type == encoder.model_type
+        assert torch.allclose(logits(loaded, inputs), logits(masked, inputs), atol=tolerance)
