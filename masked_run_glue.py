@@ -460,10 +460,12 @@ def _predict(args: argparse.Namespace, model: nn.Module, tokenizer: Any) -> None
     """Write the GLUE server's prediction file of the task's test data."""
     for task in evaluation_tasks(args.task):
         dataset = load_and_cache_examples(args, task.name, tokenizer, predict=True)
-        predictions = predictions_from_logits(task, _logits(args, model, dataset, "Predicting").numpy())
+        logits = _logits(args, model, dataset, "Predicting").numpy()
+        predictions = predictions_from_logits(task, logits)
         if args.output is not None:
             args.output.record(task.prediction_file)
-            logger.info("predictions: %s", write_predictions(args.output_dir, task, predictions, dataset.indices))
+            written = write_predictions(args.output_dir, task, predictions, dataset.indices, logits)
+            logger.info("predictions: %s", written)
 
 
 def _hand_over(args: argparse.Namespace, model: nn.Module, results: dict[str, float], seconds: float) -> None:

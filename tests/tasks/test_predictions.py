@@ -30,6 +30,20 @@ def test_own_scores_are_not_clipped(tmp_path: Path) -> None:
     assert path.read_text() == "index\tprediction\n0\t-7.25\n1\t1e-09\n"
 
 
+def test_probabilities_of_own_classes(tmp_path: Path) -> None:
+    """Odds of 3 to 1 and of 1 to 1; the server's format has no such columns."""
+    (tmp_path / "t.tsv").write_text("sentence1\tlabel\na\tbad\nb\tgood\n")
+    logits = np.array([[np.log(3), 0.0], [5.0, 5.0]], np.float32)
+    own = user_task(tmp_path / "t.tsv", None, None)
+    assert write_predictions(tmp_path, own, np.array([0, 1]), ["0", "1"], logits).read_text() == (
+        "index\tprediction\tprobability of bad\tprobability of good\n"
+        "0\tbad\t0.750000\t0.250000\n"
+        "1\tgood\t0.500000\t0.500000\n"
+    )
+    path = write_predictions(tmp_path, TASKS["rte"], np.array([1, 0]), ["0", "7"], logits)
+    assert path.read_text() == "index\tprediction\n0\tnot_entailment\n7\tentailment\n"
+
+
 def test_a_refused_file_leaves_the_old_one(tmp_path: Path) -> None:
     path = write_predictions(tmp_path, TASKS["rte"], np.array([1]), ["0"])
     for task, predictions, indices, message in (
