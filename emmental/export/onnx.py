@@ -25,11 +25,12 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from emmental import atomic
 from emmental.architectures import base_model_type, longest_input, takes_token_types
 from emmental.command_line import OneLineParser, switch, user_mistakes
+from emmental.data.texts import read_texts
 from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags, bertarize
 from emmental.export.model_folder import read_model
 from emmental.export.onnx_card import onnx_card
-from emmental.export.onnx_int8 import quantize_int8
+from emmental.export.onnx_int8 import calibration_batches, quantize_int8
 from emmental.export.onnx_session import (
     EARLIER_FILES,
     FOLDER,
@@ -42,7 +43,7 @@ from emmental.export.onnx_session import (
     load_session,
     onnx_file,
 )
-from emmental.export.tokenizer import read_tokenizer_files
+from emmental.export.tokenizer import load_tokenizer, read_tokenizer_files
 from emmental.first_token import first_token_only
 from emmental.patching import masked_layers
 
@@ -148,6 +149,7 @@ def export_onnx_folder(
     int8: bool = False,
     pruning_method: str | None = None,
     threshold: float | None = None,
+    calibration_file: str | Path | None = None,
 ) -> OnnxExport:
     """Write the model in `source` as the folder `target`, whole or not at all.
 
@@ -156,9 +158,10 @@ def export_onnx_folder(
         target: a new folder, or one that this function made.
         int8: write an int8 model too.
         pruning_method, threshold: override what a masked model records.
+        calibration_file: texts or pairs, see `read_texts`; with them int8 with fixed scales is tried too.
 
     Raises:
-        UserError: as `read_model` and `export_onnx`.
+        UserError: as `read_model`, `export_onnx` and `read_texts`.
         FileExistsError: `target` is something else.
     """
     source, target = Path(source), Path(target)
@@ -166,7 +169,12 @@ def export_onnx_folder(
     model = read_model(source, pruning_method, threshold)
     card = source / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    return write_onnx_folder(model, read_tokenizer_files(source), target, int8, source.resolve().name, text)
+    batches = []
+    if int8 and calibration_file is not None:
+        batches = calibration_batches(
+            read_texts(str(calibration_file)), load_tokenizer(source), longest_input(model.config)
+        )
+    return write_onnx_folder(model, read_tokenizer_files(source), target, int8, source.resolve().name, text, batches)
 
 
 def write_onnx_folder(
@@ -176,6 +184,7 @@ def write_onnx_folder(
     int8: bool = False,
     name: str = "model",
     card: str = "",
+    calibration: Sequence[Mapping[str, Tensor]] = (),
 ) -> OnnxExport:
     """Write `model` as the folder `target`: two ONNX files, config.json, the tokenizer, a card and a manifest.
 
@@ -187,6 +196,7 @@ def write_onnx_folder(
         target: a new folder, or one that is ours.
         int8: write an int8 model too.
         name, card: of the model, for the new card.
+        calibration: see `quantize_int8`.
     """
     plain = bertarize(model) if masked_layers(model) else model
     with atomic.atomic_folder(target) as temporary:
@@ -197,7 +207,7 @@ def write_onnx_folder(
         difference = export_onnx(plain, temporary / MODEL_FILE)
         result = OnnxExport(difference, (temporary / MODEL_FILE).stat().st_size)
         if int8:
-            quantize_int8(temporary / MODEL_FILE, temporary / INT8_FILE)
+            quantize_int8(temporary / MODEL_FILE, temporary / INT8_FILE, calibration)
             of_int8 = largest_difference(plain, load_session(temporary / INT8_FILE))
             result = OnnxExport(difference, result.size, of_int8, (temporary / INT8_FILE).stat().st_size)
         files = [(MODEL_FILE, "fp32", result.size, result.difference)]
@@ -299,6 +309,9 @@ def _parser() -> argparse.ArgumentParser:
         "--target_model_path", "--output", help="folder to write; onnx_<name> beside the model if absent"
     )
     switch(parser, "--int8", f"write {INT8_FILE} too, with int8 weights and dynamic quantisation", default=True)
+    parser.add_argument(
+        "--calibration_file", help="texts for int8 with fixed scales, tried beside scales found as they come"
+    )
     add_masking_flags(parser)
     return parser
 
@@ -311,7 +324,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = Path(args.model_name_or_path)
     target = Path(args.target_model_path or source.resolve().parent / f"onnx_{source.resolve().name}")
     with user_mistakes():
-        result = export_onnx_folder(source, target, args.int8, args.pruning_method, args.threshold)
+        result = export_onnx_folder(
+            source, target, args.int8, args.pruning_method, args.threshold, args.calibration_file
+        )
     print(_summary(result, target))
 
 

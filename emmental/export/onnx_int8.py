@@ -6,6 +6,7 @@ import copy
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from emmental import atomic
+from emmental.data.texts import Text
+from emmental.errors import UserError
 from emmental.export.onnx_session import OnnxModel, load_session, read_checked
 
 
@@ -48,6 +52,34 @@ def quantize_int8(path: str | Path, target: str | Path, calibration: Sequence[Ma
             exact, dynamic, fixed = ([_main_output(session, batch) for batch in calibration] for session in sessions)
             if _distance(exact, fixed) < _distance(exact, dynamic):
                 shutil.copyfile(static, temporary)
+
+
+def calibration_batches(
+    texts: Iterable[Text], tokenizer: PreTrainedTokenizerBase, longest: int, rows: int = 128, batch_size: int = 8
+) -> list[dict[str, Tensor]]:
+    """The first `rows` texts as batches of inputs, cut to `longest` tokens, at most 128.
+
+    Raises:
+        UserError: no text.
+    """
+    first = list(islice(texts, rows))
+    if not first:
+        raise UserError("--calibration_file holds no text")
+    batches = []
+    for begin in range(0, len(first), batch_size):
+        columns = zip(
+            *(text if isinstance(text, tuple) else (text,) for text in first[begin : begin + batch_size]), strict=True
+        )
+        found = tokenizer(
+            *map(list, columns),
+            padding=True,
+            truncation=True,
+            max_length=min(longest, 128),
+            return_token_type_ids=True,
+            return_tensors="pt",
+        )
+        batches.append({name: found[name] for name in ("input_ids", "attention_mask", "token_type_ids")})
+    return batches
 
 
 class _Batches(CalibrationDataReader):

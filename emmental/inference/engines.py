@@ -73,6 +73,11 @@ ENGINES = {
 }
 
 
+def costs_little(points: float) -> bool:
+    """Whether a change of the metric, in points of 100, is one that an engine may make."""
+    return points >= -MOST_POINTS - 1e-9
+
+
 def bf16_in_hardware() -> bool:
     """Whether the processor multiplies bfloat16 itself (AVX-512 BF16, AMX, or Arm's): asked of the processor."""
     return any(bool(has) for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
@@ -268,7 +273,7 @@ class Trial:
     @property
     def offered(self) -> bool:
         """Whether its quality allows it."""
-        return not ENGINES[self.engine].rounds or self.points >= -MOST_POINTS - 1e-9
+        return not ENGINES[self.engine].rounds or costs_little(self.points)
 
     def __str__(self) -> str:
         """One line for a table's foot or a log."""

@@ -39,6 +39,7 @@ from emmental.reporting.forms import (
     int8_package,
     latencies,
     make_artifacts,
+    not_offered,
     quality,
     remaining,
     sizes,
@@ -70,18 +71,22 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     _check_model(model, task, args)
     made, work = training(source), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)
-    artifacts = make_artifacts(source, work, args.pruning_method, args.threshold, dense)
+    artifacts = make_artifacts(source, work, args.pruning_method, args.threshold, dense, args.calibration_file)
     models = engines(artifacts, args.threads)
     data = DevData(task, args.data_dir, args.max_seq_length, args.per_gpu_eval_batch_size, work / "features")
+    rows = quality(model, {**models, INT8_PACKAGE: int8_package(artifacts)}, data, tokenizer)
     return {
         "made_by": GENERATOR,
         "name": source.resolve().name,
+        "folder": args.model_name_or_path,
+        "model_type": model.config.model_type,
         "task": task.name,
         "primary_metric": task.primary_metric,
         "architecture": plain_class(type(model)).__name__,
         "pruning": _pruning(model),
         "remaining": remaining(model),
-        "quality": quality(model, {**models, INT8_PACKAGE: int8_package(artifacts)}, data, tokenizer),
+        "quality": rows,
+        "not_offered": not_offered(rows, task.primary_metric),
         "sizes": sizes(artifacts, model),
         "latency": latencies(
             models, args.batch_sizes, args.lengths, args.threads, model.config.vocab_size, args.seconds
@@ -209,6 +214,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--task_name", help="cola, sst-2, mrpc, sts-b, qqp, mnli, mnli-mm, qnli, rte or wnli")
     parser.add_argument("--validation_file", help="your own data in the place of these two, as for the trainer")
     parser.add_argument("--dense", help="folder of the dense model it came from; what the training recorded if absent")
+    parser.add_argument(
+        "--calibration_file", help="texts for int8 with fixed scales, tried beside scales found as they come"
+    )
     parser.add_argument("--target", default="report.html", help="page to write")
     parser.add_argument("--results", help="file for the numbers, as JSON")
     parser.add_argument("--work_dir", help="folder for the exported forms; <target>-files if absent")

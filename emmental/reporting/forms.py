@@ -21,11 +21,20 @@ from emmental.errors import UserError
 from emmental.export.bertarize import bertarize_folder
 from emmental.export.counts_parameters import Count, count_parameters
 from emmental.export.model_folder import read_model
-from emmental.export.onnx import INT8_FILE, MODEL_FILE, export_onnx_folder, load_session
+from emmental.export.onnx import INT8_FILE, MODEL_FILE, export_onnx_folder
 from emmental.export.package import VALUE_TYPES
 from emmental.export.storage import load_package, package_sizes, save_package
+from emmental.inference.engines import (
+    ENGINES,
+    MOST_POINTS,
+    ONNX,
+    ONNX_INT8,
+    TORCH,
+    available,
+    costs_little,
+    prepare,
+)
 from emmental.inference.latency import machine, measure, speedups
-from emmental.inference.sparse import load_sparse
 from emmental.patching import masked_layers
 from emmental.pretrained import weight_files
 from emmental.runs.evaluation import predict_logits
@@ -35,15 +44,11 @@ from emmental.tasks import Task, class_order, compute_metrics, evaluation_tasks,
 from emmental.training.arguments import build_parser
 
 MASKED, DENSE, INT8_PACKAGE = "masked", "dense", "int8 package"
-TORCH, SPARSE, ONNX, ONNX_INT8 = "torch", "sparse", "onnx", "onnx-int8"
 FORM_TITLES = {
     MASKED: "masked, as trained",
     DENSE: "dense model, PyTorch",
-    TORCH: "PyTorch fp32",
-    SPARSE: "sparse, emmental",
-    ONNX: "ONNX Runtime fp32",
-    ONNX_INT8: "ONNX Runtime int8",
     INT8_PACKAGE: "int8 package, PyTorch",
+    **{name: engine.title for name, engine in ENGINES.items()},
 }
 """Form or engine -> what a report calls it. `dense` is the model that the pruned one came from."""
 FILE_TITLES = {
@@ -102,10 +107,11 @@ def make_artifacts(
     pruning_method: str | None = None,
     threshold: float | None = None,
     dense: Path | None = None,
+    calibration_file: str | None = None,
 ) -> Artifacts:
     """Write the exported forms of the model in `source` into `work_dir`; those of an earlier call are replaced.
 
-    `dense` is the folder of the model it came from, which is only read.
+    `dense` is the folder of the model it came from, which is only read; `calibration_file`: see `export_onnx_folder`.
 
     Raises:
         ValueError, FileExistsError: as `read_model`, `bertarize_folder`, `export_onnx_folder` and `save_package`.
@@ -114,7 +120,7 @@ def make_artifacts(
     if masked_layers(read_model(source, pruning_method, threshold)):
         plain = work_dir / "plain"
         bertarize_folder(source, plain, pruning_method, threshold)
-    export_onnx_folder(plain, work_dir / "onnx", int8=True)
+    export_onnx_folder(plain, work_dir / "onnx", int8=True, calibration_file=calibration_file)
     packages = {values: work_dir / f"{values}.emmental" for values in VALUE_TYPES}
     work_dir.mkdir(parents=True, exist_ok=True)
     for values, path in packages.items():
@@ -123,15 +129,23 @@ def make_artifacts(
 
 
 def engines(artifacts: Artifacts, threads: int) -> dict[str, nn.Module]:
-    """What answers requests: name -> model, all called with input_ids, attention_mask and token_type_ids."""
-    dense = {} if artifacts.dense is None else {DENSE: read_model(artifacts.dense)}
-    return {
-        **dense,
-        TORCH: read_model(artifacts.plain),
-        SPARSE: load_sparse(artifacts.plain),
-        ONNX: load_session(artifacts.onnx / MODEL_FILE, threads),
-        ONNX_INT8: load_session(artifacts.onnx / INT8_FILE, threads),
-    }
+    """What answers requests: the dense model, if it is known, and the model in every engine of this machine."""
+    plain = read_model(artifacts.plain)
+    dense = {} if artifacts.dense is None else {DENSE: prepare(read_model(artifacts.dense), TORCH, threads)}
+    return dense | {name: prepare(plain, name, threads, artifacts.onnx) for name in available()}
+
+
+def not_offered(rows: Sequence[dict], primary_metric: str) -> dict[str, str]:
+    """Engine -> why not, of those that round and lose too much on the dev data; `rows` are those of `quality`."""
+    refused = {}
+    exact = rows[0]["metrics"][primary_metric]
+    for row in rows:
+        points = 100 * (row["metrics"][primary_metric] - exact)
+        if row["name"] in ENGINES and ENGINES[row["name"]].rounds and not costs_little(points):
+            title, same = ENGINES[row["name"]].title, row["agreement"]
+            changed = "" if same is None else f" and changes {100 * (1 - same):.2f} % of the answers"
+            refused[row["name"]] = f"{title} loses {-points:.2f} points{changed}; at most {MOST_POINTS} may be lost"
+    return refused
 
 
 def quality(source: PreTrainedModel, models: dict[str, nn.Module], data: DevData, tokenizer: Any) -> list[dict]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from emmental.inference.engines import TORCH, code_line
 from emmental.pictures.heat import count_of, heat_table, percent
-from emmental.reporting.forms import DENSE, FILE_TITLES, FORM_TITLES, TORCH
+from emmental.reporting.forms import DENSE, FILE_TITLES, FORM_TITLES
 
 GENERATOR = "emmental.export.report"
 TEMPLATE = "page.html.jinja"
@@ -45,6 +46,7 @@ def page(results: Results, pictures: Mapping[str, bytes]) -> str:
         name=results["name"],
         subtitle=_subtitle(results),
         headline=headline(results),
+        code=best_code(results),
         cards=_cards(results),
         quality=_quality(results),
         speed=_speed(results),
@@ -63,10 +65,10 @@ def page(results: Results, pictures: Mapping[str, bytes]) -> str:
 def best_engine(results: Results) -> dict[str, Any] | None:
     """The row of `latency` in which the best engine is at its best.
 
-    The best one has the highest speed-up over all shapes (geometric mean). The dense model does not take part; the
-    masked form is timed nowhere.
+    The best one has the highest speed-up over all shapes (geometric mean). The dense model does not take part, nor do
+    engines that lose too much; the masked form is timed nowhere.
     """
-    rows = [row for row in results["latency"] if row["model"] != DENSE]
+    rows = [row for row in results["latency"] if row["model"] not in (DENSE, *results["not_offered"])]
     names = dict.fromkeys(row["model"] for row in rows)
     if not names:
         return None
@@ -80,7 +82,8 @@ def headline(results: Results) -> str:
     if best is None:
         return "No engine was timed."
     times = [{row["model"]: row["median_ms"] for row in _of_shape(results, shape)} for shape in _shapes(results)]
-    fastest = sum(min(found, key=found.__getitem__) == best["model"] for found in times)
+    left_out = results["not_offered"]
+    fastest = sum(min(found.keys() - left_out, key=found.__getitem__) == best["model"] for found in times)
     beside = best["median_ms"] * best["speedup"]
     metric = results["primary_metric"]
     found = {row["name"]: row["metrics"][metric] for row in results["quality"]}
@@ -96,6 +99,12 @@ def headline(results: Results) -> str:
         change = 100 * (value - found[DENSE])
         return f"{text}, dense {_points(found[DENSE])} % ({change:+.1f} points)."
     return f"{text}. The dense model is not known: name it with --dense."
+
+
+def best_code(results: Results) -> str:
+    """The lines of Python that load the model in its best engine."""
+    best = best_engine(results)
+    return "" if best is None else code_line(best["model"], results["folder"], results["model_type"])
 
 
 def card_tables(results: Results) -> str:
@@ -120,7 +129,8 @@ def card_tables(results: Results) -> str:
         f"{sums['percent']:.2f} % of the encoder's {count_of(sums['total'])} matrix weights remain. Latency: batch x "
         f"tokens, median, {facts['threads']} threads, {facts['processor']}; in brackets times as fast as {compared}."
     )
-    parts = [headline(results), note, _markdown(head, rows)]
+    refused = [f"{line}." for line in results["not_offered"].values()]
+    parts = [headline(results), f"```python\n{best_code(results)}\n```", *refused, note, _markdown(head, rows)]
     return "\n\n".join([*parts, _markdown(["file", "MB", "without embeddings, MB"], files)])
 
 
@@ -189,8 +199,9 @@ def _quality(results: Results) -> dict[str, Any]:
                 f"{100 * (1 - same):.2f} %" if compared and same is not None else "",
             ]
         )
+    refused = "".join(f" {line}." for line in results["not_offered"].values())
     return {
-        "note": f"In %, on {first['rows']:,} dev rows; change in points against the first line.",
+        "note": f"In %, on {first['rows']:,} dev rows; change in points against the first line.{refused}",
         "head": ["form", *map(_metric_name, metrics), "change", "largest logit difference", "answers that change"],
         "rows": rows,
     }

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 from emmental import atomic
+from emmental.errors import UserError
 from emmental.export import onnx as export
 from emmental.export import onnx_int8, onnx_session
 from emmental.export.bertarize import bertarize
@@ -224,6 +225,25 @@ def test_int8_with_fixed_scales_is_kept_where_it_is_closer(model, exported, tmp_
         assert ("QuantizeLinear" in operators) == (kept == "fixed")
         assert ("DynamicQuantizeLinear" in operators) == (kept == "dynamic")
         assert largest_difference(model, load_session(tmp_path / "best.onnx")) < 0.5
+
+
+def test_calibration_texts(tmp_path, monkeypatch):
+    """Sentences or pairs, at most 128 of them, in batches of 8; a file without text is refused."""
+    tiny_masked.save(tmp_path / "masked")
+    (tmp_path / "texts.txt").write_text("kasa lote\n" * 20)
+    (tmp_path / "pairs.tsv").write_text("sentence1\tsentence2\n" + "kasa\tlote\n" * 130)
+    seen = []
+    monkeypatch.setattr(
+        export, "quantize_int8", lambda path, target, batches: seen.append(batches) or shutil.copy(path, target)
+    )
+    for name in ("texts.txt", "pairs.tsv"):
+        export_onnx_folder(tmp_path / "masked", tmp_path / "onnx", True, calibration_file=tmp_path / name)
+    assert [len(batch["input_ids"]) for batch in seen[0]] == [8, 8, 4]
+    assert sum(len(batch["input_ids"]) for batch in seen[1]) == 128
+    assert seen[1][0]["token_type_ids"][0].tolist() == [0, 0, 0, 1, 1]
+    (tmp_path / "texts.txt").write_text("")
+    with pytest.raises(UserError, match="--calibration_file holds no text"):
+        export_onnx_folder(tmp_path / "masked", tmp_path / "onnx", True, calibration_file=tmp_path / "texts.txt")
 
 
 def test_the_distance_of_outputs():
