@@ -43,7 +43,7 @@ from emmental.export.onnx_session import (
     load_session,
     onnx_file,
 )
-from emmental.export.tokenizer import load_tokenizer, read_tokenizer_files
+from emmental.export.tokenizer import read_tokenizer_files, tokenizer_of
 from emmental.first_token import first_token_only
 from emmental.patching import masked_layers
 
@@ -172,7 +172,7 @@ def export_onnx_folder(
     batches = []
     if int8 and calibration_file is not None:
         batches = calibration_batches(
-            read_texts(str(calibration_file)), load_tokenizer(source), longest_input(model.config)
+            read_texts(str(calibration_file)), tokenizer_of(source), longest_input(model.config)
         )
     return write_onnx_folder(model, read_tokenizer_files(source), target, int8, source.resolve().name, text, batches)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from transformers.utils import ModelOutput
 
 from emmental import atomic
 from emmental.errors import UserError
-from emmental.export.model_folder import make_config
+from emmental.export.model_folder import make_config, read_settings
 
 FOLDER = "onnx"
 MODEL_FILE, INT8_FILE = f"{FOLDER}/model.onnx", f"{FOLDER}/model_quantized.onnx"
@@ -147,15 +146,10 @@ def _messages(message: Message) -> Iterator[Message]:
 
 
 def _config_beside(folder: Path) -> PreTrainedConfig | None:
-    file = folder / "config.json"
-    if not file.is_file():
+    if not (folder / "config.json").is_file():
         return None
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        stock = CONFIG_MAPPING[settings.pop("model_type")]
-    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is unreadable, or of no known model type ({type(error).__name__})") from error
-    return make_config(stock, settings, str(file))
+    settings = read_settings(folder)
+    return make_config(CONFIG_MAPPING[settings.pop("model_type")], settings, str(folder / "config.json"))
 
 
 def one_line(error: Exception) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from emmental.architectures import base_model_type
+from emmental.architectures import base_model_type, takes_token_types
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
 from emmental.first_token import install_first_token
@@ -123,7 +123,7 @@ class TorchEngine(nn.Module):
     ) -> ModelOutput:
         """All inputs (batch, length) int64; `logits` (batch, labels) float32."""
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if getattr(self.config, "type_vocab_size", 0) > 1 and token_type_ids is not None:
+        if takes_token_types(self.config) and token_type_ids is not None:
             given["token_type_ids"] = token_type_ids
         return ModelOutput(logits=self.model(**given).logits.float())
 
