@@ -41,6 +41,7 @@ FORMAT = 1
 """Version of what a small configuration says."""
 MODELLING_FILES = ("small_models.py", "first_token.py", "architectures.py")
 """The files that make a folder independent of emmental."""
+_MOST_LAYERS = 1000
 HEADS, COLUMNS = "num_attention_heads", "relative_attention_heads"
 _AUTO_CLASSES = {
     "AutoModel": "MODEL_MAPPING",
@@ -88,9 +89,14 @@ class SmallConfig:
     shared_layer_config: dict | None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        layers = self.num_hidden_layers
+        if not (type(layers) is int and 0 < layers <= _MOST_LAYERS):  # Transformers counts them one by one
+            raise ValueError(f"num_hidden_layers accepts 1 to {_MOST_LAYERS}, not {layers!r}")
         known = (HEADS, neurons_name(self), COLUMNS)
-        _check_per_layer(kwargs.get("per_layer_config") or {}, "per_layer_config", known)
-        _check_per_layer(self.shared_layer_config or {}, "shared_layer_config", known)
+        tables = {"per_layer_config": kwargs.get("per_layer_config"), "shared_layer_config": self.shared_layer_config}
+        for name, table in tables.items():
+            if table is not None:
+                _check_per_layer(table, name, known)
         super().__post_init__(**kwargs)
         if self.small_format != FORMAT:
             raise ValueError(f"small_format {self.small_format!r} is not known: this program reads {FORMAT}")
@@ -116,6 +122,8 @@ class SmallConfig:
             count, said = self.num_hidden_groups * self.inner_group_num, self.shared_layer_config or {}
         else:
             count, said = self.num_hidden_layers, self.to_dict().get("per_layer_config") or {}
+        if not (type(count) is int and 0 < count <= _MOST_LAYERS):
+            raise ValueError(f"an encoder has 1 to {_MOST_LAYERS} different layers, not {count!r}")
         said = {int(index): sizes for index, sizes in said.items()}
         if surplus := sorted(set(said) - set(range(count))):
             raise ValueError(f"sizes are given for layer {surplus[0]}, and the encoder has layers 0 to {count - 1}")
@@ -126,6 +134,8 @@ class SmallConfig:
         sizes = []
         for key in (HEADS, neurons_key):
             most, size = getattr(self, key), said.get(key, getattr(self, key))
+            if type(most) is not int or most < 1:
+                raise ValueError(f"{key} accepts numbers from 1, not {most!r}")
             if type(size) is not int or not 0 <= size <= most:
                 raise ValueError(f"{key} of layer {index} accepts 0 to {most}, not {size!r}")
             sizes.append(size)

@@ -34,6 +34,7 @@ from emmental.shrinking import as_plain, layer_sizes, shrink
 from emmental.small_models import MODELLING_FILES
 
 HEADS, NEURONS = 4, 12
+KEYS = ["num_attention_heads", "intermediate_size", "relative_attention_heads"]
 UNEVEN = [([2, 0], [1, 5, 7]), ([], [3]), ([3], [])]
 CASES = {"uneven": UNEVEN, "empty layers": [([], []), ([1], [0]), ([], [])], "empty": [([], [])] * 3}
 
@@ -303,6 +304,8 @@ def test_a_modelling_file_that_we_find_is_never_run(tmp_path):
         ("per_layer_config", {"0": {"num_attention_heads": 3}}, "do not fit the weights"),
         ("per_layer_config", {"0": {"num_attention_heads": 0}}, "do not fit the weights"),
         ("per_layer_config", {"0": {"width": 3}}, "width"),
+        ("num_hidden_layers", 10**9, "num_hidden_layers accepts 1 to 1000"),
+        ("num_attention_heads", 0, "num_attention_heads"),
         ("small_format", 99, "small_format 99 is not known"),
         ("dense_encoder_weights", -5, "dense_encoder_weights accepts"),
     ],
@@ -316,6 +319,31 @@ def test_sizes_that_cannot_be_are_one_line(key, value, message, tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
         AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert "\n" not in str(caught.value).strip()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["0", "1", "x", *KEYS]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(["0", "1", "7", "-1"]), st.dictionaries(st.sampled_from(KEYS), json_values))
+    | json_values
+)
+def test_any_table_of_sizes_is_taken_or_refused(said):
+    try:
+        config = emmental.SmallMPNetConfig(num_hidden_layers=2, per_layer_config=said)
+    except ValueError as error:
+        message = str(error)
+    else:
+        message = ""
+        assert all(0 <= size.heads <= 12 and 0 <= size.neurons <= 3072 for size in config.layer_sizes())
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("openings", [UNEVEN[:2], [([4], [])] * 3, [([0, 0], [])] * 3, [([], [-1])] * 3])
