@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROGRAMS = ("masked_run_glue", "distiller", "visualizing_image")
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "cv2": "opencv-python-headless"}
 """Module -> distribution on PyPI, where the names differ."""
-COMES_WITH = {"huggingface_hub": "transformers", "jinja2": "torch", "google": "tensorboard"}
+COMES_WITH = {"huggingface_hub": "transformers", "jinja2": "torch", "google": "tensorboard", "PIL": "matplotlib"}
 """Module -> the requirement that brings it along."""
 NOT_ON_PYPI = {"apex", "openvino", "peft"}
 """What the program uses where the user has it, and asks nobody to install."""

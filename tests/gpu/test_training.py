@@ -1,0 +1,121 @@
+"""The trainer on the device: the CPU's losses in every method and precision, no waiting, resuming, processes."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from gpu_runs import losses
+from safetensors.torch import load_file
+
+import masked_run_glue
+from distiller import TaskDistiller
+
+METHODS = {
+    "dense": "--model_type bert",
+    "topK": "--pruning_method topK --mask_init uniform --mask_scale 0.1 --final_threshold 0.3",
+    "topK global": "--pruning_method topK --global_topk --mask_init uniform --mask_scale 0.1 --final_threshold 0.3",
+    "magnitude": "--pruning_method magnitude --final_threshold 0.3",
+    "threshold": "--pruning_method threshold --initial_threshold 0 --final_threshold 0.1 --regularization l1 "
+    "--final_lambda 1 --mask_init uniform --mask_scale 1",
+    "sigmoied_threshold": "--pruning_method sigmoied_threshold --initial_threshold 0 --final_threshold 0.5 "
+    "--regularization l1 --final_lambda 1 --mask_init uniform --mask_scale 1",
+}
+TOLERANCES = {"fp32": (1e-3, ""), "bf16": (5e-2, "--bf16"), "fp16": (1e-2, "--fp16")}
+"""Precision -> largest difference of a loss (about 0.7) from the CPU's in float32, and its flag."""
+
+
+def cheap(method: str, precision: str) -> object:
+    marks = (
+        () if (method, precision) in (("topK", "bf16"), ("sigmoied_threshold", "fp32")) else (pytest.mark.gpu_only,)
+    )
+    return pytest.param(method, precision, marks=marks)
+
+
+@pytest.mark.parametrize(("method", "precision"), [cheap(m, p) for m in METHODS for p in TOLERANCES])
+def test_ten_updates_as_on_a_cpu(flags, tmp_path, method, precision):
+    tolerance, flag = TOLERANCES[precision]
+    masked_run_glue.main(flags("cpu", *METHODS[method].split(), cpu=True))
+    masked_run_glue.main(flags("device", *METHODS[method].split(), *flag.split()))
+    on_cpu, on_device = losses(tmp_path / "cpu"), losses(tmp_path / "device")
+    assert len(on_device) == 10
+    np.testing.assert_allclose(on_device, on_cpu, atol=tolerance)
+
+
+@pytest.mark.gpu_only
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_l0_trains(flags, tmp_path, precision):
+    l0 = "--pruning_method l0 --regularization l0 --final_lambda 1 --mask_scale 2 --mask_init constant"
+    masked_run_glue.main(flags("out", *l0.split(), f"--{precision}"))
+    assert all(np.isfinite(losses(tmp_path / "out")))
+
+
+@pytest.mark.gpu_only
+@pytest.mark.parametrize("method", ["topK", "sigmoied_threshold", "magnitude"])
+def test_compiled_as_eager(flags, tmp_path, method):
+    for name, flag in (("eager", ()), ("compiled", ("--torch_compile",))):
+        masked_run_glue.main(flags(name, *METHODS[method].split(), *flag))
+    np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "eager"), atol=1e-3)
+
+
+@pytest.mark.gpu_only
+def test_a_teacher_is_cached(flags, dense, tmp_path):
+    teacher = ("--teacher_name_or_path", str(dense), "--alpha_hidden_mse", "0.5")
+    masked_run_glue.main(flags("cpu", *METHODS["topK"].split(), *teacher, cpu=True))
+    masked_run_glue.main(flags("device", *METHODS["topK"].split(), *teacher))
+    np.testing.assert_allclose(losses(tmp_path / "device"), losses(tmp_path / "cpu"), atol=2e-3)
+
+
+@pytest.mark.gpu_only
+def test_resumes_to_the_bit_after_sigkill(start, tmp_path):
+    assert start("whole", *METHODS["topK"].split()).wait(timeout=120) == 0
+    process = start("killed", *METHODS["topK"].split())
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "checkpoint-5").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=60)
+    assert start("killed", *METHODS["topK"].split()).wait(timeout=120) == 0
+    whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert whole.keys() == killed.keys()
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
+
+
+@pytest.mark.gpu_only
+def test_as_many_processes_as_gpus(start, tmp_path):
+    """One GPU is enough to start NCCL."""
+    process = start("out", *METHODS["topK global"].split(), processes=torch.cuda.device_count())
+    said, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, said[-2000:]
+    assert len(losses(tmp_path / "out")) == 10
+
+
+@pytest.mark.gpu_only
+def test_nan_ends_the_run_and_is_not_saved(flags, dense, data, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        masked_run_glue.main(flags("out", *METHODS["topK"].split(), "--learning_rate", "1e30", "--max_grad_norm", "0"))
+    assert ended.value.code == 1
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    for checkpoint in (tmp_path / "out").glob("checkpoint-*"):
+        assert all(bool(value.isfinite().all()) for value in load_file(checkpoint / "model.safetensors").values())
+
+
+@pytest.mark.gpu_only
+@pytest.mark.parametrize("method", METHODS)
+def test_no_update_waits_for_the_device(flags, method, monkeypatch):
+    step = TaskDistiller.step
+
+    def watched(self: TaskDistiller, *args: object) -> bool:
+        due = self.global_step % 25 == 0  # a global top-k is due, and the first update prepares
+        torch.cuda.set_sync_debug_mode("default" if due else "error")
+        try:
+            return step(self, *args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(TaskDistiller, "step", watched)
+    masked_run_glue.main(flags("out", *METHODS[method].split(), "--bf16", "--logging_steps", "100"))
