@@ -165,4 +165,19 @@ def _masking(args: argparse.Namespace, config: PreTrainedConfig) -> dict[str, An
                 f"--{flag} {value} contradicts {args.model_name_or_path}, saved with {getattr(config, flag)}"
             )
     args.pruning_method = config.pruning_method
+    return {} if args.do_train else _evaluated_at(args, config)
+
+
+def _evaluated_at(args: argparse.Namespace, config: MaskedBertConfig) -> dict[str, Any]:
+    """The threshold of a masked model that is not trained: `--final_threshold` if given, else what it was saved with.
+
+    Raises:
+        UserError: neither is there, as in masked BERTs of other programs: without one it would be evaluated as dense.
+    """
+    if config.pruning_method == "l0":
+        return {}
+    if "final_threshold" in args.explicit and args.final_threshold != config.threshold:
+        return {"threshold": args.final_threshold, "global_boundary": None}
+    if config.threshold is None and config.global_boundary is None:
+        raise UserError(f"{args.model_name_or_path} records no threshold: give the one to use by --final_threshold")
     return {}

@@ -116,6 +116,23 @@ class TestContradictions:
         )
         assert load_model(args, args.task, tiny.tokenizer()).config.pruning_method == "sigmoied_threshold"
 
+    def test_a_masked_checkpoint_without_a_threshold_is_evaluated_at_one_that_is_given(self, make_args, masked_dir):
+        """As masked BERTs of other programs are; without one it is refused rather than evaluated as dense."""
+        config = json.loads((masked_dir / "config.json").read_text())
+        (masked_dir / "config.json").write_text(json.dumps({**config, "threshold": None}))
+        given = {"model_name_or_path": masked_dir, "do_eval": True}
+        args = make_args(**given)
+        with pytest.raises(UserError, match="records no threshold: give the one to use by --final_threshold"):
+            load_model(args, args.task, tiny.tokenizer())
+        args = make_args(**given, final_threshold=0.05)
+        model = load_model(args, args.task, tiny.tokenizer())
+        assert {layer.threshold for layer in masked_layers(model).values()} == {model.config.threshold} == {0.05}
+
+    def test_a_recorded_threshold_is_used_unless_another_is_given(self, make_args, masked_dir):
+        for given, used in (({}, 0.3), ({"final_threshold": 0.3}, 0.3), ({"final_threshold": 0.2}, 0.2)):
+            args = make_args(model_name_or_path=masked_dir, do_eval=True, **given)
+            assert load_model(args, args.task, tiny.tokenizer()).config.threshold == used
+
     def test_dense_training_of_a_masked_checkpoint(self, make_args, masked_dir):
         assert "--model_type bert trains dense" in self.refused(
             make_args(model_name_or_path=masked_dir, model_type="bert")
