@@ -168,7 +168,7 @@ def _masking(args: argparse.Namespace, config: PreTrainedConfig) -> dict[str, An
     return {} if args.do_train else _evaluated_at(args, config)
 
 
-def _evaluated_at(args: argparse.Namespace, config: MaskedBertConfig) -> dict[str, Any]:
+def _evaluated_at(args: argparse.Namespace, config: MaskedConfig) -> dict[str, Any]:
     """The threshold of a masked model that is not trained: `--final_threshold` if given, else what it was saved with.
 
     Raises:
