@@ -66,7 +66,7 @@ def prune_in_rungs(
         refitted: False leaves the weights of what stays as they are.
         reduce: sums a float64 tensor over all processes and returns it.
     """
-    with fast_products():
+    with fast_products(dense.device):
         expected = answers(dense, material.check)
         model, check = dense, Agreement(0.0, 0.0)
         for rung in range(1, rungs + 1):
@@ -103,9 +103,9 @@ def prune_carefully(
     return min(first, second, key=lambda pruned: pruned.agreement.divergence)
 
 
-def fast_products() -> contextlib.AbstractContextManager:
+def fast_products(device: torch.device) -> contextlib.AbstractContextManager:
     """Autocast to bfloat16 where the processor has it in hardware; sums and solutions stay in float32 and float64."""
-    if not torch.cuda.is_available() and torch.cpu._is_avx512_bf16_supported():
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
         # Weights change inside, so a cache of their casts would be stale.
         return torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
     return contextlib.nullcontext()

@@ -21,9 +21,9 @@ MOST_TEXTS, FEWEST_TEXTS = 4096, 32
 MOST_CHECKED = 400
 _CHECKED_SHARE = 5
 """One text in so many is set aside for the check."""
-INFORMATION_TEXTS, REFIT_TEXTS = 1024, 1500
-REFIT_TOKENS = 80_000
-"""The refit takes texts until it has this many tokens: they, not the texts, are its observations and its time."""
+INFORMATION_TEXTS, INFORMATION_TOKENS = 1024, 32_000
+REFIT_TEXTS, REFIT_TOKENS = 1500, 60_000
+"""Texts are taken until there are so many of them, or of their tokens, which are what takes time."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,15 @@ def material(
     step = max(_CHECKED_SHARE, -(-len(pairs) // MOST_CHECKED))
     checked = range(0, len(pairs), step)
     others = [row for row in range(len(pairs)) if row % step]
-    tokens, enough = 0, 0
-    while enough < min(len(others), REFIT_TEXTS) and tokens < REFIT_TOKENS:
-        tokens += len(encodings[others[enough]]["input_ids"])
-        enough += 1
+    length = sum(len(encodings[row]["input_ids"]) for row in others) / len(others)
+    informing = _spread(others, min(INFORMATION_TEXTS, int(INFORMATION_TOKENS / length)))
+    fitted = _spread(others, min(REFIT_TEXTS, int(REFIT_TOKENS / length)))
     known = None if labels is None else [label for _, label in pairs]
 
     def batches(rows: Sequence[int], answers: Sequence[int | float] | None = None) -> list[Batch]:
         return padded_batches(tokenizer, encodings, rows, batch_size, answers)
 
-    return Material(batches(others[:INFORMATION_TEXTS], known), batches(others[:enough]), batches(checked))
+    return Material(batches(informing, known), batches(fitted), batches(checked))
 
 
 def padded_batches(
@@ -89,11 +88,18 @@ def padded_batches(
     return batches
 
 
+def _spread(rows: Sequence[Any], most: int) -> list[Any]:
+    """At most so many rows, evenly over all: files are often sorted by class."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[number * len(rows) // most] for number in range(most)]
+
+
 def _read(texts: Iterable[Text], labels: Iterable[int | float] | None) -> list[tuple[Text, int | float | None]]:
     if isinstance(texts, str):
         raise UserError("texts accepts a list or an iterator of texts, not one text")
     if isinstance(texts, Sequence) and len(texts) > MOST_TEXTS:
-        rows = [row * len(texts) // MOST_TEXTS for row in range(MOST_TEXTS)]
+        rows = _spread(range(len(texts)), MOST_TEXTS)
         if labels is not None:
             labels = list(labels)
             if len(labels) != len(texts):
