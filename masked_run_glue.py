@@ -26,6 +26,7 @@ from distiller import TaskDistiller
 from emmental.atomic import DamagedError, verify_folder
 from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
+from emmental.data.description import description, one_class
 from emmental.errors import NonFiniteError, StoppedBySignal, UserError
 from emmental.patching import drop_masks, masked_layers
 from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
@@ -33,6 +34,7 @@ from emmental.reporting.summary import (
     environment_line,
     final_table,
     model_card,
+    place_of_results,
     push_to_hub,
     summary,
     warn_of_churn,
@@ -55,22 +57,19 @@ from emmental.runs.progress import LOG_FILE, Progress, add_pictures, configure_l
 from emmental.runs.resuming import RunFlags, open_output
 from emmental.runs.state import LossAverages, StopSignals, batches_of_updates
 from emmental.tasks import (
-    CUSTOM,
-    Task,
     collapsed_to_one_class,
     compute_metrics,
     evaluation_tasks,
     prediction_entropy,
     predictions_from_logits,
     resolve_task,
-    task_of_model,
-    user_task,
     write_predictions,
 )
 from emmental.teaching.teachers import check_hidden_states, hidden_state_match, load_teacher, teacher_logits
 from emmental.training.arguments import arguments_of_result, parse_arguments, recorded_arguments
-from emmental.training.models import in_order_of_student, load_config, load_model, load_tokenizer, model_to_evaluate
+from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
 from emmental.training.plan import Plan, plan_updates
+from emmental.training.tasks import find_task
 
 __all__ = [
     "evaluate",
@@ -141,7 +140,7 @@ def _prepare_task(args: argparse.Namespace) -> tuple[Any, FeatureDataset | None]
     """Task, tokenizer and training data; shows the plan of the training and refuses one that makes no sense."""
     if not args.do_train:
         args.model_name_or_path = model_to_evaluate(args)
-    args.task = _task_of(args)
+    args.task = find_task(args)
     if args.do_train and args.task.train is None:
         raise UserError(f"--task_name {args.task.name} has no training data; it takes --do_predict alone")
     tokenizer = load_tokenizer(args)
@@ -150,26 +149,18 @@ def _prepare_task(args: argparse.Namespace) -> tuple[Any, FeatureDataset | None]
             load_and_cache_examples(args, task.name, tokenizer, evaluate=True)
         if args.do_predict:
             load_and_cache_examples(args, task.name, tokenizer, predict=True)
-    if not args.do_train:
+    train_dataset = load_and_cache_examples(args, args.task.name, tokenizer) if args.do_train else None
+    opened = {split: rows for (name, split), rows in args.datasets.items() if name == args.task.name}
+    for line in description(args.task, opened, args.max_seq_length):
+        logger.info(line)
+    if train_dataset is None:
         return tokenizer, None
-    train_dataset = load_and_cache_examples(args, args.task.name, tokenizer)
     plan = plan_updates(args, len(train_dataset), args.environment.world_size)
     for line in plan.lines():
         logger.info(line)
     if problem := plan.problem():
         raise UserError(problem)
     return tokenizer, train_dataset
-
-
-def _task_of(args: argparse.Namespace) -> Task:
-    """The task with its classes in the order of the model's outputs."""
-    config, called = load_config(args)
-    if args.task_name != CUSTOM:
-        return in_order_of_student(args, resolve_task(args.task_name), config, called)
-    if not args.train_file:
-        return task_of_model(config, called, args.validation_file, args.test_file)
-    task = user_task(args.train_file, args.validation_file, args.test_file)
-    return in_order_of_student(args, task, config, called)
 
 
 def _open_output(args: argparse.Namespace, train_dataset: FeatureDataset | None) -> None:
@@ -407,7 +398,8 @@ def evaluate(args: argparse.Namespace, model: nn.Module, tokenizer: Any, prefix:
     """Metrics of the model on the task's dev data (`mnli`: matched and mismatched), at the threshold the model has.
 
     Writes `eval_results.txt` and `eval_results.json` into the output folder, for `mnli` mismatched into its folder
-    `MM`; with a prefix, into `evaluations/<prefix>` there.
+    `MM`; with a prefix, into `evaluations/<prefix>` there. A finished training keeps its results: see
+    `place_of_results`.
     """
     results: dict[str, float] = {}
     for task in evaluation_tasks(args.task):
@@ -417,7 +409,8 @@ def evaluate(args: argparse.Namespace, model: nn.Module, tokenizer: Any, prefix:
         found = compute_metrics(task, predictions, dataset.labels)
         entropy = prediction_entropy(logits)
         found |= {} if entropy is None else {"entropy": entropy}
-        warn_of_collapse(args, collapsed_to_one_class(predictions, task.num_labels))
+        if one_class(task, dataset) is None:
+            warn_of_collapse(args, collapsed_to_one_class(predictions, task.num_labels))
         _write_results(args, found, prefix, mismatched=task.name != args.task.name)
         results |= {key: value for key, value in found.items() if key not in results}
     return results
@@ -431,10 +424,13 @@ def _logits(args: argparse.Namespace, model: nn.Module, dataset: FeatureDataset,
 def _write_results(args: argparse.Namespace, results: dict[str, float], prefix: str, mismatched: bool) -> None:
     if args.output is None:
         return
-    folder = Path("evaluations", prefix) if prefix else Path()
+    named = {} if args.task.positive_label is None else {"positive_label": args.task.positive_name}
+    folder = Path("evaluations", prefix) if prefix else place_of_results(args)
     folder = folder / "MM" if mismatched else folder
-    args.output.write_text(str(folder / "eval_results.txt"), "".join(f"{k} = {v}\n" for k, v in results.items()))
-    args.output.write_json(str(folder / "eval_results.json"), results)
+    args.output.write_text(
+        str(folder / "eval_results.txt"), "".join(f"{k} = {v}\n" for k, v in (results | named).items())
+    )
+    args.output.write_json(str(folder / "eval_results.json"), results | named)
 
 
 def _evaluate_all_checkpoints(args: argparse.Namespace, model: nn.Module, tokenizer: Any) -> None:

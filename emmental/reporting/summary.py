@@ -18,7 +18,7 @@ import emmental
 from emmental.errors import UserError
 from emmental.pruning import remaining_weights
 from emmental.runs.progress import LOG_FILE, TENSORBOARD
-from emmental.tasks import CUSTOM, evaluation_tasks
+from emmental.tasks import CUSTOM, evaluation_tasks, metric_title
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def final_table(args: argparse.Namespace, model: nn.Module, results: dict[str, f
     """
     output = Path(args.output_dir)
     weights = output / "model.safetensors"
-    rows = [(name, f"{value:.4f}") for name, value in results.items()]
+    rows = [(metric_title(args.task, name), f"{value:.4f}") for name, value in results.items()]
     rows.append(("remaining weights", f"{remaining_weights(model):.2f} % of the encoder's matrices"))
     if weights.exists():
         rows.append(
@@ -76,10 +76,16 @@ def final_table(args: argparse.Namespace, model: nn.Module, results: dict[str, f
 
 def _places(args: argparse.Namespace) -> list[tuple[str, str]]:
     """(title, path in the output folder) of what a run may leave behind."""
-    places = [("results", "eval_results.json")] if args.do_eval else []
+    places = [("results", str(place_of_results(args) / "eval_results.json"))] if args.do_eval else []
     if args.do_predict:
         places += [("predictions", task.prediction_file) for task in evaluation_tasks(args.task)]
     return [*places, ("log", LOG_FILE), ("tensorboard", TENSORBOARD), ("pictures", "pictures")]
+
+
+def place_of_results(args: argparse.Namespace) -> Path:
+    """Where results go in the output folder: a finished training keeps its own when it is evaluated once more."""
+    finished = not args.do_train and (Path(args.output_dir) / "training_args.json").is_file()
+    return Path("evaluations", "again") if finished else Path()
 
 
 def summary(
@@ -94,6 +100,7 @@ def summary(
         "task": args.task.name,
         "method": args.pruning_method if args.model_type == "masked_bert" else "dense",
         "metrics": {name: value for name, value in results.items() if name != "entropy"},
+        "positive_label": args.task.positive_name,
         "remaining": remaining_weights(model),
         "updates": max((row["step"] for row in history), default=0),
         "seconds": round(seconds, 1),
@@ -151,7 +158,8 @@ def _hub_name(name: str) -> str | None:
 
 
 def _card_text(args: argparse.Namespace, model: nn.Module, results: dict[str, float], name: str) -> str:
-    rows = "\n".join(f"| {metric} | {value:.4f} |" for metric, value in results.items()) or "| not evaluated | |"
+    rows = [f"| {metric_title(args.task, metric)} | {value:.4f} |" for metric, value in results.items()]
+    table = "\n".join(rows) or "| not evaluated | |"
     config = model.config
     pruned, kind = "dense", "regressor" if args.task.is_regression else "classifier"
     if config.model_type == "masked_bert":
@@ -162,7 +170,7 @@ A BERT {kind} for {args.task.name}, fine-tuned from `{Path(args.model_name_or_pa
 
 | metric (dev) | value |
 |---|---|
-{rows}
+{table}
 
 - Encoder: {pruned}.
 - Updates: learning rate {args.learning_rate:g}, mask scores {args.mask_scores_learning_rate:g}, batch \

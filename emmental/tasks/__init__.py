@@ -6,6 +6,7 @@ from emmental.tasks.glue import TASKS, evaluation_tasks, resolve_task
 from emmental.tasks.metrics import (
     collapsed_to_one_class,
     compute_metrics,
+    metric_title,
     prediction_entropy,
     predictions_from_logits,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "compute_metrics",
     "evaluation_tasks",
     "in_order_of",
+    "metric_title",
     "prediction_entropy",
     "predictions_from_logits",
     "read_split",

@@ -117,6 +117,15 @@ def in_order_of(task: Task, config: Any, called: str, names: Sequence[str] | Non
     return task.reordered(class_order(task, config, called, names))
 
 
+def in_given_order(task: Task, names: Sequence[str], flag: str = "--label_names") -> Task:
+    """The task with its classes in the order that the user names them in.
+
+    Raises:
+        UserError: the names are not those of the task.
+    """
+    return task.reordered(_given_order(task, names, None, f"{flag} {listed(names)}", ""))
+
+
 def say_if_unnamed(task: Task, config: Any, called: str) -> None:
     """Say in the log how the classes of a model are taken that does not name them."""
     own = model_classes(config, called)

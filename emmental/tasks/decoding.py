@@ -43,14 +43,6 @@ def read_lines(path: Path, encoding: str | None = None) -> tuple[list[str], list
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")], notes
 
 
-def known_encoding(name: str) -> bool:
-    """Whether Python can decode text under this name."""
-    try:
-        return codecs.lookup(name)._is_text_encoding
-    except LookupError:
-        return False
-
-
 def _recognised(data: bytes) -> str:
     for mark, name in _MARKS:
         if data.startswith(mark):

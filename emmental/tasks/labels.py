@@ -101,9 +101,15 @@ def classes_in(
             f"{place}:{line_of(label)}: label {label!r} is one of {len(counts)} different ones; "
             f"at most {MAX_CLASSES} classes, or numbers only (--task_kind regression), are accepted"
         )
-    if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in counts):
-        return tuple(sorted(counts, key=lambda label: (int(label), label)))
-    return tuple(sorted(counts))
+    return sorted_labels(counts)
+
+
+def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """Labels in their order: as numbers where all are integers."""
+    labels = list(labels)
+    if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in labels):
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))
+    return tuple(sorted(labels))
 
 
 def has_decimal_commas(cells: Iterable[str]) -> bool:

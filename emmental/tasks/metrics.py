@@ -44,6 +44,13 @@ def compute_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> 
     return {name: _SCORES[name.rpartition("/")[2]](task, predictions, labels) for name in task.metrics}
 
 
+def metric_title(task: Task, name: str) -> str:
+    """A metric's name for people: that of F1 says of which class it is, or that it is a mean over classes."""
+    if name.rpartition("/")[2] not in ("f1", "acc_and_f1"):
+        return name
+    return f"{name} ({task.positive_name or 'mean of classes'})"
+
+
 def predictions_from_logits(task: Task, logits: np.ndarray) -> np.ndarray:
     """(N, num_labels) logits to (N,) class ids (int64; the lowest on ties), or scores (float32) for regression.
 

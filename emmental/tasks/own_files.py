@@ -10,7 +10,7 @@ from typing import Any
 
 from emmental.errors import UserError
 from emmental.tasks.classes import are_numbered, in_order_of, model_classes, same_class
-from emmental.tasks.labels import classes_in, has_decimal_commas, look_alikes, without_missing
+from emmental.tasks.labels import classes_in, has_decimal_commas, look_alikes, sorted_labels, without_missing
 from emmental.tasks.tables import Table, read_table, table_format
 from emmental.tasks.task import CUSTOM, FILE_FLAGS, SPLITS, Layout, Task, listed
 
@@ -97,7 +97,10 @@ def user_task(
         "predictions.tsv",
         **{split: layouts.get(split) for split in SPLITS},
     )
-    return task if reading.positive_label is None else task.with_positive(reading.positive_label)
+    positive = reading.positive_label
+    if positive is None and len(labels) == 2:
+        positive = sorted_labels(labels)[1]  # whatever the order of a model's outputs
+    return task if positive is None else task.with_positive(positive)
 
 
 def task_of_model(

@@ -93,6 +93,11 @@ class Task:
         return not self.labels
 
     @property
+    def positive_name(self) -> str | None:
+        """The name of the class whose F1 is meant; None unless there are two classes."""
+        return None if self.positive_label is None else self.names[self.labels.index(self.positive_label)]
+
+    @property
     def num_labels(self) -> int:
         """Width of the model's output: the number of classes, 1 for regression."""
         return len(self.labels) or 1

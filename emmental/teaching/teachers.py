@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from emmental import atomic
+from emmental.architectures import longest_input
 from emmental.data import FeatureDataset
 from emmental.data.features import writing_cache
 from emmental.data.tokenization import differing_tokens, load_tokenizer
@@ -56,7 +57,12 @@ def load_teacher(args: argparse.Namespace, tokenizer: Any, task: Task) -> nn.Mod
     config = from_pretrained(AutoConfig, name, **found)
     if args.teacher_type not in (None, config.model_type):
         raise UserError(f"--teacher_type {args.teacher_type}, but {name} is a {config.model_type}")
-    class_order(task, config, f"--teacher_name_or_path {name}")
+    class_order(task, config, *_teachers_classes(args))
+    if getattr(config, "max_position_embeddings", None) and args.max_seq_length > longest_input(config):
+        raise UserError(
+            f"--max_seq_length {args.max_seq_length} is more than the {longest_input(config)} positions of "
+            f"--teacher_name_or_path {name}"
+        )
     say_if_unnamed(task, config, f"--teacher_name_or_path {name}")
     _check_tokenizers(tokenizer, load_tokenizer(name, **found), name)
     teacher, info = from_pretrained(
@@ -83,8 +89,13 @@ def teacher_logits(
     cached = _read(folder, len(dataset)) if not args.overwrite_cache else None
     if environment.any(cached is None):
         cached = _ask(args, teacher, dataset, environment, folder)
-    order = class_order(args.task, teacher.config, f"--teacher_name_or_path {args.teacher_name_or_path}")
+    order = class_order(args.task, teacher.config, *_teachers_classes(args))
     return cached[:, np.argsort(order)].to(environment.device)
+
+
+def _teachers_classes(args: argparse.Namespace) -> tuple[str, list[str] | None, str]:
+    """What messages call the teacher, the user's names of its classes, and the flag that takes them."""
+    return f"--teacher_name_or_path {args.teacher_name_or_path}", args.teacher_label_names, "--teacher_label_names"
 
 
 def check_hidden_states(

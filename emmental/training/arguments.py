@@ -19,6 +19,9 @@ from emmental.modules.masked_nn import FRACTION_METHODS, MASK_INITS, PRUNING_MET
 from emmental.pruning import GLOBAL_TOPK_METHODS, REGULARIZATIONS
 
 MODEL_TYPES = (*(f"masked_{name}" for name in ARCHITECTURES), *ARCHITECTURES)
+TASK_KINDS = ("classification", "regression")
+DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
+"""Names that `--delimiter` takes beside the character itself."""
 
 
 def build_parser() -> OneLineParser:
@@ -29,13 +32,30 @@ def build_parser() -> OneLineParser:
     return parser
 
 
+_OWN_FILES = {
+    "text_column": "column of the text; default sentence1",
+    "text_pair_column": "column of the second text of pairs; default sentence2, where there is one",
+    "label_column": "column of the label; default label",
+    "delimiter": "what parts the cells, or tab, semicolon, ...; default: recognised",
+    "encoding": "of text files, such as latin-1; default: UTF-8, or UTF-16 where that is recognised",
+    "task_kind": f"{' or '.join(TASK_KINDS)}; default: as the labels look",
+}
+"""Flags on own files -> their help."""
+
+
 def _add_task(parser: OneLineParser) -> None:
     group = parser.add_argument_group("task and data")
-    group.add_argument("--data_dir", help="folder of the GLUE task's .tsv files")
+    group.add_argument("--data_dir", help="folder of the GLUE task's files, .tsv or as the Hub has them")
     group.add_argument("--task_name", help="cola, sst-2, mrpc, sts-b, qqp, mnli, mnli-mm, qnli, rte, wnli or ax")
-    group.add_argument("--train_file", help="your own data: .csv, .tsv or .jsonl with sentence1, [sentence2], label")
-    group.add_argument("--validation_file", help="as --train_file, for evaluation")
+    group.add_argument(
+        "--train_file", help="your own data: .csv, .tsv, .jsonl or .parquet with sentence1, [sentence2], label"
+    )
+    group.add_argument("--validation_file", help="as --train_file, for evaluation; default: a tenth of it")
     group.add_argument("--test_file", help="as --train_file, for --do_predict; labels are not needed")
+    for name, meaning in _OWN_FILES.items():
+        group.add_argument(f"--{name}", help=meaning)
+    group.add_argument("--label_names", nargs="+", help="the classes in the order of the model's outputs")
+    group.add_argument("--positive_label", help="class whose F1 is meant, of two; default: the second one")
     group.add_argument("--max_seq_length", type=int, default=128, help="longer inputs are cut to this many tokens")
     group.add_argument("--feature_cache_dir", default="", help="tokenised data; default ~/.cache/emmental")
     switch(group, "--overwrite_cache", "tokenise again even if the cache is good")
@@ -52,6 +72,7 @@ def _add_model(parser: OneLineParser) -> None:
     group.add_argument("--model_name_or_path", default="google-bert/bert-base-uncased", help="folder or Hub name")
     group.add_argument("--config_name", default="", help="configuration, where it is not the model's own")
     group.add_argument("--tokenizer_name", default="", help="tokenizer, where it is not the model's own")
+    switch(group, "--new_classifier", "start the classifier anew, also where the model has one for other classes")
     group.add_argument("--cache_dir", default="", help="where downloaded models are kept")
     switch(group, "--do_lower_case", "lower-case the input; default: as the tokenizer says", default=None)
 
@@ -88,6 +109,7 @@ def _add_distillation(parser: OneLineParser) -> None:
     group = parser.add_argument_group("distillation")
     group.add_argument("--teacher_type", default=None, help="bert, masked_bert, distilbert, ...; default: what it is")
     group.add_argument("--teacher_name_or_path", default=None, help="a fine-tuned teacher: folder or Hub name")
+    group.add_argument("--teacher_label_names", nargs="+", help="the classes in the order of the teacher's outputs")
     group.add_argument("--alpha_ce", type=float, default=0.5, help="weight of the task's loss")
     group.add_argument("--alpha_distil", type=float, default=0.5, help="weight of the distillation loss")
     group.add_argument("--temperature", type=float, default=2.0, help="temperature of the distillation")
@@ -178,6 +200,7 @@ def find_problems(args: argparse.Namespace) -> list[str]:
     """Every mistake that can be seen without opening a file, a line each, naming the flag and what it accepts."""
     return [
         *_task_problems(args),
+        *_reading_problems(args),
         *_choice_problems(args),
         *_number_problems(args),
         *_pruning_problems(args),
@@ -192,9 +215,10 @@ def _task_problems(args: argparse.Namespace) -> list[str]:
     if own_files and (args.data_dir or args.task_name not in (None, "custom")):
         problems.append(f"--{own_files[0]} stands in for --data_dir and --task_name; give one or the other")
     elif own_files:
-        needed = {"train_file": args.do_train, "validation_file": args.do_eval, "test_file": args.do_predict}
+        wants_dev = args.do_eval and not args.train_file  # of which a part is set aside otherwise
+        needed = {"train_file": args.do_train, "validation_file": wants_dev, "test_file": args.do_predict}
         problems += [
-            f"--{flag} is needed beside --{own_files[0]}: it takes a .csv, .tsv or .jsonl file"
+            f"--{flag} is needed beside --{own_files[0]}: it takes a .csv, .tsv, .jsonl or .parquet file"
             for flag, wanted in needed.items()
             if wanted and not getattr(args, flag)
         ]
@@ -210,6 +234,25 @@ def _task_problems(args: argparse.Namespace) -> list[str]:
     if args.evaluate_during_training and not args.do_train:
         problems.append("--evaluate_during_training needs --do_train")
     return problems
+
+
+def _reading_problems(args: argparse.Namespace) -> list[str]:
+    problems = []
+    if args.delimiter is not None and len(DELIMITERS.get(args.delimiter, args.delimiter)) != 1:
+        problems.append(f"--delimiter accepts one character, or {', '.join(DELIMITERS)}, not {args.delimiter!r}")
+    if args.encoding is not None and not _is_encoding(args.encoding):
+        problems.append(f"--encoding accepts what Python knows (utf-8, latin-1, cp1252, ...), not {args.encoding!r}")
+    given = [f"--{name}" for name in _OWN_FILES if getattr(args, name) is not None]
+    if given and not (args.train_file or args.validation_file or args.test_file):
+        problems.append(f"{', '.join(given)}: only own files are read so; give --train_file, ...")
+    return problems
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return "".encode(name).decode(name) == ""
+    except LookupError:  # no encoding of text
+        return False
 
 
 def _hub_problem(dry_run: bool) -> str | None:
@@ -230,6 +273,7 @@ def _choice_problems(args: argparse.Namespace) -> list[str]:
         "mask_init": MASK_INITS,
         "regularization": (*REGULARIZATIONS, None),
         "fp16_opt_level": ("O0", "O1", "O2", "O3"),
+        "task_kind": (*TASK_KINDS, None),
     }
     return [
         f"--{flag} accepts {', '.join(choice or 'none' for choice in accepted)}, not {getattr(args, flag)!r}"
@@ -383,6 +427,8 @@ _WITHOUT_EFFECT_ON_THE_RESULT = frozenset(
         "cache_dir",
         "data_dir",
         "datasets",
+        "delimiter",
+        "encoding",
         "do_eval",
         "do_predict",
         "do_train",
@@ -394,10 +440,12 @@ _WITHOUT_EFFECT_ON_THE_RESULT = frozenset(
         "feature_cache_dir",
         "fp16_opt_level",
         "hub_model_id",
+        "label_column",
         "local_rank",
         "logging_steps",
         "num_workers",
         "output",
+        "positive_label",
         "output_dir",
         "overwrite_cache",
         "overwrite_output_dir",
@@ -408,6 +456,8 @@ _WITHOUT_EFFECT_ON_THE_RESULT = frozenset(
         "save_total_limit",
         "task",
         "test_file",
+        "text_column",
+        "text_pair_column",
         "tokenizer_name",
         "train_file",
         "validation_file",

@@ -20,8 +20,7 @@ from emmental.data import tokenization
 from emmental.errors import UserError
 from emmental.masked_models import MaskedConfig, masked_config
 from emmental.pretrained import from_pretrained, require_encoder
-from emmental.tasks import Task, in_order_of
-from emmental.tasks.classes import are_numbered, is_classifier, model_classes
+from emmental.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -51,22 +50,6 @@ def load_config(args: argparse.Namespace) -> tuple[PreTrainedConfig, str]:
     return from_pretrained(AutoConfig, name, flag=flag, cache_dir=args.cache_dir or None), f"{flag} {name}"
 
 
-def in_order_of_student(args: argparse.Namespace, task: Task, config: PreTrainedConfig, called: str) -> Task:
-    """The task with its classes in the order of the model's outputs; a new classifier takes the task's own order.
-
-    Training makes a new one where the model has none, or one of another size whose classes nobody named.
-
-    Raises:
-        UserError: the model has other classes than the task.
-    """
-    if args.do_train:
-        names = model_classes(config, called)
-        unnamed = are_numbered(names) and len(names) != task.num_labels
-        if unnamed or not is_classifier(config):
-            return task
-    return in_order_of(task, config, called)
-
-
 def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrainedModel:
     """The model to train or evaluate, with the task's outputs.
 
@@ -89,8 +72,8 @@ def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrain
     tokenization.give_token_types(tokenizer, config)
     _check_model_type(args, config)
     if args.model_type.startswith("masked_"):
-        return _loaded(args, masked_config(config, **_masking(args, config), **_outputs(task)))
-    return _loaded(args, type(config)(**{**config.to_dict(), **_outputs(task)}))
+        return _loaded(args, masked_config(config, **_masking(args, config), **_outputs(args, task)))
+    return _loaded(args, type(config)(**{**config.to_dict(), **_outputs(args, task)}))
 
 
 def _check_model_type(args: argparse.Namespace, config: PreTrainedConfig) -> None:
@@ -118,9 +101,19 @@ def _loaded(args: argparse.Namespace, config: PreTrainedConfig) -> PreTrainedMod
     fresh = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     if fresh and not args.do_train:
         raise UserError(f"--model_name_or_path {args.model_name_or_path} is not fine-tuned: it has no {fresh[0]}")
+    if args.new_classifier:
+        _start_classifier_anew(model)
     if fresh:
         logger.info("not in %s, so started anew: %s", args.model_name_or_path, ", ".join(fresh))
     return model
+
+
+def _start_classifier_anew(model: PreTrainedModel) -> None:
+    """Give everything outside the encoder the random values of a new model."""
+    new = type(model)(model.config)
+    for name, module in model.named_children():
+        if name != model.base_model_prefix:
+            module.load_state_dict(new.get_submodule(name).state_dict())
 
 
 def model_to_evaluate(args: argparse.Namespace) -> str:
@@ -144,14 +137,17 @@ def _trained_from(output: Path) -> str | None:
         return None
 
 
-def _outputs(task: Task) -> dict[str, Any]:
+def _outputs(args: argparse.Namespace, task: Task) -> dict[str, Any]:
+    """What the configuration says of the outputs and, for later uses of the model, of how it was trained."""
+    settings = {"max_seq_length": args.max_seq_length, "positive_label": task.positive_name} if args.do_train else {}
     if task.is_regression:
-        return {"num_labels": 1, "problem_type": "regression"}
+        return {"num_labels": 1, "problem_type": "regression", **settings}
     labels = dict(enumerate(task.names))
     return {
         "id2label": labels,
         "label2id": {label: index for index, label in labels.items()},
         "problem_type": "single_label_classification",
+        **settings,
     }
 
 

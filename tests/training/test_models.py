@@ -14,7 +14,8 @@ from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.errors import UserError
 from emmental.patching import masked_layers, set_threshold
 from emmental.tasks import resolve_task
-from emmental.training.models import in_order_of_student, load_config, load_model, load_tokenizer, model_to_evaluate
+from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
+from emmental.training.tasks import find_task
 
 
 @pytest.fixture
@@ -167,12 +168,12 @@ class TestContradictions:
     def test_evaluating_with_the_wrong_number_of_outputs(self, make_args):
         args = make_args("mnli", do_eval=True)
         with pytest.raises(UserError, match=r"has 2 outputs, --task_name mnli needs 3: LABEL_0, LABEL_1 against "):
-            in_order_of_student(args, args.task, *load_config(args))
+            find_task(args)
 
     def test_training_on_other_classes(self, make_args, tmp_path):
         args = make_args("mnli", model_name_or_path=tiny.save_bert(tmp_path / "b", id2label={0: "cat", 1: "dog"}))
         with pytest.raises(UserError, match=r"has 2 outputs, --task_name mnli needs 3: cat, dog against "):
-            in_order_of_student(args, args.task, *load_config(args))
+            find_task(args)
 
     def test_evaluating_what_is_not_fine_tuned(self, make_args, tmp_path, bert_dir):
         dense = BertForSequenceClassification.from_pretrained(bert_dir)

@@ -1,0 +1,91 @@
+"""The task as flags, files and the given model say it."""
+
+from __future__ import annotations
+
+import argparse
+
+from transformers import PreTrainedConfig
+
+from emmental.errors import UserError
+from emmental.tasks import CUSTOM, Task, in_order_of, resolve_task, task_of_model, user_task
+from emmental.tasks.classes import are_numbered, in_given_order, is_classifier, model_classes
+from emmental.tasks.own_files import Reading
+from emmental.training.arguments import DELIMITERS
+from emmental.training.models import load_config
+
+
+def find_task(args: argparse.Namespace) -> Task:
+    """The task with its classes in the order of the model's outputs.
+
+    Without training, what the flags leave open takes the value that the model was trained with (see `_settle`).
+
+    Raises:
+        UserError: the files cannot be read, or the model has other classes.
+    """
+    config, called = load_config(args)
+    if not args.do_train:
+        _settle(args, config)
+    names = _names(args.label_names)
+    if args.task_name != CUSTOM:
+        task = resolve_task(args.task_name)
+        task = task if args.positive_label is None else task.with_positive(args.positive_label)
+        return _in_order_of_student(args, task, config, called, names)
+    reading = _reading(args)
+    if not args.train_file:
+        return task_of_model(config, called, args.validation_file, args.test_file, names, reading)
+    task = user_task(args.train_file, args.validation_file, args.test_file, names, reading)
+    return _in_order_of_student(args, task, config, called, names)
+
+
+def _in_order_of_student(
+    args: argparse.Namespace, task: Task, config: PreTrainedConfig, called: str, names: list[str] | None
+) -> Task:
+    """The task with its classes in the order of the model's outputs; a new classifier takes the task's own order.
+
+    Training makes a new one where the model has none, where the user wants it, and in the place of one of another
+    size whose classes nobody named.
+    """
+    if args.do_train:
+        own = model_classes(config, called)
+        unnamed = are_numbered(own) and len(own) != task.num_labels
+        if args.new_classifier or unnamed or not is_classifier(config):
+            return task if names is None else in_given_order(task, names)
+    try:
+        return in_order_of(task, config, called, names)
+    except UserError as error:
+        if not args.do_train:
+            raise
+        raise UserError(f"{error}; --new_classifier starts the classifier anew") from None
+
+
+def _settle(args: argparse.Namespace, config: PreTrainedConfig) -> None:
+    """Take the length that texts were cut to in training, and its positive label, unless flags say others."""
+    length = getattr(config, "max_seq_length", None)
+    if "max_seq_length" not in args.explicit and type(length) is int and length >= 1:
+        args.max_seq_length = length
+    if args.positive_label is None:
+        args.positive_label = getattr(config, "positive_label", None)
+
+
+def _names(given: list[str] | None) -> list[str] | None:
+    """The class names of `--label_names`, which come as several words or in one with commas between."""
+    if given is None:
+        return None
+    parts = given[0].split(",") if len(given) == 1 else given
+    return [part.strip() for part in parts]
+
+
+def _reading(args: argparse.Namespace) -> Reading:
+    """How own files are read."""
+    delimiter = args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter)
+    evaluates = args.do_eval or args.evaluate_during_training or args.eval_all_checkpoints
+    return Reading(
+        text=args.text_column,
+        pair=args.text_pair_column,
+        label=args.label_column,
+        delimiter=delimiter,
+        encoding=args.encoding,
+        kind=args.task_kind,
+        positive_label=args.positive_label,
+        set_aside=args.seed if evaluates and args.train_file and not args.validation_file else None,
+    )

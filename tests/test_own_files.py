@@ -1,0 +1,150 @@
+"""The trainer on own files: what it says at the start and keeps in the model, and what later runs take from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForSequenceClassification
+
+import masked_run_glue
+from emmental.tasks.examples import set_aside
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_bert(tmp_path_factory.mktemp("bert"))
+
+
+def write(path: Path, rows: int, labels: str = "no yes", header: str = "sentence1,label") -> Path:
+    names = labels.split()
+    lines = [f"{' '.join(tiny.WORDS[row % 7 : row % 7 + 3])},{names[row % len(names)]}" for row in range(rows)]
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+def run(bert: Path, folder: Path, *flags: str) -> dict[str, float]:
+    if not (bert / "training_args.json").exists() and "--max_seq_length" not in flags:
+        flags = (*flags, "--max_seq_length", "16")
+    return masked_run_glue.main(
+        [
+            *("--model_name_or_path", str(bert), "--output_dir", str(folder / "out"), "--no_cuda", "--no-pictures"),
+            *("--feature_cache_dir", str(folder / "cache"), "--max_steps", "3", "--warmup_steps", "0", *flags),
+        ]
+    )
+
+
+def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_the_data_is_stands_at_the_start(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    train = write(tmp_path / "t.csv", 60, "1 0 1")
+    run(bert, tmp_path, "--train_file", str(train), "--max_seq_length", "4", "--dry_run", "--seed", "3")
+    text = capsys.readouterr().err
+    assert "task custom: classification, 2 classes (--task_kind regression takes the labels as scores)" in text
+    assert "training data: 30 rows: 0 10, 1 20; the largest class is 66.7 %" in text
+    assert "dev data: 30 rows: 0 10, 1 20; the largest class is 66.7 % (set aside from --train_file, as there" in text
+    assert "training data: 30 of 30 texts are cut at --max_seq_length 4; the longest has 5 tokens" in text
+
+
+def test_a_tenth_by_class_and_by_seed() -> None:
+    labels = [0] * 900 + [1] * 100
+    chosen = set_aside(labels, 7)
+    assert (chosen.sum(), chosen[900:].sum()) == (100, 10)
+    assert (set_aside(labels, 7) == chosen).all()
+    assert (set_aside(labels, 8) != chosen).any()
+    assert set_aside([0.5] * 300, 1).sum() == 50
+    assert set_aside([0, 1] * 15000, 1).sum() == 2000
+    assert set_aside([0, 1] * 10, 1).sum() == 10
+
+
+def test_later_runs_take_what_the_model_was_trained_with(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    train, dev = write(tmp_path / "t.csv", 30), write(tmp_path / "d.csv", 20, "yes no no")
+    training = ["--train_file", str(train), "--validation_file", str(dev), "--max_seq_length", "4"]
+    results = run(bert, tmp_path, *training, "--positive_label", "no")
+    output = tmp_path / "out"
+    config = json.loads((output / "config.json").read_text())
+    assert (config["max_seq_length"], config["positive_label"]) == (4, "no")
+    kept = (output / "eval_results.json").read_bytes()
+    assert json.loads(kept) == {**results, "positive_label": "no"}
+    assert "f1 (no)" in (output / "README.md").read_text()
+    write(dev, 10, "yes no yes")
+    capsys.readouterr()
+    again = run(output, tmp_path, "--validation_file", str(dev), "--do_eval")
+    assert "10 of 10 texts are cut at --max_seq_length 4" in capsys.readouterr().err
+    assert (output / "eval_results.json").read_bytes() == kept
+    found = json.loads((output / "evaluations" / "again" / "eval_results.json").read_text())
+    assert found == {**again, "positive_label": "no"}
+    run(output, tmp_path, "--validation_file", str(dev), "--do_eval", "--max_seq_length", "9")
+    assert "are cut" not in capsys.readouterr().err
+
+
+def test_as_many_predictions_as_rows(bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.tsv").write_text("sentence1\nkasa\n\nlote\n\n\n")
+    run(bert, tmp_path, "--test_file", str(tmp_path / "p.tsv"), "--do_predict", "--no-do_train", "--no-do_eval")
+    assert len((tmp_path / "out" / "predictions.tsv").read_text().splitlines()) == 1 + 5
+
+
+def test_dev_data_of_one_class_is_no_collapse(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    dev = write(tmp_path / "d.csv", 6, "yes")
+    train = write(tmp_path / "t.csv", 30)
+    run(bert, tmp_path, "--train_file", str(train), "--validation_file", str(dev))
+    text = capsys.readouterr().err
+    assert "dev data: all rows are of one class, 'yes'" in text
+    assert "collapsed" not in text
+
+
+def test_names_that_do_not_match(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    labels = {"id2label": {0: "good", 1: "bad"}, "label2id": {"good": 0, "bad": 1}}
+    named = tiny.save_bert(tmp_path / "named", **labels)
+    train, dev = write(tmp_path / "t.csv", 30), write(tmp_path / "d.csv", 12)
+    files = ["--train_file", str(train), "--validation_file", str(dev)]
+    message = refused(capsys, named, tmp_path, *files, "--do_eval")
+    assert "has the classes good, bad, --task_name custom has no, yes" in message
+    assert "--label_names" in message
+    assert "--new_classifier" in refused(capsys, named, tmp_path, *files)
+    run(named, tmp_path, *files, "--do_eval", "--do_predict", "--test_file", str(dev), "--label_names", "yes", "no")
+    model = AutoModelForSequenceClassification.from_pretrained(named)
+    tokens = tiny.tokenizer()(dev.read_text().splitlines()[1].split(",")[0], return_tensors="pt")
+    with torch.no_grad():
+        expected = ("yes", "no")[int(model(**tokens).logits.argmax())]
+    assert (tmp_path / "out" / "predictions.tsv").read_text().splitlines()[1] == f"0\t{expected}"
+    run(named, tmp_path, *files, "--new_classifier", "--do_train")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["id2label"] == {"0": "no", "1": "yes"}
+
+
+def test_a_new_classifier_is_not_the_old_one(make_args, bert_dir) -> None:
+    from emmental.training.models import load_model
+
+    args = make_args(new_classifier=True)
+    model = load_model(args, args.task, tiny.tokenizer())
+    old = AutoModelForSequenceClassification.from_pretrained(bert_dir)
+    assert not torch.equal(model.classifier.weight, old.classifier.weight)
+    assert torch.equal(model.bert.pooler.dense.weight, old.bert.pooler.dense.weight)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task_kind", "ranking"], "--task_kind accepts classification, regression, none, not 'ranking'"),
+        (["--delimiter", "ab"], "--delimiter accepts one character, or tab"),
+        (["--encoding", "utf-99"], "--encoding accepts what Python knows"),
+        (["--encoding", "hex"], "--encoding accepts what Python knows"),
+        (["--positive_label", "maybe"], "--positive_label maybe is none of no, yes"),
+        (["--text_column", "label"], "one column is named twice (label, label)"),
+        (["--text_column", "text"], "no column named 'text'; the columns are sentence1, label"),
+    ],
+)
+def test_flags_on_own_files_are_checked(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture, flags: list[str], message: str
+) -> None:
+    assert message in refused(capsys, bert, tmp_path, "--train_file", str(write(tmp_path / "t.csv", 30)), *flags)
