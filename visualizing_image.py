@@ -343,7 +343,7 @@ def save_all(
     unusable = [name for name in masks if not name or "/" in name]
     if unusable:
         raise UserError(f"masks: {unusable[0]!r} cannot be the name of a file")
-    folder = Path(folder)
+    folder, masks = Path(folder), mask_arrays.separated(masks)
     densities, sizes = mask_arrays.densities_of(masks), mask_arrays.sizes_of(masks)
     paths = [save_overview(folder / "overview.png", densities, title, sizes)]
     if has_curves(history):
@@ -382,11 +382,11 @@ def read_model_masks(folder: str | Path) -> tuple[dict[str, np.ndarray], int]:
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"--model_dir: {folder} has no config.json; a folder that the trainer or bertarize wrote is")
     from safetensors import SafetensorError
-    from torch import nn
     from transformers import AutoConfig, AutoModelForSequenceClassification
     from transformers.utils import logging
 
-    from emmental.pretrained import from_pretrained
+    from emmental.architectures import encoder_linears
+    from emmental.pretrained import from_pretrained, require_encoder
     from emmental.pruning import masks_of
 
     logging.disable_progress_bar()
@@ -397,14 +397,12 @@ def read_model_masks(folder: str | Path) -> tuple[dict[str, np.ndarray], int]:
         )
     except (ValueError, OSError, SafetensorError) as error:
         raise UserError(f"--model_dir: {folder} holds no readable model: {error}") from error
+    require_encoder(config, f"--model_dir {folder}")
     found = masks_of(model.eval()) or {
-        name: module.weight.detach() != 0
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and ".encoder.layer." in f".{name}"
+        name: model.get_submodule(name).weight.detach() != 0 for name in encoder_linears(model)
     }
-    if not found:
-        raise UserError(f"--model_dir: {folder} holds a model without BERT's encoder layers")
-    return {name: mask.cpu().numpy() for name, mask in found.items()}, model.config.num_attention_heads
+    masks = mask_arrays.separated({name: mask.cpu().numpy() for name, mask in found.items()})
+    return masks, model.config.num_attention_heads
 
 
 def _parser() -> argparse.ArgumentParser:

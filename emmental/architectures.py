@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 QKV, QUERY, KEY, VALUE = "qkv", "query", "key", "value"
 POSITION_KEY, POSITION_QUERY = "position_key", "position_query"
@@ -298,6 +299,8 @@ def _matching(root: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _linears(layer: nn.Module, layer_name: str, architecture: Architecture) -> dict[str, str]:
+    from torch import nn  # here, so that tables are read without the seconds that PyTorch takes
+
     inside = dict(layer.named_modules())
     return {
         role: f"{layer_name}.{path}"

@@ -43,7 +43,9 @@ FLOORS = {
     "visualizing_image": 12,
 }
 """A module may import from its own floor and from those below."""
-FOUNDATION = ("emmental.errors", "emmental.atomic", "emmental.command_line", "emmental.pretrained")
+FOUNDATION = (
+    *("emmental.errors", "emmental.architectures", "emmental.atomic", "emmental.command_line", "emmental.pretrained"),
+)
 ALONE = ("emmental.pictures", "emmental.tasks")
 """Rooms that know nothing of models: they import themselves and the foundation."""
 PUBLIC_NAMES = {

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 import pytest
 import tiny
 import tiny_models
@@ -24,11 +27,16 @@ from emmental.architectures import (
 )
 from emmental.export.bertarize import bertarize
 from emmental.export.counts_parameters import count_parameters
+from emmental.export.onnx import MODEL_FILE, export_onnx_folder
 from emmental.export.storage import load_package, save_package
+from emmental.inference.sparse import SPARSE_TYPES, load_sparse
+from emmental.inference.sparse_encoder import SparseEncoder
 from emmental.masked_models import masked_config
 from emmental.modules.masked_nn import PRUNING_METHODS
 from emmental.patching import masked_layers
+from emmental.pictures.densities import densities_of, head_axis, heading, matrix_key
 from emmental.pruning import remaining_weights
+from visualizing_image import read_model_masks, save_overview
 
 MATRICES = {"albert": 6, "modernbert": 8}
 """Encoder matrices of two layers, 12 of others: layers share one set of six; four a layer, where q, k, v are one."""
@@ -210,3 +218,47 @@ class TestExports:
         loaded = load_package(tmp_path / "model.emmental")
         assert loaded.config.model_type == encoder.model_type
         assert torch.allclose(logits(loaded, inputs), logits(masked, inputs), atol=tolerance)
+
+    def test_onnx(self, encoder: Encoder, tmp_path: Path) -> None:
+        result = export_onnx_folder(encoder.trained, tmp_path / "onnx", int8=True)
+        assert result.difference <= 1e-5
+        assert result.int8_difference < 0.5
+        inputs = {value.name for value in onnx.load(tmp_path / "onnx" / MODEL_FILE).graph.input}
+        types = takes_token_types(AutoConfig.from_pretrained(encoder.trained))
+        assert inputs == {"input_ids", "attention_mask", *(["token_type_ids"] if types else [])}
+
+    def test_the_sparse_runtime_or_the_plain_model(self, encoder: Encoder, inputs, caplog) -> None:
+        sparse = load_sparse(encoder.trained)
+        masked = AutoModelForSequenceClassification.from_pretrained(encoder.trained)
+        assert torch.allclose(logits(sparse, inputs), logits(masked, inputs), atol=1e-5)
+        runs_sparse = any(isinstance(module, SparseEncoder) for module in sparse.modules())
+        assert runs_sparse == (encoder.model_type in SPARSE_TYPES)
+        assert ("runs dense" in caplog.text) != runs_sparse
+
+    def test_pictures_name_layers_and_heads(self, encoder: Encoder, tmp_path: Path) -> None:
+        masks, heads = read_model_masks(encoder.trained)
+        assert heads == 2
+        keys = [matrix_key(name) for name in masks]
+        layers = 1 if encoder.model_type == "albert" else 2
+        assert {layer for layer, _ in keys} == set(range(layers))
+        names = {"query": 0, "key": 0, "value": 0, "attn.\noutput": 1, "FFN\nin": None, "FFN\nout": None}
+        assert {heading(matrix): head_axis(matrix) for _, matrix in keys} == names
+        save_overview(tmp_path / "overview.png", densities_of(masks), encoder.model_type)
+
+
+def test_plain_transformers_refuses_every_masked_form(tmp_path: Path) -> None:
+    """Rather than take it for a dense model."""
+    for model_type in tiny_models.MODEL_TYPES:
+        masked_config(tiny_models.config(model_type)).save_pretrained(tmp_path / model_type)
+    program = """
+import pathlib, sys
+from transformers import AutoConfig
+for folder in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    try:
+        AutoConfig.from_pretrained(folder)
+    except ValueError as error:
+        assert f"masked_{folder.name}" in str(error)
+        print(folder.name)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == sorted(tiny_models.MODEL_TYPES)

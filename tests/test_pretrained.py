@@ -9,11 +9,20 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
 from emmental.atomic import atomic_folder
 from emmental.errors import UserError
-from emmental.pretrained import check_sizes, from_pretrained, loading, weights_fingerprint
+from emmental.export.model_folder import read_model
+from emmental.pretrained import (
+    check_sizes,
+    from_pretrained,
+    loading,
+    read_weights,
+    weight_files,
+    weights_fingerprint,
+)
 
 
 def changed(folder: Path, file: str, **changes: object) -> Path:
@@ -105,3 +114,64 @@ def test_a_damaged_folder_of_ours_is_refused(bert_dir: Path, tmp_path: Path) -> 
         from_pretrained(AutoModelForSequenceClassification, tmp_path / "ours")
     (tmp_path / "ours" / "manifest.json").write_text('{"name": "of another program"}')
     assert from_pretrained(AutoModelForSequenceClassification, tmp_path / "ours").num_labels == 2
+
+
+class TestFoldersAsPeopleHaveThem:
+    """Every tool reads them by `read_model`, the trainer by `from_pretrained`: both give the same weights."""
+
+    @pytest.fixture
+    def weights(self, bert_dir: Path) -> dict[str, torch.Tensor]:
+        return read_weights(bert_dir)
+
+    @pytest.fixture
+    def folder(self, bert_dir: Path, tmp_path: Path) -> Path:
+        shutil.copytree(bert_dir, tmp_path / "model")
+        (tmp_path / "model" / "model.safetensors").unlink()
+        return tmp_path / "model"
+
+    def same(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        for model in (
+            read_model(folder),
+            from_pretrained(AutoModelForSequenceClassification, str(folder)),
+        ):
+            assert all(torch.equal(model.state_dict()[name], value) for name, value in weights.items())
+
+    def test_in_parts(self, bert_dir, folder, weights):
+        AutoModelForSequenceClassification.from_pretrained(bert_dir).save_pretrained(folder, max_shard_size="5KB")
+        assert len(weight_files(folder)) > 2
+        self.same(folder, weights)
+
+    @pytest.mark.parametrize("name", ["../model.safetensors", "nowhere.safetensors", 3])
+    def test_a_list_of_parts_that_names_no_file_beside_it(self, folder, name):
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(UserError, match="which is no file beside it"):
+            read_model(folder)
+
+    def test_pickled_tensors_are_read_and_said_once(self, folder, weights, caplog):
+        torch.save(weights, folder / "pytorch_model.bin")
+        self.same(folder, weights)
+        assert caplog.text.count("weights-only reader") == 1
+
+    def test_old_names_of_layer_norms(self, folder, weights):
+        old = {".weight": ".gamma", ".bias": ".beta"}
+        renamed = {
+            name.removesuffix(end) + old[end] if "LayerNorm" in name else name: value
+            for name, value in weights.items()
+            for end in old
+            if name.endswith(end)
+        }
+        assert any(name.endswith(".gamma") for name in renamed)
+        save_file(renamed, folder / "model.safetensors", {"format": "pt"})
+        self.same(folder, weights)
+
+    def test_an_adapter_is_refused_with_what_to_do(self, folder):
+        (folder / "adapter_config.json").write_text("{}")
+        for load in (read_model, lambda path: from_pretrained(AutoConfig, str(path), flag="--model_name_or_path")):
+            with pytest.raises(UserError, match=r"--model_name_or_path .* is an adapter of PEFT.*merge_and_unload"):
+                load(folder)
+
+    def test_a_mistyped_folder_shows_near_names(self, folder):
+        wrong = folder.with_name("modle")
+        for load in (read_model, lambda path: from_pretrained(AutoConfig, str(path))):
+            with pytest.raises(UserError, match=r"modle: there is no such folder; there is .*model$"):
+                load(wrong)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import visualizing_image
-from emmental.pictures.densities import HEADINGS
+from emmental.architectures import ARCHITECTURES
 from visualizing_image import SingleImageViz, main, mask_picture, save_all, save_overview
 
 # --- pictures of pruning
@@ -24,7 +24,7 @@ def masks_of_layers(layers: int = 2, hidden: int = 24) -> dict[str, np.ndarray]:
     return {
         f"bert.encoder.layer.{layer}.{matrix}": generator.random(shapes.get(matrix, (hidden, hidden))) < 0.2
         for layer in range(layers)
-        for matrix in HEADINGS
+        for matrix in ARCHITECTURES["bert"].roles.values()
     }
 
 

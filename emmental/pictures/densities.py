@@ -11,28 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from emmental.architectures import ARCHITECTURES, DOWN, HEAD_ROLES, KEY, OUTPUT, QKV, QUERY, UP, VALUE
 from emmental.errors import UserError
 from emmental.pictures.inputs import to_array
 
 MOST_TILES = 256
 MatrixKey = tuple[int | str, str]
 
-# What follows the layer's number in a parameter's module name -> heading of its column, in the order of the columns.
-HEADINGS = {
-    "attention.self.query": "query",
-    "attention.self.key": "key",
-    "attention.self.value": "value",
-    "attention.output.dense": "attn.\noutput",
-    "intermediate.dense": "FFN\nin",
-    "output.dense": "FFN\nout",
-}
-_HEAD_AXIS = {
-    "attention.self.query": 0,
-    "attention.self.key": 0,
-    "attention.self.value": 0,
-    "attention.output.dense": 1,
-}
-_NUMBERED = re.compile(r"^(?:.*?\.)?(\d+)\.(.+)$")
+_ROLES = {path: role for entry in ARCHITECTURES.values() for role, path in entry.roles.items()}
+_JOINT = tuple(path for path, role in _ROLES.items() if role == QKV)
+_ROLES |= {f"{path}.{role}": role for path in _JOINT for role in (QUERY, KEY, VALUE)}
+_HEADING_OF_ROLE = {OUTPUT: "attn.\noutput", UP: "FFN\nin", DOWN: "FFN\nout", QKV: "query,\nkey, value"}
+HEADINGS = {path: _HEADING_OF_ROLE.get(role, role.replace("_", "\n")) for path, role in _ROLES.items()}
+"""What follows the layer's number in a matrix' name -> heading of its column, in the order of the columns."""
+_NUMBERED = re.compile(r"^(?:.*?\.)?(\d+)(?:\.albert_layers\.(\d+))?\.(.+)$")
 
 
 @dataclass(frozen=True)
@@ -47,11 +39,12 @@ class Block:
 def matrix_key(name: str) -> MatrixKey:
     """(layer, matrix) of a module name: `bert.encoder.layer.3.output.dense` -> (3, "output.dense").
 
-    A name without a number stands in a row of its own: `head.dense` -> ("head", "dense").
+    A name without a number stands in a row of its own: `head.dense` -> ("head", "dense"). ALBERT's layers of a group
+    but the first are named by two numbers.
     """
     found = _NUMBERED.match(name)
     if found:
-        return int(found[1]), found[2]
+        return f"{found[1]}.{found[2]}" if int(found[2] or 0) else int(found[1]), found[3]
     layer, _, matrix = name.rpartition(".")
     return layer or "model", matrix
 
@@ -62,8 +55,24 @@ def heading(matrix: str) -> str:
 
 
 def head_axis(matrix: str) -> int | None:
-    """The axis of a BERT mask along which its attention heads lie: 0 rows, 1 columns, None without heads."""
-    return _HEAD_AXIS.get(matrix)
+    """The axis of a mask along which its attention heads lie: 0 rows, 1 columns, None without heads.
+
+    A joint matrix of query, key and value has none: see `separated`.
+    """
+    role = _ROLES.get(matrix)
+    return 1 if role == OUTPUT else 0 if role in HEAD_ROLES and role != QKV else None
+
+
+def separated(masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Joint masks of query, key and value as three: `attn.Wqkv` -> `attn.Wqkv.query`, `.key` and `.value`."""
+    apart: dict[str, np.ndarray] = {}
+    for name, mask in masks.items():
+        if name.endswith(_JOINT):
+            parts = zip((QUERY, KEY, VALUE), np.split(np.asarray(mask), 3), strict=True)
+            apart |= {f"{name}.{role}": part for role, part in parts}
+        else:
+            apart[name] = mask
+    return apart
 
 
 def to_mask(mask: object, name: str = "mask") -> np.ndarray:

@@ -17,6 +17,7 @@ from emmental.pictures.densities import (
     head_axis,
     heading,
     matrix_key,
+    separated,
     sizes_of,
     table,
     tile_sides,
@@ -32,6 +33,8 @@ from emmental.pictures.densities import (
         ("0.weight", (0, "weight")),
         ("transformer.h2.layers.7.ffn.lin1", (7, "ffn.lin1")),
         ("head.dense", ("head", "dense")),
+        ("albert.encoder.albert_layer_groups.0.albert_layers.0.ffn", (0, "ffn")),
+        ("albert.encoder.albert_layer_groups.1.albert_layers.2.ffn", ("1.2", "ffn")),
         ("classifier", ("model", "classifier")),
     ],
 )
@@ -44,7 +47,17 @@ def test_heads_lie_in_rows_of_query_and_columns_of_output() -> None:
     assert head_axis("attention.output.dense") == 1
     assert head_axis("output.dense") is None
     assert heading("attention.self.query") == "query"
-    assert heading("ffn.lin1") == "ffn.lin1"
+    assert heading("ffn.lin1") == "FFN\nin"
+    assert heading("other.dense") == "other.dense"
+
+
+def test_joint_projections_are_drawn_apart() -> None:
+    joint = np.repeat([True, False, True], 2)[:, None] & np.ones((6, 2), dtype=bool)
+    apart = separated({"model.layers.4.attn.Wqkv": joint, "model.layers.4.mlp.Wo": joint})
+    names = [f"model.layers.4.attn.Wqkv.{role}" for role in ("query", "key", "value")]
+    assert list(apart) == [*names, "model.layers.4.mlp.Wo"]
+    assert [bool(apart[name].all()) for name in names] == [True, False, True]
+    assert [head_axis(matrix_key(name)[1]) for name in apart] == [0, 0, 0, None]
 
 
 def test_blocks_by_hand() -> None:
