@@ -38,6 +38,8 @@ def test_command(tmp_path, capsys):
     encoded = AutoTokenizer.from_pretrained(target)("kasa lote", return_tensors="pt")
     with torch.no_grad():
         assert (small(**encoded).logits - model(**encoded).logits).abs().max() <= 1e-6
+    main(["--model_name_or_path", str(target), "--target_model_path", str(tmp_path / "again")])
+    assert "encoder: 1,792 of 1,792 weights (100.0 %)" in capsys.readouterr().out
 
 
 def test_a_plain_model_is_written_where_it_says_the_same(tmp_path):
