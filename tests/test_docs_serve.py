@@ -1,0 +1,108 @@
+"""The page "Serve it": its programs are run as they stand, and all answer as PyTorch does."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+
+from emmental.export import onnx
+from emmental.inference import predict
+from emmental.reporting import command
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = (DOCS / "serve.md").read_text(encoding="utf-8")
+TEXTS = ["a witty film", "dull"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.S)
+
+
+def emmental_commands() -> dict[str, list[str]]:
+    """Name of the tool -> the flags that the page gives it."""
+    found = {}
+    for line in "\n".join(blocks("bash")).splitlines():
+        if line.startswith("python -m emmental.export."):
+            words = shlex.split(line)
+            found[words[2].rpartition(".")[2]] = words[3:]
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with `model`, and `served` as the page's command writes it."""
+    folder = tmp_path_factory.mktemp("serve")
+    tiny_models.save(folder / "model", "bert", id2label={0: "bad", 1: "good"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        onnx.main(emmental_commands()["onnx"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wanted() -> list[dict[str, float]]:
+    encoded = tiny_models.tokenizer("bert")(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        shares = tiny_models.model("bert")(**encoded).logits.softmax(-1)
+    return [{"bad": row[0].item(), "good": row[1].item()} for row in shares]
+
+
+def test_python_programs(place, wanted, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    programs = blocks("python")
+    assert len(programs) == 2  # PyTorch, ONNX Runtime
+    for program in programs:
+        (tmp_path / "program.py").write_text(program)
+        runpy.run_path(str(tmp_path / "program.py"))
+        answers = json.loads(capsys.readouterr().out.splitlines()[-1].replace("'", '"'))
+        assert [pytest.approx(row, abs=1e-5) for row in wanted] == answers
+
+
+def test_commands(place, wanted, monkeypatch, capsys):
+    """The prediction command is run; the report takes the flags of the page."""
+    monkeypatch.chdir(place)
+    (place / "texts.txt").write_text("\n".join(TEXTS) + "\n")
+    predict.main(emmental_commands()["sparse"])
+    answers = [json.loads(line)["probabilities"] for line in (place / "answers.jsonl").read_text().splitlines()]
+    assert [pytest.approx(row, abs=0.05) for row in wanted] == answers  # int8
+    assert command.find_problems(command._parser().parse_args(emmental_commands()["report"])) == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("fastapi") is None, reason="needs FastAPI")
+@pytest.mark.parametrize(("file", "tolerance"), [("model.onnx", 1e-5), ("model_quantized.onnx", 0.05)])
+def test_server(place, wanted, file, tolerance, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("FILE", file)
+    server = runpy.run_path(str(DOCS / "server.py"))
+    assert [pytest.approx(row, abs=tolerance) for row in wanted] == server["classify"](TEXTS)
+    assert "/classify" in server["app"].openapi()["paths"]
+
+
+def test_node(place, wanted):
+    modules = Path(os.environ.get("EMMENTAL_NODE_MODULES", ".")) / "node_modules"
+    if shutil.which("node") is None or not (modules / "@huggingface" / "transformers").is_dir():
+        pytest.skip("needs Node with @huggingface/transformers")
+    (place / "classify.mjs").write_text(blocks("js")[0])
+    (place / "node_modules").symlink_to(modules.resolve())
+    run = subprocess.run(["node", "classify.mjs"], cwd=place, capture_output=True, text=True, check=True, timeout=120)
+    answers = [{entry["label"]: entry["score"] for entry in row} for row in json.loads(run.stdout.splitlines()[-1])]
+    assert [pytest.approx(row, abs=1e-4) for row in wanted] == answers
+
+
+def test_files_beside_the_page():
+    """The page names them, and the browser's page asks nobody else for anything."""
+    for name in ("server.py", "Dockerfile", "browser.html"):
+        assert f"[{name}]({name})" in PAGE
+    assert not re.search(r"https?://", (DOCS / "browser.html").read_text())
+    assert len((DOCS / "server.py").read_text().splitlines()) < 40
