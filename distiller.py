@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,31 +18,23 @@ from torch import Tensor, nn
 
 from emmental.command_line import user_mistakes
 from emmental.data import LengthGroupedBatches, batch_loader
-from emmental.errors import NonFiniteError, StoppedBySignal, UserError
-from emmental.language_models.arguments import LOSSES, parse_arguments, recorded_arguments, run_identity, with_defaults
+from emmental.errors import UserError
+from emmental.language_models.arguments import LOSSES, parse_arguments, with_defaults
 from emmental.language_models.corpus import CorpusDataset
 from emmental.language_models.masking import LmBatchMaker, Masking
 from emmental.language_models.models import load_lm_run
 from emmental.patching import masked_layers, set_threshold
 from emmental.pruning import global_threshold, refresh_masks, regularization
 from emmental.reporting.summary import environment_line
-from emmental.runs import processes
-from emmental.runs.checkpoints import (
-    checkpoints_in,
-    fitting,
-    load_checkpoint,
-    newest_good_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
-)
 from emmental.runs.evaluation import model_inputs
+from emmental.runs.loop import Intervals, RunLoop
 from emmental.runs.optimization import UpdateLoop, adamw, linear_schedule, parameter_groups
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.precision import Precision
-from emmental.runs.processes import Environment
-from emmental.runs.progress import Progress, configure_logging
-from emmental.runs.resuming import RunFlags, open_output
-from emmental.runs.state import LossAverages, StopSignals, batches_of_updates, seed_generators
+from emmental.runs.processes import Processes, peak_memory, wrapped
+from emmental.runs.resuming import open_output
+from emmental.runs.run import DISTILLER, Run, set_up
+from emmental.runs.state import LossAverages, seed_generators
 from emmental.teaching.hidden_states import HiddenStateMatch, ProjectedStudent
 from emmental.teaching.losses import (
     IGNORED,
@@ -67,27 +58,24 @@ class TaskDistiller(UpdateLoop):
     """Fine-pruning of a classifier or regressor, one micro-batch at a time.
 
     Args:
-        args: the trainer's flags.
+        args: the run, with the trainer's flags.
         student: the model, masked or dense.
         plan: updates and thresholds of the run.
-        environment: this process.
         teacher_logits: (N, C) float32, the teacher's logits of every training row; None without a teacher.
         hidden: how the student's hidden states are compared with the teacher's; None when they are not.
 
     Attributes:
-        student: the model, not wrapped for distribution.
-        companion: the projection of the hidden states, which trains beside the student; None without one.
-        losses: of the last micro-batch, name -> scalar tensor: ce (for regression: mean squared error), distil,
-            hidden_cos, hidden_mse, regularization, and total, their weighted sum.
+        student, companion: the model, not wrapped for distribution; the projection of the hidden states, if any.
+        losses: of the last micro-batch: ce (for regression: mean squared error), distil, hidden_cos, hidden_mse,
+            regularization, and total, their weighted sum.
         global_threshold: of a global top-k, see `emmental.pruning.global_threshold`; None without one.
     """
 
     def __init__(
         self,
-        args: argparse.Namespace,
+        args: Run,
         student: nn.Module,
         plan: Plan,
-        environment: Environment,
         teacher_logits: Tensor | None = None,
         hidden: HiddenStateMatch | None = None,
     ) -> None:
@@ -95,19 +83,18 @@ class TaskDistiller(UpdateLoop):
         groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.mask_scores_learning_rate)
         optimizer = adamw(groups, args.adam_epsilon, use_apex=args.use_apex)
         super().__init__(
-            processes.wrapped(model, environment, args.torch_compile),
+            wrapped(model, args.processes, args.torch_compile),
             optimizer,
             linear_schedule(optimizer, plan.warmup_steps, plan.total_updates),
-            Precision(environment.device, args.fp16, args.bf16, args.fp16_opt_level),
+            Precision(args.processes.device, args.fp16, args.bf16, args.fp16_opt_level),
             args.max_grad_norm,
+            student,
+            hidden.projection if hidden is not None and list(hidden.projection.parameters()) else None,
         )
         self.args = args
-        self.student = student
         self.plan = plan
         self.teacher_logits = teacher_logits
         self.hidden = hidden
-        self.companion = hidden.projection if hidden is not None and list(hidden.projection.parameters()) else None
-        self.losses: dict[str, Tensor] = {}
         self.global_threshold: tuple[float, list[int]] | None = None
         self._masked = bool(masked_layers(student))
 
@@ -115,9 +102,9 @@ class TaskDistiller(UpdateLoop):
         """One micro-batch: masks (on the first of an update), forward, losses, `optimize`.
 
         Args:
-            batch: input_ids, attention_mask, token_type_ids (B, T) int64; labels (B,) int64, or float32 for
-                regression; index (B,) int64, the rows in the training set; weights (B,) float32, 0 for rows that
-                only fill up the batch.
+            batch: on any device: input_ids, attention_mask, token_type_ids (B, T) int64; labels (B,) int64, or
+                float32 for regression; index (B,) int64, the rows in the training set; weights (B,) float32, 0 for
+                rows that only fill up the batch.
             threshold: of this update; None for a dense model.
             regu_lambda: weight of the regularization.
 
@@ -127,8 +114,9 @@ class TaskDistiller(UpdateLoop):
         Raises:
             NonFiniteError: see `optimize`.
         """
-        if self._masked and self._seen == 0:
+        if self._masked and self.between_updates:
             self._make_masks(threshold)
+        batch = {name: value.to(self.precision.device, non_blocking=True) for name, value in batch.items()}
         with self.micro_batch():
             with self.precision.autocast():
                 outputs = self.model(**model_inputs(batch, self.precision.device, self.student))
@@ -188,9 +176,8 @@ class Distiller(UpdateLoop):
     """Distillation of a language model, as DistilBERT was made (Sanh et al. 2019, arXiv 1910.01108).
 
     Args:
-        params: the flags of `distiller.py` under their names; those left out have their defaults. Besides:
-            special_tok_ids, name of a special token -> its id; optionally environment (this process), output (the
-            folder to write to), tokenizer (saved beside the student).
+        params: a run; or the flags of `distiller.py` under their names, those left out having their defaults, and
+            special_tok_ids, name of a special token -> its id.
         dataset: a `CorpusDataset`, or any sequence of token ids (T,).
         token_probs: (V,) how likely each token is to be masked, up to a factor; None: all alike.
         student, teacher: language models; the teacher is asked only when a loss needs it, and never changed.
@@ -198,44 +185,52 @@ class Distiller(UpdateLoop):
     Attributes:
         losses: of the last micro-batch over all ranks, name -> scalar tensor; `total` is their weighted sum.
         epoch: passes over the data completed.
-        n_total_iter: micro-batches seen.
         total_updates: of the whole run; the last update of an epoch takes the batches that are left.
     """
 
     def __init__(
         self,
-        params: argparse.Namespace,
+        params: Run | argparse.Namespace,
         dataset: CorpusDataset | Sequence[Any],
         token_probs: Tensor | None,
         student: nn.Module,
         teacher: nn.Module | None,
     ) -> None:
-        self.params = with_defaults(params)
-        self.environment: Environment = getattr(params, "environment", None) or _environment_of(self.params)
-        self.output: OutputFolder | None = getattr(params, "output", None) or _output_of(self.params, self.environment)
-        self.student = student.to(self.environment.device)
-        self.teacher = None if teacher is None else teacher.to(self.environment.device).eval()
-        self._prepare_data(dataset, token_probs)
+        self.params = params if isinstance(params, Run) else _run_of(params)
+        self.processes = self.params.processes
+        student = student.to(self.processes.device)
+        self.teacher = None if teacher is None else teacher.to(self.processes.device).eval()
+        self._prepare_data(dataset, token_probs, student.config.vocab_size)
         optimizer = adamw(
             parameter_groups(student, self.params.learning_rate, self.params.weight_decay),
             self.params.adam_epsilon,
             _ADAM_BETAS,
         )
         super().__init__(
-            processes.wrapped(student, self.environment),
+            wrapped(student, self.processes),
             optimizer,
             linear_schedule(optimizer, int(self.params.warmup_prop * self.total_updates), self.total_updates),
-            Precision(self.environment.device, self.params.fp16, self.params.bf16, self.params.fp16_opt_level),
+            Precision(self.processes.device, self.params.fp16, self.params.bf16, self.params.fp16_opt_level),
             self.params.max_grad_norm,
+            student,
         )
         self.begin_update(self.params.gradient_accumulation_steps)
-        self.losses: dict[str, Tensor] = {}
-        self.averages = LossAverages(self.environment)
-        self.epoch = self.n_total_iter = 0
         self._alphas = {name: alpha for name in LOSSES if (alpha := getattr(self.params, f"alpha_{name}")) > 0}
-        self._progress: Progress | None = None
-        self._saved_step, self._iter_of_update = -1, 0
+        intervals = Intervals(self.params.log_interval, self.params.checkpoint_interval, in_batches=True)
+        tokenizer = getattr(self.params, "tokenizer", None)
+        self._loop = RunLoop(self.params, self, self._batches, self.total_updates, intervals, tokenizer)
+        self.epoch = 0
         self._speed = {"since": time.monotonic(), "sequences": 0, "tokens": 0}
+
+    @property
+    def n_total_iter(self) -> int:
+        """Micro-batches seen."""
+        return self._loop.batches_made
+
+    @property
+    def averages(self) -> LossAverages:
+        """Of the losses, over updates and ranks."""
+        return self._loop.averages
 
     @property
     def last_loss(self) -> float:
@@ -271,20 +266,17 @@ class Distiller(UpdateLoop):
             NonFiniteError: a loss or gradient became NaN or infinite; nothing of that is saved.
             StoppedBySignal: SIGTERM or Ctrl-C came; the state is saved.
         """
-        self._resume()
+        loop = self._loop
+        loop.resume()
         self.student.train()
-        accumulation = self.params.gradient_accumulation_steps
-        loader = batch_loader(self.dataset, self._batches)
-        with Progress(self.output, self.total_updates, self.global_step) as self._progress, StopSignals() as signals:
-            updates = batches_of_updates(loader, self._batches, accumulation, self.global_step)
-            while self.global_step < self.total_updates:
-                self.epoch, micro_batches = next(updates)
-                self._train_on(micro_batches)
+        with loop:
+            for micro_batches in loop.updates(batch_loader(self.dataset, self._batches)):
+                self.epoch = loop.epoch
+                for batch in micro_batches:
+                    self.step(*self._inputs(batch))
+                    self.iter()
                 if self.global_step % self._updates_per_epoch == 0:
                     self.end_epoch()
-                if self.environment.any(signals.received is not None):
-                    self.save_checkpoint()
-                    raise StoppedBySignal(128 + (signals.received or 15))
 
     def step(
         self, input_ids: Tensor, attention_mask: Tensor, lm_labels: Tensor, counted: Tensor | None = None
@@ -318,34 +310,21 @@ class Distiller(UpdateLoop):
 
     def iter(self) -> None:
         """Count a micro-batch; after a whole update, log and save what has become due."""
-        self.n_total_iter += 1
-        if self._seen:
-            return
-        self.averages.update_done()
-        if self._progress is not None:
-            self._progress.advance()
-        ended = self.global_step == self.total_updates
-        if ended or self._passed(self.params.log_interval, self.n_total_iter):
+        self._loop.count()
+        if self._loop.log_is_due:
             self.log_tensorboard()
-        if ended or self._passed(self.params.checkpoint_interval, self.n_total_iter):
+        if self._loop.save_is_due:
             self.save_checkpoint()
-        self._iter_of_update = self.n_total_iter
 
     def log_tensorboard(self) -> None:
         """Log the mean losses since the last entry, learning rates, gradient norms, and for TensorBoard the speed."""
-        self.check_finite()
-        losses = self.averages.take_recent()
+        self._loop.log({"batches": self.n_total_iter})
         seconds = time.monotonic() - self._speed["since"]
         speed = {f"speed/{name}_per_second": self._speed[name] / seconds for name in ("sequences", "tokens")}
         self._speed = {"since": time.monotonic(), "sequences": 0, "tokens": 0}
-        if self._progress is None:
-            return
-        row = {"epoch": self.epoch, "batches": self.n_total_iter, "loss": losses.pop("total"), "losses": losses}
-        row["rates"] = self.learning_rates()
-        row["gradient_norms"] = {name: float(norm) for name, norm in self.gradient_norms.items()}
-        row["skipped_updates"] = self.skipped_updates
-        self._progress.log(self.global_step, row)
-        self._progress.scalars(self.global_step, speed | {"memory/peak_gib": processes.peak_memory(self.environment)})
+        if self._loop.progress is not None:
+            memory = {"memory/peak_gib": peak_memory(self.processes)}
+            self._loop.progress.scalars(self.global_step, speed | memory)
 
     def end_epoch(self) -> None:
         """Count the epoch, and save a checkpoint."""
@@ -355,55 +334,36 @@ class Distiller(UpdateLoop):
 
     def save_checkpoint(self) -> None:
         """Write `checkpoint-<updates>` into `dump_path`, unless it is there or no folder was given."""
-        if self.params.dump_path is None or self._saved_step == self.global_step:
-            return
-        self.check_finite()
-        self._saved_step = self.global_step
-        state = {
-            "updates": self.state_dict(),
-            "averages": self.averages.state_dict(),
-            "n_total_iter": self.n_total_iter,
-            "arguments": run_identity(self.params, self.environment.world_size),
-        }
-        folder, tokenizer = self.params.dump_path, getattr(self.params, "tokenizer", None)
-        save_checkpoint(folder, self.global_step, self.student, tokenizer, self.optimizer, state, self.environment)
-        if self.environment.is_main:
-            prune_checkpoints(folder, self.params.save_total_limit, None, self.global_step)
+        self._loop.save()
 
-    def _prepare_data(self, dataset: CorpusDataset | Sequence[Any], token_probs: Tensor | None) -> None:
+    def _prepare_data(
+        self, dataset: CorpusDataset | Sequence[Any], token_probs: Tensor | None, vocabulary: int
+    ) -> None:
         params, special = self.params, self.params.special_tok_ids
         self.dataset = dataset if isinstance(dataset, CorpusDataset) else CorpusDataset.from_sequences(dataset)
         self.dataset.pad_token_id = special["pad_token" if params.mlm else "unk_token"]
         masking = None
         if params.mlm:
             probabilities = (
-                torch.ones(self.student.config.vocab_size)
-                if token_probs is None
-                else torch.as_tensor(token_probs).float().clone()
+                torch.ones(vocabulary) if token_probs is None else torch.as_tensor(token_probs).float().clone()
             )
             probabilities[list(special.values())] = 0.0
             replacement = (params.word_mask, params.word_keep, params.word_rand)
             masking = Masking(probabilities.cpu(), params.mlm_mask_prop, replacement, special["mask_token"])
         multiple = 8 if params.fp16 or params.bf16 else 1
         self._batch_maker = LmBatchMaker(self.dataset.pad_token_id, multiple, masking, params.seed)
-        batch_size = params.batch_size * self.environment.world_size
+        batch_size = params.batch_size * self.processes.world_size
         lengths = self.dataset.lengths
         self._batches = LengthGroupedBatches(lengths, batch_size, seed=params.seed, grouped=params.group_by_size)
         self._updates_per_epoch = math.ceil(len(self._batches) / params.gradient_accumulation_steps)
         self.total_updates = params.n_epoch * self._updates_per_epoch
 
-    def _train_on(self, micro_batches: list[dict[str, Tensor]]) -> None:
-        """One optimizer update."""
-        self.measuring = self._passed(self.params.log_interval, self.n_total_iter + len(micro_batches))
-        self.measuring |= self.global_step + 1 == self.total_updates
-        self.begin_update(len(micro_batches))
-        for batch in micro_batches:
-            self._speed["sequences"] += len(batch["lengths"])
-            self._speed["tokens"] += int(batch["lengths"].sum())
-            inputs = self._batch_maker.share(batch, self.epoch, self.environment.rank, self.environment.world_size)
-            self.step(*(None if value is None else value.to(self.environment.device) for value in inputs))
-            self.averages.add(self.losses, len(micro_batches))
-            self.iter()
+    def _inputs(self, batch: dict[str, Tensor]) -> list[Tensor | None]:
+        """What `step` takes: this rank's share of a batch, masked, on its device."""
+        self._speed["sequences"] += len(batch["lengths"])
+        self._speed["tokens"] += int(batch["lengths"].sum())
+        share = self._batch_maker.share(batch, self.epoch, self.processes.rank, self.processes.world_size)
+        return [None if value is None else value.to(self.processes.device) for value in share]
 
     @property
     def _needs_teacher(self) -> bool:
@@ -418,86 +378,46 @@ class Distiller(UpdateLoop):
 
     def _weighted(self, sums: dict[str, LmLossSum]) -> Tensor:
         """Set `losses`, over all ranks, and return what this rank adds to their weighted sum."""
-        self.losses, scales = averaged(sums, self.environment)
+        self.losses, scales = averaged(sums, self.processes)
         self.losses["total"] = sum(self._alphas[name] * value for name, value in self.losses.items())
         return sum(self._alphas[name] * sums[name].total * scales[name] for name in sums)
-
-    def _resume(self) -> None:
-        found = None if self.params.dump_path is None else newest_good_checkpoint(self.params.dump_path)
-        if found is None:
-            return
-        with user_mistakes(), fitting(found):
-            state = load_checkpoint(found, self.student, self.optimizer, self.environment)
-            self.load_state_dict(state["updates"])
-            self.averages.load_state_dict(state["averages"])
-            self.n_total_iter = self._iter_of_update = int(state["n_total_iter"])
-        self._saved_step = self.global_step
-        if self.environment.is_main:
-            prune_checkpoints(self.params.dump_path, self.params.save_total_limit, None, self.global_step)
-        logger.info("resuming after update %d of %d (%s)", self.global_step, self.total_updates, found)
-
-    def _passed(self, interval: int, iterations: int) -> bool:
-        return iterations // interval > self._iter_of_update // interval
 
     def _last(self, name: str) -> float:
         return float(self.losses.get(name, 0.0))
 
 
-def _environment_of(params: argparse.Namespace) -> Environment:
-    on_gpu = bool(params.n_gpu) and torch.cuda.is_available()
-    return Environment(device=torch.device("cuda" if on_gpu else "cpu"))
-
-
-def _output_of(params: argparse.Namespace, environment: Environment) -> OutputFolder | None:
-    if params.dump_path is None or not environment.is_main:
-        return None
-    return OutputFolder(params.dump_path, "--dump_path")
+def _run_of(params: argparse.Namespace) -> Run:
+    """A run of a single process with the parameters as flags; `dump_path` None: nothing is written."""
+    flags = with_defaults(params)
+    on_gpu = bool(flags.n_gpu) and torch.cuda.is_available()
+    run = Run(flags, DISTILLER, Processes(device=torch.device("cuda" if on_gpu else "cpu")))
+    run.output = None if flags.dump_path is None else OutputFolder(flags.dump_path, "--dump_path")
+    return run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Distil with the flags of `argv` (default: the command line's)."""
-    args = parse_arguments(argv)
-    args.output = None
-    with user_mistakes():
-        if args.n_gpu and args.n_gpu > torch.cuda.device_count():
-            raise UserError(f"--n_gpu accepts up to {torch.cuda.device_count()} here, not {args.n_gpu}")
-        args.environment = processes.start(no_cuda=args.n_gpu == 0)
-    configure_logging(args.environment.is_main)
-    try:
-        _run(args)
-    except NonFiniteError as error:
-        newest = checkpoints_in(args.dump_path)
-        logger.error(
-            "%s; the run ends without saving it. Last good state: %s. Try a lower --learning_rate, or --bf16 in the "
-            "place of --fp16",
-            error,
-            newest[-1] if newest else "none",
-        )
-        sys.exit(1)
-    finally:
-        if args.output is not None:
-            args.output.close()
-        processes.stop()
+    flags = parse_arguments(argv)
+    remedies = "a lower --learning_rate, or --bf16 in the place of --fp16"
+    with user_mistakes(), set_up(flags, DISTILLER, flags.n_gpu == 0, remedies) as run:
+        _run(run)
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run(run: Run) -> None:
     """Check everything, open the folder, train, save the student."""
-    logger.info("%s", environment_line(args))
-    with user_mistakes():
-        seed_generators(args.seed)
-        corpus, probabilities, student, teacher = load_lm_run(args)
-        identity = run_identity(args, args.environment.world_size)
-        flags = RunFlags("--dump_path", "--force")
-        args.output = open_output(args.dump_path, args.environment, identity, args.force, args.accept_changes, flags)
-    if args.output is not None:
-        args.output.write_json("training_args.json", recorded_arguments(args))
-    seed_generators(args.seed + args.environment.rank)
-    distiller = Distiller(args, corpus, probabilities, student, teacher)
+    logger.info("%s", environment_line(run))
+    if run.n_gpu and run.n_gpu > torch.cuda.device_count():
+        raise UserError(f"--n_gpu accepts up to {torch.cuda.device_count()} here, not {run.n_gpu}")
+    seed_generators(run.seed)
+    corpus, probabilities, student, teacher = load_lm_run(run)
+    open_output(run)
+    seed_generators(run.seed + run.processes.rank)
+    distiller = Distiller(run, corpus, probabilities, student, teacher)
     logger.info("%d sequences, %d updates", len(corpus), distiller.total_updates)
     distiller.train()
-    logger.info("student: %s, mean loss %.4f", args.dump_path, distiller.averages.mean_total())
-    if args.output is not None:
-        args.output.save_model(student.eval(), args.tokenizer)
+    logger.info("student: %s, mean loss %.4f", run.folder, distiller.averages.mean_total())
+    if run.output is not None:
+        run.output.save_model(student.eval(), run.tokenizer)
 
 
 if __name__ == "__main__":

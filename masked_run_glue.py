@@ -6,14 +6,12 @@ torchrun --nproc_per_node=8 masked_run_glue.py --data_dir glue/MRPC --task_name 
 
 from __future__ import annotations
 
-import argparse
 import gc
 import logging
 import os
 import random
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from emmental.atomic import DamagedError, verify_folder
 from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
 from emmental.data.description import description, one_class
-from emmental.errors import NonFiniteError, StoppedBySignal, UserError
+from emmental.errors import UserError
 from emmental.patching import drop_masks, masked_layers
 from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
 from emmental.reporting.summary import (
@@ -40,22 +38,14 @@ from emmental.reporting.summary import (
     warn_of_churn,
     warn_of_collapse,
 )
-from emmental.runs import processes
-from emmental.runs.checkpoints import (
-    checkpoints_in,
-    fitting,
-    load_checkpoint,
-    newest_good_checkpoint,
-    prune_checkpoints,
-    require_finite,
-    save_checkpoint,
-)
+from emmental.runs.checkpoints import checkpoints_in
 from emmental.runs.evaluation import predict_logits
+from emmental.runs.loop import Intervals, RunLoop
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.precision import Precision
-from emmental.runs.progress import LOG_FILE, Progress, add_pictures, configure_logging, read_log
-from emmental.runs.resuming import RunFlags, open_output
-from emmental.runs.state import LossAverages, StopSignals, batches_of_updates
+from emmental.runs.progress import LOG_FILE, add_pictures, read_log
+from emmental.runs.resuming import open_output
+from emmental.runs.run import TRAINER, Run, set_up
 from emmental.tasks import (
     collapsed_to_one_class,
     compute_metrics,
@@ -65,8 +55,9 @@ from emmental.tasks import (
     resolve_task,
     write_predictions,
 )
+from emmental.teaching.hidden_states import HiddenStateMatch
 from emmental.teaching.teachers import check_hidden_states, hidden_state_match, load_teacher, teacher_logits
-from emmental.training.arguments import arguments_of_result, parse_arguments, recorded_arguments
+from emmental.training.arguments import parse_arguments
 from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
 from emmental.training.plan import Plan, plan_updates
 from emmental.training.tasks import find_task
@@ -86,76 +77,60 @@ logger = logging.getLogger("masked_run_glue")
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Run the trainer with the flags of `argv` (default: the command line's) and return the evaluation's results."""
-    args = parse_arguments(argv)
-    args.output, args.datasets = None, {}
-    with user_mistakes():
-        args.environment = processes.start(args.no_cuda)
-    configure_logging(args.environment.is_main)
-    try:
-        return _run(args)
-    except NonFiniteError as error:
-        newest = checkpoints_in(args.output_dir)
-        logger.error(
-            "%s; the run ends without saving it. Last good state: %s. Try a lower --learning_rate or "
-            "--mask_scores_learning_rate, or --bf16 in the place of --fp16",
-            error,
-            newest[-1] if newest else "none",
-        )
-        sys.exit(1)
-    finally:
-        if args.output is not None:
-            args.output.close()
-        processes.stop()
+    flags = parse_arguments(argv)
+    remedies = "a lower --learning_rate or --mask_scores_learning_rate, or --bf16 in the place of --fp16"
+    with user_mistakes(), set_up(flags, TRAINER, flags.no_cuda, remedies) as run:
+        return _run(run)
 
 
-def _run(args: argparse.Namespace) -> dict[str, float]:
+def _run(run: Run) -> dict[str, float]:
     started = time.monotonic()
-    logger.info("%s", environment_line(args))
-    with user_mistakes():
-        tokenizer, train_dataset = _prepare_task(args)
-        if args.dry_run:
-            return {}
-        set_seed(args)
-        model, teacher = _load_models(args, tokenizer)
-        if teacher is not None:
-            check_hidden_states(args, teacher, model, train_dataset)
-        _open_output(args, train_dataset)
-    if args.do_train:
-        steps, mean_loss = train(args, train_dataset, model, tokenizer, teacher)
+    logger.info("%s", environment_line(run))
+    tokenizer, train_dataset = _prepare_task(run)
+    if run.dry_run:
+        return {}
+    set_seed(run)
+    model, teacher = _load_models(run, tokenizer)
+    if teacher is not None:
+        check_hidden_states(run, teacher, model, train_dataset)
+    _open_output(run)
+    if run.do_train:
+        steps, mean_loss = train(run, train_dataset, model, tokenizer, teacher)
         logger.info("trained: %d updates, mean loss %.4f", steps, mean_loss)
         model.eval()
-        if args.output is not None:
-            args.output.save_model(model, tokenizer)
-    results = evaluate(args, model, tokenizer) if args.do_eval else {}
-    if args.eval_all_checkpoints:
-        _evaluate_all_checkpoints(args, model, tokenizer)
-    if args.do_predict:
-        _predict(args, model, tokenizer)
-    if args.output is not None:
-        _hand_over(args, model, results, time.monotonic() - started)
+        if run.output is not None:
+            run.output.save_model(model, tokenizer)
+    results = evaluate(run, model, tokenizer) if run.do_eval else {}
+    if run.eval_all_checkpoints:
+        _evaluate_all_checkpoints(run, model, tokenizer)
+    if run.do_predict:
+        _predict(run, model, tokenizer)
+    if run.output is not None:
+        _hand_over(run, model, results, time.monotonic() - started)
     return results
 
 
-def _prepare_task(args: argparse.Namespace) -> tuple[Any, FeatureDataset | None]:
+def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None]:
     """Task, tokenizer and training data; shows the plan of the training and refuses one that makes no sense."""
-    if not args.do_train:
-        args.model_name_or_path = model_to_evaluate(args)
-    args.task = find_task(args)
-    if args.do_train and args.task.train is None:
-        raise UserError(f"--task_name {args.task.name} has no training data; it takes --do_predict alone")
-    tokenizer = load_tokenizer(args)
-    for task in evaluation_tasks(args.task):
-        if args.do_eval or args.evaluate_during_training or args.eval_all_checkpoints:
-            load_and_cache_examples(args, task.name, tokenizer, evaluate=True)
-        if args.do_predict:
-            load_and_cache_examples(args, task.name, tokenizer, predict=True)
-    train_dataset = load_and_cache_examples(args, args.task.name, tokenizer) if args.do_train else None
-    opened = {split: rows for (name, split), rows in args.datasets.items() if name == args.task.name}
-    for line in description(args.task, opened, args.max_seq_length):
+    if not run.do_train:
+        run.model_name_or_path = model_to_evaluate(run)
+    run.task = find_task(run)
+    if run.do_train and run.task.train is None:
+        raise UserError(f"--task_name {run.task.name} has no training data; it takes --do_predict alone")
+    tokenizer = load_tokenizer(run)
+    for task in evaluation_tasks(run.task):
+        if run.do_eval or run.evaluate_during_training or run.eval_all_checkpoints:
+            load_and_cache_examples(run, task.name, tokenizer, evaluate=True)
+        if run.do_predict:
+            load_and_cache_examples(run, task.name, tokenizer, predict=True)
+    train_dataset = load_and_cache_examples(run, run.task.name, tokenizer) if run.do_train else None
+    opened = {split: rows for (name, split), rows in run.datasets.items() if name == run.task.name}
+    for line in description(run.task, opened, run.max_seq_length):
         logger.info(line)
     if train_dataset is None:
         return tokenizer, None
-    plan = plan_updates(args, len(train_dataset), args.environment.world_size)
+    run.contents["data"] = train_dataset.fingerprint
+    plan = plan_updates(run, len(train_dataset), run.processes.world_size)
     for line in plan.lines():
         logger.info(line)
     if problem := plan.problem():
@@ -163,31 +138,22 @@ def _prepare_task(args: argparse.Namespace) -> tuple[Any, FeatureDataset | None]
     return tokenizer, train_dataset
 
 
-def _open_output(args: argparse.Namespace, train_dataset: FeatureDataset | None) -> None:
-    """Lock the output folder, and see that a run which stands there is this one."""
-    args.data = None if train_dataset is None else train_dataset.fingerprint
-    if not args.do_train:
-        args.output = OutputFolder(args.output_dir) if args.environment.is_main else None
-        return
-    args.output = open_output(
-        args.output_dir, args.environment, _identity(args), args.overwrite_output_dir, args.accept_changes, RunFlags()
-    )
-    if args.output is not None:
-        args.output.write_json("training_args.json", recorded_arguments(args))
-
-
-def _identity(args: argparse.Namespace) -> dict[str, Any]:
-    return {**arguments_of_result(args), "world_size": args.environment.world_size}
-
-
-def _load_models(args: argparse.Namespace, tokenizer: Any) -> tuple[nn.Module, nn.Module | None]:
-    model = load_model(args, args.task, tokenizer).to(args.environment.device)
-    if args.teacher_name_or_path is None or not args.do_train:
+def _load_models(run: Run, tokenizer: Any) -> tuple[nn.Module, nn.Module | None]:
+    model = load_model(run, run.task, tokenizer).to(run.processes.device)
+    if run.teacher_name_or_path is None or not run.do_train:
         return model, None
-    return model, load_teacher(args, tokenizer, args.task)
+    return model, load_teacher(run, tokenizer, run.task)
 
 
-def set_seed(args: argparse.Namespace) -> None:
+def _open_output(run: Run) -> None:
+    """Lock the output folder; before a training, see that a run which stands there is this one."""
+    if run.do_train:
+        open_output(run)
+    elif run.processes.is_main:
+        run.output = OutputFolder(run.folder)
+
+
+def set_seed(args: Run) -> None:
     """Seed Python, NumPy and PyTorch with `args.seed`."""
     random.seed(args.seed)
     np.random.seed(args.seed)
@@ -195,7 +161,7 @@ def set_seed(args: argparse.Namespace) -> None:
 
 
 def load_and_cache_examples(
-    args: argparse.Namespace, task: str, tokenizer: Any, evaluate: bool = False, predict: bool = False
+    args: Run, task: str, tokenizer: Any, evaluate: bool = False, predict: bool = False
 ) -> FeatureDataset:
     """The tokenised training (or `evaluate`: dev, `predict`: test) rows of a task; rank 0 caches, all read.
 
@@ -204,7 +170,7 @@ def load_and_cache_examples(
     spec = next((each for each in evaluation_tasks(args.task) if each.name == task), None) or resolve_task(task)
     split = "test" if predict else "dev" if evaluate else "train"
     if (task, split) not in args.datasets:
-        with args.environment.main_first():
+        with args.processes.main_first():
             args.datasets[task, split] = load_features(
                 spec,
                 args.data_dir,
@@ -212,24 +178,20 @@ def load_and_cache_examples(
                 tokenizer,
                 args.max_seq_length,
                 _cache_folder(args),
-                overwrite_cache=args.overwrite_cache and args.environment.is_main,
-                show_progress=args.environment.is_main,
+                overwrite_cache=args.overwrite_cache and args.processes.is_main,
+                show_progress=args.processes.is_main,
             )
     return args.datasets[task, split]
 
 
-def _cache_folder(args: argparse.Namespace) -> Path:
+def _cache_folder(args: Run) -> Path:
     if args.feature_cache_dir:
         return Path(args.feature_cache_dir)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emmental"
 
 
 def train(
-    args: argparse.Namespace,
-    train_dataset: FeatureDataset,
-    model: nn.Module,
-    tokenizer: Any,
-    teacher: nn.Module | None = None,
+    args: Run, train_dataset: FeatureDataset, model: nn.Module, tokenizer: Any, teacher: nn.Module | None = None
 ) -> tuple[int, float]:
     """Fine-prune `model` in place, going on from the newest good checkpoint of the output folder if there is one.
 
@@ -240,161 +202,82 @@ def train(
         NonFiniteError: a loss or gradient became NaN or infinite; nothing of that is saved.
         StoppedBySignal: SIGTERM or Ctrl-C came; the state is saved.
     """
-    environment = args.environment
-    plan = plan_updates(args, len(train_dataset), environment.world_size)
-    known = hidden = None
-    if teacher is not None:
-        hidden = hidden_state_match(args, teacher, model, train_dataset, environment, _cache_folder(args))
-        known = teacher_logits(args, teacher, train_dataset, environment, _cache_folder(args))
-    distiller = TaskDistiller(args, model, plan, environment, known, hidden)
-    training = Training(args, distiller, tokenizer)
-    training.resume()
-    batches = LengthGroupedBatches(
-        train_dataset.lengths, args.per_gpu_train_batch_size, environment.rank, environment.world_size, seed=args.seed
-    )
-    train_dataset.pad_to_multiple_of = distiller.precision.pad_to_multiple_of
-    loader = batch_loader(train_dataset, batches, args.num_workers, pin_memory=environment.device.type == "cuda")
+    plan = plan_updates(args, len(train_dataset), args.processes.world_size)
+    distiller = TaskDistiller(args, model, plan, *_teaching(args, teacher, model, train_dataset))
+    loader, batches = _training_batches(args, train_dataset, distiller.precision)
+    intervals = Intervals(args.logging_steps, args.save_steps or plan.updates_per_epoch)
+    loop = RunLoop(args, distiller, batches, plan.total_updates, intervals, tokenizer)
+    loop.carried["high_churn"] = 0
+    loop.resume()
     model.train()
-    with Progress(args.output, plan.total_updates, distiller.global_step) as progress, StopSignals() as signals:
-        updates = batches_of_updates(loader, batches, plan.accumulation, distiller.global_step)
-        while distiller.global_step < plan.total_updates:
-            epoch, micro_batches = next(updates)
-            training.update(micro_batches)
-            progress.advance()
-            stopping = environment.any(signals.received is not None)
-            training.log_if_due(progress, epoch)
-            training.save_if_due(progress, stopping)
-            if stopping:
-                logger.info("saved after update %d; the same command goes on from there", distiller.global_step)
-                raise StoppedBySignal(128 + (signals.received or 15))
+    with loop:
+        for micro_batches in loop.updates(loader):
+            threshold, regu_lambda = plan.at(distiller.global_step + 1)
+            for batch in micro_batches:
+                distiller.step(batch, threshold, regu_lambda)
+                loop.count()
+            if loop.log_is_due:
+                loop.log(pruning_so_far(loop, plan))
+            if loop.save_is_scheduled and args.evaluate_during_training:
+                loop.require_finite()
+                results = evaluate(args, model, tokenizer, prefix=f"checkpoint-{distiller.global_step}")
+                loop.log_results(results, results[args.task.primary_metric])
+            if loop.save_is_due:
+                # Picture first: a run that is killed between the two goes on from the checkpoint and draws no more.
+                _save_picture(loop, plan)
+                loop.save()
     drop_masks(model)
-    return distiller.global_step, training.averages.mean_total()
+    return distiller.global_step, loop.averages.mean_total()
 
 
-class Training:
-    """One training: its updates, what is logged of them, and its checkpoints."""
-
-    def __init__(self, args: argparse.Namespace, distiller: TaskDistiller, tokenizer: Any) -> None:
-        self.args = args
-        self.distiller = distiller
-        self.plan: Plan = distiller.plan
-        self.tokenizer = tokenizer
-        self.averages = LossAverages(args.environment)
-        self.best: dict[str, Any] = {"step": None, "metric": None}
-        self.high_churn = 0
-        self.save_steps = args.save_steps or self.plan.updates_per_epoch
-
-    def resume(self) -> None:
-        """Take up the newest good checkpoint; every rank reads the one that rank 0 found."""
-        found = newest_good_checkpoint(self.args.output_dir)
-        if found is None:
-            return
-        distiller = self.distiller
-        with user_mistakes(), fitting(found):
-            state = load_checkpoint(
-                found, distiller.student, distiller.optimizer, self.args.environment, distiller.companion
-            )
-            distiller.load_state_dict(state["updates"])
-            self.averages.load_state_dict(state["averages"])
-            self.best = {name: state["best"][name] for name in self.best}
-            self.high_churn = int(state["high_churn"])
-        self._prune_checkpoints()
-        logger.info("resuming after update %d of %d (%s)", self.distiller.global_step, self.plan.total_updates, found)
-
-    def update(self, micro_batches: list[dict[str, Tensor]]) -> None:
-        """One optimizer update."""
-        distiller, device = self.distiller, self.args.environment.device
-        threshold, regu_lambda = self.plan.at(distiller.global_step + 1)
-        distiller.measuring = self._is_due(self.args.logging_steps, distiller.global_step + 1)
-        distiller.begin_update(len(micro_batches))
-        for batch in micro_batches:
-            on_device = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-            distiller.step(on_device, threshold, regu_lambda)
-            self.averages.add(distiller.losses, len(micro_batches))
-        self.averages.update_done()
-
-    def log_if_due(self, progress: Progress, epoch: int) -> None:
-        """Every `logging_steps` updates and after the last: losses, threshold, rates, remaining weights, gradients."""
-        distiller, step = self.distiller, self.distiller.global_step
-        if not self._is_due(self.args.logging_steps, step):
-            return
-        distiller.check_finite()
-        threshold, regu_lambda = self.plan.at(step)
-        losses = self.averages.take_recent()
-        row = {"epoch": epoch, "loss": losses.pop("total"), "losses": losses}
-        if self.plan.prunes:
-            churn = mask_churn(distiller.student)
-            row |= {"threshold": threshold, "lambda": regu_lambda, "churn": churn}
-            row["remaining"] = remaining_weights(distiller.student)
-            self.high_churn = warn_of_churn(self.args, churn, self.high_churn)
-            progress.scalars(step, {f"remaining/{k}": 100 * v for k, v in densities(distiller.student).items()})
-        row["rates"] = distiller.learning_rates()
-        row["gradient_norms"] = {name: float(norm) for name, norm in distiller.gradient_norms.items()}
-        row["skipped_updates"] = distiller.skipped_updates
-        progress.log(step, row)
-
-    def save_if_due(self, progress: Progress, stopping: bool) -> None:
-        """Every `save_steps` updates, after the last and before stopping: evaluate, checkpoint, picture."""
-        step = self.distiller.global_step
-        scheduled = self._is_due(self.save_steps, step)
-        if not (scheduled or stopping):
-            return
-        self.distiller.check_finite()
-        if scheduled and self.args.evaluate_during_training:
-            require_finite(step, self.distiller.student, self.distiller.optimizer, self.distiller.companion)
-            self._evaluate(progress, step)
-        if self.args.output is not None:
-            # Before the checkpoint: a run that is killed between the two goes on from there and draws no more of it.
-            self._picture(progress, step)
-        state = {
-            "updates": self.distiller.state_dict(),
-            "averages": self.averages.state_dict(),
-            "best": self.best,
-            "high_churn": self.high_churn,
-            "arguments": _identity(self.args),
-        }
-        save_checkpoint(
-            self.args.output_dir,
-            step,
-            self.distiller.student,
-            self.tokenizer,
-            self.distiller.optimizer,
-            state,
-            self.args.environment,
-            self.distiller.companion,
-        )
-        self._prune_checkpoints()
-
-    def _prune_checkpoints(self) -> None:
-        if self.args.output is not None:
-            limit, step = self.args.save_total_limit, self.distiller.global_step
-            prune_checkpoints(self.args.output_dir, limit, self.best["step"], step)
-
-    def _evaluate(self, progress: Progress, step: int) -> None:
-        results = evaluate(self.args, self.distiller.student, self.tokenizer, prefix=f"checkpoint-{step}")
-        progress.log(step, {"eval": results})
-        metric = results[self.args.task.primary_metric]
-        if self.best["metric"] is None or metric > self.best["metric"]:
-            self.best = {"step": step, "metric": metric}
-
-    def _picture(self, progress: Progress, step: int) -> None:
-        if not (self.args.pictures and self.plan.prunes):
-            return
-        name = f"pictures/overview-{step}.png"
-        self.args.output.record(name)
-        path, masked = Path(self.args.output_dir) / name, masked_layers(self.distiller.student)
-        title = f"{self.args.task.name}, {self.args.pruning_method}, update {step}"
-        sizes = {layer: module.weight.numel() for layer, module in masked.items()}
-        visualizing_image.save_overview(path, densities(self.distiller.student), title, sizes)
-        # The parts of a figure refer to each other; left to the collector's own pace, dozens would wait in memory.
-        gc.collect()
-        progress.picture(step, path)
-
-    def _is_due(self, every: int, step: int) -> bool:
-        return step % every == 0 or step == self.plan.total_updates
+def _teaching(
+    args: Run, teacher: nn.Module | None, model: nn.Module, dataset: FeatureDataset
+) -> tuple[Tensor | None, HiddenStateMatch | None]:
+    """The teacher's logits of every row, and how hidden states are compared; None where there is nothing of it."""
+    if teacher is None:
+        return None, None
+    hidden = hidden_state_match(args, teacher, model, dataset, args.processes, _cache_folder(args))
+    return teacher_logits(args, teacher, dataset, args.processes, _cache_folder(args)), hidden
 
 
-def evaluate(args: argparse.Namespace, model: nn.Module, tokenizer: Any, prefix: str = "") -> dict[str, float]:
+def _training_batches(
+    args: Run, dataset: FeatureDataset, precision: Precision
+) -> tuple[Iterable[dict[str, Tensor]], LengthGroupedBatches]:
+    """What loads this process' batches, and their order."""
+    world, size = args.processes, args.per_gpu_train_batch_size
+    batches = LengthGroupedBatches(dataset.lengths, size, world.rank, world.world_size, seed=args.seed)
+    dataset.pad_to_multiple_of = precision.pad_to_multiple_of
+    return batch_loader(dataset, batches, args.num_workers, pin_memory=world.device.type == "cuda"), batches
+
+
+def pruning_so_far(loop: RunLoop, plan: Plan) -> dict[str, Any]:
+    """What a log entry says of the masks: threshold, lambda, how much they change, and what remains."""
+    if not plan.prunes:
+        return {}
+    student, step = loop.learner.student, loop.learner.global_step
+    threshold, regu_lambda = plan.at(step)
+    churn = mask_churn(student)
+    loop.carried["high_churn"] = warn_of_churn(loop.run, churn, loop.carried["high_churn"])
+    loop.progress.scalars(step, {f"remaining/{k}": 100 * v for k, v in densities(student).items()})
+    return {"threshold": threshold, "lambda": regu_lambda, "churn": churn, "remaining": remaining_weights(student)}
+
+
+def _save_picture(loop: RunLoop, plan: Plan) -> None:
+    """Draw what remains of each layer, as `pictures/overview-<updates>.png`."""
+    run, student, step = loop.run, loop.learner.student, loop.learner.global_step
+    if run.output is None or not (run.pictures and plan.prunes):
+        return
+    name = f"pictures/overview-{step}.png"
+    run.output.record(name)
+    sizes = {layer: module.weight.numel() for layer, module in masked_layers(student).items()}
+    title = f"{run.task.name}, {run.pruning_method}, update {step}"
+    visualizing_image.save_overview(run.folder / name, densities(student), title, sizes)
+    # The parts of a figure refer to each other; left to the collector's own pace, dozens would wait in memory.
+    gc.collect()
+    loop.progress.picture(step, run.folder / name)
+
+
+def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> dict[str, float]:
     """Metrics of the model on the task's dev data (`mnli`: matched and mismatched), at the threshold the model has.
 
     Writes `eval_results.txt` and `eval_results.json` into the output folder, for `mnli` mismatched into its folder
@@ -416,70 +299,69 @@ def evaluate(args: argparse.Namespace, model: nn.Module, tokenizer: Any, prefix:
     return results
 
 
-def _logits(args: argparse.Namespace, model: nn.Module, dataset: FeatureDataset, description: str) -> Tensor:
-    precision = Precision(args.environment.device, args.fp16, args.bf16)
-    return predict_logits(model, dataset, args.per_gpu_eval_batch_size, args.environment, precision, description)
+def _logits(run: Run, model: nn.Module, dataset: FeatureDataset, description: str) -> Tensor:
+    precision = Precision(run.processes.device, run.fp16, run.bf16)
+    return predict_logits(model, dataset, run.per_gpu_eval_batch_size, run.processes, precision, description)
 
 
-def _write_results(args: argparse.Namespace, results: dict[str, float], prefix: str, mismatched: bool) -> None:
-    if args.output is None:
+def _write_results(run: Run, results: dict[str, float], prefix: str, mismatched: bool) -> None:
+    if run.output is None:
         return
-    named = {} if args.task.positive_label is None else {"positive_label": args.task.positive_name}
-    folder = Path("evaluations", prefix) if prefix else place_of_results(args)
+    named = {} if run.task.positive_label is None else {"positive_label": run.task.positive_name}
+    folder = Path("evaluations", prefix) if prefix else place_of_results(run)
     folder = folder / "MM" if mismatched else folder
-    args.output.write_text(
+    run.output.write_text(
         str(folder / "eval_results.txt"), "".join(f"{k} = {v}\n" for k, v in (results | named).items())
     )
-    args.output.write_json(str(folder / "eval_results.json"), results | named)
+    run.output.write_json(str(folder / "eval_results.json"), results | named)
 
 
-def _evaluate_all_checkpoints(args: argparse.Namespace, model: nn.Module, tokenizer: Any) -> None:
+def _evaluate_all_checkpoints(run: Run, model: nn.Module, tokenizer: Any) -> None:
     """Evaluate every checkpoint of the output folder, in numeric order, into `eval_all_checkpoints.json`."""
     rows = []
-    for checkpoint in checkpoints_in(args.output_dir):
+    for checkpoint in checkpoints_in(run.output_dir):
         try:
             verify_folder(checkpoint)
         except DamagedError as error:
             logger.warning("--eval_all_checkpoints: %s is damaged and left out: %s", checkpoint.name, error)
             continue
-        saved = type(model).from_pretrained(checkpoint).to(args.environment.device)
-        results = evaluate(args, saved, tokenizer, prefix=checkpoint.name)
+        saved = type(model).from_pretrained(checkpoint).to(run.processes.device)
+        results = evaluate(run, saved, tokenizer, prefix=checkpoint.name)
         rows.append({"step": int(checkpoint.name.split("-")[1]), **results})
         logger.info("%s: %s", checkpoint.name, ", ".join(f"{k} {v:.4f}" for k, v in results.items()))
     if not rows:
-        logger.warning("--eval_all_checkpoints: there is no checkpoint in %s", args.output_dir)
-    if args.output is not None:
-        args.output.write_json("eval_all_checkpoints.json", rows)
+        logger.warning("--eval_all_checkpoints: there is no checkpoint in %s", run.output_dir)
+    if run.output is not None:
+        run.output.write_json("eval_all_checkpoints.json", rows)
 
 
-def _predict(args: argparse.Namespace, model: nn.Module, tokenizer: Any) -> None:
+def _predict(run: Run, model: nn.Module, tokenizer: Any) -> None:
     """Write the GLUE server's prediction file of the task's test data."""
-    for task in evaluation_tasks(args.task):
-        dataset = load_and_cache_examples(args, task.name, tokenizer, predict=True)
-        logits = _logits(args, model, dataset, "Predicting").numpy()
+    for task in evaluation_tasks(run.task):
+        dataset = load_and_cache_examples(run, task.name, tokenizer, predict=True)
+        logits = _logits(run, model, dataset, "Predicting").numpy()
         predictions = predictions_from_logits(task, logits)
-        if args.output is not None:
-            args.output.record(task.prediction_file)
-            written = write_predictions(args.output_dir, task, predictions, dataset.indices, logits)
+        if run.output is not None:
+            run.output.record(task.prediction_file)
+            written = write_predictions(run.output_dir, task, predictions, dataset.indices, logits)
             logger.info("predictions: %s", written)
 
 
-def _hand_over(args: argparse.Namespace, model: nn.Module, results: dict[str, float], seconds: float) -> None:
+def _hand_over(run: Run, model: nn.Module, results: dict[str, float], seconds: float) -> None:
     """Pictures, model card and the final table."""
-    history = read_log(Path(args.output_dir) / LOG_FILE)
+    history = read_log(run.folder / LOG_FILE)
     masks = {name: mask.cpu().numpy() for name, mask in masks_of(model.eval()).items()}
-    if args.pictures and masks:
-        folder, title = Path(args.output_dir) / "pictures", f"{args.task.name}, {model.config.pruning_method}"
+    if run.pictures and masks:
+        folder, title = run.folder / "pictures", f"{run.task.name}, {model.config.pruning_method}"
         saved = visualizing_image.save_all(folder, masks, history, model.config.num_attention_heads, title)
-        args.output.adopt(*(str(picture.relative_to(args.output_dir)) for picture in saved))
-        add_pictures(args.output, history[-1]["step"] if history else 0, saved)
-    if args.do_train:
-        args.output.write_text("README.md", model_card(args, model, results))
-        args.output.write_json("summary.json", summary(args, model, results, history, seconds))
-    print(final_table(args, model, results, seconds))
-    if args.push_to_hub:
-        with user_mistakes():
-            push_to_hub(args)
+        run.output.adopt(*(str(picture.relative_to(run.output_dir)) for picture in saved))
+        add_pictures(run.output, history[-1]["step"] if history else 0, saved)
+    if run.do_train:
+        run.output.write_text("README.md", model_card(run, model, results))
+        run.output.write_json("summary.json", summary(run, model, results, history, seconds))
+    print(final_table(run, model, results, seconds))
+    if run.push_to_hub:
+        push_to_hub(run)
 
 
 if __name__ == "__main__":

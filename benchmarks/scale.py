@@ -131,9 +131,9 @@ def _ranks_point(options: argparse.Namespace, folder: Path, ranks: int) -> dict[
 
 def work_as_rank(options: argparse.Namespace) -> dict[str, Any]:
     """One process of a run: opens the data, reads all of it once, and makes updates with the others."""
-    environment = processes.start(no_cuda=True)
+    ours = processes.start(no_cuda=True)
     tokenizer = generated.tokenizer()
-    environment.barrier()
+    ours.barrier()
     before, begin = private_bytes(), time.perf_counter()
     dataset = load_pairs(options.as_rank)
     batch = first_batch(dataset)
@@ -142,7 +142,7 @@ def work_as_rank(options: argparse.Namespace) -> dict[str, Any]:
     for first in range(0, len(dataset), 4096):
         dataset.batch(range(first, min(first + 4096, len(dataset))))
     held = private_bytes() - before
-    seconds = rank_updates(options, environment, batch, tokenizer)
+    seconds = rank_updates(options, ours, batch, tokenizer)
     processes.stop()
     results = {
         "start_seconds": started,
@@ -155,17 +155,17 @@ def work_as_rank(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def rank_updates(
-    options: argparse.Namespace, environment: processes.Environment, batch: dict[str, Any], tokenizer: Any
+    options: argparse.Namespace, ours: processes.Processes, batch: dict[str, Any], tokenizer: Any
 ) -> list[float]:
     """Seconds of the updates that all ranks make together, on a batch of `batch_size` rows each."""
     folder = options.as_rank
     words = (30, 30)
-    sentences = folder / f"sentences-{environment.rank}"
+    sentences = folder / f"sentences-{ours.rank}"
     generated.write_sentences(sentences, options.batch_size * (options.updates + _WARMUP), words)
     given = [f"--model={folder / 'model'}", f"--data_dir={sentences}", f"--batch_size={options.batch_size}"]
     point = train_step.build_parser().parse_args([*given, "--updates=1"])
     with train_step.without_bars():
-        run = build(point, SUBJECTS["topK"], folder / f"rank-{environment.rank}")
+        run = build(point, SUBJECTS["topK"], folder / f"rank-{ours.rank}")
     point.warmup, point.phase_updates, point.updates = _WARMUP, 0, options.updates
     batches = train_step.draw_batches(point, run)
     return [train_step.timed_update(run, rows, instrumented=False) for rows, _ in batches][_WARMUP:]

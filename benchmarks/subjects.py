@@ -15,17 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distiller import TaskDistiller
+from emmental.data import LengthGroupedBatches
 from emmental.modules import MaskedLinear
 from emmental.modules.binarizer import count_kept
 from emmental.patching import masked_layers, set_threshold
 from emmental.runs import processes
+from emmental.runs.loop import Intervals, RunLoop
 from emmental.runs.output_folder import OutputFolder
-from emmental.runs.progress import Progress
+from emmental.runs.run import Run
 from emmental.tasks import resolve_task
 from emmental.training.arguments import parse_arguments
 from emmental.training.models import load_model, load_tokenizer
 from emmental.training.plan import plan_updates
-from masked_run_glue import Training, load_and_cache_examples, set_seed
+from masked_run_glue import load_and_cache_examples, set_seed
 
 PHASES = ("masks", "forward", "backward", "update")
 _UPDATES = 100_000
@@ -188,38 +190,36 @@ def padded(batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
 
 
 @dataclass
-class Run:
+class Entrant:
     """A subject ready to train.
 
     Attributes:
-        training: the trainer's own loop body: `update` and `log_if_due`.
-        progress: what it logs to: a file and TensorBoard, as in any run.
+        loop: what the trainer's own loop works with; it logs to a file and TensorBoard, as in any run.
         seconds: of each round's update, NaN in rounds it sits out.
         logging_seconds: of each log entry made.
     """
 
     subject: Subject
-    training: Training
-    progress: Progress
+    loop: RunLoop
     seconds: list[float] = field(default_factory=list)
     logging_seconds: list[float] = field(default_factory=list)
 
     @property
     def phases(self) -> PhaseTimes:
         """Where the time of instrumented updates went."""
-        return self.training.distiller.phases
+        return self.loop.learner.phases
 
     @property
     def masked_weights(self) -> int:
         """Weights under a mask; 0 for a dense model."""
-        return sum(layer.weight.numel() for layer in masked_layers(self.training.distiller.student).values())
+        return sum(layer.weight.numel() for layer in masked_layers(self.loop.learner.student).values())
 
 
-def trainer_arguments(options: argparse.Namespace, subject: Subject, folder: Path) -> argparse.Namespace:
-    """The trainer's flags for a subject, its output below `folder`."""
+def trainer_run(options: argparse.Namespace, subject: Subject, folder: Path) -> Run:
+    """The trainer's run of a subject, its output below `folder`."""
     tau = 1 - 2 * options.density
     values = {"density": options.density, "tau": tau, "probability": 1 / (1 + math.exp(-tau))}
-    args = parse_arguments(
+    flags = parse_arguments(
         [
             *("--data_dir", str(options.data_dir), "--task_name", options.task_name),
             *("--model_name_or_path", str(options.model), "--output_dir", str(folder / subject.name)),
@@ -231,30 +231,31 @@ def trainer_arguments(options: argparse.Namespace, subject: Subject, folder: Pat
             *(f"--{flag}" for flag in ("fp16", "bf16") if getattr(options, flag)),
         ]
     )
-    args.environment = processes.start(no_cuda=options.device == "cpu")
-    args.task, args.datasets = resolve_task(args.task_name), {}
-    args.output = OutputFolder(args.output_dir)
-    return args
+    made = Run(flags, processes=processes.start(no_cuda=options.device == "cpu"))
+    made.task, made.output = resolve_task(made.task_name), OutputFolder(made.folder)
+    return made
 
 
-def build(options: argparse.Namespace, subject: Subject, folder: Path) -> Run:
+def build(options: argparse.Namespace, subject: Subject, folder: Path) -> Entrant:
     """Load the model and set up its training, in `folder`."""
-    args = trainer_arguments(options, subject, folder)
+    args = trainer_run(options, subject, folder)
     tokenizer = load_tokenizer(args)
     dataset = load_and_cache_examples(args, args.task.name, tokenizer)
     set_seed(args)
-    model = load_model(args, args.task, tokenizer).to(args.environment.device).train()
+    model = load_model(args, args.task, tokenizer).to(args.processes.device).train()
     if subject.frozen:
         freeze_embeddings(model)
     plan = plan_updates(args, len(dataset), 1)
-    logits = torch.randn(len(dataset), args.task.num_labels).to(args.environment.device) if subject.teacher else None
-    distiller = (ReferenceDistiller if subject.reference else TimedDistiller)(
-        args, model, plan, args.environment, logits
-    )
+    logits = torch.randn(len(dataset), args.task.num_labels).to(args.processes.device) if subject.teacher else None
+    distiller = (ReferenceDistiller if subject.reference else TimedDistiller)(args, model, plan, logits)
     if subject.stock and distiller.precision.dtype is None:
         distiller.precision.autocast = nullcontext
-    distiller.phases = PhaseTimes(args.environment.device)
-    return Run(subject, Training(args, distiller, tokenizer), Progress(args.output, plan.total_updates, 0))
+    distiller.phases = PhaseTimes(args.processes.device)
+    batches = LengthGroupedBatches(dataset.lengths, args.per_gpu_train_batch_size, seed=args.seed)
+    intervals = Intervals(args.logging_steps, _UPDATES)
+    loop = RunLoop(args, distiller, batches, plan.total_updates, intervals, tokenizer)
+    loop.carried["high_churn"] = 0
+    return Entrant(subject, loop)
 
 
 def freeze_embeddings(model: nn.Module) -> None:

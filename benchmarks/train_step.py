@@ -25,12 +25,12 @@ from torch import Tensor
 from benchmarks import generated
 from benchmarks.arguments import parser
 from benchmarks.measurements import Spread, report, table
-from benchmarks.subjects import PHASES, SUBJECTS, Run, build
+from benchmarks.subjects import PHASES, SUBJECTS, Entrant, build
 from emmental.command_line import leave_if, user_mistakes
 from emmental.data import LengthGroupedBatches, batch_loader
 from emmental.runs.evaluation import predict_logits
 from emmental.runs.processes import peak_resident
-from masked_run_glue import load_and_cache_examples
+from masked_run_glue import load_and_cache_examples, pruning_so_far
 
 FLOOR, STOCK = "dense", "dense, plain PyTorch"
 DEFAULT_SUBJECTS = [name for name, subject in SUBJECTS.items() if not subject.reference]
@@ -93,7 +93,7 @@ def measured(options: argparse.Namespace, folder: Path, argv: list[str]) -> dict
     with ExitStack() as stack:
         runs = [build(options, SUBJECTS[name], folder) for name in options.subjects]
         for run in runs:
-            stack.enter_context(run.progress)
+            stack.enter_context(run.loop)
         batches = draw_batches(options, runs[0])
         measure_updates(options, runs, batches)
         results = {"options": given, "batches": described(batches), "updates": summaries(runs, batches)}
@@ -129,11 +129,11 @@ def generate_missing(options: argparse.Namespace, folder: Path) -> None:
         options.data_dir = generated.write_sentences(folder / "data", rows, (words, words))
 
 
-def draw_batches(options: argparse.Namespace, run: Run) -> list[tuple[dict[str, Tensor], float]]:
+def draw_batches(options: argparse.Namespace, run: Entrant) -> list[tuple[dict[str, Tensor], float]]:
     """The batches of a training, with the seconds that loading each took: warm-up, timed and instrumented updates."""
-    args = run.training.args
-    dataset = load_and_cache_examples(args, args.task.name, run.training.tokenizer)
-    dataset.pad_to_multiple_of = run.training.distiller.precision.pad_to_multiple_of
+    args = run.loop.run
+    dataset = load_and_cache_examples(args, args.task.name, run.loop.tokenizer)
+    dataset.pad_to_multiple_of = run.loop.learner.precision.pad_to_multiple_of
     order = LengthGroupedBatches(dataset.lengths, options.batch_size, seed=args.seed)
     count = options.warmup + options.updates + options.phase_updates
     return list(itertools.islice(_timed_batches(batch_loader(dataset, order)), count))
@@ -148,7 +148,7 @@ def _timed_batches(loader: Any) -> Iterator[tuple[dict[str, Tensor], float]]:
 
 
 def measure_updates(
-    options: argparse.Namespace, runs: list[Run], batches: list[tuple[dict[str, Tensor], float]]
+    options: argparse.Namespace, runs: list[Entrant], batches: list[tuple[dict[str, Tensor], float]]
 ) -> None:
     """Let the runs take turns on every batch, each round another one first; results are in the runs."""
     for number, (batch, _) in enumerate(batches):
@@ -160,12 +160,15 @@ def measure_updates(
                 run.seconds.append(seconds)
 
 
-def timed_update(run: Run, batch: dict[str, Tensor], instrumented: bool) -> float:
+def timed_update(run: Entrant, batch: dict[str, Tensor], instrumented: bool) -> float:
     """Seconds of one update; `instrumented`: phases and a log entry are timed too, which may slow it down."""
     run.phases.on = instrumented
     _finish(run)
     begin = time.perf_counter()
-    run.training.update([batch])
+    learner = run.loop.learner
+    learner.begin_update(1)
+    learner.step(batch, *learner.plan.at(learner.global_step + 1))
+    run.loop.count()
     _finish(run)
     seconds = time.perf_counter() - begin
     if instrumented and not run.subject.reference:
@@ -173,17 +176,14 @@ def timed_update(run: Run, batch: dict[str, Tensor], instrumented: bool) -> floa
     return seconds
 
 
-def _timed_log(run: Run) -> float:
-    args = run.training.args
-    every, args.logging_steps = args.logging_steps, 1
+def _timed_log(run: Entrant) -> float:
     begin = time.perf_counter()
-    run.training.log_if_due(run.progress, 0)
-    args.logging_steps = every
+    run.loop.log(pruning_so_far(run.loop, run.loop.learner.plan))
     return time.perf_counter() - begin
 
 
-def _finish(run: Run) -> None:
-    device = run.training.args.environment.device
+def _finish(run: Entrant) -> None:
+    device = run.loop.run.processes.device
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -200,7 +200,7 @@ def described(batches: list[tuple[dict[str, Tensor], float]]) -> dict[str, Any]:
     }
 
 
-def summaries(runs: list[Run], batches: list[tuple[dict[str, Tensor], float]]) -> dict[str, dict[str, Any]]:
+def summaries(runs: list[Entrant], batches: list[tuple[dict[str, Tensor], float]]) -> dict[str, dict[str, Any]]:
     """What was measured of each run, beside our dense training and plain PyTorch's on the same batches."""
     loading = Spread.of([seconds for _, seconds in batches]).median
     seconds = {run.subject.name: run.seconds for run in runs}
@@ -219,7 +219,7 @@ def _ratio(seconds: list[float], floor: list[float] | None) -> Spread | None:
     return Spread.of([ratio for ratio in ratios if not math.isnan(ratio)])
 
 
-def _summary(run: Run, floor: list[float], stock: list[float] | None, loading: float) -> dict[str, Any]:
+def _summary(run: Entrant, floor: list[float], stock: list[float] | None, loading: float) -> dict[str, Any]:
     mine = [seconds for seconds in run.seconds if not math.isnan(seconds)]
     return {
         "seconds": Spread.of(mine),
@@ -231,14 +231,14 @@ def _summary(run: Run, floor: list[float], stock: list[float] | None, loading: f
     }
 
 
-def _logging_share(run: Run) -> float:
+def _logging_share(run: Entrant) -> float:
     """Seconds of logging that fall on one update at the trainer's `--logging_steps`."""
     if not run.logging_seconds:
         return 0.0
-    return Spread.of(run.logging_seconds).median / run.training.args.logging_steps
+    return Spread.of(run.logging_seconds).median / run.loop.run.logging_steps
 
 
-def measure_evaluations(runs: list[Run], times: int) -> dict[str, dict[str, Spread]]:
+def measure_evaluations(runs: list[Entrant], times: int) -> dict[str, dict[str, Spread]]:
     """Seconds that whole evaluations of the dev data take, mask making included, the runs taking turns."""
     chosen = [run for run in runs if not (run.subject.reference or run.subject.teacher or run.subject.frozen)]
     seconds: dict[str, list[float]] = {run.subject.name: [] for run in chosen}
@@ -258,15 +258,15 @@ def measure_evaluations(runs: list[Run], times: int) -> dict[str, dict[str, Spre
     }
 
 
-def _timed_evaluation(run: Run) -> float:
-    args, distiller = run.training.args, run.training.distiller
-    dataset = load_and_cache_examples(args, args.task.name, run.training.tokenizer, evaluate=True)
+def _timed_evaluation(run: Entrant) -> float:
+    args, distiller = run.loop.run, run.loop.learner
+    dataset = load_and_cache_examples(args, args.task.name, run.loop.tokenizer, evaluate=True)
     begin = time.perf_counter()
-    predict_logits(distiller.student, dataset, args.per_gpu_eval_batch_size, args.environment, distiller.precision)
+    predict_logits(distiller.student, dataset, args.per_gpu_eval_batch_size, args.processes, distiller.precision)
     return time.perf_counter() - begin
 
 
-def measure_memory(runs: list[Run], argv: list[str]) -> dict[str, dict[str, float | None]]:
+def measure_memory(runs: list[Entrant], argv: list[str]) -> dict[str, dict[str, float | None]]:
     """Peak bytes of each subject, trained alone, on full batches, in a process of its own."""
     peaks = {}
     for name in (run.subject.name for run in runs):
@@ -296,7 +296,7 @@ def peak_memory(options: argparse.Namespace, folder: Path) -> int:
         "index": torch.arange(options.batch_size),
         "weights": torch.ones(options.batch_size),
     }
-    with run.progress:
+    with run.loop:
         for _ in range(_MEMORY_UPDATES):
             timed_update(run, batch, instrumented=False)
     if options.device.startswith("cuda"):

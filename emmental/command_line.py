@@ -1,12 +1,11 @@
-"""What every command line of this project shares: a parser, switches, checks of numbers, and one line per mistake."""
+"""What every command line of this project shares: a parser, checks of numbers, and one line per mistake."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +13,7 @@ from typing import NoReturn
 from safetensors import SafetensorError
 
 from emmental.errors import UserError
+from emmental.flags import Flag, Flags
 
 logger = logging.getLogger(__name__)
 
@@ -33,39 +33,32 @@ class OneLineParser(argparse.ArgumentParser):
         """Print the mistake and leave with status 2."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
+    def declare(self, title: str, *flags: Flag) -> None:
+        """Add a group of declared flags; those that the command line does not give are left out of what is parsed."""
+        group = self.add_argument_group(title)
+        for one in flags:
+            shown = "" if one.default in (None, "", False) else f" (default: {one.default})"
+            how = {"action": argparse.BooleanOptionalAction} if one.type is bool else {"type": one.type}
+            how |= {"nargs": "+"} if one.several else {}
+            help = f"{one.help}{shown}".replace("%", "%%")
+            group.add_argument(f"--{one.name}", default=argparse.SUPPRESS, help=help, **how)
 
-def switch(group: argparse._ActionsContainer, flag: str, help: str, default: bool | None = False) -> None:
-    """Add a boolean flag with its `--no-` form."""
-    group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=help)
 
-
-MOST = 10**15
-"""No whole number that a flag takes is larger: computing with it stays within 64 bits."""
-
-
-def explicit_flags(build_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] | None) -> frozenset[str]:
-    """Names of the flags that the command line gives, whatever their value."""
-    parser = build_parser()
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    return frozenset(vars(parser.parse_args(argv)))
+def parse_flags(description: str, groups: Mapping[str, Iterable[Flag]], argv: Sequence[str] | None) -> Flags:
+    """The flags of `argv` (None: of the process); title of a group -> its flags, as `--help` shows them."""
+    parser = OneLineParser(description)
+    for title, flags in groups.items():
+        parser.declare(title, *flags)
+    return Flags(groups, vars(parser.parse_args(argv)))
 
 
 def range_problems(
     args: argparse.Namespace, at_least: Mapping[str, float], above_zero: Iterable[str] = ()
 ) -> list[str]:
     """A line for each flag whose number is too small, not above zero, absurdly large or not finite; None passes."""
-    problems = []
-    for flag, least in at_least.items():
-        value = getattr(args, flag)
-        if isinstance(value, int) and abs(value) > MOST:
-            problems.append(f"--{flag} accepts numbers up to {MOST}, not one of {len(str(abs(value)))} digits")
-        elif value is not None and not (math.isfinite(value) and value >= least):
-            problems.append(f"--{flag} accepts numbers from {least}, not {value}")
-    for flag in above_zero:
-        if not (math.isfinite(getattr(args, flag)) and getattr(args, flag) > 0):
-            problems.append(f"--{flag} accepts numbers above 0, not {getattr(args, flag)}")
-    return problems
+    rules = [Flag(name, "", at_least=least) for name, least in at_least.items()]
+    rules += [Flag(name, "", above_zero=True) for name in above_zero]
+    return [problem for rule in rules if (problem := rule.problem(getattr(args, rule.name)))]
 
 
 def leave_if(problems: Iterable[str], program: str) -> None:

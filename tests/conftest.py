@@ -7,7 +7,6 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from small_tasks import make_tokenizer, mrpc_dir, tokenizer  # noqa: F401
 
 if TYPE_CHECKING:
     from emmental.data import FeatureDataset
+    from emmental.runs.run import Run
 
 torch.set_num_threads(1)
 
@@ -57,21 +57,21 @@ def bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_args(tmp_path: Path, bert_dir: Path) -> Callable[..., argparse.Namespace]:
-    """The trainer's flags as `main` sees them, for a tiny task in a folder of its own; keywords are more flags."""
-    from emmental.runs.processes import Environment
+def make_args(tmp_path: Path, bert_dir: Path) -> Callable[..., Run]:
+    """A run as `main` sees it, with a tiny task in a folder of its own; keywords are more flags."""
+    from emmental.runs.run import Run
     from emmental.tasks import resolve_task
     from emmental.training.arguments import parse_arguments
 
-    def make(task: str = "sst-2", **flags: object) -> argparse.Namespace:
+    def make(task: str = "sst-2", **flags: object) -> Run:
         if not (tmp_path / task).exists():
             tiny.write_task(tmp_path / task, task)
         settings = {"output_dir": tmp_path / "out", "feature_cache_dir": tmp_path / "cache", "max_seq_length": 16}
         settings |= {"model_name_or_path": bert_dir, "data_dir": tmp_path / task, "task_name": task, **flags}
         argv = [f"--{n}" if v is True else f"--no-{n}" if v is False else f"--{n}={v}" for n, v in settings.items()]
-        args = parse_arguments([*argv, "--no_cuda"])
-        args.environment, args.task = Environment(), resolve_task(task)
-        return args
+        run = Run(parse_arguments([*argv, "--no_cuda"]))
+        run.task = resolve_task(task)
+        return run
 
     return make
 

@@ -17,6 +17,7 @@ FLOORS = {
     "emmental.first_token": 1,
     "emmental.small_models": 2,
     "emmental.atomic": 0,
+    "emmental.flags": 0,
     "emmental.command_line": 0,
     "emmental.pretrained": 0,
     "emmental.modules": 1,
@@ -44,7 +45,12 @@ FLOORS = {
 }
 """A module may import from its own floor and from those below."""
 FOUNDATION = (
-    *("emmental.errors", "emmental.architectures", "emmental.atomic", "emmental.command_line", "emmental.pretrained"),
+    "emmental.errors",
+    "emmental.architectures",
+    "emmental.atomic",
+    "emmental.flags",
+    "emmental.command_line",
+    "emmental.pretrained",
 )
 ALONE = ("emmental.pictures", "emmental.tasks")
 """Rooms that know nothing of models: they import themselves and the foundation."""

@@ -22,7 +22,6 @@ from emmental.modules import masked_nn
 from emmental.patching import drop_masks, masked_layers
 from emmental.pruning import densities, remaining_weights
 from emmental.runs.optimization import UpdateLoop
-from emmental.runs.processes import Environment
 from emmental.training.plan import Plan, plan_updates
 
 
@@ -43,7 +42,7 @@ def make_distiller(make_args, bert_dir) -> Callable[..., TaskDistiller]:
             model = MaskedBertForSequenceClassification.from_pretrained(
                 bert_dir, config=MaskedBertConfig.from_dense(dense, **masking), ignore_mismatched_sizes=True
             )
-        return TaskDistiller(args, model.train(), plan_updates(args, rows, 1), Environment(), teacher_logits)
+        return TaskDistiller(args, model.train(), plan_updates(args, rows, 1), teacher_logits)
 
     return make
 

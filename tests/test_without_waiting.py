@@ -20,7 +20,6 @@ from emmental.modules import devices
 from emmental.modules.binarizer import magnitude_mask, threshold_mask, topk_mask
 from emmental.patching import masked_layers
 from emmental.pruning import global_threshold
-from emmental.runs.processes import Environment
 from emmental.training.plan import plan_updates
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "item", "_unique2"}
@@ -63,7 +62,7 @@ def distiller(make_args):
         batch = {"input_ids": ids, "attention_mask": (ids > 0).long(), "token_type_ids": torch.zeros_like(ids)}
         batch |= {"labels": torch.tensor([0, 1]), "index": torch.arange(2), "weights": torch.ones(2)}
         plan = plan_updates(args, 8, 1)
-        return TaskDistiller(args, tiny_masked.make(method=method).train(), plan, Environment()), batch
+        return TaskDistiller(args, tiny_masked.make(method=method).train(), plan), batch
 
     return make
 

@@ -24,7 +24,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from emmental import atomic
 from emmental.architectures import base_model_type, longest_input, takes_token_types
-from emmental.command_line import OneLineParser, switch, user_mistakes
+from emmental.command_line import OneLineParser, user_mistakes
 from emmental.data.texts import read_texts
 from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags, bertarize
@@ -308,7 +308,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--target_model_path", "--output", help="folder to write; onnx_<name> beside the model if absent"
     )
-    switch(parser, "--int8", f"write {INT8_FILE} too, with int8 weights and dynamic quantisation", default=True)
+    parser.add_argument(
+        "--int8",
+        action=argparse.BooleanOptionalAction,
+        help=f"write {INT8_FILE} too, with int8 weights and dynamic quantisation",
+        default=True,
+    )
     parser.add_argument(
         "--calibration_file", help="texts for int8 with fixed scales, tried beside scales found as they come"
     )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from emmental.command_line import OneLineParser, explicit_flags, leave_if, range_problems, switch
+from emmental.command_line import leave_if, parse_flags
+from emmental.flags import Flags, flag, switch
+from emmental.runs.arguments import common_problems, distillation_flags, optimization_flags, run_flags, settle
 
 MASKED_STUDENTS = {"distilbert": ("bert", "distilbert"), "bert": ("bert",), "roberta": ("roberta",)}
 CAUSAL_STUDENTS = {"gpt2": ("gpt2",)}
@@ -17,137 +20,87 @@ LOSSES = ("ce", "mlm", "clm", "mse", "cos")
 _REQUIRED = ("dump_path", "data_file", "student_type", "student_config", "teacher_type", "teacher_name")
 
 
-def build_parser() -> OneLineParser:
-    """All flags of `distiller.py`."""
-    parser = OneLineParser("Distil a smaller language model from BERT, RoBERTa or GPT-2, as DistilBERT was made.")
-    for add in (_add_data, _add_models, _add_losses, _add_masking, _add_optimization, _add_run):
-        add(parser)
-    return parser
+FLAGS = {
+    "data and output": (
+        flag("dump_path", "folder of the run: student, checkpoints, log", changes_result=False),
+        flag("data_file", "corpus made by `python -m emmental.data.corpus binarize`", changes_result=False),
+        flag("token_counts", "corpus whose token counts smooth the masking; default: --data_file's"),
+        switch(
+            "force",
+            "start afresh: remove what this program wrote to --dump_path, and only that",
+            changes_result=False,
+        ),
+    ),
+    "student and teacher": (
+        flag("student_type", ", ".join(TEACHERS_OF)),
+        flag("student_config", "configuration of the student: .json file, folder or Hub name"),
+        flag("student_pretrained_weights", "what the student starts from: folder or Hub name"),
+        flag("teacher_type", "bert or distilbert, roberta, gpt2"),
+        flag("teacher_name", "folder or Hub name; its tokenizer made the corpus"),
+        flag("initializer_range", "spread of weights that start at random", 0.02, above_zero=True),
+        switch("freeze_pos_embs", "do not train the position embeddings"),
+        switch("freeze_token_type_embds", "do not train the token-type embeddings, if the student has any"),
+    ),
+    "losses": (
+        *distillation_flags("weight of KL(teacher || student)"),
+        flag("alpha_mlm", "weight of masked LM; 1.0 with --mlm", 0.0, at_least=0),
+        flag("alpha_clm", "weight of causal LM; 0.0 with --mlm", 0.5, at_least=0),
+        flag("alpha_mse", "weight of the logits' squared difference", 0.0, at_least=0),
+        flag("alpha_cos", "weight of the hidden states' cosine distance", 0.0, at_least=0),
+        switch("restrict_ce_to_mask", "ce and mse at the masked tokens only"),
+    ),
+    "masking": (
+        switch("mlm", "masked LM (BERT, RoBERTa); without it causal LM (GPT-2)"),
+        flag("mlm_mask_prop", "share of the tokens that are predicted", 0.15),
+        flag("word_mask", "share of those that become the mask token", 0.8),
+        flag("word_keep", "share that stay as they are", 0.1),
+        flag("word_rand", "share that become a random token", 0.1),
+        flag("mlm_smoothing", "mask rare tokens more; 0: all alike", 0.7, at_least=0),
+    ),
+    "optimization": (
+        flag("n_epoch", "passes over the corpus", 3, at_least=1),
+        flag("batch_size", "sequences of one process in a batch", 5, at_least=1),
+        switch("group_by_size", "batches of sequences of similar length", default=True),
+        flag("warmup_prop", "share of the updates that warm up", 0.05),
+        *optimization_flags(accumulation=50, learning_rate=5e-4, epsilon=1e-6, max_grad_norm=5.0),
+    ),
+    "run and logging": (
+        flag(
+            "n_gpu",
+            "0 stays on the CPU; else all that torchrun's processes name",
+            type=int,
+            at_least=0,
+            changes_result=False,
+        ),
+        flag("log_interval", "batches between two log entries", 500, at_least=1, changes_result=False),
+        flag("checkpoint_interval", "batches between two checkpoints", 4000, at_least=1, changes_result=False),
+        *run_flags(seed=56, kept=2, what_is_kept="keep this many newest checkpoints"),
+    ),
+}
+"""Title of a group -> its flags."""
 
 
-def _add_data(parser: OneLineParser) -> None:
-    group = parser.add_argument_group("data and output")
-    group.add_argument("--dump_path", help="folder of the run: student, checkpoints, log")
-    group.add_argument("--data_file", help="corpus made by `python -m emmental.data.corpus binarize`")
-    group.add_argument("--token_counts", help="corpus whose token counts smooth the masking; default: --data_file's")
-    switch(group, "--force", "start afresh: remove what this program wrote to --dump_path, and only that")
-    switch(group, "--accept_changes", "resume although arguments that change the result differ from the run's")
-
-
-def _add_models(parser: OneLineParser) -> None:
-    group = parser.add_argument_group("student and teacher")
-    group.add_argument("--student_type", help=f"{', '.join(TEACHERS_OF)}")
-    group.add_argument("--student_config", help="configuration of the student: .json file, folder or Hub name")
-    group.add_argument("--student_pretrained_weights", help="what the student starts from: folder or Hub name")
-    group.add_argument("--teacher_type", help="bert or distilbert, roberta, gpt2")
-    group.add_argument("--teacher_name", help="folder or Hub name; its tokenizer made the corpus")
-    group.add_argument("--initializer_range", type=float, default=0.02, help="spread of weights that start at random")
-    switch(group, "--freeze_pos_embs", "do not train the position embeddings")
-    switch(group, "--freeze_token_type_embds", "do not train the token-type embeddings, if the student has any")
-
-
-def _add_losses(parser: OneLineParser) -> None:
-    group = parser.add_argument_group("losses")
-    group.add_argument("--temperature", type=float, default=2.0, help="temperature of ce")
-    group.add_argument("--alpha_ce", type=float, default=0.5, help="weight of KL(teacher || student)")
-    group.add_argument("--alpha_mlm", type=float, default=0.0, help="weight of masked LM; 1.0 with --mlm")
-    group.add_argument("--alpha_clm", type=float, default=0.5, help="weight of causal LM; 0.0 with --mlm")
-    group.add_argument("--alpha_mse", type=float, default=0.0, help="weight of the logits' squared difference")
-    group.add_argument("--alpha_cos", type=float, default=0.0, help="weight of the hidden states' cosine distance")
-    switch(group, "--restrict_ce_to_mask", "ce and mse at the masked tokens only")
-
-
-def _add_masking(parser: OneLineParser) -> None:
-    group = parser.add_argument_group("masking")
-    switch(group, "--mlm", "masked LM (BERT, RoBERTa); without it causal LM (GPT-2)")
-    group.add_argument("--mlm_mask_prop", type=float, default=0.15, help="share of the tokens that are predicted")
-    group.add_argument("--word_mask", type=float, default=0.8, help="share of those that become the mask token")
-    group.add_argument("--word_keep", type=float, default=0.1, help="share that stay as they are")
-    group.add_argument("--word_rand", type=float, default=0.1, help="share that become a random token")
-    group.add_argument("--mlm_smoothing", type=float, default=0.7, help="mask rare tokens more; 0: all alike")
-
-
-def _add_optimization(parser: OneLineParser) -> None:
-    group = parser.add_argument_group("optimization")
-    group.add_argument("--n_epoch", type=int, default=3, help="passes over the corpus")
-    group.add_argument("--batch_size", type=int, default=5, help="sequences of one process in a batch")
-    switch(group, "--group_by_size", "batches of sequences of similar length", default=True)
-    group.add_argument("--gradient_accumulation_steps", type=int, default=50, help="batches of one update")
-    group.add_argument("--warmup_prop", type=float, default=0.05, help="share of the updates that warm up")
-    group.add_argument("--weight_decay", type=float, default=0.0, help="not on biases and LayerNorm")
-    group.add_argument("--learning_rate", type=float, default=5e-4, help="after the warm-up")
-    group.add_argument("--adam_epsilon", type=float, default=1e-6, help="epsilon of AdamW; its betas are 0.9, 0.98")
-    group.add_argument("--max_grad_norm", type=float, default=5.0, help="clip the gradient's norm; 0: do not")
-    switch(group, "--fp16", "mixed precision in float16 with loss scaling")
-    group.add_argument("--fp16_opt_level", default="O1", help="O0 is float32; O1, O2 and O3 are all torch.amp")
-    switch(group, "--bf16", "mixed precision in bfloat16")
-
-
-def _add_run(parser: OneLineParser) -> None:
-    group = parser.add_argument_group("run and logging")
-    group.add_argument("--n_gpu", type=int, help="0 stays on the CPU; else all that torchrun's processes name")
-    group.add_argument("--local_rank", type=int, default=-1, help="set by torchrun through LOCAL_RANK")
-    group.add_argument("--seed", type=int, default=56, help="seed of everything random")
-    group.add_argument("--log_interval", type=int, default=500, help="batches between two log entries")
-    group.add_argument("--checkpoint_interval", type=int, default=4000, help="batches between two checkpoints")
-    group.add_argument("--save_total_limit", type=int, default=2, help="keep this many newest checkpoints")
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> Flags:
     """Parse and check all flags together; a mistake ends the program with one line per mistake and status 2."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    args.explicit = explicit_flags(build_parser, argv)
+    args = parse_flags("Distil a smaller language model from BERT, RoBERTa or GPT-2.", FLAGS, argv)
     _normalise(args)
-    leave_if(find_problems(args), parser.prog)
+    leave_if(find_problems(args), Path(sys.argv[0]).name)
     return args
 
 
-def with_defaults(params: argparse.Namespace) -> argparse.Namespace:
-    """A copy of the parameters in which every flag that is missing has its default."""
-    return argparse.Namespace(**{**vars(build_parser().parse_args([])), **vars(params)})
+def with_defaults(params: argparse.Namespace) -> Flags:
+    """The parameters as flags: every flag that is missing has its default."""
+    return Flags(FLAGS, vars(params))
 
 
-def run_identity(args: argparse.Namespace, world_size: int) -> dict[str, str | int | float | bool | None]:
-    """What decides which weights come out: flags, content of corpora and teacher, number of processes."""
-    recorded = recorded_arguments(args).items()
-    flags = {name: value for name, value in recorded if name not in _WITHOUT_EFFECT_ON_THE_RESULT}
-    contents = {name: getattr(args, name, None) for name in ("data", "counted", "teacher_weights")}
-    return {**flags, **contents, "world_size": world_size}
-
-
-def recorded_arguments(args: argparse.Namespace) -> dict[str, str | int | float | bool | None]:
-    """All flags, for the record beside the results."""
-    names = vars(build_parser().parse_args([]))
-    return {name: getattr(args, name) for name in sorted(names)}
-
-
-_WITHOUT_EFFECT_ON_THE_RESULT = frozenset(
-    {
-        "accept_changes",
-        "checkpoint_interval",
-        "data_file",
-        "dump_path",
-        "force",
-        "fp16_opt_level",
-        "local_rank",
-        "log_interval",
-        "n_gpu",
-        "save_total_limit",
-    }
-)
-
-
-def _normalise(args: argparse.Namespace) -> None:
+def _normalise(args: Flags) -> None:
     if args.mlm:
         args.alpha_mlm = args.alpha_mlm if "alpha_mlm" in args.explicit else 1.0
         args.alpha_clm = args.alpha_clm if "alpha_clm" in args.explicit else 0.0
-    args.local_rank = int(os.environ.get("LOCAL_RANK", args.local_rank))
-    if args.fp16_opt_level == "O0":
-        args.fp16 = False
+    settle(args)
 
 
-def find_problems(args: argparse.Namespace) -> list[str]:
+def find_problems(args: Flags) -> list[str]:
     """Every mistake that can be seen without opening a file, a line each, naming the flag and what it accepts."""
     return [
         *(f"--{flag} is required" for flag in _REQUIRED if not getattr(args, flag)),
@@ -158,7 +111,7 @@ def find_problems(args: argparse.Namespace) -> list[str]:
     ]
 
 
-def _type_problems(args: argparse.Namespace) -> list[str]:
+def _type_problems(args: Flags) -> list[str]:
     student, teacher = args.student_type, args.teacher_type
     if not (student and teacher):
         return []
@@ -176,7 +129,7 @@ def _type_problems(args: argparse.Namespace) -> list[str]:
     return problems
 
 
-def _loss_problems(args: argparse.Namespace) -> list[str]:
+def _loss_problems(args: Flags) -> list[str]:
     problems = []
     wanted, unwanted = ("alpha_mlm", "alpha_clm") if args.mlm else ("alpha_clm", "alpha_mlm")
     kind = "with" if args.mlm else "without"
@@ -189,38 +142,14 @@ def _loss_problems(args: argparse.Namespace) -> list[str]:
     return problems
 
 
-_AT_LEAST = {
-    "n_epoch": 1,
-    "batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "log_interval": 1,
-    "checkpoint_interval": 1,
-    "save_total_limit": 1,
-    "n_gpu": 0,
-    "seed": 0,
-    "learning_rate": 0,
-    "weight_decay": 0,
-    "max_grad_norm": 0,
-    "mlm_smoothing": 0,
-    **{f"alpha_{name}": 0 for name in LOSSES},
-}
-_ABOVE_ZERO = ("temperature", "adam_epsilon", "initializer_range")
-
-
-def _number_problems(args: argparse.Namespace) -> list[str]:
-    problems = range_problems(args, _AT_LEAST, _ABOVE_ZERO)
+def _number_problems(args: Flags) -> list[str]:
+    problems = common_problems(args)
     if not 0 <= args.warmup_prop < 1:
         problems.append(f"--warmup_prop is a share of the updates, from 0 to below 1, not {args.warmup_prop}")
-    if args.seed >= 2**32:
-        problems.append(f"--seed accepts numbers below 4294967296, not {args.seed}")
-    if args.fp16_opt_level not in ("O0", "O1", "O2", "O3"):
-        problems.append(f"--fp16_opt_level accepts O0, O1, O2, O3, not {args.fp16_opt_level!r}")
-    if args.fp16 and args.bf16:
-        problems.append("--fp16 and --bf16 exclude each other; give one")
     return problems
 
 
-def _masking_problems(args: argparse.Namespace) -> list[str]:
+def _masking_problems(args: Flags) -> list[str]:
     problems = []
     if args.mlm and not 0 < args.mlm_mask_prop <= 1:
         problems.append(f"--mlm_mask_prop is a share of the tokens, above 0 and up to 1, not {args.mlm_mask_prop}")

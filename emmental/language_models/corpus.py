@@ -29,7 +29,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase
 
 from emmental.atomic import DamagedError, atomic_folder, sha256_of
-from emmental.command_line import OneLineParser, leave_if, range_problems, switch, user_mistakes
+from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
 from emmental.data.batching import RowBatch
 from emmental.data.padding import pad_rows
 from emmental.data.tokenization import load_tokenizer, plain_text_backend, vocabulary_fingerprint
@@ -378,7 +378,12 @@ def build_parser() -> OneLineParser:
     parser.add_argument(
         "--max_unknown", type=float, default=0.5, help="drop sequences with this share of unknown tokens or more"
     )
-    switch(parser, "--shuffle", "order the sequences by --seed; else as in the text", default=True)
+    parser.add_argument(
+        "--shuffle",
+        action=argparse.BooleanOptionalAction,
+        help="order the sequences by --seed; else as in the text",
+        default=True,
+    )
     parser.add_argument("--seed", type=int, default=56, help="seed of the order")
     return parser
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from typing import Any
 
@@ -28,7 +27,8 @@ from emmental.errors import UserError
 from emmental.language_models.corpus import CorpusDataset
 from emmental.language_models.masking import token_probabilities
 from emmental.pretrained import check_sizes, from_pretrained, loading, weights_fingerprint
-from emmental.runs.processes import Environment
+from emmental.runs.processes import Processes
+from emmental.runs.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -41,47 +41,47 @@ LANGUAGE_MODELS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]]
 
 
 def load_lm_run(
-    args: argparse.Namespace,
+    run: Run,
 ) -> tuple[CorpusDataset, Tensor | None, PreTrainedModel, PreTrainedModel]:
     """Corpus, masking probabilities (None for a causal model), student and teacher, seen to fit together.
 
-    `args` gets what the run knows from then on: tokenizer, special_tok_ids, max_model_input_size, and the fingerprints
-    of what the result depends on: data, counted (the corpus of the token counts) and teacher_weights.
+    The run gets its tokenizer and special_tok_ids, and the fingerprints of what its result depends on: data, counted
+    (the corpus of the token counts) and teacher_weights.
 
     Raises:
         UserError: something does not fit, or a corpus is damaged.
         UserError: something cannot be found.
     """
-    args.tokenizer = load_lm_tokenizer(args)
-    corpus = open_corpus(args.data_file, args.environment)
-    args.data = corpus.fingerprint
-    counted = open_corpus(args.token_counts, args.environment) if args.token_counts else corpus
-    args.counted = counted.fingerprint
-    student, teacher = load_lm_student(args), load_lm_teacher(args)
-    args.teacher_weights = weights_fingerprint(teacher)
-    check_lm_models(args, corpus, student, teacher)
+    run.tokenizer = load_lm_tokenizer(run)
+    corpus = open_corpus(run.data_file, run.processes)
+    run.contents["data"] = corpus.fingerprint
+    counted = open_corpus(run.token_counts, run.processes) if run.token_counts else corpus
+    run.contents["counted"] = counted.fingerprint
+    student, teacher = load_lm_student(run), load_lm_teacher(run)
+    run.contents["teacher_weights"] = weights_fingerprint(teacher)
+    check_lm_models(run, corpus, student, teacher)
     if counted.description["tokenizer"] != corpus.description["tokenizer"]:
-        raise UserError(f"--token_counts {args.token_counts} was made with another tokenizer than --data_file")
-    if not args.mlm:
+        raise UserError(f"--token_counts {run.token_counts} was made with another tokenizer than --data_file")
+    if not run.mlm:
         return corpus, None, student, teacher
     counts = np.zeros(student.config.vocab_size, dtype=np.int64)
     if len(counted.token_counts) > len(counts):
         raise UserError(f"--token_counts has {len(counted.token_counts)} tokens, the models only {len(counts)}")
     counts[: len(counted.token_counts)] = counted.token_counts
-    probabilities = token_probabilities(counts, args.mlm_smoothing, args.special_tok_ids.values())
+    probabilities = token_probabilities(counts, run.mlm_smoothing, run.special_tok_ids.values())
     return corpus, probabilities, student, teacher
 
 
-def open_corpus(folder: str, environment: Environment) -> CorpusDataset:
+def open_corpus(folder: str, processes: Processes) -> CorpusDataset:
     """The corpus, every byte of it checked by rank 0."""
-    with environment.main_first():
-        if environment.is_main:
+    with processes.main_first():
+        if processes.is_main:
             verify_folder(folder)
             CorpusDataset(folder).check_tokens()
         return CorpusDataset(folder)
 
 
-def load_lm_tokenizer(args: argparse.Namespace) -> Any:
+def load_lm_tokenizer(args: Run) -> Any:
     """The teacher's tokenizer; `args` gets `special_tok_ids` (name of the token -> id).
 
     Raises:
@@ -100,7 +100,7 @@ def load_lm_tokenizer(args: argparse.Namespace) -> Any:
     return tokenizer
 
 
-def load_lm_teacher(args: argparse.Namespace) -> PreTrainedModel:
+def load_lm_teacher(args: Run) -> PreTrainedModel:
     """The teacher, frozen and in evaluation mode.
 
     Raises:
@@ -118,7 +118,7 @@ def load_lm_teacher(args: argparse.Namespace) -> PreTrainedModel:
     return teacher.requires_grad_(False).eval()
 
 
-def load_lm_student(args: argparse.Namespace) -> PreTrainedModel:
+def load_lm_student(args: Run) -> PreTrainedModel:
     """The student, from its configuration alone or from `--student_pretrained_weights`; parts of it frozen as asked.
 
     Raises:
@@ -139,9 +139,7 @@ def load_lm_student(args: argparse.Namespace) -> PreTrainedModel:
     return student
 
 
-def check_lm_models(
-    args: argparse.Namespace, corpus: CorpusDataset, student: PreTrainedModel, teacher: PreTrainedModel
-) -> None:
+def check_lm_models(args: Run, corpus: CorpusDataset, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """See that corpus, tokenizer, student and teacher fit together.
 
     Raises:
@@ -157,11 +155,11 @@ def check_lm_models(
         )
     if len(args.tokenizer) > ours:
         raise UserError(f"--teacher_name: the tokenizer has {len(args.tokenizer)} tokens, the models only {ours}")
-    args.max_model_input_size = min(longest_input(student.config), longest_input(teacher.config))
-    if corpus.description["longest"] > args.max_model_input_size:
+    positions = min(longest_input(student.config), longest_input(teacher.config))
+    if corpus.description["longest"] > positions:
         raise UserError(
             f"--data_file {args.data_file} has sequences of {corpus.description['longest']} tokens, the models take "
-            f"{args.max_model_input_size}: binarize the text again with --max_length {args.max_model_input_size}"
+            f"{positions}: binarize the text again with --max_length {positions}"
         )
     if args.alpha_cos > 0 and student.config.hidden_size != teacher.config.hidden_size:
         raise UserError(
@@ -183,9 +181,7 @@ def _configuration(flag: str, name: str, kind: str, config_class: type[PreTraine
     return config
 
 
-def _pretrained_student(
-    args: argparse.Namespace, model_class: type[PreTrainedModel], config: PreTrainedConfig
-) -> PreTrainedModel:
+def _pretrained_student(args: Run, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
     name = args.student_pretrained_weights
     student, info = from_pretrained(
         model_class, name, config=config, ignore_mismatched_sizes=True, output_loading_info=True

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from emmental.atomic import atomic_folder
-from emmental.command_line import OneLineParser, leave_if, range_problems, switch, user_mistakes
+from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
 from emmental.data.tokenization import load_tokenizer
 from emmental.errors import UserError
 from emmental.language_models.models import LANGUAGE_MODELS
@@ -173,7 +173,12 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--student_type", help="distilbert (for BERT by default), bert, roberta or gpt2")
     parser.add_argument("--num_layers", type=int, help="of the student; default: half the teacher's")
     parser.add_argument("--layers", help="the teacher's layers to take, from 0, such as 0,2,4,7,9,11")
-    switch(parser, "--vocab_transform", "copy the dense layer of the language-model head too", default=True)
+    parser.add_argument(
+        "--vocab_transform",
+        action=argparse.BooleanOptionalAction,
+        help="copy the dense layer of the language-model head too",
+        default=True,
+    )
     parser.add_argument("--seed", type=int, default=56, help="seed of what is not copied")
     return parser
 

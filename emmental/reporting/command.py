@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from emmental import atomic
 from emmental.architectures import longest_input
-from emmental.command_line import OneLineParser, leave_if, range_problems, switch, user_mistakes
+from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
 from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags
 from emmental.export.model_folder import read_model
@@ -220,7 +220,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", default="report.html", help="page to write")
     parser.add_argument("--results", help="file for the numbers, as JSON")
     parser.add_argument("--work_dir", help="folder for the exported forms; <target>-files if absent")
-    switch(parser, "--model_card", f"put tables into the model folder's README.md, between {CARD_BEGIN} and its end")
+    parser.add_argument(
+        "--model_card",
+        action=argparse.BooleanOptionalAction,
+        help=f"put tables into the model folder's README.md, between {CARD_BEGIN} and its end",
+        default=False,
+    )
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 8], help="of the latencies")
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128], help="tokens, of the latencies")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the latencies")

@@ -24,6 +24,7 @@ from emmental.export.model_folder import read_model
 from emmental.export.onnx import INT8_FILE, MODEL_FILE, export_onnx_folder
 from emmental.export.package import VALUE_TYPES
 from emmental.export.storage import load_package, package_sizes, save_package
+from emmental.flags import Flags
 from emmental.inference.engines import (
     ENGINES,
     MOST_POINTS,
@@ -39,9 +40,9 @@ from emmental.patching import masked_layers
 from emmental.pretrained import weight_files
 from emmental.runs.evaluation import predict_logits
 from emmental.runs.precision import Precision
-from emmental.runs.processes import Environment
+from emmental.runs.processes import Processes
 from emmental.tasks import Task, class_order, compute_metrics, evaluation_tasks, predictions_from_logits
-from emmental.training.arguments import build_parser
+from emmental.training.arguments import FLAGS
 
 MASKED, DENSE, INT8_PACKAGE = "masked", "dense", "int8 package"
 FORM_TITLES = {
@@ -298,14 +299,15 @@ def training_command(flags: dict[str, Any], processes: int = 1) -> str:
     """The command line of `masked_run_glue.py` that sets these flags; those at their default are left out."""
     start = "python" if processes == 1 else f"torchrun --nproc_per_node={processes}"
     words = [*start.split(), "masked_run_glue.py"]
-    for action in build_parser()._actions:
-        value = flags.get(action.dest, action.default)
-        if value == action.default or (value is False and action.default is None):
+    for flag in Flags(FLAGS, {}).declared:
+        value = flags.get(flag.name, flag.default)
+        if value == flag.default or (value is False and flag.default is None):
             continue
         if isinstance(value, bool):
-            words.append(f"--{action.dest}" if value else f"--no-{action.dest}")
+            words.append(f"--{flag.name}" if value else f"--no-{flag.name}")
         else:
-            words += [f"--{action.dest}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+            values = [str(one) for one in value] if isinstance(value, list) else [str(value)]
+            words += [f"--{flag.name}", *(values if flag.several else [",".join(values)])]
     return shlex.join(words)
 
 
@@ -318,7 +320,7 @@ def _answers(model: nn.Module, data: DevData, tokenizer: Any, title: str) -> tup
     """Logits of all dev rows in the task's order of classes, and the metrics; `mnli` has two dev files."""
     logits, metrics = [], {}
     columns = np.argsort(class_order(data.task, model.config, title))  # a dense model may have an order of its own
-    alone = Environment(device=torch.device("cpu"))
+    alone = Processes(device=torch.device("cpu"))
     for task in evaluation_tasks(data.task):
         rows = load_features(
             task, data.data_dir, "dev", tokenizer, data.max_seq_length, data.cache_dir, show_progress=False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import platform
 from pathlib import Path
@@ -18,6 +17,7 @@ import emmental
 from emmental.errors import UserError
 from emmental.pruning import remaining_weights
 from emmental.runs.progress import LOG_FILE, TENSORBOARD
+from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, evaluation_tasks, metric_title
 
 logger = logging.getLogger(__name__)
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 HIGH_CHURN, PATIENCE = 0.02, 3
 
 
-def warn_of_churn(args: argparse.Namespace, churn: float, high_before: int) -> int:
+def warn_of_churn(args: Run, churn: float, high_before: int) -> int:
     """Warn, once in a row, when masks keep changing faster than weights can follow; returns the new count of highs."""
     high = high_before + 1 if churn > HIGH_CHURN else 0
-    if high == PATIENCE and args.environment.is_main:
+    if high == PATIENCE and args.processes.is_main:
         logger.warning(
             "%.1f %% of the mask entries change at every update: the weights cannot follow. Lower "
             "--mask_scores_learning_rate (now %g), or start with --mask_init magnitude and a larger --mask_scale",
@@ -38,9 +38,9 @@ def warn_of_churn(args: argparse.Namespace, churn: float, high_before: int) -> i
     return high
 
 
-def warn_of_collapse(args: argparse.Namespace, predicted: int | None) -> None:
+def warn_of_collapse(args: Run, predicted: int | None) -> None:
     """Warn when every prediction is the same class."""
-    if predicted is not None and args.environment.is_main:
+    if predicted is not None and args.processes.is_main:
         logger.warning(
             "every prediction is class %r: the model has collapsed. Lower --mask_scores_learning_rate (now %g) or "
             "--learning_rate (now %g), or prune less (--final_threshold) or more slowly (--num_train_epochs)",
@@ -50,7 +50,7 @@ def warn_of_collapse(args: argparse.Namespace, predicted: int | None) -> None:
         )
 
 
-def final_table(args: argparse.Namespace, model: nn.Module, results: dict[str, float], seconds: float) -> str:
+def final_table(args: Run, model: nn.Module, results: dict[str, float], seconds: float) -> str:
     """The table a run ends with: metrics, remaining weights, size on disk, time, and where things are.
 
     A run that only evaluates or predicts names the model it used, and what it wrote.
@@ -74,7 +74,7 @@ def final_table(args: argparse.Namespace, model: nn.Module, results: dict[str, f
     return "\n".join([rule, *lines, rule])
 
 
-def _places(args: argparse.Namespace) -> list[tuple[str, str]]:
+def _places(args: Run) -> list[tuple[str, str]]:
     """(title, path in the output folder) of what a run may leave behind."""
     places = [("results", str(place_of_results(args) / "eval_results.json"))] if args.do_eval else []
     if args.do_predict:
@@ -82,14 +82,14 @@ def _places(args: argparse.Namespace) -> list[tuple[str, str]]:
     return [*places, ("log", LOG_FILE), ("tensorboard", TENSORBOARD), ("pictures", "pictures")]
 
 
-def place_of_results(args: argparse.Namespace) -> Path:
+def place_of_results(args: Run) -> Path:
     """Where results go in the output folder: a finished training keeps its own when it is evaluated once more."""
     finished = not args.do_train and (Path(args.output_dir) / "training_args.json").is_file()
     return Path("evaluations", "again") if finished else Path()
 
 
 def summary(
-    args: argparse.Namespace,
+    args: Run,
     model: nn.Module,
     results: dict[str, float],
     history: list[dict[str, Any]],
@@ -108,7 +108,7 @@ def summary(
     }
 
 
-def model_card(args: argparse.Namespace, model: nn.Module, results: dict[str, float]) -> str:
+def model_card(args: Run, model: nn.Module, results: dict[str, float]) -> str:
     """The output folder's README.md: the Hub's metadata with the metrics, and how the model was made."""
     name = args.hub_model_id or Path(args.output_dir).resolve().name
     masked = model.config.model_type == "masked_bert"
@@ -129,7 +129,7 @@ def model_card(args: argparse.Namespace, model: nn.Module, results: dict[str, fl
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_card_text(args, model, results, name)}"))
 
 
-def push_to_hub(args: argparse.Namespace) -> None:
+def push_to_hub(args: Run) -> None:
     """Upload the finished model: what `from_pretrained` needs, the card, results and pictures.
 
     Raises:
@@ -141,7 +141,7 @@ def push_to_hub(args: argparse.Namespace) -> None:
         raise UserError(f"--push_to_hub: {error} (the finished model is in {args.output_dir})") from error
 
 
-def _upload(args: argparse.Namespace) -> None:
+def _upload(args: Run) -> None:
     api = HfApi()
     name = api.create_repo(args.hub_model_id or Path(args.output_dir).resolve().name, exist_ok=True).repo_id
     api.upload_folder(
@@ -157,7 +157,7 @@ def _hub_name(name: str) -> str | None:
     return None if Path(name).exists() else name
 
 
-def _card_text(args: argparse.Namespace, model: nn.Module, results: dict[str, float], name: str) -> str:
+def _card_text(args: Run, model: nn.Module, results: dict[str, float], name: str) -> str:
     rows = [f"| {metric_title(args.task, metric)} | {value:.4f} |" for metric, value in results.items()]
     table = "\n".join(rows) or "| not evaluated | |"
     config = model.config
@@ -174,7 +174,7 @@ A BERT {kind} for {args.task.name}, fine-tuned from `{Path(args.model_name_or_pa
 
 - Encoder: {pruned}.
 - Updates: learning rate {args.learning_rate:g}, mask scores {args.mask_scores_learning_rate:g}, batch \
-{args.per_gpu_train_batch_size} x {args.environment.world_size}, seed {args.seed}; all flags in `training_args.json`.
+{args.per_gpu_train_batch_size} x {args.processes.world_size}, seed {args.seed}; all flags in `training_args.json`.
 - Made with emmental {emmental.__version__}, PyTorch {torch.__version__}, Transformers {transformers.__version__}, \
 Python {platform.python_version()}.
 
@@ -188,20 +188,20 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 """
 
 
-def environment_line(args: argparse.Namespace) -> str:
+def environment_line(args: Run) -> str:
     """Versions and hardware, for the first line of the log."""
     return ", ".join(f"{name} {value}" for name, value in environment_facts(args).items())
 
 
-def environment_facts(args: argparse.Namespace) -> dict[str, Any]:
+def environment_facts(args: Run) -> dict[str, Any]:
     """Name -> version or number, of what a run's numbers depend on."""
-    environment = args.environment
+    processes = args.processes
     return {
         "emmental": emmental.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
-        "device": str(environment.device),
-        "processes": environment.world_size,
+        "device": str(processes.device),
+        "processes": processes.world_size,
         "threads": torch.get_num_threads(),
     }

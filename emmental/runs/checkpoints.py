@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from emmental import atomic
 from emmental.errors import NonFiniteError, UserError
-from emmental.runs.processes import Environment
+from emmental.runs.processes import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def save_checkpoint(
     tokenizer: Any | None,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
-    environment: Environment,
+    processes: Processes,
     companion: nn.Module | None = None,
 ) -> Path:
     """Write `<folder>/checkpoint-<step>`; every rank calls it, rank 0 writes.
@@ -71,16 +71,16 @@ def save_checkpoint(
         tokenizer: saved beside it; None where there is none.
         optimizer: its tensors are saved under the names of the model's parameters.
         state: whatever else the run needs to go on, as JSON can hold it.
-        environment: this process; each rank's random states are saved.
+        processes: this process; each rank's random states are saved.
         companion: what trains beside the model without being part of it.
 
     Raises:
         NonFiniteError: a parameter, or what the optimizer knows of it, is NaN or infinite; nothing is written.
     """
     require_finite(step, model, optimizer, companion)
-    rng = _gather_rng(environment)
+    rng = _gather_rng(processes)
     path = Path(folder) / f"checkpoint-{step}"
-    if environment.is_main:
+    if processes.is_main:
         _set_aside_foreign(path)
         with atomic.atomic_folder(path, damaged_too=True) as temporary:
             model.save_pretrained(temporary)
@@ -91,7 +91,7 @@ def save_checkpoint(
                 save_file(companion.state_dict(), temporary / COMPANION)
             save_file(rng, temporary / RNG)
             (temporary / STATE).write_text(json.dumps(state, indent=1, allow_nan=False), encoding="utf-8")
-    environment.barrier()
+    processes.barrier()
     return path
 
 
@@ -99,7 +99,7 @@ def load_checkpoint(
     path: str | Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    environment: Environment,
+    processes: Processes,
     companion: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Put everything back as `save_checkpoint` found it, and return the `state` it was given.
@@ -110,11 +110,11 @@ def load_checkpoint(
     path = Path(path)
     with fitting(path):
         state = read_state(path)
-        _load_weights(load_file(path / WEIGHTS, device=str(environment.device)), model)
+        _load_weights(load_file(path / WEIGHTS, device=str(processes.device)), model)
         if companion is not None:
-            companion.load_state_dict(load_file(path / COMPANION, device=str(environment.device)))
-        _load_optimizer(load_file(path / OPTIMIZER, device=str(environment.device)), model, companion, optimizer)
-        _restore_rng(load_file(path / RNG), environment)
+            companion.load_state_dict(load_file(path / COMPANION, device=str(processes.device)))
+        _load_optimizer(load_file(path / OPTIMIZER, device=str(processes.device)), model, companion, optimizer)
+        _restore_rng(load_file(path / RNG), processes)
     return state
 
 
@@ -235,7 +235,7 @@ def _load_optimizer(
         optimizer.state[parameters[name]][entry] = value
 
 
-def _gather_rng(environment: Environment) -> dict[str, Tensor]:
+def _gather_rng(processes: Processes) -> dict[str, Tensor]:
     _, keys, position, has_gauss, gauss = np.random.get_state()
     version, internal, gauss_next = random.getstate()
     own = {
@@ -245,20 +245,20 @@ def _gather_rng(environment: Environment) -> dict[str, Tensor]:
         "python": torch.tensor([version, *internal], dtype=torch.int64),
         "python_gauss": torch.tensor([float("nan") if gauss_next is None else gauss_next], dtype=torch.float64),
     }
-    if environment.device.type == "cuda":
-        own["cuda"] = torch.cuda.get_rng_state(environment.device)
-    gathered = {name: environment.gather(value[None]) for name, value in own.items()}
+    if processes.device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(processes.device)
+    gathered = {name: processes.gather(value[None]) for name, value in own.items()}
     return {f"{rank}/{name}": part[0].clone() for name, parts in gathered.items() for rank, part in enumerate(parts)}
 
 
-def _restore_rng(tensors: dict[str, Tensor], environment: Environment) -> None:
-    own = {name: tensors[f"{environment.rank}/{name}"] for name in ("torch", "numpy", "numpy_gauss", "python")}
+def _restore_rng(tensors: dict[str, Tensor], processes: Processes) -> None:
+    own = {name: tensors[f"{processes.rank}/{name}"] for name in ("torch", "numpy", "numpy_gauss", "python")}
     torch.set_rng_state(own["torch"])
     *keys, position, has_gauss = own["numpy"].tolist()
     gauss = own["numpy_gauss"].item()
     np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
     version, *internal = own["python"].tolist()
-    next_gauss = tensors[f"{environment.rank}/python_gauss"].item()
+    next_gauss = tensors[f"{processes.rank}/python_gauss"].item()
     random.setstate((version, tuple(internal), None if next_gauss != next_gauss else next_gauss))
-    if environment.device.type == "cuda":
-        torch.cuda.set_rng_state(tensors[f"{environment.rank}/cuda"], environment.device)
+    if processes.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors[f"{processes.rank}/cuda"], processes.device)

@@ -13,7 +13,7 @@ from emmental.architectures import takes_broadcast_mask, takes_token_types
 from emmental.data import FeatureDataset, SequentialBatches, batch_loader
 from emmental.patching import renew_masks
 from emmental.runs.precision import Precision
-from emmental.runs.processes import Environment
+from emmental.runs.processes import Processes
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def predict_logits(
     model: nn.Module,
     dataset: FeatureDataset,
     batch_size: int,
-    environment: Environment,
+    processes: Processes,
     precision: Precision,
     description: str = "Evaluating",
     observe: Callable[[dict[str, Tensor], Any], None] | None = None,
@@ -34,7 +34,7 @@ def predict_logits(
         model: a classifier, not wrapped; its masks are those of evaluation.
         dataset: the rows.
         batch_size: of one process; every rank computes the batches that a single process would.
-        environment: this process.
+        processes: this process.
         precision: of the forward pass.
         description: of the bar.
         observe: is given every batch with the model's outputs, hidden states among them.
@@ -42,25 +42,25 @@ def predict_logits(
     Returns:
         (N, C) float32 on the CPU.
     """
-    batches = SequentialBatches(dataset.lengths, batch_size, environment.rank, environment.world_size)
+    batches = SequentialBatches(dataset.lengths, batch_size, processes.rank, processes.world_size)
     dataset.pad_to_multiple_of = precision.pad_to_multiple_of
-    loader = batch_loader(dataset, batches, pin_memory=environment.device.type == "cuda")
+    loader = batch_loader(dataset, batches, pin_memory=processes.device.type == "cuda")
     was_training = model.training
     model.eval()
     renew_masks(model)
     options = {} if observe is None else {"output_hidden_states": True}
     indices, logits = [], []
-    for batch in tqdm(loader, desc=description, disable=not environment.is_main, leave=False, dynamic_ncols=True):
+    for batch in tqdm(loader, desc=description, disable=not processes.is_main, leave=False, dynamic_ncols=True):
         with precision.autocast():
-            outputs = model(**model_inputs(batch, environment.device, model), **options)
+            outputs = model(**model_inputs(batch, processes.device, model), **options)
         if observe is not None:
             observe(batch, outputs)
         counted = batch["weights"] > 0
         indices.append(batch["index"][counted])
-        logits.append(outputs.logits.float()[counted.to(environment.device)])
+        logits.append(outputs.logits.float()[counted.to(processes.device)])
     model.train(was_training)
-    order = torch.cat(environment.gather(torch.cat(indices)))
-    gathered = torch.cat(environment.gather(torch.cat(logits).cpu()))
+    order = torch.cat(processes.gather(torch.cat(indices)))
+    gathered = torch.cat(processes.gather(torch.cat(logits).cpu()))
     in_order = torch.empty_like(gathered)
     in_order[order] = gathered
     return in_order

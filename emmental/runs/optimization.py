@@ -69,16 +69,20 @@ class UpdateLoop:
     and hands each loss to `optimize`.
 
     Args:
-        model: the model, wrapped for distribution or not.
+        model: what computes the losses, wrapped for distribution or not.
         optimizer: over its parameters.
         scheduler: of the learning rates, stepped once an update.
         precision: autocast and loss scaling.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
+        student: the model inside, which a checkpoint saves; None: `model` itself.
+        companion: what trains beside the student without being part of it.
 
     Attributes:
+        losses: of the last micro-batch, name -> scalar tensor; `total` is their weighted sum.
+        group_size: micro-batches of the update that is being made.
         global_step: updates made.
         skipped_updates: updates left out because float16 gradients overflowed; they count in `global_step`.
-        measuring: set it before an update to have what only a log shows measured in that update.
+        measuring: if True, the next update also computes what only the log needs (gradient norms).
         gradient_norms: parameter group -> norm before clipping, scalar tensors, of the last update measured.
     """
 
@@ -89,8 +93,12 @@ class UpdateLoop:
         scheduler: LambdaLR,
         precision: Precision,
         max_grad_norm: float,
+        student: nn.Module | None = None,
+        companion: nn.Module | None = None,
     ) -> None:
         self.model = model
+        self.student = model if student is None else student
+        self.companion = companion
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.precision = precision
@@ -99,19 +107,25 @@ class UpdateLoop:
         self.skipped_updates = 0
         self.measuring = False
         self.gradient_norms: dict[str, Tensor] = {}
-        self._group_size = 1
+        self.losses: dict[str, Tensor] = {}
+        self.group_size = 1
         self._seen = 0
         self._first_bad: Tensor | None = None
 
+    @property
+    def between_updates(self) -> bool:
+        """Whether every micro-batch of the last update has been taken into account."""
+        return self._seen == 0
+
     def begin_update(self, micro_batches: int) -> None:
         """Announce that the next update takes this many micro-batches."""
-        assert self._seen == 0, "the update before is not complete"
-        self._group_size = micro_batches
+        assert self.between_updates, "the update before is not complete"
+        self.group_size = micro_batches
 
     @contextmanager
     def micro_batch(self) -> Iterator[None]:
         """Around forward and `optimize` of one micro-batch: ranks exchange gradients on the last of an update only."""
-        last = self._seen + 1 == self._group_size
+        last = self._seen + 1 == self.group_size
         distributed = isinstance(self.model, DistributedDataParallel)
         with self.model.no_sync() if distributed and not last else nullcontext():
             yield
@@ -129,9 +143,9 @@ class UpdateLoop:
                 noticed at the next `check_finite`, so that no update waits for the host.
         """
         self._note(loss.detach(), "loss")
-        self.precision.scaler.scale(loss / self._group_size).backward()
+        self.precision.scaler.scale(loss / self.group_size).backward()
         self._seen += 1
-        if self._seen < self._group_size:
+        if self._seen < self.group_size:
             return False
         self._update()
         self._seen = 0

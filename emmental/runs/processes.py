@@ -26,7 +26,7 @@ _POLLS = 10
 
 
 @dataclass(frozen=True)
-class Environment:
+class Processes:
     """This process among all.
 
     Attributes:
@@ -94,7 +94,7 @@ class Environment:
         return value
 
 
-def start(no_cuda: bool = False) -> Environment:
+def start(no_cuda: bool = False) -> Processes:
     """Join the processes that torchrun started (it sets RANK, LOCAL_RANK, WORLD_SIZE), or be alone.
 
     Sets the CUDA device, and asks for algorithms that give the same bits in every run.
@@ -117,7 +117,7 @@ def start(no_cuda: bool = False) -> Environment:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a search for reads of it, at the price of a write
     if "RANK" not in os.environ or world_size == 1:
-        return Environment(device=device)
+        return Processes(device=device)
     if not dist.is_initialized():
         store, rank, world_size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
         dist.init_process_group(
@@ -129,7 +129,7 @@ def start(no_cuda: bool = False) -> Environment:
             device_id=device if cuda else None,
         )
     control = dist.new_group(backend="gloo", timeout=_TIMEOUT)
-    return Environment(dist.get_rank(), local_rank, dist.get_world_size(), device, control)
+    return Processes(dist.get_rank(), local_rank, dist.get_world_size(), device, control)
 
 
 def attempt_store(store: dist.Store, rank: int, world_size: int, timeout: timedelta = _TIMEOUT) -> dist.Store:
@@ -161,7 +161,7 @@ def attempt_store(store: dist.Store, rank: int, world_size: int, timeout: timede
     raise TimeoutError(f"rank 0 did not answer rank {rank} within {timeout}")
 
 
-def wrapped(model: nn.Module, environment: Environment, compiled: bool = False) -> nn.Module:
+def wrapped(model: nn.Module, processes: Processes, compiled: bool = False) -> nn.Module:
     """The model, made to average its gradients over all ranks; in a single process as it is.
 
     With `compiled` it goes through torch.compile: once for the first batch, and once for batches of any length; masks
@@ -169,21 +169,21 @@ def wrapped(model: nn.Module, environment: Environment, compiled: bool = False) 
     """
     if compiled:
         model.compile()
-    if environment.world_size == 1:
+    if processes.world_size == 1:
         return model
     return DistributedDataParallel(
         model,
-        device_ids=[environment.device.index] if environment.device.type == "cuda" else None,
+        device_ids=[processes.device.index] if processes.device.type == "cuda" else None,
         forward_sync_buffers=False,
         gradient_as_bucket_view=True,
         find_unused_parameters=False,
     )
 
 
-def peak_memory(environment: Environment) -> float:
+def peak_memory(processes: Processes) -> float:
     """The most memory this process has used so far, in GiB: of its GPU, or else of the machine."""
-    if environment.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(environment.device) / 2**30
+    if processes.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(processes.device) / 2**30
     return peak_resident() / 2**30
 
 

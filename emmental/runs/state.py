@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from emmental.data import LengthGroupedBatches
-from emmental.runs.processes import Environment
+from emmental.runs.processes import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +33,11 @@ class LossAverages:
     Sums stay on the device of the losses until they are read. Every rank calls every method.
 
     Args:
-        environment: this process.
+        processes: this process.
     """
 
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
         self._sums: dict[str, Tensor] = {}
         self._updates = {"recent": 0, "all": 0}
 
@@ -67,19 +67,19 @@ class LossAverages:
 
     def state_dict(self) -> dict[str, Any]:
         """The sums of every rank, as JSON can hold them, exactly."""
-        ranks = self._environment.gather(self._values(list(self._sums))[None])
+        ranks = self._processes.gather(self._values(list(self._sums))[None])
         return {"names": list(self._sums), "sums": [rank[0].tolist() for rank in ranks], "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
-        values = state["sums"][self._environment.rank]
-        device = self._environment.device
+        values = state["sums"][self._processes.rank]
+        device = self._processes.device
         tensors = (torch.tensor(value, dtype=torch.float64, device=device) for value in values)
         self._sums = dict(zip(state["names"], tensors, strict=True))
         self._updates = dict(state["updates"])
 
     def _means(self, names: list[str], updates: int) -> dict[str, float]:
-        sums = self._environment.sum(self._values(names)) / (self._environment.world_size * updates)
+        sums = self._processes.sum(self._values(names)) / (self._processes.world_size * updates)
         return dict(zip(names, sums.tolist(), strict=True))
 
     def _values(self, names: list[str]) -> Tensor:

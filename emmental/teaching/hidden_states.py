@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from emmental.errors import UserError
 from emmental.runs.evaluation import model_inputs
 from emmental.runs.precision import Precision
-from emmental.runs.processes import Environment
+from emmental.runs.processes import Processes
 from emmental.teaching.losses import cosine_distance
 
 BYTES_OF_A_STATE = 2
@@ -111,15 +111,15 @@ class StateRecorder:
         lengths: (N,) tokens of each row.
         layers: which of the teacher's layers, from 1.
         width: H.
-        environment: this process; every rank calls `add` the same number of times.
+        processes: this process; every rank calls `add` the same number of times.
     """
 
     def __init__(
-        self, path: Path | None, lengths: np.ndarray, layers: Sequence[int], width: int, environment: Environment
+        self, path: Path | None, lengths: np.ndarray, layers: Sequence[int], width: int, processes: Processes
     ) -> None:
         self._layers = list(layers)
         self._starts = row_starts(lengths)
-        self._environment = environment
+        self._processes = processes
         self._file = None
         if path is not None:
             shape = (int(lengths.sum(dtype=np.int64)), len(self._layers), width)
@@ -132,8 +132,8 @@ class StateRecorder:
         tokens = (starts[:, None] + torch.arange(counted.shape[1]))[counted]
         states = torch.stack([outputs.hidden_states[layer] for layer in self._layers], dim=2)
         states = states[counted.to(states.device)].half().cpu()
-        positions = self._environment.gather(tokens)
-        for where, values in zip(positions, self._environment.gather(states), strict=True):
+        positions = self._processes.gather(tokens)
+        for where, values in zip(positions, self._processes.gather(states), strict=True):
             if self._file is not None:
                 self._file[where.numpy()] = values.numpy()
 

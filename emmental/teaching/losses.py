@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from emmental.runs.processes import Environment
+from emmental.runs.processes import Processes
 
 IGNORED = -100
 """Label of a position that asks nothing."""
@@ -74,15 +74,15 @@ class LmLossSum:
     count: Tensor
 
 
-def averaged(sums: dict[str, LmLossSum], environment: Environment) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def averaged(sums: dict[str, LmLossSum], processes: Processes) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Each loss' mean over the positions of all ranks, and what a rank's sum is to be multiplied by in training.
 
     Ranks average their gradients, so each one's sum counts times the number of ranks.
     """
     local = [part.total.detach().double() for part in sums.values()] + [part.count for part in sums.values()]
-    totals, counts = environment.sum(torch.stack(local)).chunk(2)
+    totals, counts = processes.sum(torch.stack(local)).chunk(2)
     counts = counts.clamp(min=1)
-    scales = (environment.world_size / counts).float()
+    scales = (processes.world_size / counts).float()
     return dict(zip(sums, totals / counts, strict=True)), dict(zip(sums, scales, strict=True))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import logging
 import time
@@ -24,7 +23,8 @@ from emmental.errors import UserError
 from emmental.pretrained import bytes_of, from_pretrained, weights_fingerprint
 from emmental.runs.evaluation import predict_logits
 from emmental.runs.precision import Precision
-from emmental.runs.processes import Environment
+from emmental.runs.processes import Processes
+from emmental.runs.run import Run
 from emmental.tasks import Task, class_order
 from emmental.tasks.classes import say_if_unnamed
 from emmental.teaching.hidden_states import (
@@ -45,8 +45,8 @@ _PROBE = "Café: the model, PRUNED to 10 %, isn't unaffordable."
 """Case, accents, punctuation and word pieces: texts on which tokenizers of one vocabulary differ."""
 
 
-def load_teacher(args: argparse.Namespace, tokenizer: Any, task: Task) -> nn.Module:
-    """The teacher that the flags name, frozen and in evaluation mode; `args` gets teacher_weights, its fingerprint.
+def load_teacher(args: Run, tokenizer: Any, task: Task) -> nn.Module:
+    """The teacher that the flags name, frozen and in evaluation mode; its fingerprint joins the run's contents.
 
     Raises:
         UserError: it is of another type than `--teacher_type` says, was trained for other classes than the task's, or
@@ -73,34 +73,32 @@ def load_teacher(args: argparse.Namespace, tokenizer: Any, task: Task) -> nn.Mod
             f"--teacher_name_or_path {name} is not fine-tuned: it lacks {sorted(info['missing_keys'])[0]} "
             f"and {len(info['missing_keys']) - 1} other weights"
         )
-    args.teacher_weights = weights_fingerprint(teacher)
+    args.contents["teacher_weights"] = weights_fingerprint(teacher)
     return teacher.requires_grad_(False).eval()
 
 
 def teacher_logits(
-    args: argparse.Namespace, teacher: nn.Module, dataset: FeatureDataset, environment: Environment, cache_dir: Path
+    args: Run, teacher: nn.Module, dataset: FeatureDataset, processes: Processes, cache_dir: Path
 ) -> Tensor:
     """The teacher's logits of every row, (N, C) float32 on this process' device: from the cache, or computed once.
 
     Column `c` is class `c` of the task, whatever the order of the teacher's outputs. The cache has
     the teacher's own order; its key holds the teacher's weights, masks and precision, and the rows.
     """
-    folder = _folder(args, teacher, dataset, environment, cache_dir)
+    folder = _folder(args, teacher, dataset, processes, cache_dir)
     cached = _read(folder, len(dataset)) if not args.overwrite_cache else None
-    if environment.any(cached is None):
-        cached = _ask(args, teacher, dataset, environment, folder)
+    if processes.any(cached is None):
+        cached = _ask(args, teacher, dataset, processes, folder)
     order = class_order(args.task, teacher.config, *_teachers_classes(args))
-    return cached[:, np.argsort(order)].to(environment.device)
+    return cached[:, np.argsort(order)].to(processes.device)
 
 
-def _teachers_classes(args: argparse.Namespace) -> tuple[str, list[str] | None, str]:
+def _teachers_classes(args: Run) -> tuple[str, list[str] | None, str]:
     """What messages call the teacher, the user's names of its classes, and the flag that takes them."""
     return f"--teacher_name_or_path {args.teacher_name_or_path}", args.teacher_label_names, "--teacher_label_names"
 
 
-def check_hidden_states(
-    args: argparse.Namespace, teacher: nn.Module, student: nn.Module, dataset: FeatureDataset
-) -> None:
+def check_hidden_states(args: Run, teacher: nn.Module, student: nn.Module, dataset: FeatureDataset) -> None:
     """See, before anything is written, that hidden states can be compared as the flags ask for it.
 
     Raises:
@@ -119,11 +117,11 @@ def check_hidden_states(
 
 
 def hidden_state_match(
-    args: argparse.Namespace,
+    args: Run,
     teacher: nn.Module,
     student: nn.Module,
     dataset: FeatureDataset,
-    environment: Environment,
+    processes: Processes,
     cache_dir: Path,
 ) -> HiddenStateMatch | None:
     """How hidden states are compared, as the flags ask for it; None when both its weights are 0.
@@ -139,72 +137,70 @@ def hidden_state_match(
         return None
     ours, theirs = student.config, teacher.config
     layers = layer_map(ours.num_hidden_layers, theirs.num_hidden_layers, args.teacher_layers)
-    projection = projection_between(ours.hidden_size, theirs.hidden_size, args.seed).to(environment.device)
+    projection = projection_between(ours.hidden_size, theirs.hidden_size, args.seed).to(processes.device)
     if args.hidden_cache_limit_gb > 0:
-        states = _cached_states(args, teacher, dataset, environment, cache_dir, compared_layers(layers))
+        states = _cached_states(args, teacher, dataset, processes, cache_dir, compared_layers(layers))
     else:
-        precision = Precision(environment.device, args.fp16, args.bf16)
-        states = AskedTeacher(teacher.to(environment.device), compared_layers(layers), precision)
+        precision = Precision(processes.device, args.fp16, args.bf16)
+        states = AskedTeacher(teacher.to(processes.device), compared_layers(layers), precision)
     return HiddenStateMatch(states, layers, projection)
 
 
 def _cached_states(
-    args: argparse.Namespace,
+    args: Run,
     teacher: nn.Module,
     dataset: FeatureDataset,
-    environment: Environment,
+    processes: Processes,
     cache_dir: Path,
     layers: list[int],
 ) -> CachedStates:
     width = teacher.config.hidden_size
-    logits_folder = _folder(args, teacher, dataset, environment, cache_dir)
+    logits_folder = _folder(args, teacher, dataset, processes, cache_dir)
     folder = _place(logits_folder.with_name(f"{logits_folder.name}-layers-{'-'.join(map(str, layers))}"))
-    if environment.any(args.overwrite_cache or not _is_sound(folder)):
-        made = atomic.atomic_folder(folder, True) if environment.is_main else nullcontext()
+    if processes.any(args.overwrite_cache or not _is_sound(folder)):
+        made = atomic.atomic_folder(folder, True) if processes.is_main else nullcontext()
         with writing_cache(folder), made as temporary:
             path = None if temporary is None else temporary / _STATES
-            recorder = StateRecorder(path, dataset.lengths, layers, width, environment)
-            _ask(args, teacher, dataset, environment, logits_folder, recorder)
+            recorder = StateRecorder(path, dataset.lengths, layers, width, processes)
+            _ask(args, teacher, dataset, processes, logits_folder, recorder)
             recorder.close()
-        environment.barrier()
+        processes.barrier()
     return CachedStates(folder / _STATES, dataset.lengths, len(layers), width)
 
 
 def _ask(
-    args: argparse.Namespace,
+    args: Run,
     teacher: nn.Module,
     dataset: FeatureDataset,
-    environment: Environment,
+    processes: Processes,
     folder: Path,
     recorder: StateRecorder | None = None,
 ) -> Tensor:
     """One pass over the rows, the longest first: logits, cached in `folder`, and hidden states where asked for."""
     started = time.monotonic()
-    precision = Precision(environment.device, args.fp16, args.bf16)
+    precision = Precision(processes.device, args.fp16, args.bf16)
     observe = None if recorder is None else recorder.add
     logits = predict_logits(
-        teacher.to(environment.device),
+        teacher.to(processes.device),
         dataset,
         args.per_gpu_train_batch_size,  # not that of evaluation, which may change without changing the result
-        environment,
+        processes,
         precision,
         "Asking the teacher",
         observe,
     )
-    if environment.is_main:
+    if processes.is_main:
         with writing_cache(folder), atomic.atomic_folder(folder, damaged_too=True) as temporary:
             save_file({"logits": logits}, temporary / _LOGITS)
-    environment.barrier()
+    processes.barrier()
     what = "logits" if recorder is None else "logits and hidden states"
     logger.info("asked the teacher for %s of %d rows in %.1f s, once", what, len(dataset), time.monotonic() - started)
     return logits
 
 
-def _folder(
-    args: argparse.Namespace, teacher: nn.Module, dataset: FeatureDataset, environment: Environment, cache_dir: Path
-) -> Path:
-    precision = Precision(environment.device, args.fp16, args.bf16)
-    fingerprint = _fingerprint(teacher, dataset, str(precision.dtype), environment.device.type)
+def _folder(args: Run, teacher: nn.Module, dataset: FeatureDataset, processes: Processes, cache_dir: Path) -> Path:
+    precision = Precision(processes.device, args.fp16, args.bf16)
+    fingerprint = _fingerprint(teacher, dataset, str(precision.dtype), processes.device.type)
     return _place(cache_dir / f"teacher-{fingerprint}")
 
 

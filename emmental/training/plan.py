@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import dataclass
 
+from emmental.flags import Flags
 from emmental.modules.masked_nn import FRACTION_METHODS
 from emmental.pruning import schedule_threshold
 
@@ -130,7 +130,7 @@ class Plan:
         return "by scores"
 
 
-def plan_updates(args: argparse.Namespace, examples: int, world_size: int) -> Plan:
+def plan_updates(args: Flags, examples: int, world_size: int) -> Plan:
     """The plan that the flags give for a number of training examples.
 
     Args:

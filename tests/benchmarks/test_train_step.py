@@ -54,7 +54,7 @@ def test_plain_pytorch_is_the_other_floor(results):
 def test_plain_pytorch_takes_no_products_of_ours(run, monkeypatch):
     monkeypatch.setattr(precision, "onednn_is_faster", lambda: True)
     for subject, fast in (("dense", True), ("dense, plain PyTorch", False)):
-        assert isinstance(run(subject).training.distiller.precision.autocast(), fast_products) is fast
+        assert isinstance(run(subject).loop.learner.precision.autocast(), fast_products) is fast
 
 
 def test_every_phase_took_time(results):
@@ -90,9 +90,9 @@ def test_machine_and_options_are_recorded(results):
 
 def test_thresholds_keep_the_asked_share(run):
     for name in ("topK", "threshold", "sigmoied_threshold", "magnitude"):
-        training = run(name).training
-        training.distiller._make_masks(training.plan.at(1)[0])
-        layers = masked_layers(training.distiller.student).values()
+        learner = run(name).loop.learner
+        learner._make_masks(learner.plan.at(1)[0])
+        layers = masked_layers(learner.student).values()
         kept = sum(int(layer.mask.sum()) for layer in layers) / sum(layer.weight.numel() for layer in layers)
         assert kept == pytest.approx(0.15, abs=0.01), name
 
@@ -104,10 +104,10 @@ def test_the_reference_computes_what_topk_computes(run, tmp_path):
         made = run(name)
         options = train_step.build_parser().parse_args(SHORT)
         batch, _ = train_step.draw_batches(options, made)[0]
-        made.training.distiller.student.eval()
-        made.training.distiller.begin_update(1)
-        made.training.distiller.step(batch, *made.training.plan.at(1))
-        losses[name] = made.training.distiller.losses["total"].item()
+        made.loop.learner.student.eval()
+        made.loop.learner.begin_update(1)
+        made.loop.learner.step(batch, *made.loop.learner.plan.at(1))
+        losses[name] = made.loop.learner.losses["total"].item()
     assert losses["reference"] == pytest.approx(losses["topK"], rel=1e-5)
 
 

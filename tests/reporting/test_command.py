@@ -18,12 +18,13 @@ from emmental import atomic
 from emmental.errors import UserError
 from emmental.export.model_folder import read_model
 from emmental.export.storage import package_sizes
+from emmental.flags import Flags
 from emmental.inference.engines import available
 from emmental.reporting.command import CARD_BEGIN, CARD_END, draw, insert_tables, main, training_history
 from emmental.reporting.forms import DevData, dense_origin, not_offered, quality, training_command
 from emmental.reporting.page import card_tables, headline, page
 from emmental.tasks import read_split, resolve_task
-from emmental.training.arguments import build_parser, parse_arguments, recorded_arguments
+from emmental.training.arguments import FLAGS, parse_arguments
 
 VOID = {"meta", "img"}
 FAST = [
@@ -53,9 +54,7 @@ def run(tmp_path_factory) -> Path:
         '{"step": 1, "loss": 0.7, "remaining": 100.0}\n{"step": 2, "loss": 0.6, "remaining": 25.0}\n'
     )
     (folder / "masked" / "summary.json").write_text('{"updates": 2, "environment": {"processes": 2}}')
-    flags = recorded_arguments(
-        parse_arguments(["--data_dir", "glue", "--task_name", "sst-2", "--learning_rate", "0.1"])
-    )
+    flags = parse_arguments(["--data_dir", "glue", "--task_name", "sst-2", "--learning_rate", "0.1"]).all()
     (folder / "masked" / "training_args.json").write_text(json.dumps(flags))
     main([*arguments(folder), "--results", str(folder / "results.json"), "--model_card", *FAST])
     return folder
@@ -218,14 +217,14 @@ def test_tables_are_put_between_their_markers():
 def test_the_command_that_trained_parses_to_the_same_flags():
     argv = ["--data_dir", "my data", "--task_name", "rte", "--do_train", "--global_topk", "--no-pictures", "--bf16"]
     argv += ["--teacher_name_or_path", "t", "--alpha_hidden_cos", "0.5", "--teacher_layers", "1,3", "--seed", "7"]
-    flags = recorded_arguments(parse_arguments(argv))
+    flags = parse_arguments(argv).all()
     command = training_command(json.loads(json.dumps(flags)))
     assert command.startswith("python masked_run_glue.py --data_dir 'my data' --task_name rte --do_train ")
     assert "--teacher_layers 1,3" in command
     assert "--no-pictures" in command
     again = ["my data" if word == "my_data" else word for word in command.replace("'my data'", "my_data").split()[2:]]
-    assert recorded_arguments(parse_arguments(again)) == flags
-    assert training_command(vars(build_parser().parse_args([]))) == "python masked_run_glue.py"
+    assert parse_arguments(again).all() == flags
+    assert training_command(Flags(FLAGS, {}).all()) == "python masked_run_glue.py"
 
 
 def test_a_plain_model_again(run, tmp_path):

@@ -25,7 +25,7 @@ from emmental.reporting.summary import (
     warn_of_churn,
     warn_of_collapse,
 )
-from emmental.runs.processes import Environment
+from emmental.runs.processes import Processes
 from emmental.tasks.glue import resolve_task
 from emmental.tasks.task import Layout, Task
 
@@ -61,7 +61,7 @@ class TestWarnings:
         assert not caplog.records
 
     def test_one_rank_warns_for_all(self, args, caplog):
-        args.environment = Environment(rank=1, world_size=2)
+        args.processes = Processes(rank=1, world_size=2)
         warn_of_collapse(args, 1)
         for _ in range(5):
             warn_of_churn(args, 0.5, 2)

@@ -24,7 +24,7 @@ from emmental.runs.checkpoints import (
     save_checkpoint,
 )
 from emmental.runs.optimization import adamw, parameter_groups
-from emmental.runs.processes import Environment
+from emmental.runs.processes import Processes
 
 FILES = {
     "config.json",
@@ -57,10 +57,10 @@ class Run:
         self.optimizer.zero_grad()
 
     def save(self, folder: Path, step: int, **state: object) -> Path:
-        return save_checkpoint(folder, step, self.model, tiny.tokenizer(), self.optimizer, state, Environment())
+        return save_checkpoint(folder, step, self.model, tiny.tokenizer(), self.optimizer, state, Processes())
 
     def load(self, path: Path) -> dict:
-        return load_checkpoint(path, self.model, self.optimizer, Environment())
+        return load_checkpoint(path, self.model, self.optimizer, Processes())
 
     def tensors(self) -> dict[str, torch.Tensor]:
         names = dict(self.model.named_parameters())
@@ -164,13 +164,13 @@ class TestMisfits:
         run = Run(bert_dir)
         path = run.save(tmp_path, 1)
         with pytest.raises(ValueError, match="does not fit this run"):
-            load_checkpoint(path, run.model, run.optimizer, Environment(rank=1, world_size=2))
+            load_checkpoint(path, run.model, run.optimizer, Processes(rank=1, world_size=2))
 
     def test_a_model_that_is_not_ours(self, bert_dir, tmp_path):
         path = Run(bert_dir).save(tmp_path, 1)
         layer = nn.Linear(2, 2)
         with pytest.raises(ValueError, match="does not fit this run"):
-            load_checkpoint(path, layer, torch.optim.SGD(layer.parameters(), lr=1.0), Environment())
+            load_checkpoint(path, layer, torch.optim.SGD(layer.parameters(), lr=1.0), Processes())
 
 
 @pytest.fixture

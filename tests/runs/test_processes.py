@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from emmental.runs import processes
-from emmental.runs.processes import Environment
+from emmental.runs.processes import Processes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,11 +31,11 @@ def _own_settings(monkeypatch):
 
 
 def test_alone():
-    environment = processes.start(no_cuda=True)
-    assert (environment.rank, environment.local_rank, environment.world_size) == (0, 0, 1)
-    assert environment.is_main
-    assert environment.device == torch.device("cpu")
-    assert environment.control is None
+    alone = processes.start(no_cuda=True)
+    assert (alone.rank, alone.local_rank, alone.world_size) == (0, 0, 1)
+    assert alone.is_main
+    assert alone.device == torch.device("cpu")
+    assert alone.control is None
     assert not dist.is_initialized()
     assert torch.are_deterministic_algorithms_enabled()
 
@@ -57,14 +57,14 @@ def test_more_processes_than_gpus(monkeypatch):
 
 
 def test_collectives_of_one_are_identities():
-    environment = Environment()
+    alone = Processes()
     rows = torch.arange(6).view(3, 2)
-    assert [part.tolist() for part in environment.gather(rows)] == [rows.tolist()]
-    assert environment.sum(torch.tensor(3.0)).item() == 3.0
-    assert (environment.any(True), environment.any(False)) == (True, False)
-    environment.barrier()
+    assert [part.tolist() for part in alone.gather(rows)] == [rows.tolist()]
+    assert alone.sum(torch.tensor(3.0)).item() == 3.0
+    assert (alone.any(True), alone.any(False)) == (True, False)
+    alone.barrier()
     entered = []
-    with environment.main_first():
+    with alone.main_first():
         entered.append(1)
     assert entered == [1]
 
@@ -100,12 +100,12 @@ def test_a_rank_does_not_go_on_with_the_name_of_a_dead_attempt():
 
 
 def test_only_rank_0_is_main():
-    assert [Environment(rank=rank, world_size=3).is_main for rank in range(3)] == [True, False, False]
+    assert [Processes(rank=rank, world_size=3).is_main for rank in range(3)] == [True, False, False]
 
 
 def test_the_model_stays_as_it_is():
     model = nn.Linear(2, 2)
-    assert processes.wrapped(model, Environment()) is model
+    assert processes.wrapped(model, Processes()) is model
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="other systems do not tell it")
@@ -114,7 +114,7 @@ def test_peak_memory_is_that_of_the_process_and_not_of_the_one_that_started_it()
     program = "from emmental.runs.processes import peak_resident; print(peak_resident())"
     started = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=ROOT, check=True)
     assert 2**26 < int(started.stdout) < len(ballast) < processes.peak_resident()
-    assert processes.peak_memory(Environment()) == processes.peak_resident() / 2**30
+    assert processes.peak_memory(Processes()) == processes.peak_resident() / 2**30
 
 
 def test_leaving_without_having_joined():

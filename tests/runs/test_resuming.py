@@ -8,46 +8,56 @@ from pathlib import Path
 import pytest
 
 from emmental import atomic
-from emmental.runs.resuming import RunFlags, checkpoint_to_resume
+from emmental.flags import Flags, flag, switch
+from emmental.runs.resuming import checkpoint_to_resume
+from emmental.runs.run import DISTILLER, TRAINER, FolderFlags, Run
 
 
 def checkpoint(folder: Path, step: int, **arguments: object) -> Path:
     with atomic.atomic_folder(folder / f"checkpoint-{step}") as temporary:
+        arguments["world_size"] = 1
         (temporary / "training_state.json").write_text(json.dumps({"arguments": arguments}))
     return folder / f"checkpoint-{step}"
 
 
+def run_in(folder: Path, accept: bool = False, names: FolderFlags = TRAINER, **arguments: object) -> Run:
+    """A run in a folder, whose result depends on the arguments."""
+    ours = (flag(names.folder, "", changes_result=False), switch("accept_changes", "", changes_result=False))
+    others = tuple(flag(name, "") for name in arguments)
+    return Run(Flags({"": ours + others}, {names.folder: folder, "accept_changes": accept, **arguments}), names)
+
+
 def test_nothing_to_resume(tmp_path):
-    assert checkpoint_to_resume(tmp_path, {}, False, RunFlags()) is None
-    assert checkpoint_to_resume(tmp_path / "nowhere", {}, False, RunFlags()) is None
+    assert checkpoint_to_resume(run_in(tmp_path)) is None
+    assert checkpoint_to_resume(run_in(tmp_path / "nowhere")) is None
 
 
 def test_the_newest_of_the_same_run(tmp_path):
     checkpoint(tmp_path, 9, seed=42)
     checkpoint(tmp_path, 10, seed=42)
-    assert checkpoint_to_resume(tmp_path, {"seed": 42}, False, RunFlags()).name == "checkpoint-10"
+    assert checkpoint_to_resume(run_in(tmp_path, seed=42)).name == "checkpoint-10"
 
 
 def test_the_one_before_a_damaged_one(tmp_path):
     checkpoint(tmp_path, 9, seed=42)
     (checkpoint(tmp_path, 10, seed=42) / "training_state.json").write_text("")
-    assert checkpoint_to_resume(tmp_path, {"seed": 42}, False, RunFlags()).name == "checkpoint-9"
+    assert checkpoint_to_resume(run_in(tmp_path, seed=42)).name == "checkpoint-9"
 
 
 def test_all_damaged(tmp_path):
     (checkpoint(tmp_path, 10) / "training_state.json").unlink()
     with pytest.raises(ValueError, match=r"every checkpoint in --dump_path .* is damaged; --force starts afresh"):
-        checkpoint_to_resume(tmp_path, {}, False, RunFlags("--dump_path", "--force"))
+        checkpoint_to_resume(run_in(tmp_path, names=DISTILLER))
 
 
 def test_another_run_is_refused_with_all_that_differs(tmp_path):
     checkpoint(tmp_path, 3, seed=42, rate=0.1, old=1)
     identity = {"seed": 43, "rate": 0.1, "new": True}
     with pytest.raises(ValueError, match="holds another run") as caught:
-        checkpoint_to_resume(tmp_path, identity, False, RunFlags())
+        checkpoint_to_resume(run_in(tmp_path, **identity))
     message = str(caught.value)
     assert "(checkpoint-3): new None -> True; old 1 -> None; seed 42 -> 43." in message
     assert "--overwrite_output_dir" in message
     assert "--accept_changes" in message
     assert "rate" not in message
-    assert checkpoint_to_resume(tmp_path, identity, True, RunFlags()).name == "checkpoint-3"
+    assert checkpoint_to_resume(run_in(tmp_path, accept=True, **identity)).name == "checkpoint-3"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from emmental.data import LengthGroupedBatches, batch_loader
-from emmental.runs.processes import Environment
+from emmental.runs.processes import Processes
 from emmental.runs.state import LossAverages, StopSignals, batches_of_updates, seed_generators
 
 
@@ -35,7 +35,7 @@ def test_one_seed_for_all_generators():
 class TestLossAverages:
     def test_by_hand(self):
         """Updates of 2 and 1 micro-batches with mean losses 2 and 5: 3.5; then one of 8."""
-        averages = LossAverages(Environment())
+        averages = LossAverages(Processes())
         averages.add(losses(total=1.0, ce=0.5), 2)
         averages.add(losses(total=3.0, ce=1.5), 2)
         averages.update_done()
@@ -48,11 +48,11 @@ class TestLossAverages:
         assert averages.mean_total() == 5.0
 
     def test_before_the_first_update(self):
-        assert LossAverages(Environment()).mean_total() == 0.0
-        assert LossAverages(Environment()).take_recent() == {}
+        assert LossAverages(Processes()).mean_total() == 0.0
+        assert LossAverages(Processes()).take_recent() == {}
 
     def test_losses_are_detached(self):
-        averages = LossAverages(Environment())
+        averages = LossAverages(Processes())
         loss = torch.tensor(2.0, requires_grad=True) * 3
         averages.add({"total": loss}, 1)
         averages.update_done()
@@ -65,7 +65,7 @@ class TestLossAverages:
                 averages.add(losses(total=1 / (update + 3), ce=0.1 * update), 3)
                 averages.update_done()
 
-        straight, first, second = (LossAverages(Environment()) for _ in range(3))
+        straight, first, second = (LossAverages(Processes()) for _ in range(3))
         run(straight, range(7))
         run(first, range(4))
         second.load_state_dict(json.loads(json.dumps(first.state_dict(), allow_nan=False)))

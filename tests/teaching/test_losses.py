@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from emmental.runs.processes import Environment
+from emmental.runs.processes import Processes
 from emmental.teaching.losses import (
     LmOutputs,
     averaged,
@@ -55,7 +55,7 @@ def test_lm_losses_by_hand() -> None:
     student, teacher = outputs()
     attended, labels = torch.tensor([[True, True, False]]), torch.tensor([[0, 1, -100]])
     sums = lm_loss_sums(["ce", "mlm", "clm", "mse", "cos"], student, teacher, labels, attended)
-    losses, scales = averaged(sums, Environment())
+    losses, scales = averaged(sums, Processes())
     kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     assert float(losses["ce"]) == pytest.approx(kl / 2, rel=1e-6)
     assert float(losses["mlm"]) == pytest.approx(math.log(2))
@@ -76,7 +76,7 @@ def test_only_the_masked_positions_when_asked() -> None:
     student, teacher = outputs()
     attended, labels = torch.tensor([[True, True, False]]), torch.tensor([[-100, 1, -100]])
     sums = lm_loss_sums(["ce", "mse", "cos"], student, teacher, labels, attended, restrict_ce_to_mask=True)
-    losses, _ = averaged(sums, Environment())
+    losses, _ = averaged(sums, Processes())
     assert float(losses["ce"]) == pytest.approx(0.0, abs=1e-7)
     assert float(losses["mse"]) == 0.0
     assert float(losses["cos"]) == pytest.approx(0.5)
@@ -86,5 +86,5 @@ def test_no_position_is_no_loss() -> None:
     student, teacher = outputs()
     nothing = torch.zeros(1, 3, dtype=torch.bool)
     sums = lm_loss_sums(["ce", "mlm", "mse"], student, teacher, torch.full((1, 3), -100), nothing)
-    losses, _ = averaged(sums, Environment())
+    losses, _ = averaged(sums, Processes())
     assert [float(value) for value in losses.values()] == [0.0, 0.0, 0.0]

@@ -116,7 +116,7 @@ class Asked:
         monkeypatch.setattr(teachers, "predict_logits", counted)
 
     def __call__(self, args: argparse.Namespace, teacher: torch.nn.Module, dataset: object) -> torch.Tensor:
-        return teacher_logits(args, teacher, dataset, args.environment, self.folder)
+        return teacher_logits(args, teacher, dataset, args.processes, self.folder)
 
     @property
     def cached(self) -> list[Path]:

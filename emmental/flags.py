@@ -1,0 +1,97 @@
+"""Flags of a command line, declared once: meaning, default, what they accept, and whether they change the result."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MOST = 10**15
+"""No whole number that a flag takes is larger: computing with it stays within 64 bits."""
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+        name: without the leading `--`.
+        help: a line for `--help`.
+        default: None also where something else decides, such as the task or the number of examples.
+        type: makes the value of what stands on the command line; `bool` is a switch, with a `--no-` form.
+        changes_result: whether other weights come out when it changes; a run that resumes must have the same ones.
+        at_least: the smallest number accepted.
+        above_zero: whether only numbers above 0 are accepted.
+        accepts: the values accepted; None: all.
+        several: whether it takes one value or more, as a list.
+    """
+
+    name: str
+    help: str
+    default: Any = None
+    type: Callable[[str], Any] = str
+    changes_result: bool = True
+    at_least: float | None = None
+    above_zero: bool = False
+    accepts: tuple[Value, ...] | None = None
+    several: bool = False
+
+    def problem(self, value: Any) -> str | None:
+        """Why it does not accept a value, in a line; None when it does."""
+        if self.accepts is not None and value not in self.accepts:
+            accepted = ", ".join("none" if one is None else str(one) for one in self.accepts)
+            return f"--{self.name} accepts {accepted}, not {value!r}"
+        if value is None or (self.at_least is None and not self.above_zero):
+            return None
+        if isinstance(value, int) and abs(value) > MOST:
+            return f"--{self.name} accepts numbers up to {MOST}, not one of {len(str(abs(value)))} digits"
+        if self.above_zero and not (math.isfinite(value) and value > 0):
+            return f"--{self.name} accepts numbers above 0, not {value}"
+        if self.at_least is not None and not (math.isfinite(value) and value >= self.at_least):
+            return f"--{self.name} accepts numbers from {self.at_least}, not {value}"
+        return None
+
+
+def flag(name: str, help: str, default: Any = None, type: Callable[[str], Any] | None = None, **rules: Any) -> Flag:
+    """Declare a flag that takes a value, of its default's type unless `type` names another; `rules`: see `Flag`."""
+    return Flag(name, help, default, type or (str if default is None else default.__class__), **rules)
+
+
+def switch(name: str, help: str, default: bool | None = False, **rules: Any) -> Flag:
+    """Declare a flag that is on or off; `rules`: see `Flag`."""
+    return Flag(name, help, default, bool, **rules)
+
+
+class Flags(argparse.Namespace):
+    """The values of a program's flags, each an attribute.
+
+    Args:
+        groups: the program's flags by the titles that they stand under in `--help`.
+        given: name -> value of those that the user gave; the others have their defaults.
+
+    Attributes:
+        declared: the program's flags.
+        explicit: names of those that the user gave, whatever their value.
+    """
+
+    __slots__ = ("declared", "explicit")
+
+    def __init__(self, groups: Mapping[str, Iterable[Flag]], given: Mapping[str, Any]) -> None:
+        self.declared = tuple(one for flags in groups.values() for one in flags)
+        self.explicit = frozenset(given)
+        super().__init__(**{one.name: one.default for one in self.declared} | dict(given))
+
+    def problems(self) -> Iterator[str]:
+        """A line for each flag whose value its declaration does not accept."""
+        return (problem for one in self.declared if (problem := one.problem(getattr(self, one.name))))
+
+    def all(self) -> dict[str, Value]:
+        """Name -> value of every flag, for the record beside the results."""
+        return {one.name: getattr(self, one.name) for one in self.declared}
+
+    def of_result(self) -> dict[str, Value]:
+        """Name -> value of the flags that decide which weights come out."""
+        return {one.name: getattr(self, one.name) for one in self.declared if one.changes_result}

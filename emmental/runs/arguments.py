@@ -1,0 +1,68 @@
+"""Flags that every training has, whatever it trains, and the checks that they share."""
+
+from __future__ import annotations
+
+import os
+
+from emmental.flags import Flag, Flags, flag, switch
+
+
+def optimization_flags(
+    accumulation: int, learning_rate: float, epsilon: float, max_grad_norm: float
+) -> tuple[Flag, ...]:
+    """Flags of the optimizer and its precision, with a program's own defaults."""
+    return (
+        flag("gradient_accumulation_steps", "batches of one update", accumulation, at_least=1),
+        flag("learning_rate", "learning rate of the weights, after the warm-up", learning_rate, at_least=0),
+        flag("weight_decay", "not on biases, LayerNorm and mask scores", 0.0, at_least=0),
+        flag("adam_epsilon", "epsilon of AdamW", epsilon, above_zero=True),
+        flag("max_grad_norm", "clip the gradient's norm; 0: do not", max_grad_norm, at_least=0),
+        switch("fp16", "mixed precision in float16 with loss scaling"),
+        flag(
+            "fp16_opt_level",
+            "O0 is float32; O1, O2 and O3 are all torch.amp",
+            "O1",
+            accepts=("O0", "O1", "O2", "O3"),
+            changes_result=False,
+        ),
+        switch("bf16", "mixed precision in bfloat16"),
+    )
+
+
+def run_flags(seed: int, kept: int | None, what_is_kept: str) -> tuple[Flag, ...]:
+    """Flags of a run as a whole, with a program's own defaults."""
+    return (
+        switch(
+            "accept_changes",
+            "resume although arguments that change the result differ from the run's",
+            changes_result=False,
+        ),
+        flag("save_total_limit", what_is_kept, kept, int, at_least=1, changes_result=False),
+        flag("seed", "seed of everything random", seed, at_least=0),
+        flag("local_rank", "set by torchrun through LOCAL_RANK", -1, changes_result=False),
+    )
+
+
+def distillation_flags(ce: str) -> tuple[Flag, ...]:
+    """Flags of learning from a teacher; `ce` says what `--alpha_ce` weighs."""
+    return (
+        flag("alpha_ce", ce, 0.5, at_least=0),
+        flag("temperature", "temperature of the distillation", 2.0, above_zero=True),
+    )
+
+
+def settle(flags: Flags) -> None:
+    """Give the flags that the environment or another flag decides their value."""
+    flags.local_rank = int(os.environ.get("LOCAL_RANK", flags.local_rank))
+    if flags.fp16_opt_level == "O0":
+        flags.fp16 = False
+
+
+def common_problems(flags: Flags) -> list[str]:
+    """What is wrong with single flags, and with those that every training has, a line each."""
+    problems = list(flags.problems())
+    if flags.seed >= 2**32:
+        problems.append(f"--seed accepts numbers below 4294967296, not {flags.seed}")
+    if flags.fp16 and flags.bf16:
+        problems.append("--fp16 and --bf16 exclude each other; give one")
+    return problems

@@ -1,0 +1,242 @@
+"""What every training loop does besides learning: go on, count, log and save when due, stop when asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from emmental.data import LengthGroupedBatches
+from emmental.errors import StoppedBySignal
+from emmental.runs.checkpoints import (
+    fitting,
+    load_checkpoint,
+    newest_good_checkpoint,
+    prune_checkpoints,
+    require_finite,
+    save_checkpoint,
+)
+from emmental.runs.optimization import UpdateLoop
+from emmental.runs.progress import Progress
+from emmental.runs.run import Run
+from emmental.runs.state import LossAverages, StopSignals, batches_of_updates
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """How often a training logs and saves.
+
+    Attributes:
+        log: from one log entry to the next.
+        save: from one checkpoint to the next.
+        in_batches: whether these numbers count micro-batches; else they count updates.
+    """
+
+    log: int
+    save: int
+    in_batches: bool = False
+
+
+class RunLoop:
+    """The surroundings of a training loop, which reads:
+
+        loop.resume()
+        with loop:
+            for micro_batches in loop.updates(loader):
+                for batch in micro_batches:
+                    learner.step(...)
+                    loop.count()
+                if loop.log_is_due:
+                    loop.log()
+                if loop.save_is_due:
+                    loop.save()
+
+    Args:
+        run: flags, processes and output folder; `run.folder` None: nothing is saved.
+        learner: makes the updates.
+        batches: of every process or of this one, in the order of an epoch.
+        total_updates: of the whole run.
+        intervals: how often to log and save.
+        tokenizer: saved beside the model; None: none.
+
+    Attributes:
+        epoch: passes over the data completed before the present update.
+        batches_made: micro-batches taken into account.
+        averages: of the losses.
+        best: step and metric of the best checkpoint, which is kept; None where nothing was evaluated.
+        carried: name -> JSON value of what else a training must find again when it goes on.
+        progress: bar, log file and TensorBoard; None outside the loop.
+        log_is_due, save_is_due: now, after an update; a stop makes saving due too.
+        save_is_scheduled: saving is due by its interval or because the training ends.
+        stopping: the program was asked to stop, in one process or another.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        learner: UpdateLoop,
+        batches: LengthGroupedBatches,
+        total_updates: int,
+        intervals: Intervals,
+        tokenizer: Any | None = None,
+    ) -> None:
+        self.run = run
+        self.learner = learner
+        self.batches = batches
+        self.total_updates = total_updates
+        self.intervals = intervals
+        self.tokenizer = tokenizer
+        self.accumulation: int = run.gradient_accumulation_steps
+        self.epoch = self.batches_made = 0
+        self.averages = LossAverages(run.processes)
+        self.best: dict[str, Any] = {"step": None, "metric": None}
+        self.carried: dict[str, Any] = {}
+        self.progress: Progress | None = None
+        self.log_is_due = self.save_is_due = self.save_is_scheduled = self.stopping = False
+        self._signals: StopSignals | None = None
+        self._counted = 0
+        self._saved_step = -1
+        self._opened = ExitStack()
+
+    def __enter__(self) -> RunLoop:
+        progress = Progress(self.run.output, self.total_updates, self.learner.global_step)
+        self.progress = self._opened.enter_context(progress)
+        self._signals = self._opened.enter_context(StopSignals())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress = self._signals = None
+        self._opened.close()
+
+    def resume(self) -> None:
+        """Take up the newest good checkpoint of the run's folder, if there is one."""
+        found = None if self.run.folder is None else newest_good_checkpoint(self.run.folder)
+        if found is None:
+            return
+        learner = self.learner
+        with fitting(found):
+            state = load_checkpoint(found, learner.student, learner.optimizer, self.run.processes, learner.companion)
+            learner.load_state_dict(state["updates"])
+            self.averages.load_state_dict(state["averages"])
+            self.best = state.get("best", self.best)
+            self.carried = {name: state[name] for name in self.carried}
+        self.epoch, updates = divmod(learner.global_step, -(-len(self.batches) // self.accumulation))
+        self.batches_made = self.epoch * len(self.batches) + updates * self.accumulation
+        self._counted = self._count()
+        self._saved_step = learner.global_step
+        self._prune()
+        logger.info("resuming after update %d of %d (%s)", learner.global_step, self.total_updates, found)
+
+    def updates(self, loader: Iterable[dict[str, Tensor]]) -> Iterator[list[dict[str, Tensor]]]:
+        """Yield the micro-batches of each update that is left.
+
+        Raises:
+            StoppedBySignal: SIGTERM or Ctrl-C came; the caller has saved.
+        """
+        learner = self.learner
+        groups = batches_of_updates(loader, self.batches, self.accumulation, learner.global_step)
+        while learner.global_step < self.total_updates:
+            self.epoch, micro_batches = next(groups)
+            after = self._counted + (len(micro_batches) if self.intervals.in_batches else 1)
+            learner.measuring = self._is_due(self.intervals.log, after, learner.global_step + 1)
+            learner.begin_update(len(micro_batches))
+            yield micro_batches
+            if self.stopping:
+                logger.info("saved after update %d; run the same command again to resume", learner.global_step)
+                raise StoppedBySignal(128 + (self._signals.received or 15))
+
+    def count(self) -> None:
+        """Take the losses of a micro-batch into account; after the last one of an update, see what is due.
+
+        Raises:
+            NonFiniteError: something is due, and a loss or gradient was not finite.
+        """
+        learner = self.learner
+        self.averages.add(learner.losses, learner.group_size)
+        self.batches_made += 1
+        self.log_is_due = self.save_is_due = self.save_is_scheduled = False
+        if not learner.between_updates:
+            return
+        self.averages.update_done()
+        if self.progress is not None:
+            self.progress.advance()
+            self.stopping = self.run.processes.any(self._signals.received is not None)
+        self.log_is_due = self._is_due(self.intervals.log, self._count(), learner.global_step)
+        self.save_is_scheduled = self._is_due(self.intervals.save, self._count(), learner.global_step)
+        self.save_is_due = self.save_is_scheduled or self.stopping
+        self._counted = self._count()
+        if self.log_is_due or self.save_is_due:
+            learner.check_finite()
+
+    def log(self, more: dict[str, Any] | None = None) -> None:
+        """Log the mean losses since the last entry, `more`, learning rates and gradient norms."""
+        learner = self.learner
+        learner.check_finite()
+        losses = self.averages.take_recent()
+        if self.progress is None:
+            return
+        row = {"epoch": self.epoch, "loss": losses.pop("total"), "losses": losses, **(more or {})}
+        row["rates"] = learner.learning_rates()
+        row["gradient_norms"] = {name: float(norm) for name, norm in learner.gradient_norms.items()}
+        row["skipped_updates"] = learner.skipped_updates
+        self.progress.log(learner.global_step, row)
+
+    def log_results(self, results: dict[str, float], metric: float) -> None:
+        """Log an evaluation on the way; the checkpoint with the highest metric is kept."""
+        step = self.learner.global_step
+        if self.progress is not None:
+            self.progress.log(step, {"eval": results})
+        if self.best["metric"] is None or metric > self.best["metric"]:
+            self.best = {"step": step, "metric": metric}
+
+    def require_finite(self) -> None:
+        """See that there is a state worth evaluating.
+
+        Raises:
+            NonFiniteError: see `emmental.runs.checkpoints.require_finite`.
+        """
+        learner = self.learner
+        require_finite(learner.global_step, learner.student, learner.optimizer, learner.companion)
+
+    def save(self) -> None:
+        """Write `checkpoint-<updates>` into the run's folder, unless this loop has done so; older ones go."""
+        learner = self.learner
+        if self.run.folder is None or self._saved_step == learner.global_step:
+            return
+        learner.check_finite()
+        self._saved_step = learner.global_step
+        state = {
+            "updates": learner.state_dict(),
+            "averages": self.averages.state_dict(),
+            "best": self.best,
+            **self.carried,
+            "arguments": self.run.identity(),
+        }
+        save_checkpoint(
+            self.run.folder,
+            learner.global_step,
+            learner.student,
+            self.tokenizer,
+            learner.optimizer,
+            state,
+            self.run.processes,
+            learner.companion,
+        )
+        self._prune()
+
+    def _prune(self) -> None:
+        if self.run.processes.is_main:
+            limit = self.run.save_total_limit
+            prune_checkpoints(self.run.folder, limit, self.best["step"], self.learner.global_step)
+
+    def _count(self) -> int:
+        return self.batches_made if self.intervals.in_batches else self.learner.global_step
+
+    def _is_due(self, interval: int, count: int, step: int) -> bool:
+        return count // interval > self._counted // interval or step == self.total_updates

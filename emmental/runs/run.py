@@ -1,0 +1,116 @@
+"""One run of a program: its flags, and what it makes of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emmental.errors import NonFiniteError
+from emmental.flags import Flags
+from emmental.runs import processes
+from emmental.runs.checkpoints import checkpoints_in
+from emmental.runs.output_folder import OutputFolder
+from emmental.runs.processes import Processes
+from emmental.runs.progress import configure_logging
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FolderFlags:
+    """A program's names for the flags of its output folder.
+
+    Attributes:
+        folder: where the run writes.
+        afresh: starts afresh there.
+    """
+
+    folder: str
+    afresh: str
+
+
+TRAINER, DISTILLER = FolderFlags("output_dir", "overwrite_output_dir"), FolderFlags("dump_path", "force")
+
+
+class Run:
+    """What a run works with. A flag is read, and set, as its attribute: `run.learning_rate`.
+
+    Attributes:
+        flags: as the command line gave them.
+        names: what the flags of the output folder are called.
+        processes: this process among all.
+        task: what is learned; None for a language model.
+        datasets: (task's name, split) -> rows, of those opened so far.
+        output: the locked output folder; None in a process that does not write, or before it is opened.
+        contents: fingerprints of what the result depends on beside the flags, such as data and teacher.
+    """
+
+    def __init__(self, flags: Flags, names: FolderFlags = TRAINER, processes: Processes | None = None) -> None:
+        self.flags = flags
+        self.names = names
+        self.processes = processes or Processes()
+        self.task: Any = None
+        self.datasets: dict[tuple[str, str], Any] = {}
+        self.output: OutputFolder | None = None
+        self.contents: dict[str, str] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        """The value of a flag."""
+        if name == "flags":  # while a copy of a run is being made
+            raise AttributeError(name)
+        return getattr(self.flags, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a flag, or what the run makes."""
+        if name != "flags" and name in vars(self.flags):
+            setattr(self.flags, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def folder(self) -> Path | None:
+        """The output folder as the flags name it; None when they do not."""
+        name = getattr(self, self.names.folder)
+        return None if name is None else Path(name)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides which weights come out: flags, contents, number of processes. Checkpoints hold it."""
+        return {**self.flags.of_result(), **self.contents, "world_size": self.processes.world_size}
+
+    def record(self) -> None:
+        """Write flags and contents into `training_args.json` of the output folder."""
+        if self.output is not None:
+            self.output.write_json("training_args.json", dict(sorted({**self.flags.all(), **self.contents}.items())))
+
+
+@contextmanager
+def set_up(flags: Flags, names: FolderFlags, no_cuda: bool, remedies: str) -> Iterator[Run]:
+    """A run with its processes and its log; when it ends, in whatever way, folder and processes are let go.
+
+    Args:
+        flags: of the program.
+        names: see `Run`.
+        no_cuda: stay on the CPU.
+        remedies: what may help when a loss is not finite, for the log.
+
+    Raises:
+        UserError: see `emmental.runs.processes.start`.
+        SystemExit: with status 1 when a loss or gradient was not finite.
+    """
+    run = Run(flags, names, processes.start(no_cuda))
+    configure_logging(run.processes.is_main)
+    try:
+        yield run
+    except NonFiniteError as error:
+        newest = checkpoints_in(run.folder)
+        last = newest[-1] if newest else "none"
+        logger.error("%s; the run ends without saving it. Last good state: %s. Try %s", error, last, remedies)
+        raise SystemExit(1) from error
+    finally:
+        if run.output is not None:
+            run.output.close()
+        processes.stop()
