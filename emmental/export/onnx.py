@@ -289,7 +289,7 @@ def _refuse_foreign(target: Path) -> None:
     """Checkpoints and bertarized models have a manifest too: only one that lists a graph is ours to replace."""
     listed = atomic.read_manifest(target) if (target / atomic.MANIFEST).is_file() else {}
     if target.exists() and not {MODEL_FILE, EARLIER_FILES[MODEL_FILE]} & {*listed}:
-        raise FileExistsError(f"--target_model_path {target} exists and is no ONNX folder; it is left alone")
+        raise FileExistsError(f"--output {target} exists and is no ONNX folder; it is left alone")
 
 
 def _summary(result: OnnxExport, target: Path) -> str:
@@ -306,7 +306,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser("Write a model as ONNX, as transformers.js reads it, and check it against PyTorch.")
     parser.add_argument("--model_name_or_path", required=True, help="folder of a masked, plain or small model")
     parser.add_argument(
-        "--target_model_path", "--output", help="folder to write; onnx_<name> beside the model if absent"
+        "--output",
+        "--target_model_path",
+        dest="target_model_path",
+        help="folder to write; onnx_<name> beside the model if absent",
     )
     parser.add_argument(
         "--int8",

@@ -59,7 +59,7 @@ def shrink_folder(
     source, target = Path(source), Path(target)
     card = target / "README.md"
     if target.exists() and not (card.is_file() and _MARK in card.read_text("utf-8", errors="replace")):
-        raise UserError(f"--target_model_path {target} exists and was not made by this command; it is left alone")
+        raise UserError(f"--output {target} exists and was not made by this command; it is left alone")
     model = read_model(source, pruning_method, threshold)
     small = shrink_emptied(model)
     with atomic.atomic_folder(target) as temporary:
@@ -102,7 +102,12 @@ If the model type starts with `small_`, load it after `import emmental`, or with
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser("Cut heads and neurons that pruning has emptied out of a model: same logits, less work.")
     parser.add_argument("--model_name_or_path", required=True, help="folder of the model, masked, plain or small")
-    parser.add_argument("--target_model_path", help="folder to write; small_<name> beside the model if absent")
+    parser.add_argument(
+        "--output",
+        "--target_model_path",
+        dest="target_model_path",
+        help="folder to write; small_<name> beside the model if absent",
+    )
     add_masking_flags(parser)
     return parser
 

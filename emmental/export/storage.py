@@ -94,7 +94,7 @@ def save_package(
             raise UserError(f"--{flag} accepts {', '.join(VALUE_TYPES)}, not {value!r}")
     path = Path(path)
     if path.exists() and not is_package(path):
-        raise FileExistsError(f"--package {path} exists and is no package; it is left alone")
+        raise FileExistsError(f"--output {path} exists and is no package; it is left alone")
     if isinstance(model, str | os.PathLike):
         tokenizer_folder = model if tokenizer_folder is None else tokenizer_folder
         model = read_model(model)
@@ -253,7 +253,7 @@ def _shape(value: np.ndarray | tuple[np.ndarray, np.ndarray]) -> tuple[int, ...]
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser("Write a pruned model as one small file.")
     parser.add_argument("--model_name_or_path", required=True, help="folder of a masked or bertarized model")
-    parser.add_argument("--package", required=True, help="file to write")
+    parser.add_argument("--output", "--package", dest="package", required=True, help="file to write")
     parser.add_argument("--weights", choices=VALUE_TYPES, default="fp32", help="how the encoder's matrices are kept")
     parser.add_argument("--embeddings", choices=VALUE_TYPES, default="fp32", help="how the embeddings are kept")
     parser.add_argument("--json", action="store_true", help="print the sizes as JSON, in bytes")

@@ -370,7 +370,9 @@ def build_parser() -> OneLineParser:
     parser.add_argument("command", choices=("binarize",), help="binarize: a text file becomes a tokenised corpus")
     parser.add_argument("--file_path", required=True, help="UTF-8 text, one sequence a line")
     parser.add_argument("--tokenizer", required=True, help="the teacher's tokenizer: folder or Hub name")
-    parser.add_argument("--dump_file", required=True, help="folder to write the corpus to")
+    parser.add_argument(
+        "--output", "--dump_file", dest="dump_file", required=True, help="folder to write the corpus to"
+    )
     parser.add_argument("--min_length", type=int, default=12, help="drop shorter sequences (tokens, special ones too)")
     parser.add_argument(
         "--max_length", type=int, help="split longer sequences; default: what the tokenizer's model takes"

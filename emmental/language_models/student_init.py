@@ -167,9 +167,15 @@ def build_parser() -> OneLineParser:
     """Flags of `python -m emmental.training.student_init`."""
     parser = OneLineParser("Start a student from its teacher's layers.", "python -m emmental.training.student_init")
     parser.add_argument(
-        "--model_name", required=True, help="the teacher: folder or Hub name of a BERT, RoBERTa, GPT-2"
+        "--model_name_or_path",
+        "--model_name",
+        dest="model_name",
+        required=True,
+        help="the teacher: folder or Hub name of a BERT, RoBERTa, GPT-2",
     )
-    parser.add_argument("--dump_checkpoint", required=True, help="folder to write the student to")
+    parser.add_argument(
+        "--output", "--dump_checkpoint", dest="dump_checkpoint", required=True, help="folder to write the student to"
+    )
     parser.add_argument("--student_type", help="distilbert (for BERT by default), bert, roberta or gpt2")
     parser.add_argument("--num_layers", type=int, help="of the student; default: half the teacher's")
     parser.add_argument("--layers", help="the teacher's layers to take, from 0, such as 0,2,4,7,9,11")

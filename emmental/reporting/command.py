@@ -217,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calibration_file", help="texts for int8 with fixed scales, tried beside scales found as they come"
     )
-    parser.add_argument("--target", default="report.html", help="page to write")
+    parser.add_argument("--output", "--target", dest="target", default="report.html", help="page to write")
     parser.add_argument("--results", help="file for the numbers, as JSON")
     parser.add_argument("--work_dir", help="folder for the exported forms; <target>-files if absent")
     parser.add_argument(
