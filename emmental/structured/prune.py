@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Iterable
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from emmental.errors import UserError
+from emmental.structured.refit import classifier_of
 from emmental.structured.rungs import CLIFF, prune_carefully
 from emmental.structured.selection import weight_budget
 from emmental.structured.speed import measure_speed, speed_budget
@@ -77,7 +77,7 @@ def prune(
 def _check_classifier(model: PreTrainedModel) -> None:
     if not type(model).__name__.endswith("ForSequenceClassification"):
         raise UserError(f"model accepts a sequence classifier, not a {type(model).__name__}")
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    if last.bias is not None and not last.bias.any():
+    bias = classifier_of(model).bias
+    if bias is not None and not bias.any():
         # Every type starts its classifier with a bias of exactly zero, and the first update ends that.
         raise UserError("model has a classifier that was never trained: fine-tune it first")

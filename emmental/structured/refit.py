@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from emmental.architectures import DOWN, OUTPUT, architecture_of, encoder_layers
 from emmental.first_token import all_tokens, reads_first_token
+from emmental.structured.agreement import answers
 from emmental.structured.gates import sublayers
 from emmental.structured.stepping import LayerByLayer, evaluating, model_inputs
 
@@ -92,6 +93,39 @@ def refit(
             fit.shared_layers()
         else:
             fit.layer_after_layer()
+
+
+def refit_classifier(
+    dense: nn.Module,
+    pruned: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    *,
+    ridge: float = RIDGE,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    """Refit the last linear of `pruned`, in place, so that its logits come closest to those of `dense`.
+
+    What the layers' refit could not mend in the hidden states is mended here for the answers alone. The ridge and
+    `reduce` are as in `refit`.
+    """
+    linear = classifier_of(pruned)
+    given: list[Tensor] = []
+    handle = linear.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
+    try:
+        answers(pruned, batches)
+    finally:
+        handle.remove()
+    with torch.no_grad():
+        problem = _Problem(linear, None)
+        rows, wanted = torch.cat(given), answers(dense, batches)
+        problem.add(rows, wanted, rows.new_ones(len(rows)))
+        problem.solve(ridge, reduce)
+
+
+def classifier_of(model: nn.Module) -> nn.Linear:
+    """The linear that gives the logits of a sequence classifier."""
+    inside = set(model.base_model.modules())
+    return [module for module in model.modules() if isinstance(module, nn.Linear) and module not in inside][-1]
 
 
 def add_biases(model: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from emmental.shrinking import shrink
 from emmental.structured.agreement import Agreement, agreement, answers
 from emmental.structured.gates import HEADS, Sublayer, all_open, gated, openings, sublayers
 from emmental.structured.information import fisher_information
-from emmental.structured.refit import add_biases, refit
+from emmental.structured.refit import add_biases, refit, refit_classifier
 from emmental.structured.selection import Budget, best_heads, select
 from emmental.structured.texts import Material
 
@@ -83,6 +83,8 @@ def prune_in_rungs(
             model = shrink(model, openings(model, gates))
             if refitted:
                 refit(dense, model, material.refit, reduce=reduce)
+                if rung == rungs:
+                    refit_classifier(dense, model, material.refit, reduce=reduce)
             check = agreement(expected, answers(model, material.check), reduce)
             LOGGER.info(
                 "rung %d of %d: %.1f %% of answers change, divergence %.4f",

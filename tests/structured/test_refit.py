@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import tiny_models
 import torch
@@ -11,7 +13,7 @@ from emmental.architectures import DOWN, OUTPUT, QKV, UP, architecture_of, encod
 from emmental.shrinking import shrink
 from emmental.structured.agreement import agreement, answers
 from emmental.structured.gates import HEADS, openings, sublayers
-from emmental.structured.refit import NormalEquations, add_biases, refit
+from emmental.structured.refit import NormalEquations, add_biases, classifier_of, refit, refit_classifier
 
 
 def test_normal_equations_by_hand():
@@ -121,6 +123,17 @@ def test_a_layer_without_anything_keeps_the_mean(model_type):
     refit(model, small, rows)
     words = torch.cat([each[batch["attention_mask"].bool()] for each, batch in zip(given, rows, strict=True)])
     torch.testing.assert_close(small.get_submodule(name).bias, words.mean(0), rtol=0, atol=1e-5)
+
+
+def test_the_classifier_learns_another_scale(model, model_type):
+    """Logits of twice the size, plus one, are linear in what the classifier is given: the refit finds them."""
+    rows, other = batches(model_type, count=32), copy.deepcopy(model)
+    with torch.no_grad():
+        classifier_of(other).weight.mul_(2)
+        classifier_of(other).bias.mul_(2).add_(1)
+    refit_classifier(other, model, rows, ridge=0.0)
+    torch.testing.assert_close(answers(model, rows), answers(other, rows), rtol=0, atol=1e-2)
+    assert classifier_of(model).out_features == 3
 
 
 def test_two_halves_are_the_whole():
