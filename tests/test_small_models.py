@@ -237,8 +237,8 @@ found = {}
 for folder in sys.argv[2:]:
     model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
     found[folder] = model(input_ids=ids).logits.detach()
-    classify = pipeline("text-classification", model=folder, trust_remote_code=True)
-    found[folder + "+"] = torch.tensor(classify("kasa lote")[0]["score"])
+classify = pipeline("text-classification", model="bert", trust_remote_code=True)
+found["score"] = torch.tensor(classify("kasa lote")[0]["score"])
 model.save_pretrained("again")
 again = AutoModelForSequenceClassification.from_pretrained("again", trust_remote_code=True).eval()
 assert torch.equal(again(input_ids=ids).logits, found[folder])
@@ -253,11 +253,11 @@ def test_a_small_folder_loads_without_emmental(tmp_path):
     for model_type in tiny_models.MODEL_TYPES:
         small = shrink(dense(model_type), UNEVEN)
         small.save_pretrained(tmp_path / model_type)
-        tiny_models.tokenizer(model_type).save_pretrained(tmp_path / model_type)
         with torch.no_grad():
             expected[model_type] = small(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
-        classify = pipeline("text-classification", model=str(tmp_path / model_type))
-        expected[model_type + "+"] = torch.tensor(classify("kasa lote")[0]["score"])
+    tiny_models.tokenizer("bert").save_pretrained(tmp_path / "bert")
+    classify = pipeline("text-classification", model=str(tmp_path / "bert"))
+    expected["score"] = torch.tensor(classify("kasa lote")[0]["score"])
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -330,7 +330,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["0", "1", "7", "-1"]), st.dictionaries(st.sampled_from(KEYS), json_values))
     | json_values
