@@ -7,10 +7,8 @@ python -m benchmarks.inference --hidden 768 --layers 12 --density 0.03 0.1 --bat
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,11 +25,10 @@ from emmental.command_line import leave_if, range_problems, user_mistakes
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
 from emmental.export.counts_parameters import count_parameters, read_any
+from emmental.inference.engines import ENGINES, ONNX, ONNX_INT8, SPARSE, TORCH_BF16, prepare, why_not
 from emmental.inference.latency import Latency, Runner, measure, random_batch, speedups
-from emmental.inference.sparse import sparsify
 from emmental.patching import masked_layers
 
-ENGINES = ("dense", "sparse", "onnx", "onnx int8")
 _HEAD_SIZE = 64
 
 
@@ -46,7 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="sequences")
     made.add_argument("--length", type=int, nargs="+", default=[32, 128], help="tokens of each")
-    made.add_argument("--engines", nargs="+", default=list(ENGINES), help=f"of {', '.join(ENGINES)}")
+    usual = ["dense", TORCH_BF16, SPARSE, ONNX, ONNX_INT8]
+    made.add_argument("--engines", nargs="+", default=usual, help=f"dense, and of {', '.join(ENGINES)}")
     made.add_argument("--seconds", type=float, default=3.0, help="time for each engine and shape")
     return made
 
@@ -73,7 +71,8 @@ def problems(options: argparse.Namespace) -> list[str]:
         if number < 1
     ]
     found += [f"--density accepts shares from 0 to 1, not {share}" for share in options.density if not 0 <= share <= 1]
-    found += [f"--engines accepts {', '.join(ENGINES)}, not {name}" for name in options.engines if name not in ENGINES]
+    known = ("dense", *ENGINES)
+    found += [f"--engines accepts {', '.join(known)}, not {name}" for name in options.engines if name not in known]
     if options.hidden % _HEAD_SIZE:
         found.append(f"--hidden accepts multiples of {_HEAD_SIZE}, not {options.hidden}")
     if "dense" not in options.engines:
@@ -116,12 +115,11 @@ def measure_model(options: argparse.Namespace, model: PreTrainedModel, name: str
         raise UserError(f"--length accepts at most {longest} for this model, not {max(options.length)}")
     about = {"name": name, "density": count_parameters(model).encoder_matrices.percent / 100}
     rows: list[Latency] = []
-    with tempfile.TemporaryDirectory() as folder:
-        runners = engines(options, model, Path(folder))
-        differences = largest_differences(runners, vocab_size, min(options.length))
-        for batch in options.batch:
-            for length in options.length:
-                rows += measure(runners, batch, length, options.threads, vocab_size, options.seconds)
+    runners = engines(options, model)
+    differences = largest_differences(runners, vocab_size, min(options.length))
+    for batch in options.batch:
+        for length in options.length:
+            rows += measure(runners, batch, length, options.threads, vocab_size, options.seconds)
     ratios = speedups(rows)
     return [
         {
@@ -134,30 +132,15 @@ def measure_model(options: argparse.Namespace, model: PreTrainedModel, name: str
     ]
 
 
-def engines(options: argparse.Namespace, model: PreTrainedModel, folder: Path) -> dict[str, Runner]:
-    """Name -> model, of those asked for that can be had here."""
+def engines(options: argparse.Namespace, model: PreTrainedModel) -> dict[str, Runner]:
+    """Name -> model, of those asked for that can be had here; `dense` is Transformers' own."""
     made: dict[str, Runner] = {"dense": model}
-    if "sparse" in options.engines:
-        made["sparse"] = sparsify(model)
-    wanted = [name for name in options.engines if name.startswith("onnx")]
-    if wanted and importlib.util.find_spec("onnxruntime") is None:
-        print("ONNX Runtime is not installed: left out", file=sys.stderr)
-    elif wanted:
-        made |= onnx_engines(wanted, model, folder, options.threads)
-    return made
-
-
-def onnx_engines(wanted: Sequence[str], model: PreTrainedModel, folder: Path, threads: int) -> dict[str, Runner]:
-    """Sessions of ONNX Runtime on files in `folder`."""
-    from emmental.export.onnx import export_onnx, load_session, quantize_int8
-
-    made: dict[str, Runner] = {}
-    export_onnx(model, folder / "model.onnx")
-    if "onnx" in wanted:
-        made["onnx"] = load_session(folder / "model.onnx", threads)
-    if "onnx int8" in wanted:
-        quantize_int8(folder / "model.onnx", folder / "int8.onnx")
-        made["onnx int8"] = load_session(folder / "int8.onnx", threads)
+    for name in (name for name in options.engines if name != "dense"):
+        reason = why_not(name)
+        if reason is None:
+            made[name] = prepare(model, name, options.threads)
+        else:
+            print(f"{name} is left out: {reason}", file=sys.stderr)
     return made
 
 

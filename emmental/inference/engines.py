@@ -259,7 +259,7 @@ class Trial:
     Attributes:
         engine: its name.
         ms: median for the shape that was asked for.
-        speedup: times as fast as the slowest baseline, `torch`.
+        speedup: times as fast as the same model in PyTorch fp32.
         points: change of the metric against PyTorch fp32, in points of 100; negative is worse.
         changed: share of the rows whose class changes (regression: 0).
     """
@@ -331,6 +331,15 @@ def changed_answers(exact: np.ndarray, rounded: np.ndarray) -> float:
 def best_engine(trials: Iterable[Trial]) -> Trial:
     """The fastest one among those whose quality allows them."""
     return min((trial for trial in trials if trial.offered), key=lambda trial: trial.ms)
+
+
+def advice(trials: Sequence[Trial], folder: str | Path, model_type: str, batch: int = 1, length: int = 128) -> str:
+    """What a run says at its end: the best engine, the lines that load the model in it, those that lose too much."""
+    best = best_engine(trials)
+    refused = [str(trial) for trial in trials if not trial.offered]
+    missing = [f"{ENGINES[name].title}: {why_not(name)}" for name in ENGINES if why_not(name) is not None]
+    begin = f"The best engine on this machine, for {batch} x {length} tokens, is {best}"
+    return "\n".join([begin, code_line(best.engine, folder, model_type), *refused, *missing])
 
 
 def code_line(engine: str, folder: str | Path, model_type: str = "bert") -> str:

@@ -125,6 +125,21 @@ def test_the_best_engine_is_the_fastest_that_costs_little():
     assert str(onnx) == "ONNX Runtime fp32: 8.00 ms, 1.2 times PyTorch fp32"
 
 
+def test_what_a_run_says_at_its_end(monkeypatch):
+    monkeypatch.setattr(engines, "why_not", lambda name: "no" if name.startswith("openvino") else None)
+    trials = [Trial("torch", 10.0, 1.0, 0.0, 0.0), Trial("onnx-int8", 5.0, 2.0, -1.0, 0.5)]
+    assert engines.advice(trials, "out", "small_bert").splitlines() == [
+        "The best engine on this machine, for 1 x 128 tokens, is PyTorch fp32: 10.00 ms, 1.0 times PyTorch fp32",
+        "import emmental",
+        "from transformers import AutoModelForSequenceClassification",
+        'model = AutoModelForSequenceClassification.from_pretrained("out")',
+        "ONNX Runtime int8: 5.00 ms, 2.0 times PyTorch fp32; -1.00 points, 50.00 % of the answers change: not "
+        "offered, at most 0.3 points may be lost",
+        "OpenVINO fp32: no",
+        "OpenVINO bf16: no",
+    ]
+
+
 def test_changed_answers_are_counted_pairwise():
     exact = np.array([[0.0, 1.0], [1.0, 0.0], [0.2, 0.1], [0.0, 3.0]])
     rounded = np.array([[0.0, 2.0], [0.0, 1.0], [0.2, 0.1], [0.0, 3.0]])
