@@ -13,13 +13,22 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+READS_FLAGS_FIRST = True  # told to `import emmental`, which then leaves PyTorch alone until the flags are read
+
+from emmental.language_models.arguments import parse_arguments
+from emmental.runs.threads import bound_spinning
+
+if __name__ == "__main__":
+    bound_spinning()
+    parse_arguments()  # --help and mistakes in flags are answered before PyTorch is loaded, which takes seconds
+
 import torch
 from torch import Tensor, nn
 
 from emmental.command_line import user_mistakes
 from emmental.data import LengthGroupedBatches, batch_loader
 from emmental.errors import UserError
-from emmental.language_models.arguments import LOSSES, parse_arguments, with_defaults
+from emmental.language_models.arguments import LOSSES, with_defaults
 from emmental.language_models.corpus import CorpusDataset
 from emmental.language_models.masking import LmBatchMaker, Masking
 from emmental.language_models.models import load_lm_run

@@ -15,17 +15,26 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+READS_FLAGS_FIRST = True  # told to `import emmental`, which then leaves PyTorch alone until the flags are read
+
+from emmental.runs.threads import bound_spinning
+from emmental.training.arguments import parse_arguments
+
+if __name__ == "__main__":
+    bound_spinning()
+    parse_arguments()  # --help and mistakes in flags are answered before PyTorch is loaded, which takes seconds
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-import visualizing_image
 from distiller import TaskDistiller
 from emmental.atomic import DamagedError, verify_folder
 from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
 from emmental.data.description import description, one_class
 from emmental.errors import UserError
+from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
 from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
 from emmental.reporting.summary import (
@@ -57,7 +66,6 @@ from emmental.tasks import (
 )
 from emmental.teaching.hidden_states import HiddenStateMatch
 from emmental.teaching.teachers import check_hidden_states, hidden_state_match, load_teacher, teacher_logits
-from emmental.training.arguments import parse_arguments
 from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
 from emmental.training.plan import Plan, plan_updates
 from emmental.training.tasks import find_task
@@ -265,8 +273,10 @@ def pruning_so_far(loop: RunLoop, plan: Plan) -> dict[str, Any]:
 def _save_picture(loop: RunLoop, plan: Plan) -> None:
     """Draw what remains of each layer, as `pictures/overview-<updates>.png`."""
     run, student, step = loop.run, loop.learner.student, loop.learner.global_step
-    if run.output is None or not (run.pictures and plan.prunes):
+    if run.output is None or not (run.pictures and plan.prunes and is_there("pictures")):
         return
+    import visualizing_image
+
     name = f"pictures/overview-{step}.png"
     run.output.record(name)
     sizes = {layer: module.weight.numel() for layer, module in masked_layers(student).items()}
@@ -351,7 +361,9 @@ def _hand_over(run: Run, model: nn.Module, results: dict[str, float], seconds: f
     """Pictures, model card and the final table."""
     history = read_log(run.folder / LOG_FILE)
     masks = {name: mask.cpu().numpy() for name, mask in masks_of(model.eval()).items()}
-    if run.pictures and masks:
+    if run.pictures and masks and is_there("pictures"):
+        import visualizing_image
+
         folder, title = run.folder / "pictures", f"{run.task.name}, {model.config.pruning_method}"
         saved = visualizing_image.save_all(folder, masks, history, model.config.num_attention_heads, title)
         run.output.adopt(*(str(picture.relative_to(run.output_dir)) for picture in saved))

@@ -406,7 +406,7 @@ def read_model_masks(folder: str | Path) -> tuple[dict[str, np.ndarray], int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from emmental.training.arguments import OneLineParser
+    from emmental.command_line import OneLineParser
 
     parser = OneLineParser(f"Pictures of a pruned model, or of boxes on an image. {FORM}")
     model = parser.add_argument_group("a pruned model")

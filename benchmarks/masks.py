@@ -15,9 +15,9 @@ from torch import nn
 from benchmarks.arguments import parser
 from benchmarks.measurements import report, table, timed
 from emmental.command_line import leave_if
+from emmental.methods import PRUNING_METHODS
 from emmental.modules import MaskedLinear
 from emmental.modules.binarizer import count_kept
-from emmental.modules.masked_nn import PRUNING_METHODS
 from emmental.patching import masked_layers
 from emmental.pruning import global_threshold, refresh_masks
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+
 QKV, QUERY, KEY, VALUE = "qkv", "query", "key", "value"
 POSITION_KEY, POSITION_QUERY = "position_key", "position_query"
 OUTPUT, UP, DOWN = "output", "up", "down"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,22 +35,48 @@ class OneLineParser(argparse.ArgumentParser):
         """Print the mistake and leave with status 2."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
-    def declare(self, title: str, *flags: Flag) -> None:
-        """Add a group of declared flags; those that the command line does not give are left out of what is parsed."""
+    def format_help(self) -> str:
+        """As in argparse; a flag without a default says nothing about it."""
+        return re.sub(r"\s*\(default:\s+(None|False)\)", "", super().format_help())
+
+    def declare(self, title: str, *flags: Flag, shown: Container[str] | None = None) -> None:
+        """Add a group of declared flags; those that the command line does not give are left out of what is parsed.
+
+        Args:
+            title: of the group in `--help`.
+            flags: the group's.
+            shown: names of those that `--help` shows; None shows all.
+        """
         group = self.add_argument_group(title)
         for one in flags:
-            shown = "" if one.default in (None, "", False) else f" (default: {one.default})"
-            how = {"action": argparse.BooleanOptionalAction} if one.type is bool else {"type": one.type}
+            default = "" if one.default in (None, "", False) else f" (default: {one.default})"
+            how = {"type": one.type, "metavar": {int: "N", float: "X"}.get(one.type, "VALUE")}
+            how = {"action": argparse.BooleanOptionalAction} if one.type is bool else how
             how |= {"nargs": "+"} if one.several else {}
-            help = f"{one.help}{shown}".replace("%", "%%")
+            help = f"{one.help}{default}".replace("%", "%%")
+            if shown is not None and one.name not in shown:
+                help = argparse.SUPPRESS
             group.add_argument(f"--{one.name}", default=argparse.SUPPRESS, help=help, **how)
 
 
-def parse_flags(description: str, groups: Mapping[str, Iterable[Flag]], argv: Sequence[str] | None) -> Flags:
-    """The flags of `argv` (None: of the process); title of a group -> its flags, as `--help` shows them."""
+def parse_flags(
+    description: str, groups: Mapping[str, Iterable[Flag]], argv: Sequence[str] | None, everyday: str
+) -> Flags:
+    """The flags of `argv` (None: of the process).
+
+    Args:
+        description: what the program does, for `--help`.
+        groups: title of a group -> its flags.
+        argv: the command line.
+        everyday: names of the flags that most people need, spaces between: `--help` shows these, `--help_all` all.
+    """
+    argv = sys.argv[1:] if argv is None else argv
     parser = OneLineParser(description)
+    parser.usage = f"{parser.prog} [flags]"
+    parser.formatter_class = partial(argparse.HelpFormatter, max_help_position=34)
+    parser.add_argument("--help_all", action="help", help="show every flag and exit")
     for title, flags in groups.items():
-        parser.declare(title, *flags)
+        parser.declare(title, *flags, shown=None if "--help_all" in argv else everyday.split())
     return Flags(groups, vars(parser.parse_args(argv)))
 
 

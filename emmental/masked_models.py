@@ -20,7 +20,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from emmental import small_models
 from emmental.architectures import ARCHITECTURES, architecture_of, base_model_type, encoder_linears
 from emmental.errors import UserError
-from emmental.modules.masked_nn import MASK_INITS, MaskedLinear, canonical_pruning_method, refuse_tracing
+from emmental.methods import MASK_INITS, canonical_pruning_method
+from emmental.modules.masked_nn import MaskedLinear, refuse_tracing
 from emmental.patching import mask_linears, set_threshold
 from emmental.small_models import model_classes
 

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from emmental.errors import UserError
+from emmental.methods import REGULARIZATIONS
 from emmental.modules.binarizer import L0_LEFT, L0_RIGHT, L0_TEMPERATURE, count_kept, kth_highest_of_all
 from emmental.patching import masked_layers, set_threshold
-
-REGULARIZATIONS = ("l1", "l0")
-GLOBAL_TOPK_METHODS = ("topK", "threshold")
 
 
 def schedule_threshold(

@@ -17,6 +17,8 @@ FLOORS = {
     "emmental.first_token": 1,
     "emmental.small_models": 2,
     "emmental.atomic": 0,
+    "emmental.methods": 0,
+    "emmental.optional": 0,
     "emmental.flags": 0,
     "emmental.command_line": 0,
     "emmental.pretrained": 0,

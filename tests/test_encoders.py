@@ -32,7 +32,7 @@ from emmental.export.storage import load_package, save_package
 from emmental.inference.sparse import SPARSE_TYPES, load_sparse
 from emmental.inference.sparse_encoder import SparseEncoder
 from emmental.masked_models import masked_config
-from emmental.modules.masked_nn import PRUNING_METHODS
+from emmental.methods import PRUNING_METHODS
 from emmental.patching import masked_layers
 from emmental.pictures.densities import densities_of, head_axis, heading, matrix_key
 from emmental.pruning import remaining_weights

@@ -32,7 +32,7 @@ from emmental import (
     MaskedBertForTokenClassification,
     MaskedBertModel,
 )
-from emmental.modules.masked_nn import PRUNING_METHODS
+from emmental.methods import PRUNING_METHODS
 from emmental.patching import masked_layers, set_threshold
 from emmental.pruning import global_threshold, remaining_weights
 

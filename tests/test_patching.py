@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import BertForSequenceClassification
 
+from emmental.methods import PRUNING_METHODS
 from emmental.modules import MaskedLinear
-from emmental.modules.masked_nn import PRUNING_METHODS
 from emmental.patching import mask_linears, masked_layers, set_threshold, unmask_linears
 
 

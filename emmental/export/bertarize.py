@@ -22,7 +22,7 @@ from emmental.errors import UserError
 from emmental.export.model_folder import build_model, read_model, read_settings
 from emmental.export.package import TOKENIZER_FILES
 from emmental.masked_models import plain_class
-from emmental.modules.masked_nn import PRUNING_METHODS
+from emmental.methods import PRUNING_METHODS
 from emmental.patching import masked_layers, unmask_linears
 from emmental.pretrained import weight_files
 from emmental.pruning import remaining_weights

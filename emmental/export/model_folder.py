@@ -17,7 +17,7 @@ from emmental import atomic, small_models
 from emmental.architectures import ARCHITECTURES, base_model_type
 from emmental.errors import UserError
 from emmental.masked_models import MaskedConfig, masked_class, plain_class
-from emmental.modules.masked_nn import FRACTION_METHODS, canonical_pruning_method
+from emmental.methods import FRACTION_METHODS, canonical_pruning_method
 from emmental.patching import set_threshold
 from emmental.pretrained import check_folder, check_sizes, read_weights
 from emmental.small_models import model_classes

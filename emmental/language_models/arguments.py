@@ -80,9 +80,17 @@ FLAGS = {
 """Title of a group -> its flags."""
 
 
+EVERYDAY = (
+    "dump_path data_file token_counts force student_type student_config student_pretrained_weights teacher_type "
+    "teacher_name alpha_ce alpha_mlm alpha_clm alpha_mse alpha_cos mlm temperature n_epoch batch_size "
+    "gradient_accumulation_steps learning_rate bf16 seed threads log_interval checkpoint_interval"
+)
+"""Flags that `--help` shows; `--help_all` shows all."""
+
+
 def parse_arguments(argv: Sequence[str] | None = None) -> Flags:
     """Parse and check all flags together; a mistake ends the program with one line per mistake and status 2."""
-    args = parse_flags("Distil a smaller language model from BERT, RoBERTa or GPT-2.", FLAGS, argv)
+    args = parse_flags("Distil a smaller language model from BERT, RoBERTa or GPT-2.", FLAGS, argv, EVERYDAY)
     _normalise(args)
     leave_if(find_problems(args), Path(sys.argv[0]).name)
     return args

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import initialization as init
 
 from emmental.errors import UserError
+from emmental.methods import MASK_INITS, canonical_pruning_method
 from emmental.modules import devices
 from emmental.modules.binarizer import (
     MaskedProduct,
@@ -27,28 +29,11 @@ from emmental.modules.binarizer import (
 from emmental.modules.products import input_gradient, linear, weight_gradient
 from emmental.modules.scratch import scratch
 
-PRUNING_METHODS = ("topK", "threshold", "sigmoied_threshold", "magnitude", "l0")
-MASK_INITS = ("constant", "uniform", "kaiming", "magnitude")
-FRACTION_METHODS = ("topK", "magnitude")
-"""Methods whose threshold is the fraction of weights that stay."""
-
 _NEEDS_PLAIN = (
     "quantization, adapters and tracing or export to a graph would lose the masks: make a plain model first, with "
     "python -m emmental.export.bertarize or emmental.patching.unmask_linears(model)"
 )
 _DECIDES_THE_MASK = ("threshold", "global_threshold", "noise_seed")
-
-
-def canonical_pruning_method(name: str) -> str:
-    """The spelling used throughout: `sigmoid_threshold` is accepted for `sigmoied_threshold`.
-
-    Raises:
-        UserError: an unknown method.
-    """
-    name = "sigmoied_threshold" if name == "sigmoid_threshold" else name
-    if name not in PRUNING_METHODS:
-        raise UserError(f"pruning_method must be one of {', '.join(PRUNING_METHODS)}, not {name!r}")
-    return name
 
 
 class MaskedLinear(nn.Linear):
@@ -63,8 +48,8 @@ class MaskedLinear(nn.Linear):
 
     Args:
         in_features, out_features, bias, device, dtype: as for `nn.Linear`.
-        pruning_method: one of `PRUNING_METHODS`.
-        mask_init: how scores start, one of `MASK_INITS`; see `reset_mask_scores`.
+        pruning_method: one of `emmental.methods.PRUNING_METHODS`.
+        mask_init: how scores start, one of `emmental.methods.MASK_INITS`; see `reset_mask_scores`.
         mask_scale: the scale of that start.
 
     Attributes:
@@ -200,7 +185,7 @@ class MaskedLinear(nn.Linear):
     def _source(self) -> Tensor:
         return self.weight if self.mask_scores is None else self.mask_scores
 
-    @torch.compiler.disable
+    @_disable_dynamo  # torch.compiler.disable would load Dynamo at once, which takes seconds
     def _mask_for_now(self) -> Tensor:
         mask = self._make_mask()
         if not self.training:

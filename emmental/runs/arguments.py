@@ -39,6 +39,13 @@ def run_flags(seed: int, kept: int | None, what_is_kept: str) -> tuple[Flag, ...
         ),
         flag("save_total_limit", what_is_kept, kept, int, at_least=1, changes_result=False),
         flag("seed", "seed of everything random", seed, at_least=0),
+        flag(
+            "threads",
+            "CPU threads; default: as many as cores, CPU quota and OMP_NUM_THREADS allow",
+            type=int,
+            at_least=1,
+            changes_result=False,
+        ),
         flag("local_rank", "set by torchrun through LOCAL_RANK", -1, changes_result=False),
     )
 

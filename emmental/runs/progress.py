@@ -8,17 +8,19 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import transformers
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from emmental import atomic
+from emmental.optional import is_there
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.threads import Pace
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +62,9 @@ class Progress:
             output.record(LOG_FILE)
             keep_rows(output.path / LOG_FILE, resumed_step)
             self._log = open(output.path / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-            self._writer = SummaryWriter(str(output.path / TENSORBOARD), purge_step=resumed_step + 1)
-            _record_events(output)
+            if is_there("TensorBoard"):
+                self._writer = _writer(output, purge_step=resumed_step + 1)
+                _record_events(output)
             self._redirect = logging_redirect_tqdm()
             self._redirect.__enter__()
         self._bar = tqdm(
@@ -92,15 +95,14 @@ class Progress:
 
         The norm of float16 gradients that overflow is infinite, which JSON cannot say: null stands for it.
         """
-        if self._log is None or self._writer is None:
+        if self._log is None:
             return
         self._log.write(json.dumps({"step": step, **_without_overflow(row)}, allow_nan=False) + "\n")
         self._log.flush()
-        for name, value in _scalars(row):
-            self._writer.add_scalar(name, value, step)
+        self.scalars(step, dict(_scalars(row)))
         made = step - self._resumed_step
         if made > 0:
-            self._writer.add_scalar("speed/updates_per_second", made / (time.monotonic() - self._started), step)
+            self.scalars(step, {"speed/updates_per_second": made / (time.monotonic() - self._started)})
         self._bar.set_postfix({name: f"{row[name]:.4g}" for name in ("loss", "threshold", "remaining") if name in row})
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -117,13 +119,23 @@ class Progress:
 
 def add_pictures(output: OutputFolder, step: int, paths: list[Path]) -> None:
     """Give TensorBoard the PNG files of a finished run."""
-    with SummaryWriter(str(output.path / TENSORBOARD), filename_suffix=".pictures") as writer:
+    if not is_there("TensorBoard"):
+        return
+    with _writer(output, filename_suffix=".pictures") as writer:
         for path in paths:
             _add_picture(writer, step, path)
     _record_events(output)
 
 
+def _writer(output: OutputFolder, **options: Any) -> SummaryWriter:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(output.path / TENSORBOARD), **options)
+
+
 def _add_picture(writer: SummaryWriter, step: int, path: Path) -> None:
+    import cv2
+
     image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
     writer.add_image(f"{path.parent.name}/{path.stem}", image, step, dataformats="HWC")
 

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import emmental
 from emmental.errors import NonFiniteError
 from emmental.flags import Flags
+from emmental.optional import what_is_left_out
 from emmental.runs import processes
 from emmental.runs.checkpoints import checkpoints_in
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.processes import Processes
 from emmental.runs.progress import configure_logging
+from emmental.runs.threads import available_cores, choose_threads
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +92,18 @@ class Run:
             self.output.write_json("training_args.json", dict(sorted({**self.flags.all(), **self.contents}.items())))
 
 
+def _set_threads(asked: int | None, processes: int) -> None:
+    threads = choose_threads(asked, processes)
+    # PyTorch counts whole cores, not the two threads that each may run.
+    torch.set_num_threads(threads if asked is not None else min(threads, torch.get_num_threads()))
+    cores, used = available_cores(), torch.get_num_threads()
+    logger.info("%d CPU thread%s, of %d core%s; --threads says otherwise", used, _s(used), cores, _s(cores))
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
 @contextmanager
 def set_up(flags: Flags, names: FolderFlags, no_cuda: bool, remedies: str) -> Iterator[Run]:
     """A run with its processes and its log; when it ends, in whatever way, folder and processes are let go.
@@ -101,8 +118,12 @@ def set_up(flags: Flags, names: FolderFlags, no_cuda: bool, remedies: str) -> It
         UserError: see `emmental.runs.processes.start`.
         SystemExit: with status 1 when a loss or gradient was not finite.
     """
+    emmental.register()
     run = Run(flags, names, processes.start(no_cuda))
     configure_logging(run.processes.is_main)
+    _set_threads(flags.threads, run.processes.world_size)
+    if line := what_is_left_out():
+        logger.info(line)
     try:
         yield run
     except NonFiniteError as error:

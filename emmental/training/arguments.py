@@ -9,15 +9,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import get_token
-from huggingface_hub.constants import HF_HUB_OFFLINE
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-
 from emmental.architectures import ARCHITECTURES
 from emmental.command_line import leave_if, parse_flags
 from emmental.flags import Flags, flag, switch
-from emmental.modules.masked_nn import FRACTION_METHODS, MASK_INITS, PRUNING_METHODS, canonical_pruning_method
-from emmental.pruning import GLOBAL_TOPK_METHODS, REGULARIZATIONS
+from emmental.methods import (
+    FRACTION_METHODS,
+    GLOBAL_TOPK_METHODS,
+    MASK_INITS,
+    PRUNING_METHODS,
+    REGULARIZATIONS,
+    canonical_pruning_method,
+)
 from emmental.runs.arguments import common_problems, distillation_flags, optimization_flags, run_flags, settle
 
 MODEL_TYPES = (*(f"masked_{name}" for name in ARCHITECTURES), *ARCHITECTURES)
@@ -150,11 +152,17 @@ FLAGS = {
     ),
 }
 """Title of a group -> its flags."""
+EVERYDAY = (
+    "data_dir task_name train_file validation_file test_file max_seq_length model_name_or_path model_type do_train "
+    "do_eval do_predict dry_run pruning_method keep final_threshold teacher_name_or_path per_gpu_train_batch_size "
+    "learning_rate num_train_epochs max_steps bf16 output_dir overwrite_output_dir seed threads no_cuda"
+)
+"""Flags that `--help` shows; `--help_all` shows all."""
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> Flags:
     """Parse and check all flags together; a mistake ends the program with one line per mistake and status 2."""
-    args = parse_flags("Fine-tune BERT on GLUE, or on your own sentences, while pruning it.", FLAGS, argv)
+    args = parse_flags("Fine-tune BERT on GLUE, or on your own sentences, while pruning it.", FLAGS, argv, EVERYDAY)
     _normalise(args)
     leave_if(find_problems(args), Path(sys.argv[0]).name)
     return args
@@ -241,7 +249,9 @@ def _hub_problem(dry_run: bool) -> str | None:
     """Why `--push_to_hub` would fail when the training is over, in a line; None when nothing is known against it."""
     if dry_run:
         return "--push_to_hub contradicts --dry_run, which stops before training"
-    if HF_HUB_OFFLINE:
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
         return "--push_to_hub needs the Hub, and the environment variable HF_HUB_OFFLINE keeps it out; unset that"
     if get_token() is None:
         return "--push_to_hub needs an account on the Hub: log in with `hf auth login`, or set HF_TOKEN"
@@ -314,9 +324,15 @@ def _precision_problems(args: Flags) -> list[str]:
     return problems
 
 
+def _is_classifier_of_transformers(model_type: str) -> bool:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    return model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+
 def _teacher_problems(args: Flags) -> list[str]:
     problems = []
-    if args.teacher_type not in (None, *MODEL_TYPES, *MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES):
+    if args.teacher_type not in (None, *MODEL_TYPES) and not _is_classifier_of_transformers(args.teacher_type):
         problems.append(
             f"--teacher_type accepts {', '.join(MODEL_TYPES)}, none, or another type that Transformers loads for "
             f"sequence classification (distilbert, roberta, electra, ...), not {args.teacher_type!r}"

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from emmental.flags import Flags
-from emmental.modules.masked_nn import FRACTION_METHODS
+from emmental.methods import FRACTION_METHODS
 from emmental.pruning import schedule_threshold
 
 SHOWN_POINTS = 12

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from emmental import atomic
 from emmental.export.bertarize import bertarize, bertarize_folder, main
 from emmental.export.model_folder import read_model
-from emmental.modules.masked_nn import PRUNING_METHODS
+from emmental.methods import PRUNING_METHODS
 from emmental.patching import masked_layers, set_threshold
 from emmental.pruning import global_threshold, masks_of
 

@@ -11,7 +11,7 @@ import tiny_masked
 from emmental.export.bertarize import bertarize, bertarize_folder
 from emmental.export.counts_parameters import Count, count_parameters, main
 from emmental.export.storage import save_package
-from emmental.modules.masked_nn import PRUNING_METHODS
+from emmental.methods import PRUNING_METHODS
 from emmental.pruning import remaining_weights
 
 MATRICES = 2 * (4 * 16 * 16 + 2 * 16 * 32)

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from emmental.errors import UserError
+from emmental.methods import PRUNING_METHODS, canonical_pruning_method
 from emmental.modules import MaskedLinear, ThresholdBinarizer, TopKBinarizer, masked_nn
 from emmental.modules.binarizer import hard_concrete_mask
-from emmental.modules.masked_nn import PRUNING_METHODS, canonical_pruning_method
 from emmental.patching import unmask_linears
 
 THRESHOLDS = {"topK": 0.4, "threshold": 0.1, "sigmoied_threshold": 0.55, "magnitude": 0.4, "l0": None}

@@ -1,0 +1,24 @@
+"""Names of what prunes: methods, starts of mask scores, penalties. It imports nothing heavy, for the command lines."""
+
+from __future__ import annotations
+
+from emmental.errors import UserError
+
+PRUNING_METHODS = ("topK", "threshold", "sigmoied_threshold", "magnitude", "l0")
+MASK_INITS = ("constant", "uniform", "kaiming", "magnitude")
+FRACTION_METHODS = ("topK", "magnitude")
+"""Methods whose threshold is the fraction of weights that stay."""
+GLOBAL_TOPK_METHODS = ("topK", "threshold")
+REGULARIZATIONS = ("l1", "l0")
+
+
+def canonical_pruning_method(name: str) -> str:
+    """The spelling used throughout: `sigmoid_threshold` is accepted for `sigmoied_threshold`.
+
+    Raises:
+        UserError: an unknown method.
+    """
+    name = "sigmoied_threshold" if name == "sigmoid_threshold" else name
+    if name not in PRUNING_METHODS:
+        raise UserError(f"pruning_method must be one of {', '.join(PRUNING_METHODS)}, not {name!r}")
+    return name

@@ -1,0 +1,45 @@
+"""Parts that a training can do without: what is left out where a package is not installed, and how to have it."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+
+_PARTS = {
+    "pictures": (("matplotlib", "cv2"), "matplotlib opencv-python-headless"),
+    "TensorBoard": (("tensorboard",), "tensorboard"),
+    "ONNX files": (("onnx", "onnxruntime"), "onnx onnxruntime"),
+}
+"""Part -> the modules it needs, and what pip calls them."""
+_LOOKED_FOR = ("onnx", "onnxruntime")
+"""Slow to import, and not needed while training: it is enough that they are there."""
+
+
+def is_there(part: str) -> bool:
+    """Whether all that a part needs is installed."""
+    return not _missing(part)
+
+
+def what_is_left_out() -> str | None:
+    """One line that names the parts that cannot be had and the command that installs them; None with all there."""
+    missing = {part: names for part in _PARTS if (names := _missing(part))}
+    if not missing:
+        return None
+    parts = ", ".join(f"{part} (no {', '.join(names)})" for part, names in missing.items())
+    return f"left out: {parts}; to have them: pip install {' '.join(_PARTS[part][1] for part in missing)}"
+
+
+def _missing(part: str) -> list[str]:
+    return [name for name in _PARTS[part][0] if not _can_be_imported(name)]
+
+
+def _can_be_imported(name: str) -> bool:
+    try:
+        if name in _LOOKED_FOR:
+            return find_spec(name) is not None
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    except ValueError:  # Matplotlib, where MPLBACKEND names what it does not know: emmental.pictures handles that
+        return True
+    return True
