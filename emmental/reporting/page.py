@@ -93,7 +93,7 @@ def headline(results: Results) -> str:
         f"Best engine on this machine: {FORM_TITLES[best['model']]}. It is best at {best['batch']} x {best['length']} "
         f"tokens: {_milliseconds(best['median_ms'])} ms, {best['speedup']:.1f} times as fast as {compared} "
         f"({_milliseconds(beside)} ms). It is the fastest at {fastest} of {len(times)} shapes. "
-        f"{_metric_name(metric).capitalize()}: {_points(value)} %"
+        f"{_metric_name(metric)[:1].upper()}{_metric_name(metric)[1:]}: {_points(value)} %"
     )
     if DENSE in found:
         change = 100 * (value - found[DENSE])
@@ -165,7 +165,8 @@ def _cards(results: Results) -> list[tuple[str, str]]:
     metric = results["primary_metric"]
     found = {row["name"]: row["metrics"][metric] for row in results["quality"]}
     dense = f"; dense {_points(found[DENSE])} %" if DENSE in found else ""
-    smallest, best = min(results["sizes"], key=lambda row: row["bytes"]), best_engine(results)
+    offered = (row for row in results["sizes"] if row["name"] not in results["not_offered"])
+    smallest, best = min(offered, key=lambda row: row["bytes"]), best_engine(results)
     plain = next(row for row in results["sizes"] if row["name"] in (DENSE, "bertarized"))
     cards = [
         (

@@ -294,6 +294,12 @@ def test_the_headline_is_the_engine_that_is_best_over_all_shapes(results):
     )
 
 
+def test_names_of_metrics_keep_their_capitals(results):
+    known = {**results, "primary_metric": "acc_and_f1"}
+    known["quality"] = [{**row, "metrics": {"acc_and_f1": 0.5}} for row in results["quality"]]
+    assert "Mean of accuracy and F1: 50.0 %" in headline(known)
+
+
 def test_own_files(run, tmp_path):
     (tmp_path / "dev.tsv").write_text("sentence1\tlabel\nkasa lote\t1\nkasa\t0\n")
     flags = ["--model_name_or_path", str(run / "masked"), "--validation_file", str(tmp_path / "dev.tsv")]
