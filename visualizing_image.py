@@ -10,6 +10,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+READS_FLAGS_FIRST = True  # told to `import emmental`, which then leaves PyTorch alone until a model is read
+
 import numpy as np
 
 from emmental.errors import UserError
@@ -35,7 +37,7 @@ __all__ = [
 
 
 _SMALLEST_FONT = 10.0  # pixels of the drawn picture
-_PICTURES = ("overview", "curves", "mask", "all")
+_PICTURES = ("overview", "structure", "curves", "mask", "all")
 _LOG_FILE = "train_log.jsonl"
 _ALIGNMENT = {"left": 0.0, "center": 0.5, "right": 1.0}
 
@@ -367,44 +369,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(written)
 
 
-def read_model_masks(folder: str | Path) -> tuple[dict[str, np.ndarray], int]:
-    """Masks of a finished model, masked or bertarized, and its number of attention heads.
-
-    A model without masks, such as `bertarize` writes, has exact zeros in the encoder's linear layers instead: they
-    count as pruned.
-
-    Returns:
-        Module name -> (out, in) bool, and the number of heads.
-
-    Raises:
-        UserError: `folder` has no model of this kind.
-    """
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"--model_dir: {folder} has no config.json; a folder that the trainer or bertarize wrote is")
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-    from transformers.utils import logging
-
-    from emmental.architectures import encoder_linears
-    from emmental.pretrained import from_pretrained, require_encoder
-    from emmental.pruning import masks_of
-
-    logging.disable_progress_bar()
-    try:
-        config = from_pretrained(AutoConfig, folder, local_files_only=True)
-        model = from_pretrained(
-            AutoModelForSequenceClassification, folder, config=config, local_files_only=True, use_safetensors=True
-        )
-    except (ValueError, OSError, SafetensorError) as error:
-        raise UserError(f"--model_dir: {folder} holds no readable model: {error}") from error
-    require_encoder(config, f"--model_dir {folder}")
-    found = masks_of(model.eval()) or {
-        name: model.get_submodule(name).weight.detach() != 0 for name in encoder_linears(model)
-    }
-    masks = mask_arrays.separated({name: mask.cpu().numpy() for name, mask in found.items()})
-    return masks, model.config.num_attention_heads
-
-
 def _parser() -> argparse.ArgumentParser:
     from emmental.command_line import OneLineParser
 
@@ -420,7 +384,8 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--picture",
         choices=_PICTURES,
-        help="overview unless --matrix is given; all: every picture, into folder --saveas",
+        help="overview unless --matrix is given; structure: heads and neurons of a small model; all: every picture, "
+        "into folder --saveas",
     )
     model.add_argument("--matrix", help="the matrix for --picture mask: its name, or an end of it that only it has")
     boxes = parser.add_argument_group("boxes on an image")
@@ -465,10 +430,14 @@ def _draw_boxes_of_file(args: argparse.Namespace) -> Path:
 
 
 def _draw_model(args: argparse.Namespace) -> Path:
+    from emmental.export.kept_weights import read_model_masks, read_structure
+
     folder, name = Path(args.model_dir), Path(args.model_dir).resolve().name
     title = name if args.title is None else args.title
     if args.picture == "curves":
         return curves(_read_history(folder), title).save(args.saveas)
+    if args.picture == "structure":
+        return heads_and_neurons(*read_structure(folder), title).save(args.saveas)
     found, heads = read_model_masks(folder)
     if args.picture == "all":
         history = _read_history(folder) if (folder / _LOG_FILE).is_file() else []

@@ -123,6 +123,11 @@ def refusal(argv: list[str], capsys: pytest.CaptureFixture) -> str:
     return lines[0].split("error: ", 1)[1]
 
 
+def test_an_output_folder_whose_name_is_not_utf8(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    argv = command(world, Path(f"{tmp_path}/caf\udce9"))
+    assert refusal(argv, capsys).startswith("--output_dir accepts names in UTF-8")
+
+
 @pytest.mark.parametrize("case", FLAGS)
 def test_wrong_flags(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture, case: str) -> None:
     changed, expected = FLAGS[case]

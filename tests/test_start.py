@@ -37,6 +37,12 @@ def test_flags_are_read_before_anything_heavy_is_loaded(program, flag):
     assert done.returncode == (0 if flag.startswith("--help") else 2)
 
 
+def test_drawing_on_an_image_loads_no_models():
+    modules, done = loaded("visualizing_image.py", "--help")
+    assert {name.split(".")[0] for name in modules} & {"torch", "transformers", "sklearn"} == set()
+    assert done.returncode == 0
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_fits_two_screens_and_help_all_shows_the_rest(program):
     short, long = run(program, "--help").stdout, run(program, "--help_all").stdout

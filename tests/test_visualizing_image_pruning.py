@@ -9,10 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tiny_models
 import torch
+from transformers import BertForSequenceClassification
 
 import visualizing_image
 from emmental.architectures import ARCHITECTURES
+from emmental.export.kept_weights import read_model_masks, read_structure
+from emmental.small_models import LayerSize, small_class, small_config_class
 from visualizing_image import SingleImageViz, main, mask_picture, save_all, save_overview
 
 # --- pictures of pruning
@@ -232,8 +236,8 @@ def plain_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_masks_of_masked_and_plain_folders_agree(model_folder: Path, plain_folder: Path) -> None:
-    masked, heads = visualizing_image.read_model_masks(model_folder)
-    plain, plain_heads = visualizing_image.read_model_masks(plain_folder)
+    masked, heads = read_model_masks(model_folder)
+    plain, plain_heads = read_model_masks(plain_folder)
     assert heads == plain_heads == 2
     assert sorted(masked) == sorted(plain)
     assert len(masked) == 6
@@ -283,3 +287,18 @@ def test_a_damaged_model_is_one_line(
     error = capsys.readouterr().err
     assert f"--model_dir: {tmp_path} holds no readable model" in error
     assert error.count("\n") == 1
+
+
+def test_structure_of_a_small_model(tmp_path: Path) -> None:
+    config = tiny_models.config("bert")
+    sizes = [LayerSize(1, 3) for _ in range(config.num_hidden_layers)]
+    small = small_class(BertForSequenceClassification)(small_config_class("bert").from_dense(config, sizes))
+    small.save_pretrained(tmp_path / "small")
+    (heads, before), neurons, neurons_before = read_structure(tmp_path / "small")
+    assert heads.tolist() == [1] * len(sizes)
+    assert neurons.tolist() == [3] * len(sizes)
+    assert (before, neurons_before) == (config.num_attention_heads, config.intermediate_size)
+    visualizing_image.main(
+        ["--model_dir", str(tmp_path / "small"), "--picture", "structure", "--saveas", str(tmp_path / "a.png")]
+    )
+    assert (tmp_path / "a.png").is_file()

@@ -70,6 +70,17 @@ def common_problems(flags: Flags) -> list[str]:
     problems = list(flags.problems())
     if flags.seed >= 2**32:
         problems.append(f"--seed accepts numbers below 4294967296, not {flags.seed}")
+    for name in ("output_dir", "dump_path"):
+        if not _is_utf8(getattr(flags, name, None) or ""):
+            problems.append(f"--{name} accepts names in UTF-8, which model cards and logs can hold; rename the folder")
     if flags.fp16 and flags.bf16:
         problems.append("--fp16 and --bf16 exclude each other; give one")
     return problems
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes of another encoding, as Python stands for them in file names
+        return False
+    return True

@@ -11,6 +11,7 @@ from tiny_batches import batches
 from emmental.modules.binarizer import hard_concrete_mask, magnitude_mask, threshold_mask, topk_mask
 from emmental.patching import masked_layers
 from emmental.pruning import global_threshold
+from emmental.shrinking import layer_sizes, shrink
 from emmental.structured.gates import all_open, gated, sublayers
 from emmental.structured.selection import select, weight_prices
 
@@ -67,3 +68,13 @@ def test_gates_and_their_selection(device):
     budget = 0.4 * float(sum(price[-1] for price in prices))
     chosen = [select([value.to(where) for value in values], prices, budget) for where in ("cpu", device)]
     assert all(torch.equal(a, b) for a, b in zip(*chosen, strict=True))
+
+
+def test_a_small_model_gives_the_same_logits(device):
+    dense = tiny_models.model("bert").eval()
+    batch = {name: value for name, value in batches("bert", count=1)[0].items() if name != "labels"}
+    small = shrink(dense, [([0], [0, 2, 3]) for _ in layer_sizes(dense)]).eval()
+    with torch.no_grad():
+        expected = small(**batch).logits
+        found = small.to(device)(**{name: value.to(device) for name, value in batch.items()}).logits.cpu()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_lm
 import torch
 from gpu_runs import losses
 from safetensors.torch import load_file
@@ -14,6 +19,7 @@ from safetensors.torch import load_file
 import masked_run_glue
 from distiller import TaskDistiller
 
+ROOT = Path(__file__).resolve().parents[2]
 METHODS = {
     "dense": "--model_type bert",
     "topK": "--pruning_method topK --mask_init uniform --mask_scale 0.1 --final_threshold 0.3",
@@ -102,6 +108,17 @@ def test_nan_ends_the_run_and_is_not_saved(flags, dense, data, tmp_path):
     assert not (tmp_path / "out" / "model.safetensors").exists()
     for checkpoint in (tmp_path / "out").glob("checkpoint-*"):
         assert all(bool(value.isfinite().all()) for value in load_file(checkpoint / "model.safetensors").values())
+
+
+@pytest.mark.gpu_only
+def test_a_language_model_as_on_a_cpu(tmp_path):
+    flags = [*tiny_lm.prepare(tmp_path, "distilbert"), "--n_epoch", "1", "--gradient_accumulation_steps", "1"]
+    flags += ["--log_interval", "1", "--alpha_ce", "1", "--alpha_mlm", "1", "--learning_rate", "1e-3"]
+    run = [sys.executable, str(ROOT / "distiller.py"), *flags, "--dump_path"]
+    for name, variables in (("cpu", {"CUDA_VISIBLE_DEVICES": ""}), ("device", {})):
+        environment = {**os.environ, **variables}
+        subprocess.run([*run, str(tmp_path / name)], cwd=ROOT, env=environment, check=True, capture_output=True)
+    np.testing.assert_allclose(losses(tmp_path / "device"), losses(tmp_path / "cpu"), atol=1e-2)
 
 
 @pytest.mark.gpu_only
