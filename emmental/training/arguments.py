@@ -21,6 +21,7 @@ from emmental.methods import (
     canonical_pruning_method,
 )
 from emmental.runs.arguments import common_problems, distillation_flags, optimization_flags, run_flags, settle
+from emmental.training.recipe import recipe_problems, settle_recipe
 
 MODEL_TYPES = (*(f"masked_{name}" for name in ARCHITECTURES), *ARCHITECTURES)
 TASK_KINDS = ("classification", "regression")
@@ -86,6 +87,41 @@ FLAGS = {
         ),
         switch("dry_run", "check everything, show the schedule, and stop before training", changes_result=False),
     ),
+    "how much, and how": (
+        flag(
+            "recipe",
+            "auto fills in what gives a good model; paper takes the original scripts' defaults",
+            "auto",
+            accepts=("auto", "paper"),
+        ),
+        flag(
+            "granularity",
+            "structured: heads and neurons; unstructured: single weights; default: by the recipe",
+            accepts=("structured", "unstructured", None),
+        ),
+        flag(
+            "keep",
+            "share of the encoder's weights that stays; several, falling, make a model each; default: 0.25 structured, "
+            "0.15 unstructured",
+            type=float,
+            above_zero=True,
+            several=True,
+        ),
+        flag(
+            "speedup",
+            "structured: how many times as fast as dense, measured here, in the place of --keep",
+            type=float,
+            at_least=1,
+        ),
+        flag("speedup_batch_size", "sentences at once that --speedup is measured with", 1, at_least=1),
+        flag("speedup_length", "tokens of each", 128, at_least=1),
+        switch(
+            "dense_first",
+            "fine-tune dense first and learn from that; default: unless the model knows the task",
+            default=None,
+        ),
+        switch("floor", "compare with a bag of words", default=True, changes_result=False),
+    ),
     "pruning": (
         flag("pruning_method", ", ".join(PRUNING_METHODS), "topK", accepts=PRUNING_METHODS),
         flag("initial_threshold", "threshold the schedule starts from", 1.0),
@@ -122,7 +158,7 @@ FLAGS = {
     "optimization": (
         flag("per_gpu_train_batch_size", "batch size of one process", 8, at_least=1),
         flag("per_gpu_eval_batch_size", "the same in evaluation", 8, at_least=1, changes_result=False),
-        flag("num_train_epochs", "may be fractional", 3.0, above_zero=True),
+        flag("num_train_epochs", "may be fractional; 0: cut heads and neurons without training", 3.0, at_least=0),
         flag("max_steps", "number of updates, in place of epochs", -1),
         flag("warmup_steps", "updates; default: a tenth of all", type=int, at_least=0),
         *optimization_flags(accumulation=1, learning_rate=5e-5, epsilon=1e-8, max_grad_norm=1.0),
@@ -184,6 +220,7 @@ def _normalise(args: Flags) -> None:
     if args.teacher_layers and all(part.strip().isdecimal() for part in args.teacher_layers.split(",")):
         args.teacher_layers = [int(part) for part in args.teacher_layers.split(",")]
     settle(args)
+    settle_recipe(args)
 
 
 def find_problems(args: Flags) -> list[str]:
@@ -193,6 +230,7 @@ def find_problems(args: Flags) -> list[str]:
         *_reading_problems(args),
         *common_problems(args),
         *_number_problems(args),
+        *recipe_problems(args),
         *_pruning_problems(args),
         *_precision_problems(args),
         *_teacher_problems(args),

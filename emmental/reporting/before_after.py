@@ -1,0 +1,104 @@
+"""The table that a run ends with: the dense model, the pruned one, and the bag of words that both must beat."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from emmental.architectures import encoder_linears
+from emmental.inference.engines import measure_together
+
+BATCH, LENGTH = 1, 128
+"""Shape of the timed input: one sentence of so many tokens."""
+_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One row of the table.
+
+    Attributes:
+        name: dense, pruned, bag of words.
+        metric: on the dev data; None where it was not evaluated.
+        weights: non-zero weights of the encoder's matrices; None for a bag of words.
+        bytes: of the weights' file; None where there is none.
+        milliseconds: for one sentence of 128 tokens; None where it was not timed.
+    """
+
+    name: str
+    metric: float | None = None
+    weights: int | None = None
+    bytes: int | None = None
+    milliseconds: float | None = None
+
+
+def candidate(
+    name: str, model: nn.Module, folder: Path, metric: float | None, milliseconds: float | None
+) -> Candidate:
+    """The row of a model whose weights lie in `folder`."""
+    file = folder / "model.safetensors"
+    return Candidate(
+        name, metric, encoder_weights(model), file.stat().st_size if file.exists() else None, milliseconds
+    )
+
+
+def encoder_weights(model: nn.Module) -> int:
+    """Non-zero weights of the encoder's matrices; those that layers share count once."""
+    modules = dict(model.named_modules())
+    return sum(
+        int(modules[name].weight.count_nonzero())
+        for name in encoder_linears(model)
+        if getattr(modules[name], "weight", None) is not None
+    )
+
+
+def sentence_times(models: Mapping[str, nn.Module]) -> dict[str, float]:
+    """Name -> milliseconds for one sentence in plain PyTorch fp32, the models timed in turns."""
+    return measure_together(models, BATCH, LENGTH, seconds=_SECONDS)
+
+
+def before_and_after(candidates: Sequence[Candidate], metric: str) -> list[str]:
+    """The table as lines of text; the first candidate is what the others are compared with."""
+    head = ("", metric, "encoder weights", "MB", f"ms ({BATCH} x {LENGTH})")
+    first = candidates[0]
+    rows = [head, *(_cells(one, first) for one in candidates)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return [
+        "  ".join(
+            cell.ljust(width) if not column else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
+def no_better_than_words(pruned: float, words: float, rows: int) -> bool:
+    """Whether a share of right answers is within two standard errors of the bag of words', or below it.
+
+    Args:
+        pruned, words: accuracies, in [0, 1].
+        rows: of the dev data.
+    """
+    error = math.sqrt(max(pruned * (1 - pruned), 1e-12) / rows + max(words * (1 - words), 1e-12) / rows)
+    return pruned - words <= 2 * error
+
+
+def _cells(one: Candidate, first: Candidate) -> tuple[str, ...]:
+    weights = times = "-"
+    if one.weights is not None:
+        share = f" ({100 * one.weights / first.weights:.1f} %)" if first.weights and one is not first else ""
+        weights = f"{one.weights / 1e6:.2f} M{share}"
+    if one.milliseconds is not None:
+        faster = f" ({first.milliseconds / one.milliseconds:.1f} x)" if first.milliseconds and one is not first else ""
+        times = f"{one.milliseconds:.1f}{faster}"
+    return (
+        one.name,
+        "-" if one.metric is None else f"{one.metric:.4f}",
+        weights,
+        "-" if one.bytes is None else f"{one.bytes / 1e6:.1f}",
+        times,
+    )

@@ -1,0 +1,190 @@
+"""`--recipe auto`: what is filled in for the flags that the user did not give.
+
+The rule, from the number of training rows N, batches of 32, and the width H of the encoder:
+
+- dense phase: as many epochs as 600 updates take, one at least and 20 at most; learning rate 1e-4 up to H = 512,
+  3e-5 up to 768, 2e-5 above;
+- heads and neurons: cut without training, then half as many updates as the dense phase had, 600 at most, at the
+  dense learning rate, learning from the dense model;
+- single weights: 1,500 updates (2,500 where less than 10 % stays) but 20 epochs at most; all matrices ranked
+  together; scores start from magnitude; twice the dense learning rate; the last 30 % of the updates at the final share.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from emmental.flags import Flags
+
+STRUCTURED, UNSTRUCTURED = "structured", "unstructured"
+BATCH = 32
+MOST_UPDATES, MOST_EPOCHS = 3000, 20.0
+DENSE_UPDATES, RECOVERY_UPDATES = 600, 600
+PRUNING_UPDATES, PRUNING_UPDATES_BELOW_A_TENTH = 1500, 2500
+KEEP = {STRUCTURED: 0.25, UNSTRUCTURED: 0.15}
+
+
+_ORIGINAL_LANGUAGE = (
+    "initial_threshold",
+    "final_threshold",
+    "final_lambda",
+    "initial_warmup",
+    "final_warmup",
+    "mask_init",
+    "mask_scale",
+    "regularization",
+    "global_topk",
+)
+"""Flags of the original scripts: a command that gives one, and no `--recipe`, is taken as they take it."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rule looks at.
+
+    Attributes:
+        examples: training rows.
+        hidden_size: width of the encoder.
+        processes: that share a batch.
+        has_bf16: the processor, or the GPU, computes in bfloat16.
+    """
+
+    examples: int
+    hidden_size: int
+    processes: int = 1
+    has_bf16: bool = False
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of one process in an update."""
+        return max(1, BATCH // self.processes)
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Updates in one pass over the data."""
+        return math.ceil(self.examples / (self.batch_size * self.processes))
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the dense phase."""
+        return 1e-4 if self.hidden_size <= 512 else 3e-5 if self.hidden_size <= 768 else 2e-5
+
+
+def settle_recipe(flags: Flags) -> None:
+    """Decide recipe, granularity and share from the flags that the user gave."""
+    given = flags.explicit
+    if "recipe" not in given and any(name in given for name in _ORIGINAL_LANGUAGE):
+        flags.recipe = "paper"
+    if flags.granularity is None:
+        single_weights = flags.recipe == "paper" or "pruning_method" in given or trains_dense(flags)
+        flags.granularity = UNSTRUCTURED if single_weights else STRUCTURED
+    if flags.recipe == "paper" and flags.granularity == UNSTRUCTURED:
+        if flags.keep:
+            flags.final_threshold = flags.keep[-1]
+    elif flags.keep is None:
+        flags.keep = [KEEP[flags.granularity]]
+
+
+def trains_dense(flags: Flags) -> bool:
+    """Whether `--model_type` names a plain type: nothing is pruned."""
+    return "model_type" in flags.explicit and not flags.model_type.startswith("masked_")
+
+
+def recipe_problems(flags: Flags) -> list[str]:
+    """What contradicts itself among the flags of recipe and budget, a line each."""
+    given, problems = flags.explicit, []
+    for name in ("final_threshold", "final_lambda"):
+        if "keep" in given and name in given:
+            problems.append(f"--keep stands in the place of --{name}; give one of them")
+    if "speedup" in given and "keep" in given:
+        problems.append("--speedup stands in the place of --keep; give one of them")
+    if flags.keep and any(not 0 < share <= 1 for share in flags.keep):
+        shown = " ".join(f"{share:g}" for share in flags.keep)
+        problems.append(f"--keep is the share of weights that stays, above 0 and up to 1 (25 % is 0.25), not {shown}")
+    elif flags.keep and any(later >= earlier for earlier, later in itertools.pairwise(flags.keep)):
+        problems.append(f"--keep accepts falling shares, such as 0.5 0.25 0.1, not {flags.keep}")
+    if flags.granularity == UNSTRUCTURED and "speedup" in given:
+        problems.append("--speedup needs --granularity structured: single weights make plain engines no faster")
+    if flags.granularity == UNSTRUCTURED and flags.num_train_epochs == 0:
+        problems.append("--num_train_epochs accepts numbers above 0 with --granularity unstructured")
+    if flags.granularity == STRUCTURED and "pruning_method" in given and flags.pruning_method != "fisher":
+        problems.append(
+            f"--granularity structured chooses heads and neurons by their Fisher information; omit --pruning_method "
+            f"{flags.pruning_method}"
+        )
+    if flags.granularity == STRUCTURED and trains_dense(flags):
+        problems.append(f"--model_type {flags.model_type} trains dense and contradicts --granularity structured")
+    if len(flags.keep or ()) > 1 and flags.recipe == "paper":
+        problems.append("--keep with several shares needs --recipe auto")
+    return problems
+
+
+def dense_values(facts: Facts) -> dict[str, Any]:
+    """Flag -> value of the dense phase."""
+    return _common(facts) | {
+        "num_train_epochs": _epochs(facts, max(DENSE_UPDATES, facts.updates_per_epoch)),
+        "learning_rate": facts.learning_rate,
+    }
+
+
+def structured_values(facts: Facts) -> dict[str, Any]:
+    """Flag -> value of the recovery after heads and neurons are cut."""
+    dense_updates = math.ceil(dense_values(facts)["num_train_epochs"] * facts.updates_per_epoch)
+    return (
+        _common(facts)
+        | _teaching()
+        | {
+            "num_train_epochs": _epochs(facts, min(dense_updates / 2, RECOVERY_UPDATES)),
+            "learning_rate": facts.learning_rate,
+        }
+    )
+
+
+def unstructured_values(facts: Facts, keep: float) -> dict[str, Any]:
+    """Flag -> value of the pruning of single weights down to the share `keep`."""
+    updates = PRUNING_UPDATES if keep >= 0.1 else PRUNING_UPDATES_BELOW_A_TENTH
+    return (
+        _common(facts)
+        | _teaching()
+        | {
+            "num_train_epochs": _epochs(facts, updates),
+            "learning_rate": 2 * facts.learning_rate,
+            "mask_init": "magnitude",
+            "mask_scale": 1.0,
+            "mask_scores_learning_rate": 2e-3,
+            "global_topk": True,
+            "final_warmup": 3,
+        }
+    )
+
+
+def fill_in(flags: Flags, values: dict[str, Any]) -> dict[str, Any]:
+    """Set the flags that the user did not give; returns those that it set.
+
+    `--max_steps` of the user's stands in the place of the recipe's epochs.
+    """
+    given = set(flags.explicit)
+    if "max_steps" in given:
+        given.add("num_train_epochs")
+    chosen = {name: value for name, value in values.items() if name not in given}
+    for name, value in chosen.items():
+        setattr(flags, name, value)
+    return chosen
+
+
+def _common(facts: Facts) -> dict[str, Any]:
+    return {"per_gpu_train_batch_size": facts.batch_size, "per_gpu_eval_batch_size": 32, "bf16": facts.has_bf16}
+
+
+def _teaching() -> dict[str, Any]:
+    return {"alpha_ce": 0.1, "alpha_distil": 0.9, "temperature": 2.0}
+
+
+def _epochs(facts: Facts, updates: float) -> float:
+    """Epochs of about so many updates: whole ones from three on, quarters below."""
+    epochs = min(updates, MOST_UPDATES) / facts.updates_per_epoch
+    step = 1.0 if epochs >= 3 else 0.25
+    return float(min(max(math.ceil(round(epochs / step, 6)) * step, 0.25), MOST_EPOCHS))

@@ -1,0 +1,104 @@
+"""The phase of a run that cuts heads and neurons: kept in a folder of its own, so that a resumed run has the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from emmental import atomic
+from emmental.architectures import architecture_of
+from emmental.data import FeatureDataset
+from emmental.errors import UserError
+from emmental.pretrained import from_pretrained, weights_fingerprint
+from emmental.runs.run import Run
+from emmental.structured.rungs import CLIFF, Pruned, prune_carefully
+from emmental.structured.selection import Budget
+from emmental.structured.texts import INFORMATION_TEXTS, MOST_CHECKED, REFIT_TEXTS, REFIT_TOKENS, Batch, Material
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "pruned"
+_FACTS = "pruned.json"
+_BATCH = 32
+
+
+def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budget, name: str) -> PreTrainedModel:
+    """The small model that the budget pays for, from `<output_dir>/pruned` if it lies there.
+
+    Rank 0 prunes; all ranks read what it wrote.
+
+    Args:
+        run: its seed draws the rows.
+        dense: a fine-tuned classifier, plain or small.
+        dataset: training rows.
+        budget: of weights or milliseconds.
+        name: of the budget, such as `keep 0.25`: another one is another result.
+
+    Raises:
+        UserError: fewer rows than pruning needs.
+    """
+    folder = run.folder / FOLDER
+    identity = {"budget": name, "dense": weights_fingerprint(dense), "data": dataset.fingerprint, "seed": run.seed}
+    with run.processes.main_first():
+        if run.processes.is_main and not _stands(folder, identity):
+            found = prune_carefully(dense.eval(), rows_to_prune_on(dataset, dense, run.seed), budget)
+            _say(found)
+            with atomic.atomic_folder(folder, damaged_too=True) as temporary:
+                found.model.save_pretrained(temporary)
+                atomic.write_json(temporary / _FACTS, identity | {"changed": found.agreement.changed})
+        elif run.processes.is_main:
+            logger.info("the pruned model of before is taken: %s", folder)
+    return from_pretrained(AutoModelForSequenceClassification, str(folder)).to(run.processes.device)
+
+
+def rows_to_prune_on(dataset: FeatureDataset, model: PreTrainedModel, seed: int) -> Material:
+    """Training rows for information and refit, and others for the check, drawn by the seed.
+
+    Raises:
+        UserError: there are fewer than 40 rows.
+    """
+    if len(dataset) < 40:
+        raise UserError(f"--granularity structured needs 40 training rows or more to prune on, not {len(dataset)}")
+    rows = np.random.default_rng(seed).permutation(len(dataset))
+    checked, others = np.split(rows, [min(MOST_CHECKED, len(rows) // 5)])
+    tokens = np.cumsum(dataset.lengths[others])
+    enough = min(REFIT_TEXTS, int(np.searchsorted(tokens, REFIT_TOKENS)) + 1)
+
+    def batches(chosen: np.ndarray) -> list[Batch]:
+        longest_first = chosen[np.argsort(-dataset.lengths[chosen], kind="stable")]
+        return [_inputs(dataset, longest_first[i : i + _BATCH], model) for i in range(0, len(chosen), _BATCH)]
+
+    return Material(batches(others[:INFORMATION_TEXTS]), batches(others[:enough]), batches(checked))
+
+
+def _inputs(dataset: FeatureDataset, rows: np.ndarray, model: PreTrainedModel) -> Batch:
+    names = ["input_ids", "attention_mask"]
+    names += ["token_type_ids"] if architecture_of(model.config).token_types else []
+    batch = dataset.batch(rows)
+    return {name: batch[name] for name in names}
+
+
+def _stands(folder: Path, identity: dict[str, Any]) -> bool:
+    """Whether the folder holds, undamaged, what this identity gives."""
+    try:
+        atomic.verify_folder(folder)
+        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return all(facts.get(key) == value for key, value in identity.items())
+
+
+def _say(found: Pruned) -> None:
+    changed = 100 * found.agreement.changed
+    logger.info("cut in %d rungs: %.1f %% of the answers to held-out rows change", found.rungs, changed)
+    if found.agreement.changed > CLIFF:
+        logger.warning(
+            "%.1f %% of the answers change before recovery: a larger --keep, or more --num_train_epochs, brings them "
+            "back",
+            changed,
+        )
