@@ -37,6 +37,9 @@ from emmental.errors import UserError
 from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
 from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
+from emmental.export.bertarize import bertarize
+from emmental.pretrained import weights_fingerprint
+from emmental.reporting.before_after import Made, before_and_after, candidate
 from emmental.reporting.summary import (
     environment_line,
     final_table,
@@ -53,7 +56,7 @@ from emmental.runs.loop import Intervals, RunLoop
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.precision import Precision
 from emmental.runs.progress import LOG_FILE, add_pictures, read_log
-from emmental.runs.resuming import open_output
+from emmental.runs.resuming import checkpoint_to_resume, open_output
 from emmental.runs.run import TRAINER, Run, set_up
 from emmental.tasks import (
     collapsed_to_one_class,
@@ -67,7 +70,20 @@ from emmental.tasks import (
 from emmental.teaching.hidden_states import HiddenStateMatch
 from emmental.teaching.teachers import check_hidden_states, hidden_state_match, load_teacher, teacher_logits
 from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
+from emmental.training.phases import (
+    apply_recipe,
+    budget_of,
+    dense_phase,
+    in_phases,
+    keep_folders,
+    needs_dense_phase,
+    phase,
+    phases_text,
+    pruning_phase,
+)
 from emmental.training.plan import Plan, plan_updates
+from emmental.training.recipe import STRUCTURED
+from emmental.training.structured import cut
 from emmental.training.tasks import find_task
 
 __all__ = [
@@ -98,24 +114,91 @@ def _run(run: Run) -> dict[str, float]:
     if run.dry_run:
         return {}
     set_seed(run)
-    model, teacher = _load_models(run, tokenizer)
-    if teacher is not None:
-        check_hidden_states(run, teacher, model, train_dataset)
-    _open_output(run)
-    if run.do_train:
-        steps, mean_loss = train(run, train_dataset, model, tokenizer, teacher)
-        logger.info("trained: %d updates, mean loss %.4f", steps, mean_loss)
-        model.eval()
-        if run.output is not None:
-            run.output.save_model(model, tokenizer)
+    if not run.do_train:
+        made = Made(load_model(run, run.task, tokenizer).to(run.processes.device))
+        if run.processes.is_main:
+            run.output = OutputFolder(run.folder)
+    elif in_phases(run):
+        made = _train_in_phases(run, tokenizer, train_dataset)
+    else:
+        made = _train_once(run, tokenizer, train_dataset)
+    model = made.model
     results = evaluate(run, model, tokenizer) if run.do_eval else {}
     if run.eval_all_checkpoints:
         _evaluate_all_checkpoints(run, model, tokenizer)
     if run.do_predict:
         _predict(run, model, tokenizer)
     if run.output is not None:
-        _hand_over(run, model, results, time.monotonic() - started)
+        _hand_over(run, made, results, time.monotonic() - started)
     return results
+
+
+def _train_once(run: Run, tokenizer: Any, dataset: FeatureDataset) -> Made:
+    """One training, dense or pruning, from the model that the flags name."""
+    model = load_model(run, run.task, tokenizer).to(run.processes.device)
+    teacher = _given_teacher(run, tokenizer, model, dataset)
+    open_output(run)
+    _learn(run, dataset, model, tokenizer, teacher)
+    if run.output is not None:
+        run.output.save_model(model, tokenizer)
+    return Made(model)
+
+
+def _train_in_phases(run: Run, tokenizer: Any, dataset: FeatureDataset) -> Made:
+    """Dense first, unless the model knows the task already; then, for each share to keep: prune, learn, hand over."""
+    dense_run = dense_phase(run, len(dataset))
+    dense = load_model(dense_run, run.task, tokenizer).to(run.processes.device)
+    teacher = _given_teacher(run, tokenizer, dense, dataset)
+    checkpoint_to_resume(run, flags_only=True)
+    start = run.model_name_or_path
+    if needs_dense_phase(run, dense, dataset):
+        open_output(dense_run)
+        _learn(dense_run, dataset, dense, tokenizer, teacher)
+        if dense_run.output is not None:
+            dense_run.output.save_model(dense, tokenizer)
+        start = str(dense_run.folder)
+    made = Made(dense)
+    made.add(candidate("dense", dense, Path(start), _metric_of(dense_run, dense, tokenizer)), dense)
+    for share, folder in keep_folders(run):
+        part = pruning_phase(run, share, folder)
+        part.contents["teacher_weights"] = weights_fingerprint(teacher or dense)
+        open_output(part)
+        model = _pruned(part, made.model, dataset, tokenizer, share, teacher or dense, start)
+        if part.output is not None:
+            part.output.save_model(model, tokenizer)
+        name = f"{share:.1%} kept" if run.speedup is None else f"{run.speedup:g} times as fast"
+        made.add(candidate(name, model, folder, _metric_of(part, model, tokenizer)), model)
+    if run.output is None and part.output is not None:
+        run.output = part.output if part.folder == run.folder else OutputFolder(run.folder)
+        run.output.save_model(made.model, tokenizer)
+    return made
+
+
+def _metric_of(run: Run, model: nn.Module, tokenizer: Any) -> float | None:
+    """The task's main metric on the dev data; None where nothing is evaluated."""
+    return evaluate(run, model, tokenizer)[run.task.primary_metric] if run.do_eval else None
+
+
+def _pruned(
+    run: Run, model: nn.Module, dataset: FeatureDataset, tokenizer: Any, share: float, teacher: nn.Module, start: str
+) -> nn.Module:
+    """The model with a share of its encoder left: in small form, or plain with exact zeros."""
+    if run.granularity == STRUCTURED:
+        small = cut(run, model, dataset, *budget_of(run, model, share))
+        if run.num_train_epochs or run.max_steps > 0:
+            _learn(run, dataset, small, tokenizer, teacher)
+        return small.eval()
+    masked = load_model(phase(run, model_name_or_path=start), run.task, tokenizer).to(run.processes.device)
+    _learn(run, dataset, masked, tokenizer, teacher)
+    return bertarize(masked)
+
+
+def _learn(run: Run, dataset: FeatureDataset, model: nn.Module, tokenizer: Any, teacher: nn.Module | None) -> None:
+    """Train `model` from the same random state in whatever phase, and leave it in evaluation mode."""
+    set_seed(run)
+    steps, mean_loss = train(run, dataset, model, tokenizer, teacher)
+    logger.info("trained: %d updates, mean loss %.4f", steps, mean_loss)
+    model.eval()
 
 
 def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None]:
@@ -138,27 +221,26 @@ def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None]:
     if train_dataset is None:
         return tokenizer, None
     run.contents["data"] = train_dataset.fingerprint
+    filled = apply_recipe(run, len(train_dataset))
     plan = plan_updates(run, len(train_dataset), run.processes.world_size)
-    for line in plan.lines():
-        logger.info(line)
     if problem := plan.problem():
         raise UserError(problem)
+    if filled:
+        logger.info("filled in by --recipe auto: %s", ", ".join(f"--{name} {value}" for name, value in filled.items()))
+    for line in phases_text(run, len(train_dataset)) if in_phases(run) else []:
+        logger.info(line)
+    for line in plan.lines() if run.granularity != STRUCTURED else []:
+        logger.info(line)
     return tokenizer, train_dataset
 
 
-def _load_models(run: Run, tokenizer: Any) -> tuple[nn.Module, nn.Module | None]:
-    model = load_model(run, run.task, tokenizer).to(run.processes.device)
-    if run.teacher_name_or_path is None or not run.do_train:
-        return model, None
-    return model, load_teacher(run, tokenizer, run.task)
-
-
-def _open_output(run: Run) -> None:
-    """Lock the output folder; before a training, see that a run which stands there is this one."""
-    if run.do_train:
-        open_output(run)
-    elif run.processes.is_main:
-        run.output = OutputFolder(run.folder)
+def _given_teacher(run: Run, tokenizer: Any, model: nn.Module, dataset: FeatureDataset) -> nn.Module | None:
+    """The teacher that the flags name, seen to fit the student; None without one."""
+    if run.teacher_name_or_path is None:
+        return None
+    teacher = load_teacher(run, tokenizer, run.task)
+    check_hidden_states(run, teacher, model, dataset)
+    return teacher
 
 
 def set_seed(args: Run) -> None:

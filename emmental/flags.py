@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 MOST = 10**15
@@ -41,6 +41,9 @@ class Flag:
 
     def problem(self, value: Any) -> str | None:
         """Why it does not accept a value, in a line; None when it does."""
+        if self.several:
+            single = replace(self, several=False)
+            return next((problem for one in value or () if (problem := single.problem(one))), None)
         if self.accepts is not None and value not in self.accepts:
             accepted = ", ".join("none" if one is None else str(one) for one in self.accepts)
             return f"--{self.name} accepts {accepted}, not {value!r}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
@@ -67,13 +67,7 @@ def before_and_after(candidates: Sequence[Candidate], metric: str) -> list[str]:
     first = candidates[0]
     rows = [head, *(_cells(one, first) for one in candidates)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return [
-        "  ".join(
-            cell.ljust(width) if not column else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    return ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
 
 
 def no_better_than_words(pruned: float, words: float, rows: int) -> bool:
@@ -102,3 +96,8 @@ def _cells(one: Candidate, first: Candidate) -> tuple[str, ...]:
         "-" if one.bytes is None else f"{one.bytes / 1e6:.1f}",
         times,
     )
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Names to the left, numbers to the right."""
+    return [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]

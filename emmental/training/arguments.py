@@ -101,7 +101,7 @@ FLAGS = {
         ),
         flag(
             "keep",
-            "share of the encoder's weights that stays; several, falling, make a model each; default: 0.25 structured, "
+            "share of the encoder's weights that stays (several, falling: a model each); default: 0.25 structured, "
             "0.15 unstructured",
             type=float,
             above_zero=True,

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
+from emmental.architectures import base_model_type
 from emmental.data import FeatureDataset
+from emmental.errors import UserError
+from emmental.inference.engines import bf16_in_hardware
 from emmental.pretrained import weights_fingerprint
+from emmental.runs.evaluation import model_inputs
 from emmental.runs.run import Run
 from emmental.structured.selection import Budget, weight_budget
 from emmental.structured.speed import SpeedTable, measure_speed, speed_budget
+from emmental.training.models import load_config
+from emmental.training.plan import plan_updates
+from emmental.training.recipe import (
+    STRUCTURED,
+    Facts,
+    dense_values,
+    fill_in,
+    structured_values,
+    trains_dense,
+    unstructured_values,
+)
 
 DENSE_FOLDER = "dense"
 SPEED_FILE = "speed.json"
@@ -38,25 +53,90 @@ def phase(run: Run, folder: Path | None = None, **flags: Any) -> Run:
     return part
 
 
+def in_phases(run: Run) -> bool:
+    """Whether the run is more than one training."""
+    if trains_dense(run.flags):
+        return False
+    return run.recipe == "auto" or run.granularity == STRUCTURED or bool(run.dense_first)
+
+
+def facts_of(run: Run, examples: int) -> Facts:
+    """What the recipe looks at."""
+    config, _ = load_config(run)
+    on_gpu = run.processes.device.type == "cuda"
+    has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else bf16_in_hardware()
+    return Facts(examples, config.hidden_size, run.processes.world_size, has_bf16)
+
+
+def apply_recipe(run: Run, examples: int) -> dict[str, Any]:
+    """Fill in what the recipe decides for the last phase; returns flag -> value of what the user did not give."""
+    if run.recipe != "auto":
+        return {}
+    facts = facts_of(run, examples)
+    if trains_dense(run.flags):
+        return fill_in(run.flags, dense_values(facts))
+    if run.granularity == STRUCTURED:
+        return fill_in(run.flags, structured_values(facts))
+    return fill_in(run.flags, unstructured_values(facts, run.pruning_method, min(run.keep)))
+
+
+def dense_phase(run: Run, examples: int) -> Run:
+    """The run that fine-tunes dense, in a folder of its own; its length and rates are the recipe's own."""
+    config, _ = load_config(run)
+    flags: dict[str, Any] = {"model_type": base_model_type(config.model_type), "alpha_ce": 0.5, "alpha_distil": 0.5}
+    if run.recipe == "auto":
+        values = dense_values(facts_of(run, examples)) | {"warmup_steps": None, "max_steps": -1}
+        own = {"num_train_epochs", "max_steps", "learning_rate", "warmup_steps"}
+        flags |= {name: value for name, value in values.items() if name in own or name not in run.flags.explicit}
+    return phase(run, run.folder / DENSE_FOLDER, **flags)
+
+
+def pruning_phase(run: Run, share: float, folder: Path) -> Run:
+    """The run that learns while, or after, the encoder is pruned to a share."""
+    flags: dict[str, Any] = {"final_threshold": share}
+    if run.granularity == STRUCTURED:
+        config, _ = load_config(run)
+        flags = {"model_type": base_model_type(config.model_type)}
+    elif run.recipe == "paper":
+        flags = {}
+    return phase(run, None if folder == run.folder else folder, **flags)
+
+
+def phases_text(run: Run, examples: int) -> list[str]:
+    """What the run is about to do, a line for each phase."""
+    dense = plan_updates(dense_phase(run, examples), examples, run.processes.world_size)
+    after = plan_updates(run, examples, run.processes.world_size)
+    first = "omitted" if run.dense_first is False else f"{dense.total_updates} updates"
+    lines = [f"phase 1, dense: {first}" + ("" if run.dense_first else " (skipped where the model knows the task)")]
+    updates = 0 if run.num_train_epochs == 0 and run.max_steps < 1 else after.total_updates
+    if run.speedup is not None:
+        lines.append(f"phase 2, heads and neurons: until {run.speedup:g} times as fast, then {updates} updates")
+    elif run.granularity == STRUCTURED:
+        shares = ", ".join(f"{share:.1%}" for share in run.keep)
+        lines.append(f"phase 2, heads and neurons: {shares} of the encoder stay, then {updates} updates each")
+    else:
+        shares = ", ".join(f"{share:.1%}" for share in run.keep or [run.final_threshold])
+        lines.append(f"phase 2, single weights by {run.pruning_method}: {shares} stay, {updates} updates each")
+    return lines
+
+
 def keep_folders(run: Run) -> list[tuple[float, Path]]:
     """(share, folder) of every model that the run makes, the largest first; a single one is the run's own folder."""
-    if len(run.keep) == 1:
-        return [(run.keep[0], run.folder)]
+    if len(run.keep or ()) < 2:
+        return [(run.keep[0] if run.keep else run.final_threshold, run.folder)]
     return [(share, run.folder / f"keep-{share:g}") for share in run.keep]
 
 
-def is_fine_tuned(model: PreTrainedModel, fresh: Sequence[str], dataset: FeatureDataset, classes: int) -> bool:
-    """Whether a model knows its task already: no weight is new, and it beats the majority class on 200 rows.
+def is_fine_tuned(model: PreTrainedModel, dataset: FeatureDataset) -> bool:
+    """Whether a model knows its task already: its classifier is trained, and it beats the majority class on 200 rows.
 
     Args:
-        model: a classifier with the task's outputs.
-        fresh: names of weights that its checkpoint lacks.
+        model: a classifier with the task's outputs; one output is a regression, which must beat the mean.
         dataset: training rows; the first 200 are asked.
-        classes: of the task; 1 is a regression, for which predicting must beat the mean.
     """
-    from emmental.runs.evaluation import model_inputs
-
-    if fresh:
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    if last.bias is not None and not last.bias.any():
+        # Every type starts its classifier with a bias of exactly zero, and the first update ends that.
         return False
     rows = np.arange(min(_ROWS_TO_JUDGE, len(dataset)))
     device = next(model.parameters()).device
@@ -67,9 +147,26 @@ def is_fine_tuned(model: PreTrainedModel, fresh: Sequence[str], dataset: Feature
         logits = torch.cat([model(**model_inputs(part, device, model)).logits.float().cpu() for part in parts])
     model.train(training)
     labels = torch.as_tensor(np.array(dataset.labels[rows]))
-    if classes == 1:
+    if model.config.num_labels == 1:
         return bool(((logits[:, 0] - labels) ** 2).mean() < labels.float().var())
     return bool((logits.argmax(1) == labels).sum() > torch.bincount(labels).max())
+
+
+def needs_dense_phase(run: Run, model: PreTrainedModel, dataset: FeatureDataset) -> bool:
+    """Whether the model is fine-tuned dense before it is pruned.
+
+    Raises:
+        UserError: nothing is to be trained, and the model does not know the task.
+    """
+    if run.dense_first is not None:
+        return run.dense_first
+    known = is_fine_tuned(model, dataset)
+    if not known and run.num_train_epochs == 0 and run.max_steps < 1:
+        raise UserError(
+            f"--num_train_epochs 0 cuts a model that is fine-tuned for the task, and {run.model_name_or_path} is not; "
+            f"omit the flag, or give --dense_first"
+        )
+    return not known
 
 
 def budget_of(run: Run, model: PreTrainedModel, keep: float) -> tuple[Budget, str]:

@@ -7,7 +7,8 @@ The rule, from the number of training rows N, batches of 32, and the width H of 
 - heads and neurons: cut without training, then half as many updates as the dense phase had, 600 at most, at the
   dense learning rate, learning from the dense model;
 - single weights: 1,500 updates (2,500 where less than 10 % stays) but 20 epochs at most; all matrices ranked
-  together; scores start from magnitude; twice the dense learning rate; the last 30 % of the updates at the final share.
+  together; scores start from magnitude; twice the dense learning rate; the last 30 % of the updates at the final
+  share.
 """
 
 from __future__ import annotations
@@ -143,8 +144,8 @@ def structured_values(facts: Facts) -> dict[str, Any]:
     )
 
 
-def unstructured_values(facts: Facts, keep: float) -> dict[str, Any]:
-    """Flag -> value of the pruning of single weights down to the share `keep`."""
+def unstructured_values(facts: Facts, method: str, keep: float) -> dict[str, Any]:
+    """Flag -> value of the pruning of single weights by a method, down to the share `keep`."""
     updates = PRUNING_UPDATES if keep >= 0.1 else PRUNING_UPDATES_BELOW_A_TENTH
     return (
         _common(facts)
@@ -155,7 +156,9 @@ def unstructured_values(facts: Facts, keep: float) -> dict[str, Any]:
             "mask_init": "magnitude",
             "mask_scale": 1.0,
             "mask_scores_learning_rate": 2e-3,
-            "global_topk": True,
+            "initial_threshold": 1.0,
+            "final_threshold": keep,
+            "global_topk": method != "magnitude",
             "final_warmup": 3,
         }
     )
