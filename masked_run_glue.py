@@ -35,11 +35,11 @@ from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, lo
 from emmental.data.description import description, one_class
 from emmental.errors import UserError
 from emmental.optional import is_there
-from emmental.patching import drop_masks, masked_layers
-from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
 from emmental.export.bertarize import bertarize
+from emmental.patching import drop_masks, masked_layers
 from emmental.pretrained import weights_fingerprint
-from emmental.reporting.before_after import Made, before_and_after, candidate
+from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
+from emmental.reporting.before_after import Made, candidate
 from emmental.reporting.summary import (
     environment_line,
     final_table,
@@ -64,9 +64,11 @@ from emmental.tasks import (
     evaluation_tasks,
     prediction_entropy,
     predictions_from_logits,
+    read_split,
     resolve_task,
     write_predictions,
 )
+from emmental.tasks.bag_of_words import Floor, bag_of_words
 from emmental.teaching.hidden_states import HiddenStateMatch
 from emmental.teaching.teachers import check_hidden_states, hidden_state_match, load_teacher, teacher_logits
 from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
@@ -114,6 +116,7 @@ def _run(run: Run) -> dict[str, float]:
     if run.dry_run:
         return {}
     set_seed(run)
+    floor = _floor(run)
     if not run.do_train:
         made = Made(load_model(run, run.task, tokenizer).to(run.processes.device))
         if run.processes.is_main:
@@ -122,7 +125,7 @@ def _run(run: Run) -> dict[str, float]:
         made = _train_in_phases(run, tokenizer, train_dataset)
     else:
         made = _train_once(run, tokenizer, train_dataset)
-    model = made.model
+    model, made.floor = made.model, floor
     results = evaluate(run, model, tokenizer) if run.do_eval else {}
     if run.eval_all_checkpoints:
         _evaluate_all_checkpoints(run, model, tokenizer)
@@ -131,6 +134,19 @@ def _run(run: Run) -> dict[str, float]:
     if run.output is not None:
         _hand_over(run, made, results, time.monotonic() - started)
     return results
+
+
+def _floor(run: Run) -> Floor | None:
+    """What a bag of words reaches on the dev data; None where it is not asked for."""
+    if not (run.floor and run.do_train and run.do_eval and run.processes.is_main):
+        return None
+    floor = bag_of_words(run.task, *(read_split(run.task, run.data_dir, split) for split in ("train", "dev")))
+    logger.info("a bag of words reaches %s in %.1f s", _shown(floor.metrics), floor.seconds)
+    return floor
+
+
+def _shown(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
 def _train_once(run: Run, tokenizer: Any, dataset: FeatureDataset) -> Made:
@@ -149,7 +165,9 @@ def _train_in_phases(run: Run, tokenizer: Any, dataset: FeatureDataset) -> Made:
     dense_run = dense_phase(run, len(dataset))
     dense = load_model(dense_run, run.task, tokenizer).to(run.processes.device)
     teacher = _given_teacher(run, tokenizer, dense, dataset)
-    checkpoint_to_resume(run, flags_only=True)
+    parts = [pruning_phase(run, share, folder) for share, folder in keep_folders(run)]
+    for part in parts if not run.overwrite_output_dir else []:
+        checkpoint_to_resume(part, flags_only=True)
     start = run.model_name_or_path
     if needs_dense_phase(run, dense, dataset):
         open_output(dense_run)
@@ -159,8 +177,7 @@ def _train_in_phases(run: Run, tokenizer: Any, dataset: FeatureDataset) -> Made:
         start = str(dense_run.folder)
     made = Made(dense)
     made.add(candidate("dense", dense, Path(start), _metric_of(dense_run, dense, tokenizer)), dense)
-    for share, folder in keep_folders(run):
-        part = pruning_phase(run, share, folder)
+    for part, (share, folder) in zip(parts, keep_folders(run), strict=True):
         part.contents["teacher_weights"] = weights_fingerprint(teacher or dense)
         open_output(part)
         model = _pruned(part, made.model, dataset, tokenizer, share, teacher or dense, start)
@@ -420,7 +437,7 @@ def _evaluate_all_checkpoints(run: Run, model: nn.Module, tokenizer: Any) -> Non
         saved = type(model).from_pretrained(checkpoint).to(run.processes.device)
         results = evaluate(run, saved, tokenizer, prefix=checkpoint.name)
         rows.append({"step": int(checkpoint.name.split("-")[1]), **results})
-        logger.info("%s: %s", checkpoint.name, ", ".join(f"{k} {v:.4f}" for k, v in results.items()))
+        logger.info("%s: %s", checkpoint.name, _shown(results))
     if not rows:
         logger.warning("--eval_all_checkpoints: there is no checkpoint in %s", run.output_dir)
     if run.output is not None:
@@ -439,9 +456,9 @@ def _predict(run: Run, model: nn.Module, tokenizer: Any) -> None:
             logger.info("predictions: %s", written)
 
 
-def _hand_over(run: Run, model: nn.Module, results: dict[str, float], seconds: float) -> None:
+def _hand_over(run: Run, made: Made, results: dict[str, float], seconds: float) -> None:
     """Pictures, model card and the final table."""
-    history = read_log(run.folder / LOG_FILE)
+    model, history = made.model, read_log(run.folder / LOG_FILE)
     masks = {name: mask.cpu().numpy() for name, mask in masks_of(model.eval()).items()}
     if run.pictures and masks and is_there("pictures"):
         import visualizing_image
@@ -451,9 +468,9 @@ def _hand_over(run: Run, model: nn.Module, results: dict[str, float], seconds: f
         run.output.adopt(*(str(picture.relative_to(run.output_dir)) for picture in saved))
         add_pictures(run.output, history[-1]["step"] if history else 0, saved)
     if run.do_train:
-        run.output.write_text("README.md", model_card(run, model, results))
-        run.output.write_json("summary.json", summary(run, model, results, history, seconds))
-    print(final_table(run, model, results, seconds))
+        run.output.write_text("README.md", model_card(run, made, results))
+        run.output.write_json("summary.json", summary(run, made, results, history, seconds))
+    print(final_table(run, made, results, seconds))
     if run.push_to_hub:
         push_to_hub(run)
 

@@ -26,6 +26,7 @@ from emmental.export.bertarize import bertarize
 from emmental.first_token import install_first_token
 from emmental.inference.latency import measure as measure_in_turns
 from emmental.patching import masked_layers
+from emmental.runs.precision import bf16_in_hardware
 
 TORCH, TORCH_BF16, SPARSE = "torch", "torch-bf16", "sparse"
 ONNX, ONNX_INT8 = "onnx", "onnx-int8"
@@ -76,11 +77,6 @@ ENGINES = {
 def costs_little(points: float) -> bool:
     """Whether a change of the metric, in points of 100, is one that an engine may make."""
     return points >= -MOST_POINTS - 1e-9
-
-
-def bf16_in_hardware() -> bool:
-    """Whether the processor multiplies bfloat16 itself (AVX-512 BF16, AMX, or Arm's): asked of the processor."""
-    return any(bool(has) for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
 
 
 def why_not(engine: str) -> str | None:

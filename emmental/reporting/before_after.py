@@ -9,8 +9,10 @@ from pathlib import Path
 
 from torch import nn
 
-from emmental.architectures import encoder_linears
+from emmental.architectures import encoder_linears, longest_input
 from emmental.inference.engines import measure_together
+from emmental.pruning import remaining_weights
+from emmental.tasks.bag_of_words import Floor
 
 BATCH, LENGTH = 1, 128
 """Shape of the timed input: one sentence of so many tokens."""
@@ -36,14 +38,46 @@ class Candidate:
     milliseconds: float | None = None
 
 
-def candidate(
-    name: str, model: nn.Module, folder: Path, metric: float | None, milliseconds: float | None
-) -> Candidate:
-    """The row of a model whose weights lie in `folder`."""
+@dataclass
+class Made:
+    """What a run has made: the finished model, and the models that it is compared with.
+
+    Attributes:
+        model: the finished one.
+        candidates: rows of the table, the dense model first; empty where there is nothing to compare.
+        models: name of a candidate -> model, to be timed together.
+        floor: what a bag of words reaches; None where it was not asked.
+    """
+
+    model: nn.Module
+    candidates: list[Candidate] = field(default_factory=list)
+    models: dict[str, nn.Module] = field(default_factory=dict)
+    floor: Floor | None = None
+
+    def add(self, one: Candidate, model: nn.Module) -> None:
+        """Take in a finished model; the last one is that of the run."""
+        self.model = self.models[one.name] = model
+        self.candidates.append(one)
+
+    @property
+    def remaining(self) -> float:
+        """Encoder weights that remain, in % of the dense model's where there is one to compare with."""
+        if len(self.models) < 2:
+            return remaining_weights(self.model)
+        return 100 * encoder_weights(self.model) / max(encoder_weights(next(iter(self.models.values()))), 1)
+
+    def timed(self, metric: str) -> list[Candidate]:
+        """The candidates with the milliseconds of their models, and the bag of words."""
+        times = sentence_times(self.models)
+        rows = [replace(one, milliseconds=times.get(one.name)) for one in self.candidates]
+        words = [] if self.floor is None else [Candidate("bag of words", self.floor.metrics.get(metric))]
+        return rows + words
+
+
+def candidate(name: str, model: nn.Module, folder: Path, metric: float | None) -> Candidate:
+    """The row of a model whose weights lie in `folder`; its time is measured later, in turn with the others'."""
     file = folder / "model.safetensors"
-    return Candidate(
-        name, metric, encoder_weights(model), file.stat().st_size if file.exists() else None, milliseconds
-    )
+    return Candidate(name, metric, encoder_weights(model), file.stat().st_size if file.exists() else None)
 
 
 def encoder_weights(model: nn.Module) -> int:
@@ -57,8 +91,12 @@ def encoder_weights(model: nn.Module) -> int:
 
 
 def sentence_times(models: Mapping[str, nn.Module]) -> dict[str, float]:
-    """Name -> milliseconds for one sentence in plain PyTorch fp32, the models timed in turns."""
-    return measure_together(models, BATCH, LENGTH, seconds=_SECONDS)
+    """Name -> milliseconds for one sentence in plain PyTorch fp32, the models timed in turns.
+
+    The sentence has 128 tokens, or as many as the shortest of the models takes.
+    """
+    length = min(LENGTH, *(longest_input(model.config) for model in models.values()))
+    return measure_together(models, BATCH, length, seconds=_SECONDS)
 
 
 def before_and_after(candidates: Sequence[Candidate], metric: str) -> list[str]:

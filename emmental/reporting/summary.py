@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import torch
 import transformers
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import EvalResult
-from torch import nn
 
 import emmental
+from emmental.architectures import base_model_type
 from emmental.errors import UserError
-from emmental.pruning import remaining_weights
+from emmental.reporting.before_after import Made, before_and_after, no_better_than_words
 from emmental.runs.progress import LOG_FILE, TENSORBOARD
 from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, evaluation_tasks, metric_title
@@ -50,19 +51,18 @@ def warn_of_collapse(args: Run, predicted: int | None) -> None:
         )
 
 
-def final_table(args: Run, model: nn.Module, results: dict[str, float], seconds: float) -> str:
-    """The table a run ends with: metrics, remaining weights, size on disk, time, and where things are.
+def final_table(args: Run, made: Made, results: dict[str, float], seconds: float) -> str:
+    """The table a run ends with: before and after, metrics, remaining weights, size on disk, and where things are.
 
     A run that only evaluates or predicts names the model it used, and what it wrote.
     """
     output = Path(args.output_dir)
     weights = output / "model.safetensors"
     rows = [(metric_title(args.task, name), f"{value:.4f}") for name, value in results.items()]
-    rows.append(("remaining weights", f"{remaining_weights(model):.2f} % of the encoder's matrices"))
+    rows.append(("remaining weights", f"{made.remaining:.2f} % of the encoder's matrices"))
     if weights.exists():
-        rows.append(
-            ("size on disk", f"{weights.stat().st_size / 1e6:.1f} MB ({weights.name}, with mask scores if any)")
-        )
+        scores = ", with mask scores" if made.model.config.model_type.startswith("masked_") else ""
+        rows.append(("size on disk", f"{weights.stat().st_size / 1e6:.1f} MB ({weights.name}{scores})"))
     rows.append(("time", f"{int(seconds // 60)} min {seconds % 60:.0f} s"))
     rows.append(("model", str(output if args.do_train else args.model_name_or_path)))
     for title, path in _places(args):
@@ -70,8 +70,25 @@ def final_table(args: Run, model: nn.Module, results: dict[str, float], seconds:
             rows.append((title, str(output / path)))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    rule = "-" * max(len(line) for line in lines)
-    return "\n".join([rule, *lines, rule])
+    metric = args.task.primary_metric
+    table = before_and_after(made.timed(metric), metric) if made.candidates and args.do_train else []
+    rule = "-" * max(len(line) for line in [*lines, *table])
+    parts = [rule, *table, rule] if table else [rule]
+    return "\n".join([*parts, *lines, *_advice(args, made, results), rule])
+
+
+def _advice(args: Run, made: Made, results: dict[str, float]) -> list[str]:
+    """What the user may want to know or do next, a line each."""
+    lines = []
+    words = None if made.floor is None or args.task.is_regression else made.floor.metrics.get("acc")
+    if words is not None and no_better_than_words(results.get("acc", 0.0), words, len(made.floor.predictions)):
+        lines.append("no better than a bag of words by more than the noise: serve that, it is faster")
+    if made.candidates and args.do_train:
+        own = f"--validation_file {args.validation_file}"
+        data = own if args.task.name == CUSTOM else f"--data_dir {args.data_dir} --task_name {args.task.name}"
+        tool = f"python -m emmental.export.report --model_name_or_path {args.output_dir}"
+        lines.append(f"next: {tool} {data} --target report.html")
+    return lines
 
 
 def _places(args: Run) -> list[tuple[str, str]]:
@@ -88,9 +105,17 @@ def place_of_results(args: Run) -> Path:
     return Path("evaluations", "again") if finished else Path()
 
 
+def made_by(args: Run, made: Made) -> str:
+    """How the model was pruned, in a word: a method, `structured`, or `dense`."""
+    if made.model.config.model_type.startswith("small_") and args.granularity == "structured":
+        return "structured"
+    pruned = made.model.config.model_type.startswith("masked_") or len(made.models) > 1
+    return args.pruning_method if pruned else "dense"
+
+
 def summary(
     args: Run,
-    model: nn.Module,
+    made: Made,
     results: dict[str, float],
     history: list[dict[str, Any]],
     seconds: float,
@@ -98,24 +123,24 @@ def summary(
     """The same for programs: metrics, remaining weights in %, updates made, seconds of this run, and where it ran."""
     return {
         "task": args.task.name,
-        "method": args.pruning_method if args.model_type == "masked_bert" else "dense",
+        "method": made_by(args, made),
         "metrics": {name: value for name, value in results.items() if name != "entropy"},
         "positive_label": args.task.positive_name,
-        "remaining": remaining_weights(model),
+        "remaining": made.remaining,
+        "compared": [asdict(one) for one in made.candidates],
         "updates": max((row["step"] for row in history), default=0),
         "seconds": round(seconds, 1),
         "environment": environment_facts(args),
     }
 
 
-def model_card(args: Run, model: nn.Module, results: dict[str, float]) -> str:
+def model_card(args: Run, made: Made, results: dict[str, float]) -> str:
     """The output folder's README.md: the Hub's metadata with the metrics, and how the model was made."""
     name = args.hub_model_id or Path(args.output_dir).resolve().name
-    masked = model.config.model_type == "masked_bert"
     dataset = (CUSTOM, "own files") if args.task.name == CUSTOM else ("glue", f"GLUE {args.task.name}")
     data = ModelCardData(
         library_name="transformers",
-        tags=["emmental", "movement-pruning", model.config.pruning_method] if masked else ["emmental"],
+        tags=["emmental", "pruning", made_by(args, made)],
         base_model=_hub_name(args.model_name_or_path),
         pipeline_tag="text-classification",
         model_name=name,
@@ -126,7 +151,7 @@ def model_card(args: Run, model: nn.Module, results: dict[str, float]) -> str:
         ]
         or None,
     )
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_card_text(args, model, results, name)}"))
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_card_text(args, made, results, name)}"))
 
 
 def push_to_hub(args: Run) -> None:
@@ -157,22 +182,24 @@ def _hub_name(name: str) -> str | None:
     return None if Path(name).exists() else name
 
 
-def _card_text(args: Run, model: nn.Module, results: dict[str, float], name: str) -> str:
+def _card_text(args: Run, made: Made, results: dict[str, float], name: str) -> str:
     rows = [f"| {metric_title(args.task, metric)} | {value:.4f} |" for metric, value in results.items()]
     table = "\n".join(rows) or "| not evaluated | |"
-    config = model.config
-    pruned, kind = "dense", "regressor" if args.task.is_regression else "classifier"
-    if config.model_type == "masked_bert":
-        pruned = f"{config.pruning_method}, threshold {config.threshold}, {remaining_weights(model):.2f} % remain"
+    config, method = made.model.config, made_by(args, made)
+    kind = "regressor" if args.task.is_regression else "classifier"
+    pruned = method if method == "dense" else f"{method}, {made.remaining:.2f} % remain"
+    if config.model_type.startswith("masked_"):
+        pruned = f"{config.pruning_method}, threshold {config.threshold}, {made.remaining:.2f} % remain"
     return f"""# {name}
 
-A BERT {kind} for {args.task.name}, fine-tuned from `{Path(args.model_name_or_path).name}` with emmental.
+A {base_model_type(config.model_type)} {kind} for {args.task.name}, fine-tuned with emmental from \
+`{Path(args.model_name_or_path).name}`.
 
 | metric (dev) | value |
 |---|---|
 {table}
 
-- Encoder: {pruned}.
+{_compared(args, made)}- Encoder: {pruned}.
 - Updates: learning rate {args.learning_rate:g}, mask scores {args.mask_scores_learning_rate:g}, batch \
 {args.per_gpu_train_batch_size} x {args.processes.world_size}, seed {args.seed}; all flags in `training_args.json`.
 - Made with emmental {emmental.__version__}, PyTorch {torch.__version__}, Transformers {transformers.__version__}, \
@@ -186,6 +213,17 @@ model = AutoModelForSequenceClassification.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 ```
 """
+
+
+def _compared(args: Run, made: Made) -> str:
+    """Dense, pruned and bag of words as a table of the card; nothing where there is nothing to compare."""
+    rows = [(one.name, one.metric) for one in made.candidates]
+    if made.floor is not None:
+        rows.append(("bag of words", made.floor.metrics.get(args.task.primary_metric)))
+    if len(rows) < 2:
+        return ""
+    lines = [f"| {name} | {'-' if metric is None else f'{metric:.4f}'} |" for name, metric in rows]
+    return "\n".join([f"| model | {args.task.primary_metric} (dev) |", "|---|---|", *lines]) + "\n\n"
 
 
 def environment_line(args: Run) -> str:

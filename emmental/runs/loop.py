@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from emmental.runs.run import Run
 from emmental.runs.state import LossAverages, StopSignals, batches_of_updates
 
 logger = logging.getLogger(__name__)
+
+_UPDATES_TO_TIME = 20
 
 
 @dataclass(frozen=True)
@@ -103,11 +106,13 @@ class RunLoop:
         self._counted = 0
         self._saved_step = -1
         self._opened = ExitStack()
+        self._started, self._started_at = 0.0, 0
 
     def __enter__(self) -> RunLoop:
         progress = Progress(self.run.output, self.total_updates, self.learner.global_step)
         self.progress = self._opened.enter_context(progress)
         self._signals = self._opened.enter_context(StopSignals())
+        self._started, self._started_at = time.monotonic(), self.learner.global_step
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -166,6 +171,7 @@ class RunLoop:
         self.averages.update_done()
         if self.progress is not None:
             self.progress.advance()
+            self._say_how_long()
             self.stopping = self.run.processes.any(self._signals.received is not None)
         self.log_is_due = self._is_due(self.intervals.log, self._count(), learner.global_step)
         self.save_is_scheduled = self._is_due(self.intervals.save, self._count(), learner.global_step)
@@ -173,6 +179,13 @@ class RunLoop:
         self._counted = self._count()
         if self.log_is_due or self.save_is_due:
             learner.check_finite()
+
+    def _say_how_long(self) -> None:
+        """After the first updates, log how long the others will take."""
+        made = self.learner.global_step - self._started_at
+        if made == _UPDATES_TO_TIME and self.learner.global_step < self.total_updates:
+            seconds = (time.monotonic() - self._started) / made * (self.total_updates - self.learner.global_step)
+            logger.info("about %d min %02d s to go at this pace", seconds // 60, seconds % 60)
 
     def log(self, more: dict[str, Any] | None = None) -> None:
         """Log the mean losses since the last entry, `more`, learning rates and gradient norms."""

@@ -12,6 +12,11 @@ from emmental.modules.products import fast_products, onednn_is_faster
 logger = logging.getLogger(__name__)
 
 
+def bf16_in_hardware() -> bool:
+    """Whether the processor multiplies bfloat16 itself (AVX-512 BF16, AMX, or Arm's): asked of the processor."""
+    return any(bool(has) for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
+
+
 class Precision:
     """Autocast and loss scaling as asked.
 

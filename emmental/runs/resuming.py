@@ -28,8 +28,12 @@ def open_output(run: Run) -> None:
     run.record()
 
 
-def checkpoint_to_resume(run: Run) -> Path | None:
+def checkpoint_to_resume(run: Run, flags_only: bool = False) -> Path | None:
     """The newest good checkpoint in the run's folder, seen to be of this run; None when there is none.
+
+    Args:
+        run: about to start or to go on.
+        flags_only: compare flags alone: what they stand for (data, teacher) is not known yet.
 
     Raises:
         UserError: every checkpoint is damaged, or they belong to another run and `--accept_changes` is not given.
@@ -42,6 +46,9 @@ def checkpoint_to_resume(run: Run) -> Path | None:
         return found
     before, identity = read_state(found).get("arguments"), run.identity()
     before = before if isinstance(before, dict) else {}
+    if flags_only:
+        identity = run.flags.of_result()
+        before = {name: before.get(name) for name in identity}
     changed = [
         f"{name} {before.get(name)!r} -> {identity.get(name)!r}"
         for name in sorted({*before, *identity})

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 from emmental.architectures import base_model_type
 from emmental.data import FeatureDataset
 from emmental.errors import UserError
-from emmental.inference.engines import bf16_in_hardware
 from emmental.pretrained import weights_fingerprint
 from emmental.runs.evaluation import model_inputs
+from emmental.runs.precision import bf16_in_hardware
 from emmental.runs.run import Run
 from emmental.structured.selection import Budget, weight_budget
 from emmental.structured.speed import SpeedTable, measure_speed, speed_budget
