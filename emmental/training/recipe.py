@@ -86,7 +86,7 @@ def settle_recipe(flags: Flags) -> None:
         if flags.keep:
             flags.final_threshold = flags.keep[-1]
     elif flags.keep is None:
-        flags.keep = [KEEP[flags.granularity]]
+        flags.keep = [KEEP.get(flags.granularity, KEEP[STRUCTURED])]
 
 
 def trains_dense(flags: Flags) -> bool:

@@ -1,0 +1,97 @@
+"""What `--recipe auto` fills in, and how flags that the user gives decide the recipe."""
+
+from __future__ import annotations
+
+import pytest
+
+from emmental.training.arguments import parse_arguments
+from emmental.training.recipe import Facts, dense_values, fill_in, structured_values, unstructured_values
+
+GIVEN = ["--data_dir", "data", "--task_name", "mrpc"]
+
+
+def settled(*flags: str) -> tuple[str, str, list[float] | None]:
+    args = parse_arguments([*GIVEN, *flags])
+    return args.recipe, args.granularity, args.keep
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], ("auto", "structured", [0.25])),
+        (["--keep", "0.4"], ("auto", "structured", [0.4])),
+        (["--keep", "0.5", "0.25"], ("auto", "structured", [0.5, 0.25])),
+        (["--granularity", "unstructured"], ("auto", "unstructured", [0.15])),
+        (["--pruning_method", "topK"], ("auto", "unstructured", [0.15])),
+        (["--pruning_method", "topK", "--final_threshold", "0.15"], ("paper", "unstructured", None)),
+        (["--initial_warmup", "2"], ("paper", "unstructured", None)),
+        (["--recipe", "paper"], ("paper", "unstructured", None)),
+        (["--recipe", "paper", "--granularity", "structured"], ("paper", "structured", [0.25])),
+        (["--model_type", "bert"], ("auto", "unstructured", [0.15])),
+        (["--num_train_epochs", "2"], ("auto", "structured", [0.25])),
+    ],
+)
+def test_flags_decide_the_recipe(flags, expected):
+    assert settled(*flags) == expected
+
+
+def test_keep_is_the_final_threshold_of_the_paper():
+    assert parse_arguments([*GIVEN, "--recipe", "paper", "--keep", "0.1"]).final_threshold == 0.1
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--keep", "0"], "--keep"),
+        (["--keep", "1.5"], "--keep is the share"),
+        (["--keep", "0.1", "0.5"], "falling"),
+        (["--keep", "0.1", "--final_threshold", "0.1"], "--keep stands in the place of --final_threshold"),
+        (["--keep", "0.1", "--speedup", "3"], "--speedup stands in the place of --keep"),
+        (["--speedup", "0.5"], "--speedup accepts numbers from 1"),
+        (["--speedup", "3", "--granularity", "unstructured"], "--speedup needs --granularity structured"),
+        (["--granularity", "structured", "--pruning_method", "magnitude"], "omit --pruning_method magnitude"),
+        (["--granularity", "structured", "--model_type", "bert"], "contradicts --granularity structured"),
+        (["--granularity", "unstructured", "--num_train_epochs", "0"], "--num_train_epochs accepts numbers above 0"),
+        (["--granularity", "both"], "--granularity accepts structured, unstructured"),
+        (["--recipe", "best"], "--recipe accepts auto, paper"),
+    ],
+)
+def test_contradictions_are_refused_in_a_line(flags, line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments([*GIVEN, *flags])
+    assert ended.value.code == 2
+    assert line in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("examples", "epochs"),
+    [(3668, 6.0), (67349, 1.0), (2490, 8.0), (5749, 4.0), (100, 20.0), (20000, 1.0)],
+)
+def test_dense_epochs_are_those_of_600_updates(examples, epochs):
+    assert dense_values(Facts(examples, 384))["num_train_epochs"] == epochs
+
+
+def test_rates_follow_the_width():
+    rates = [dense_values(Facts(5000, width))["learning_rate"] for width in (384, 512, 768, 1024)]
+    assert rates == [1e-4, 1e-4, 3e-5, 2e-5]
+
+
+def test_no_phase_is_longer_than_3000_updates_or_20_epochs():
+    for examples in (50, 1000, 30_000, 400_000):
+        facts = Facts(examples, 384)
+        for values in (structured_values(facts), unstructured_values(facts, "topK", 0.03)):
+            assert values["num_train_epochs"] <= 20
+            assert values["num_train_epochs"] * facts.updates_per_epoch <= 3000 + facts.updates_per_epoch
+
+
+def test_processes_share_a_batch():
+    assert [Facts(1000, 384, processes).batch_size for processes in (1, 2, 8, 64)] == [32, 16, 4, 1]
+
+
+def test_what_the_user_gave_stays():
+    args = parse_arguments([*GIVEN, "--learning_rate", "7e-5", "--max_steps", "30"])
+    filled = fill_in(args, structured_values(Facts(3668, 384)))
+    assert args.learning_rate == 7e-5
+    assert args.num_train_epochs == 3.0  # max_steps counts
+    assert "learning_rate" not in filled
+    assert filled["per_gpu_train_batch_size"] == args.per_gpu_train_batch_size == 32
