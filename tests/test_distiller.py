@@ -21,7 +21,10 @@ from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.modules import masked_nn
 from emmental.patching import drop_masks, masked_layers
 from emmental.pruning import densities, remaining_weights
+from emmental.runs.evaluation import predict_logits
 from emmental.runs.optimization import UpdateLoop
+from emmental.runs.precision import Precision
+from emmental.runs.processes import Processes
 from emmental.training.plan import Plan, plan_updates
 
 
@@ -188,15 +191,16 @@ class TestMasks:
         assert not torch.equal(gates(1, 1), gates(1, 2))
         assert not torch.equal(gates(1, 1), gates(2, 1))
 
-    @pytest.mark.parametrize("method", ["topK", "l0"])
+    @pytest.mark.parametrize("method", ["topK", "sigmoied_threshold", "l0"])
     def test_compiled_twice_and_not_for_thresholds_or_masks(self, make_distiller, make_features, monkeypatch, method):
         torch.compiler.reset()
         counter = CompileCounterWithBackend("aot_eager")
         monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
         weights = []
+        flags = {"initial_threshold": 0.0, "final_threshold": 0.1} if method == "sigmoied_threshold" else {}
         for compiled in (False, True):
             task_distiller, dataset = (
-                make_distiller(pruning_method=method, torch_compile=compiled),
+                make_distiller(pruning_method=method, torch_compile=compiled, **flags),
                 make_features(dev=40),
             )
             for layer in task_distiller.student.modules():
@@ -208,6 +212,12 @@ class TestMasks:
                 task_distiller.step(batch, threshold, 0.0)
             weights.append(torch.cat([value.flatten() for value in task_distiller.student.parameters()]).detach())
         assert counter.frame_count == 2
+        logits = predict_logits(task_distiller.student, dataset, 8, Processes(), Precision(torch.device("cpu")))
+        assert counter.frame_count <= 4  # masks are made outside of what is compiled
+        plain = copy.deepcopy(task_distiller.student)
+        plain._compiled_call_impl = None
+        expected = predict_logits(plain, dataset, 8, Processes(), Precision(torch.device("cpu")))
+        assert torch.allclose(logits, expected, atol=1e-5)
         # Adam follows the sign of a gradient: a few entries whose gradient is only rounding go elsewhere.
         apart = (weights[0] - weights[1]).abs() > 2e-5
         assert apart.float().mean() < 0.005
