@@ -67,7 +67,13 @@ def make_args(tmp_path: Path, bert_dir: Path) -> Callable[..., Run]:
         if not (tmp_path / task).exists():
             tiny.write_task(tmp_path / task, task)
         settings = {"output_dir": tmp_path / "out", "feature_cache_dir": tmp_path / "cache", "max_seq_length": 16}
-        settings |= {"model_name_or_path": bert_dir, "data_dir": tmp_path / task, "task_name": task, **flags}
+        settings |= {
+            "recipe": "paper",
+            "model_name_or_path": bert_dir,
+            "data_dir": tmp_path / task,
+            "task_name": task,
+            **flags,
+        }
         argv = [f"--{n}" if v is True else f"--no-{n}" if v is False else f"--{n}={v}" for n, v in settings.items()]
         run = Run(parse_arguments([*argv, "--no_cuda"]))
         run.task = resolve_task(task)

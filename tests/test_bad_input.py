@@ -108,7 +108,18 @@ def command(world: Path, output: Path) -> list[str]:
     return [
         *("--data_dir", str(world / "mrpc"), "--task_name", "mrpc", "--model_name_or_path", str(world / "bert")),
         *("--output_dir", str(output), "--feature_cache_dir", str(world / "cache"), "--max_seq_length", "32"),
-        *("--max_steps", "6", "--warmup_steps", "1", "--save_steps", "3", "--no_cuda", "--no-pictures"),
+        *(
+            "--recipe",
+            "paper",
+            "--max_steps",
+            "6",
+            "--warmup_steps",
+            "1",
+            "--save_steps",
+            "3",
+            "--no_cuda",
+            "--no-pictures",
+        ),
     ]
 
 

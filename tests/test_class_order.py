@@ -37,7 +37,16 @@ def run(folder: Path, output: Path, *flags: str) -> dict[str, float]:
     return masked_run_glue.main(
         [
             *("--data_dir", str(folder / "mnli"), "--task_name", "mnli", "--output_dir", str(output), "--no_cuda"),
-            *("--feature_cache_dir", str(folder / "cache"), "--max_seq_length", "32", "--no-pictures", *flags),
+            *(
+                "--feature_cache_dir",
+                str(folder / "cache"),
+                "--recipe",
+                "paper",
+                "--max_seq_length",
+                "32",
+                "--no-pictures",
+                *flags,
+            ),
         ]
     )
 

@@ -63,7 +63,16 @@ def command(world: Path, output: Path, teacher: str, *others: str, cache: Path |
         *("--data_dir", str(world / "mrpc"), "--task_name", "mrpc", "--model_name_or_path", str(world / "student")),
         *("--output_dir", str(output), "--feature_cache_dir", str(cache or world / "cache"), "--max_seq_length", "32"),
         *("--max_steps", "6", "--warmup_steps", "1", "--save_steps", "3", "--logging_steps", "2", "--no-pictures"),
-        *("--learning_rate", "1e-3", "--no_cuda", "--teacher_name_or_path", str(world / teacher), *others),
+        *(
+            "--recipe",
+            "paper",
+            "--learning_rate",
+            "1e-3",
+            "--no_cuda",
+            "--teacher_name_or_path",
+            str(world / teacher),
+            *others,
+        ),
     ]
 
 

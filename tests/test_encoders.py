@@ -77,7 +77,7 @@ def flags(world: Path, output: Path, *others: str) -> list[str]:
         *("--output_dir", str(output), "--feature_cache_dir", str(world / "cache"), "--no_cuda"),
         *("--max_seq_length", "32", "--max_steps", "4", "--warmup_steps", "1", "--save_steps", "2"),
         "--no-pictures",
-        *("--learning_rate", "1e-3", *others),
+        *("--recipe", "paper", "--learning_rate", "1e-3", *others),
     ]
 
 

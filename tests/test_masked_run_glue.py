@@ -35,7 +35,18 @@ def flags(models: Path, tmp_path: Path, name: str, *others: str) -> list[str]:
     return [
         *("--data_dir", str(tmp_path / name), "--task_name", name, "--model_name_or_path", str(models / str(labels))),
         *("--output_dir", str(tmp_path / "out"), "--feature_cache_dir", str(tmp_path / "cache"), "--no_cuda"),
-        *("--max_seq_length", "32", "--max_steps", "6", "--warmup_steps", "1", "--save_steps", "3"),
+        *(
+            "--recipe",
+            "paper",
+            "--max_seq_length",
+            "32",
+            "--max_steps",
+            "6",
+            "--warmup_steps",
+            "1",
+            "--save_steps",
+            "3",
+        ),
         *("--logging_steps", "2", "--learning_rate", "1e-3", *others),
     ]
 

@@ -33,7 +33,17 @@ def launch(world: Path, output: Path, processes: int, *flags: str, **environment
         *("--data_dir", str(world / "mrpc"), "--task_name", "mrpc", "--model_name_or_path", str(world / "bert")),
         *("--output_dir", str(output), "--feature_cache_dir", str(output / "cache"), "--max_seq_length", "32"),
         *("--max_steps", "9", "--warmup_steps", "1", "--save_steps", "4", "--logging_steps", "2", "--no-pictures"),
-        *("--learning_rate", "1e-3", "--no_cuda", "--mask_init", "kaiming", "--gradient_accumulation_steps", "2"),
+        *(
+            "--recipe",
+            "paper",
+            "--learning_rate",
+            "1e-3",
+            "--no_cuda",
+            "--mask_init",
+            "kaiming",
+            "--gradient_accumulation_steps",
+            "2",
+        ),
         # A large epsilon: Adam's first steps otherwise are the sign of gradients that rounding alone decides.
         *("--adam_epsilon", "1e-3"),
         *("--per_gpu_train_batch_size", str(8 // processes), "--evaluate_during_training", *flags),

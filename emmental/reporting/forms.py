@@ -296,10 +296,12 @@ def _is_dense_classifier(settings: dict[str, Any], model: PreTrainedModel) -> bo
 
 
 def training_command(flags: dict[str, Any], processes: int = 1) -> str:
-    """The command line of `masked_run_glue.py` that sets these flags; those at their default are left out."""
+    """The command line of `masked_run_glue.py` that the user gave; older records name only what is not the default."""
     start = "python" if processes == 1 else f"torchrun --nproc_per_node={processes}"
     words = [*start.split(), "masked_run_glue.py"]
     for flag in Flags(FLAGS, {}).declared:
+        if flag.name not in flags.get("given", flags):
+            continue
         value = flags.get(flag.name, flag.default)
         if value == flag.default or (value is False and flag.default is None):
             continue

@@ -86,10 +86,14 @@ class Run:
         """What decides which weights come out: flags, contents, number of processes. Checkpoints hold it."""
         return {**self.flags.of_result(), **self.contents, "world_size": self.processes.world_size}
 
+    def _record(self) -> dict[str, Any]:
+        known = {**self.flags.all(), **self.contents, "given": sorted(self.flags.explicit)}
+        return dict(sorted(known.items()))
+
     def record(self) -> None:
-        """Write flags and contents into `training_args.json` of the output folder."""
+        """Write flags, the names of those that the user gave, and contents into `training_args.json`."""
         if self.output is not None:
-            self.output.write_json("training_args.json", dict(sorted({**self.flags.all(), **self.contents}.items())))
+            self.output.write_json("training_args.json", self._record())
 
 
 def _set_threads(asked: int | None, processes: int) -> None:

@@ -48,7 +48,17 @@ def flags(dense: Path, data: Path, tmp_path: Path) -> Callable[..., list[str]]:
 
     def make(name: str, *others: str, cpu: bool = not ON_GPU) -> list[str]:
         return [
-            *("--data_dir", str(data), "--task_name", "sst-2", "--model_name_or_path", str(dense), "--do_train"),
+            *(
+                "--data_dir",
+                str(data),
+                "--task_name",
+                "sst-2",
+                "--recipe",
+                "paper",
+                "--model_name_or_path",
+                str(dense),
+                "--do_train",
+            ),
             *("--output_dir", str(tmp_path / name), "--feature_cache_dir", str(tmp_path / "cache")),
             *(
                 "--max_steps",
