@@ -140,7 +140,7 @@ def model_card(args: Run, made: Made, results: dict[str, float]) -> str:
     dataset = (CUSTOM, "own files") if args.task.name == CUSTOM else ("glue", f"GLUE {args.task.name}")
     data = ModelCardData(
         library_name="transformers",
-        tags=["emmental", "pruning", made_by(args, made)],
+        tags=["emmental"] if made_by(args, made) == "dense" else ["emmental", "pruning", made_by(args, made)],
         base_model=_hub_name(args.model_name_or_path),
         pipeline_tag="text-classification",
         model_name=name,

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "pruned"
 _FACTS = "pruned.json"
 _BATCH = 32
+_FEWEST_ROWS = 8
 
 
 def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budget, name: str) -> PreTrainedModel:
@@ -60,10 +61,10 @@ def rows_to_prune_on(dataset: FeatureDataset, model: PreTrainedModel, seed: int)
     """Training rows for information and refit, and others for the check, drawn by the seed.
 
     Raises:
-        UserError: there are fewer than 40 rows.
+        UserError: there are fewer than 8 rows.
     """
-    if len(dataset) < 40:
-        raise UserError(f"--granularity structured needs 40 training rows or more to prune on, not {len(dataset)}")
+    if len(dataset) < _FEWEST_ROWS:
+        raise UserError(f"--granularity structured needs {_FEWEST_ROWS} training rows or more, not {len(dataset)}")
     rows = np.random.default_rng(seed).permutation(len(dataset))
     checked, others = np.split(rows, [min(MOST_CHECKED, len(rows) // 5)])
     tokens = np.cumsum(dataset.lengths[others])

@@ -114,7 +114,7 @@ class TestModelCard:
         data = card.data.to_dict()
         assert data["library_name"] == "transformers"
         assert data["pipeline_tag"] == "text-classification"
-        assert data["tags"] == ["emmental", "movement-pruning", "topK"]
+        assert data["tags"] == ["emmental", "pruning", "topK"]
         (result,) = card.data.eval_results
         assert (result.task_type, result.dataset_name) == ("text-classification", "GLUE sst-2")
         assert (result.metric_type, result.metric_value) == ("acc", 0.8765)
@@ -138,7 +138,7 @@ class TestModelCard:
         card = ModelCard(model_card(args, Made(pruned), {"corr": 0.5}))
         (result,) = card.data.eval_results
         assert (result.dataset_type, result.dataset_name) == ("custom", "own files")
-        assert "A BERT regressor for custom" in card.text
+        assert "A bert regressor for custom" in card.text
 
     def test_a_folder_of_this_machine_is_not_named_as_a_base_model(self, args, pruned, bert_dir):
         assert str(bert_dir) not in model_card(args, Made(pruned), {})
