@@ -34,8 +34,8 @@ from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
 from emmental.data.description import description, one_class
 from emmental.errors import UserError
-from emmental.optional import is_there
 from emmental.export.bertarize import bertarize
+from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
 from emmental.pretrained import weights_fingerprint
 from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
