@@ -180,7 +180,10 @@ def _train_in_phases(run: Run, tokenizer: Any, dataset: FeatureDataset) -> Made:
     for part, (share, folder) in zip(parts, keep_folders(run), strict=True):
         part.contents["teacher_weights"] = weights_fingerprint(teacher or dense)
         open_output(part)
-        model = _pruned(part, made.model, dataset, tokenizer, share, teacher or dense, start)
+        if run.granularity == STRUCTURED:
+            model = _cut_and_recover(part, made.model, dense, dataset, tokenizer, teacher or dense, share)
+        else:
+            model = _prune_weights(part, start, dataset, tokenizer, teacher or dense)
         if part.output is not None:
             part.output.save_model(model, tokenizer)
         name = f"{share:.1%} kept" if run.speedup is None else f"{run.speedup:g} times as fast"
@@ -196,15 +199,24 @@ def _metric_of(run: Run, model: nn.Module, tokenizer: Any) -> float | None:
     return evaluate(run, model, tokenizer)[run.task.primary_metric] if run.do_eval else None
 
 
-def _pruned(
-    run: Run, model: nn.Module, dataset: FeatureDataset, tokenizer: Any, share: float, teacher: nn.Module, start: str
+def _cut_and_recover(
+    run: Run,
+    model: nn.Module,
+    dense: nn.Module,
+    dataset: FeatureDataset,
+    tokenizer: Any,
+    teacher: nn.Module,
+    share: float,
 ) -> nn.Module:
-    """The model with a share of its encoder left: in small form, or plain with exact zeros."""
-    if run.granularity == STRUCTURED:
-        small = cut(run, model, dataset, *budget_of(run, model, share))
-        if run.num_train_epochs or run.max_steps > 0:
-            _learn(run, dataset, small, tokenizer, teacher)
-        return small.eval()
+    """A share of the dense model's heads and neurons, cut out of `model`, in small form, after it has learnt again."""
+    small = cut(run, model, dataset, *budget_of(run, model, share, dense))
+    if run.num_train_epochs or run.max_steps > 0:
+        _learn(run, dataset, small, tokenizer, teacher)
+    return small.eval()
+
+
+def _prune_weights(run: Run, start: str, dataset: FeatureDataset, tokenizer: Any, teacher: nn.Module) -> nn.Module:
+    """The model of the folder `start` with single weights pruned, in plain form with exact zeros."""
     masked = load_model(phase(run, model_name_or_path=start), run.task, tokenizer).to(run.processes.device)
     _learn(run, dataset, masked, tokenizer, teacher)
     return bertarize(masked)

@@ -20,6 +20,7 @@ from emmental.pretrained import weights_fingerprint
 from emmental.runs.evaluation import model_inputs
 from emmental.runs.precision import bf16_in_hardware
 from emmental.runs.run import Run
+from emmental.structured.gates import encoder_weights
 from emmental.structured.selection import Budget, weight_budget
 from emmental.structured.speed import SpeedTable, measure_speed, speed_budget
 from emmental.training.models import load_config
@@ -169,13 +170,13 @@ def needs_dense_phase(run: Run, model: PreTrainedModel, dataset: FeatureDataset)
     return not known
 
 
-def budget_of(run: Run, model: PreTrainedModel, keep: float) -> tuple[Budget, str]:
-    """What may stay, and its name: a share of the weights, or the milliseconds that `--speedup` leaves.
+def budget_of(run: Run, model: PreTrainedModel, keep: float, dense: PreTrainedModel) -> tuple[Budget, str]:
+    """What of `model` may stay, and its name: a share of the dense one's weights, or milliseconds for `--speedup`.
 
     The table of milliseconds is measured once, by rank 0, and lies in the output folder: a resumed run reads it.
     """
     if run.speedup is None:
-        return weight_budget(model, keep), f"keep {keep:g}"
+        return weight_budget(model, min(1.0, keep * encoder_weights(dense) / encoder_weights(model))), f"keep {keep:g}"
     file, name = run.folder / SPEED_FILE, f"speedup {run.speedup:g} at {run.speedup_batch_size} x {run.speedup_length}"
     key = {"model": weights_fingerprint(model), "batch_size": run.speedup_batch_size, "length": run.speedup_length}
     with run.processes.main_first():
