@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path, PurePosixPath
 
 SPIN_COUNT = "1000"
-"""Turns of the loop before a thread sleeps; `benchmarks/README.md` has the measurements. GNU OpenMP takes 300,000."""
+"""Turns of the loop before a thread sleeps; GNU OpenMP takes 300,000. `benchmarks/shared_machine.py` compares."""
 _SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
