@@ -139,7 +139,8 @@ class TaskDistiller(UpdateLoop):
         """Let a global top-k keep exactly its share of the scores as they are: the last update is followed by this."""
         if self.args.global_topk and self._masked:
             self.global_threshold = global_threshold(self.student, self.plan.final_threshold)
-            refresh_masks(self.student, self.plan.final_threshold, self.global_threshold)
+            noise_seed = self._noise_seed(self.global_step + 1)
+            refresh_masks(self.student, self.plan.final_threshold, self.global_threshold, noise_seed)
 
     def state_dict(self) -> dict[str, Any]:
         """As `UpdateLoop.state_dict`, and the threshold of a global top-k."""
@@ -156,8 +157,10 @@ class TaskDistiller(UpdateLoop):
         update = self.global_step + 1
         if self.args.global_topk and self._global_threshold_is_due(update):
             self.global_threshold = global_threshold(self.student, threshold)
-        noise_seed = (self.args.seed * _NOISE_STRIDE + update) * _NOISE_STRIDE
-        refresh_masks(self.student, threshold, self.global_threshold, noise_seed)
+        refresh_masks(self.student, threshold, self.global_threshold, self._noise_seed(update))
+
+    def _noise_seed(self, update: int) -> int:
+        return (self.args.seed * _NOISE_STRIDE + update) * _NOISE_STRIDE
 
     def _global_threshold_is_due(self, update: int) -> bool:
         first_at_end = update == self.plan.total_updates - self.plan.constant_end + 1

@@ -8,6 +8,8 @@ PRUNING_METHODS = ("topK", "threshold", "sigmoied_threshold", "magnitude", "l0")
 MASK_INITS = ("constant", "uniform", "kaiming", "magnitude")
 FRACTION_METHODS = ("topK", "magnitude")
 """Methods whose threshold is the fraction of weights that stay."""
+SCORE_METHODS = ("threshold", "sigmoied_threshold", "l0")
+"""Methods whose scores decide how many weights stay, unless a share is asked for."""
 GLOBAL_TOPK_METHODS = ("topK", "threshold")
 REGULARIZATIONS = ("l1", "l0")
 

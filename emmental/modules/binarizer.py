@@ -163,9 +163,21 @@ def threshold_mask(scores: Tensor, threshold: float, sigmoid: bool) -> Tensor:
     return torch.where(torch.count_nonzero(mask) >= fewest, mask, top_mask(scores, fewest))
 
 
-def hard_concrete_mask(scores: Tensor, training: bool, generator: torch.Generator | None = None) -> Tensor:
-    """L0 gates in [0, 1], dtype of `scores`: sampled in training, their deterministic form otherwise."""
+def hard_concrete_mask(
+    scores: Tensor,
+    training: bool,
+    generator: torch.Generator | None = None,
+    boundary: tuple[float, int] | None = None,
+) -> Tensor:
+    """L0 gates in [0, 1], dtype of `scores`: sampled in training, their deterministic form otherwise.
+
+    With a boundary (score, ties), the scores are shifted before: the deterministic gate clamp(sigmoid(S) (r - l) + l)
+    opens at S = log(-l / r), and the boundary is moved there. Without noise exactly the scores above the boundary are
+    open then, and the first `ties` that equal it, by a hair at least: what rounding would close stays a weight.
+    """
     logits = scores.detach()
+    if boundary is not None:
+        logits = logits - (boundary[0] - math.log(-L0_LEFT / L0_RIGHT))
     if training:
         low, high = _L0_NOISE_MARGIN, 1 - _L0_NOISE_MARGIN
         noise = torch.empty_like(logits).uniform_(low, high, generator=generator)
@@ -173,7 +185,10 @@ def hard_concrete_mask(scores: Tensor, training: bool, generator: torch.Generato
     else:
         gate = torch.sigmoid(logits)
     _refuse_nan(gate)
-    return gate.mul_(L0_RIGHT - L0_LEFT).add_(L0_LEFT).clamp_(0.0, 1.0)
+    gate.mul_(L0_RIGHT - L0_LEFT).add_(L0_LEFT).clamp_(0.0, 1.0)
+    if boundary is None or training:
+        return gate
+    return gate.clamp_(min=torch.finfo(gate.dtype).eps).mul_(above_with_ties(scores, *boundary))
 
 
 def hard_concrete_slope(mask: Tensor, training: bool) -> Tensor:

@@ -54,7 +54,8 @@ class MaskedLinear(nn.Linear):
 
     Attributes:
         threshold: fraction kept (`topK`, `magnitude`) or score threshold; None keeps every weight (before pruning).
-        global_threshold: (score, ties) of a global top-k, used instead of `threshold`; None without one.
+        global_threshold: (score, ties) of a global top-k, used instead of `threshold`; None without one. For `l0`
+            it says where gates open in evaluation.
         noise_seed: seed of the `l0` noise in training, so that all ranks draw alike; None takes PyTorch's generator.
 
     Raises:
@@ -199,7 +200,7 @@ class MaskedLinear(nn.Linear):
             generator = None
             if self.training and self.noise_seed is not None:
                 generator = torch.Generator(source.device).manual_seed(self.noise_seed)
-            return hard_concrete_mask(source, self.training, generator)
+            return hard_concrete_mask(source, self.training, generator, self.global_threshold)
         if self.global_threshold is not None:
             return above_with_ties(source, *self.global_threshold)
         if threshold is None:

@@ -311,9 +311,10 @@ def _pruning_problems(args: Flags) -> list[str]:
         return []
     problems = _threshold_problems(args)
     method = args.pruning_method
-    if args.global_topk and method not in GLOBAL_TOPK_METHODS:
+    if args.global_topk and "global_topk" in args.explicit and method not in GLOBAL_TOPK_METHODS:
         problems.append(
-            f"--global_topk is defined for --pruning_method {' and '.join(GLOBAL_TOPK_METHODS)}, not {method}"
+            f"--global_topk is defined for --pruning_method {' and '.join(GLOBAL_TOPK_METHODS)}, not {method}; "
+            "--keep sets the share that stays for every method"
         )
     if method == "magnitude" and args.regularization:
         problems.append("--regularization needs mask scores, and --pruning_method magnitude learns none")
@@ -334,11 +335,11 @@ def _threshold_problems(args: Flags) -> list[str]:
             problems.append(
                 f"--{name} is the share of weights that stay, above 0 and up to 1 (15 % is 0.15), not {value}"
             )
-        elif method == "sigmoied_threshold" and not 0 <= value < 1:
+        elif method == "sigmoied_threshold" and not as_fraction and not 0 <= value < 1:
             problems.append(f"--{name} is compared with sigmoid(scores) and accepts 0 up to below 1, not {value}")
         elif not math.isfinite(value):
             problems.append(f"--{name} accepts a finite number, not {value}")
-    if problems or method == "l0":
+    if problems or (method == "l0" and not as_fraction):
         return problems
     if as_fraction and start < end:
         problems.append(

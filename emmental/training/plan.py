@@ -77,7 +77,8 @@ class Plan:
                 f"--warmup_steps {self.warmup_steps} is longer than the training of {self.total_updates} updates: "
                 f"give --warmup_steps up to {self.total_updates // 10}, or more --num_train_epochs or --max_steps"
             )
-        moves = self.prunes and self.method != "l0" and self.initial_threshold != self.final_threshold
+        has_threshold = self.global_topk or self.method != "l0"
+        moves = self.prunes and has_threshold and self.initial_threshold != self.final_threshold
         if not moves or self.pruning_updates >= 1:
             return None
         return (

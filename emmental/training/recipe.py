@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emmental.flags import Flags
+from emmental.methods import SCORE_METHODS
 
 STRUCTURED, UNSTRUCTURED = "structured", "unstructured"
 BATCH = 32
@@ -82,11 +83,12 @@ def settle_recipe(flags: Flags) -> None:
     if flags.granularity is None:
         single_weights = flags.recipe == "paper" or "pruning_method" in given or trains_dense(flags)
         flags.granularity = UNSTRUCTURED if single_weights else STRUCTURED
-    if flags.recipe == "paper" and flags.granularity == UNSTRUCTURED:
-        if flags.keep:
-            flags.final_threshold = flags.keep[-1]
-    elif flags.keep is None:
+    if flags.keep is None and (flags.recipe != "paper" or flags.granularity != UNSTRUCTURED):
         flags.keep = [KEEP.get(flags.granularity, KEEP[STRUCTURED])]
+    if flags.keep and flags.granularity == UNSTRUCTURED and not trains_dense(flags):
+        flags.final_threshold = flags.keep[-1]
+        # Where a threshold does not say what stays, one boundary for the scores of all matrices does.
+        flags.global_topk = flags.global_topk or flags.pruning_method in SCORE_METHODS
 
 
 def trains_dense(flags: Flags) -> bool:
@@ -97,9 +99,8 @@ def trains_dense(flags: Flags) -> bool:
 def recipe_problems(flags: Flags) -> list[str]:
     """What contradicts itself among the flags of recipe and budget, a line each."""
     given, problems = flags.explicit, []
-    for name in ("final_threshold", "final_lambda"):
-        if "keep" in given and name in given:
-            problems.append(f"--keep stands in the place of --{name}; give one of them")
+    if "keep" in given and "final_threshold" in given:
+        problems.append("--keep stands in the place of --final_threshold; give one of them")
     if "speedup" in given and "keep" in given:
         problems.append("--speedup stands in the place of --keep; give one of them")
     if flags.keep and any(not 0 < share <= 1 for share in flags.keep):
@@ -147,6 +148,7 @@ def structured_values(facts: Facts) -> dict[str, Any]:
 def unstructured_values(facts: Facts, method: str, keep: float) -> dict[str, Any]:
     """Flag -> value of the pruning of single weights by a method, down to the share `keep`."""
     updates = PRUNING_UPDATES if keep >= 0.1 else PRUNING_UPDATES_BELOW_A_TENTH
+    scale = 5.0 if method == "l0" else 1.0  # magnitudes that the noise of the gates does not drown
     return (
         _common(facts)
         | _teaching()
@@ -154,8 +156,8 @@ def unstructured_values(facts: Facts, method: str, keep: float) -> dict[str, Any
             "num_train_epochs": _epochs(facts, updates),
             "learning_rate": 2 * facts.learning_rate,
             "mask_init": "magnitude",
-            "mask_scale": 1.0,
-            "mask_scores_learning_rate": 2e-3,
+            "mask_scale": scale,
+            "mask_scores_learning_rate": 2e-3 * scale,
             "initial_threshold": 1.0,
             "final_threshold": keep,
             "global_topk": method != "magnitude",

@@ -317,6 +317,8 @@ class TestShown:
             ("threshold", True, "15.0 %"),
             ("threshold", False, "by scores"),
             ("sigmoied_threshold", False, "by scores"),
+            ("sigmoied_threshold", True, "15.0 %"),
+            ("l0", True, "15.0 %"),
         ):
             assert expected in plan_of(100, 10, method=method, global_topk=global_topk).lines()[-1], method
 

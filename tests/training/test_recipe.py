@@ -35,8 +35,24 @@ def test_flags_decide_the_recipe(flags, expected):
     assert settled(*flags) == expected
 
 
-def test_keep_is_the_final_threshold_of_the_paper():
-    assert parse_arguments([*GIVEN, "--recipe", "paper", "--keep", "0.1"]).final_threshold == 0.1
+@pytest.mark.parametrize("recipe", ["auto", "paper"])
+@pytest.mark.parametrize(
+    ("method", "together"),
+    [("topK", False), ("magnitude", False), ("threshold", True), ("sigmoied_threshold", True), ("l0", True)],
+)
+def test_keep_is_the_final_share_of_every_method(recipe, method, together):
+    args = parse_arguments([*GIVEN, "--recipe", recipe, "--pruning_method", method, "--keep", "0.1"])
+    assert (args.initial_threshold, args.final_threshold, args.global_topk) == (1.0, 0.1, together)
+
+
+def test_scores_of_the_paper_decide_what_stays_without_keep():
+    thresholds = ["--initial_threshold", "0", "--final_threshold", "0.1"]
+    assert not parse_arguments([*GIVEN, "--pruning_method", "sigmoid_threshold", *thresholds]).global_topk
+
+
+def test_gates_start_further_apart_than_their_noise():
+    values = unstructured_values(Facts(5000, 384), "l0", 0.1)
+    assert (values["mask_scale"], values["mask_scores_learning_rate"]) == (5.0, 0.01)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +62,9 @@ def test_keep_is_the_final_threshold_of_the_paper():
         (["--keep", "1.5"], "--keep is the share"),
         (["--keep", "0.1", "0.5"], "falling"),
         (["--keep", "0.1", "--final_threshold", "0.1"], "--keep stands in the place of --final_threshold"),
+        (["--keep", "0.1", "--pruning_method", "l0", "--initial_threshold", "0.05"], "weights would grow back"),
+        (["--keep", "0.1", "--pruning_method", "threshold", "--initial_threshold", "2"], "--initial_threshold is the"),
+        (["--keep", "0.1", "--pruning_method", "l0", "--global_topk"], "--keep sets the share that stays for every"),
         (["--keep", "0.1", "--speedup", "3"], "--speedup stands in the place of --keep"),
         (["--speedup", "0.5"], "--speedup accepts numbers from 1"),
         (["--speedup", "3", "--granularity", "unstructured"], "--speedup needs --granularity structured"),
