@@ -33,7 +33,7 @@ from emmental.language_models.corpus import CorpusDataset
 from emmental.language_models.masking import LmBatchMaker, Masking
 from emmental.language_models.models import load_lm_run
 from emmental.patching import masked_layers, set_threshold
-from emmental.pruning import global_threshold, refresh_masks, regularization
+from emmental.pruning import gather_information, global_threshold, refresh_masks, regularization
 from emmental.reporting.summary import environment_line
 from emmental.runs.evaluation import model_inputs
 from emmental.runs.loop import Intervals, RunLoop
@@ -89,7 +89,9 @@ class TaskDistiller(UpdateLoop):
         hidden: HiddenStateMatch | None = None,
     ) -> None:
         model = student if hidden is None else ProjectedStudent(student, hidden.projection)
-        groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.mask_scores_learning_rate)
+        self._by_information = any(layer.pruning_method == "fisher" for layer in masked_layers(student).values())
+        scores_rate = None if self._by_information else args.mask_scores_learning_rate
+        groups = parameter_groups(model, args.learning_rate, args.weight_decay, scores_rate)
         optimizer = adamw(groups, args.adam_epsilon, use_apex=args.use_apex)
         super().__init__(
             wrapped(model, args.processes, args.torch_compile),
@@ -152,6 +154,12 @@ class TaskDistiller(UpdateLoop):
         self.global_threshold = None if state["boundary"] is None else tuple(state["boundary"])
         if self._masked:
             set_threshold(self.student, self.plan.at(self.global_step)[0], self.global_threshold)
+
+    def _update(self) -> None:
+        loss_scale = self.precision.scaler.get_scale()
+        super()._update()
+        if self._by_information:
+            gather_information(self.student, self.global_step, loss_scale)
 
     def _make_masks(self, threshold: float) -> None:
         update = self.global_step + 1

@@ -30,7 +30,7 @@ class MaskedConfig:
     """What the configurations of all masked models share; each is also the plain configuration of its type.
 
     Attributes:
-        pruning_method: topK, threshold, sigmoied_threshold, magnitude or l0.
+        pruning_method: topK, threshold, sigmoied_threshold, magnitude, l0 or fisher.
         mask_init: constant, uniform, kaiming or magnitude: how mask scores start that no checkpoint gives.
         mask_scale: scale of that start.
         threshold: the threshold the model predicts with; None keeps every weight (`l0` has no threshold).

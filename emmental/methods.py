@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from emmental.errors import UserError
 
-PRUNING_METHODS = ("topK", "threshold", "sigmoied_threshold", "magnitude", "l0")
+PRUNING_METHODS = ("topK", "threshold", "sigmoied_threshold", "magnitude", "l0", "fisher")
 MASK_INITS = ("constant", "uniform", "kaiming", "magnitude")
-FRACTION_METHODS = ("topK", "magnitude")
+FRACTION_METHODS = ("topK", "magnitude", "fisher")
 """Methods whose threshold is the fraction of weights that stay."""
 SCORE_METHODS = ("threshold", "sigmoied_threshold", "l0")
 """Methods whose scores decide how many weights stay, unless a share is asked for."""
-GLOBAL_TOPK_METHODS = ("topK", "threshold")
+GLOBAL_TOPK_METHODS = ("topK", "threshold", "fisher")
 REGULARIZATIONS = ("l1", "l0")
 
 

@@ -16,6 +16,9 @@ from emmental.methods import REGULARIZATIONS
 from emmental.modules.binarizer import L0_LEFT, L0_RIGHT, L0_TEMPERATURE, count_kept, kth_highest_of_all
 from emmental.patching import masked_layers, set_threshold
 
+INFORMATION_MEMORY = 0.98
+"""How much of the information of `fisher` an update takes over from the one before."""
+
 
 def schedule_threshold(
     step: int,
@@ -153,6 +156,28 @@ def remaining_weights(model: nn.Module) -> float:
     if not masks:
         return 100.0
     return 100.0 * sum(int(torch.count_nonzero(mask)) for mask in masks) / sum(mask.numel() for mask in masks)
+
+
+@torch.no_grad()
+def gather_information(model: nn.Module, update: int, loss_scale: float = 1.0) -> None:
+    """Take the gradients of an update into the scores of `fisher`: I <- beta I + (1 - beta) (dL/dm)^2.
+
+    m is the weight's mask, so dL/dm = w dL/d(w m), open or closed, and I is w^2 F with F the mean squared gradient:
+    twice what the loss is expected to rise by when the weight goes (Optimal Brain Damage with the empirical Fisher
+    information). beta is `INFORMATION_MEMORY`; the first updates count alike. The gradients are removed.
+
+    Args:
+        model: its masked layers hold the gradient of a whole update, as all processes share it.
+        update: number of the update, from 1.
+        loss_scale: the gradients are of the loss times this; entries that overflowed are left out.
+    """
+    new = max(1 - INFORMATION_MEMORY, 1 / update)
+    for scores in _scores_of(model):
+        if scores.grad is None:
+            continue
+        squared = scores.grad.div_(loss_scale).square_()
+        scores.lerp_(torch.where(squared.isfinite(), squared, scores), new)
+        scores.grad = None
 
 
 def _scores_of(model: nn.Module) -> list[nn.Parameter]:

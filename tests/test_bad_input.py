@@ -64,6 +64,10 @@ FLAGS = {
         ["--pruning_method=magnitude", "--regularization=l1", "--final_lambda=1"],
         "--regularization needs mask scores",
     ),
+    "penalty without scores": (
+        ["--pruning_method=fisher", "--regularization=l1", "--final_lambda=1"],
+        "--pruning_method fisher learns none",
+    ),
     "lambda alone": (["--final_lambda=10"], "--final_lambda weighs a penalty"),
     "penalty alone": (["--regularization=l1"], "does nothing without --final_lambda"),
     "lambda": (["--regularization=l1", "--final_lambda=-1"], "--final_lambda accepts numbers from 0"),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoConfig
 
 from distiller import TaskDistiller
@@ -16,8 +16,10 @@ from emmental.export.counts_parameters import count_parameters
 from emmental.export.model_folder import read_model
 from emmental.masked_models import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.methods import PRUNING_METHODS
-from emmental.patching import drop_masks, masked_layers
-from emmental.pruning import masks_of
+from emmental.patching import masked_layers
+from emmental.pruning import masks_of, refresh_masks
+from emmental.runs.checkpoints import load_checkpoint, save_checkpoint
+from emmental.runs.processes import Processes
 from emmental.training.plan import plan_updates
 
 TOGETHER = [method for method in PRUNING_METHODS if method not in ("topK", "magnitude")]
@@ -51,6 +53,10 @@ def train(distiller: TaskDistiller, batch: dict[str, torch.Tensor], updates: int
 def weights_kept(distiller: TaskDistiller) -> int:
     """Of a copy in evaluation, so that training keeps its masks."""
     return sum(int(mask.sum()) for mask in masks_of(copy.deepcopy(distiller.student).eval()).values())
+
+
+def masks(distiller: TaskDistiller):
+    return masked_layers(distiller.student).items()
 
 
 def sizes(distiller: TaskDistiller) -> list[int]:
@@ -91,15 +97,15 @@ def test_the_plan_shows_the_share_of_each_update(make, make_features, method):
 
 
 @pytest.mark.parametrize("method", TOGETHER)
-def test_a_resumed_run_ends_at_the_same_bits(make, make_features, method):
+def test_a_resumed_run_ends_at_the_same_bits(make, make_features, method, tmp_path):
     batch = make_features().batch([0, 1, 2])
     straight, first, second = make(method), make(method), make(method)
     train(straight, batch, 12)
     train(first, batch, 6)
-    second.student.load_state_dict(copy.deepcopy(first.student.state_dict()))
-    second.optimizer.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
-    second.load_state_dict(json.loads(json.dumps(first.state_dict(), allow_nan=False)))
-    drop_masks(first.student)
+    state = {"updates": first.state_dict()}
+    saved = save_checkpoint(tmp_path, 6, first.student, None, first.optimizer, state, Processes())
+    found = load_checkpoint(saved, second.student, second.optimizer, Processes())
+    second.load_state_dict(found["updates"])
     train(second, batch, 6)
     assert second.global_threshold == straight.global_threshold
     for name, value in straight.student.state_dict().items():
@@ -110,3 +116,50 @@ def test_penalties_go_together_with_a_share(make, make_features):
     distiller = make("sigmoied_threshold", regularization="l1", final_lambda=10)
     train(distiller, make_features().batch([0, 1, 2]), 12)
     assert weights_kept(distiller) == sum(sizes(distiller)) // 10
+
+
+class TestFisher:
+    def test_information_is_the_squared_gradient_of_a_whole_update_to_the_mask(self, make, make_features):
+        """Two micro-batches make one update; (w dL/d(wm))^2 of their mean loss, of closed masks too."""
+        distiller = make("fisher", initial_warmup=0, gradient_accumulation_steps=2)
+        twin = copy.deepcopy(distiller.student)
+        parts = [make_features().batch(rows) for rows in ([0, 1], [2, 3])]
+        distiller.begin_update(2)
+        for part in parts:
+            distiller.step(part, 0.5, 0.0)
+        refresh_masks(twin, 0.5, distiller.global_threshold)
+        torch.manual_seed(0)
+        loss = sum(
+            nn.functional.cross_entropy(
+                twin(**{name: part[name] for name in ("input_ids", "attention_mask", "token_type_ids")}).logits,
+                part["labels"],
+            )
+            for part in parts
+        )
+        (loss / 2).backward()
+        for name, layer in masked_layers(twin).items():
+            information = masked_layers(distiller.student)[name].mask_scores
+            assert torch.allclose(information, layer.mask_scores.grad**2, rtol=1e-3, atol=1e-9), name
+            assert information.grad is None
+            assert bool((information[~layer.mask] > 0).any())
+
+    def test_no_optimizer_has_the_information(self, make):
+        distiller = make("fisher")
+        assert set(distiller.learning_rates()) == {"weights", "undecayed"}
+
+    def test_closed_weights_keep_their_values_and_come_back(self, make, make_features):
+        """What was never open does not move (what was, does: AdamW remembers); and closed masks open again."""
+        distiller = make("fisher", initial_warmup=0, weight_decay=0, max_steps=40)
+        started = {name: layer.weight.detach().clone() for name, layer in masks(distiller)}
+        ever_open = {name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in started.items()}
+        came_back = 0
+        for step in range(20):
+            distiller.step(make_features().batch([step % 5, 5 + step % 3]), 0.3, 0.0)
+            for name, layer in masks(distiller):
+                came_back += int((layer.mask & ~ever_open[name]).sum()) if step else 0
+                ever_open[name] |= layer.mask
+        never_open = {name: ~was_open for name, was_open in ever_open.items()}
+        assert sum(int(closed.sum()) for closed in never_open.values()) > 100
+        assert came_back > 100
+        for name, layer in masks(distiller):
+            assert torch.equal(layer.weight[never_open[name]], started[name][never_open[name]])

@@ -43,6 +43,7 @@ MATRICES = {"albert": 6, "modernbert": 8}
 METHODS = {
     "topK": ["--final_threshold", "0.25"],
     "magnitude": ["--final_threshold", "0.25"],
+    "fisher": ["--final_threshold", "0.25"],
     "threshold": ["--initial_threshold", "-1", "--final_threshold", "0.001", "--mask_init", "kaiming"],
     "sigmoied_threshold": [
         *("--initial_threshold", "0", "--final_threshold", "0.5", "--mask_init", "kaiming"),
@@ -143,7 +144,7 @@ class TestTraining:
         argv = flags(encoder.world, tmp_path, "--pruning_method", method, *METHODS[method])
         results = masked_run_glue.main([*argv, "--save_steps", "4"])
         assert masked_run_glue.main([*argv, "--save_steps", "4", "--do_eval"]) == results
-        if method == "magnitude":
+        if method in ("magnitude", "fisher"):
             model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
             assert remaining_weights(model.eval()) == 25.0
 

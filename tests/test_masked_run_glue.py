@@ -81,13 +81,14 @@ def test_every_task_trains_distils_evaluates_and_predicts(models: Path, tmp_path
     assert float(text[task.primary_metric]) == results[task.primary_metric]
 
 
-@pytest.mark.parametrize("method", ["topK", "threshold", "sigmoied_threshold", "magnitude", "l0"])
+@pytest.mark.parametrize("method", ["topK", "threshold", "sigmoied_threshold", "magnitude", "l0", "fisher"])
 def test_every_method_ends_as_asked_and_predicts_the_same_when_loaded(
     models: Path, tmp_path: Path, method: str
 ) -> None:
     options = {
         "topK": ["--final_threshold", "0.25"],
         "magnitude": ["--final_threshold", "0.25"],
+        "fisher": ["--final_threshold", "0.25"],
         "threshold": ["--initial_threshold", "-1", "--final_threshold", "0.001", "--mask_init", "kaiming"],
         "sigmoied_threshold": [
             *("--initial_threshold", "0", "--final_threshold", "0.5", "--mask_init", "kaiming"),
@@ -102,7 +103,7 @@ def test_every_method_ends_as_asked_and_predicts_the_same_when_loaded(
     last = rows(output / "train_log.jsonl")[-1]
     assert last["step"] == 6
     assert model.config.threshold == float(options[options.index("--final_threshold") + 1])
-    if method in ("topK", "magnitude"):
+    if method in ("topK", "magnitude", "fisher"):
         assert remaining_weights(model) == 25.0
     assert masked_run_glue.main([*argv[:-1], argv[-1], "--do_eval"]) == results
     summary = json.loads((output / "summary.json").read_text())

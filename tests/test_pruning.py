@@ -17,6 +17,7 @@ from emmental.modules import MaskedLinear
 from emmental.patching import mask_linears, masked_layers, set_threshold
 from emmental.pruning import (
     densities,
+    gather_information,
     global_threshold,
     mask_churn,
     masks_of,
@@ -312,3 +313,28 @@ class TestGradientCheckpointing:
         for _ in range(2):
             model(torch.tensor([[2, 5, 9, 3]]), labels=torch.tensor([1])).loss.backward()
         assert all(layer.mask is gate for layer, gate in zip(masked_layers(model).values(), gates, strict=True))
+
+
+class TestInformation:
+    @staticmethod
+    def information(model: nn.Module, gradients: list[list[float]], first: int = 1, scale: float = 1.0) -> list[float]:
+        """What the scores are after updates with these gradients."""
+        (layer,) = masked_layers(model).values()
+        for update, gradient in enumerate(gradients, first):
+            layer.mask_scores.grad = torch.tensor([gradient])
+            gather_information(model, update, scale)
+            assert layer.mask_scores.grad is None
+        return layer.mask_scores.flatten().tolist()
+
+    def test_the_first_updates_count_alike(self):
+        """Their mean, whatever the scores started from: (4 + 16 + 4) / 3, (0 + 1 + 8) / 3."""
+        found = self.information(network([[7.0, 9.0]]), [[2.0, 0.0], [4.0, 1.0], [-2.0, 8**0.5]])
+        assert found == pytest.approx([8.0, 3.0])
+
+    def test_later_ones_are_forgotten_by_a_fiftieth_each(self):
+        """0.98 * 1 + 0.02 * 4."""
+        assert self.information(network([[1.0]]), [[2.0]], first=100) == pytest.approx([1.06])
+
+    def test_the_scale_of_the_loss_is_taken_out_and_overflow_left_out(self):
+        found = self.information(network([[1.0, 3.0]]), [[2048.0, math.inf]], first=100, scale=1024.0)
+        assert found == pytest.approx([1.06, 3.0])

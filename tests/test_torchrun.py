@@ -52,8 +52,10 @@ def launch(world: Path, output: Path, processes: int, *flags: str, **environment
     return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=240, check=False)
 
 
-def test_two_processes_equal_one_at_the_same_global_batch(world: Path, tmp_path: Path) -> None:
-    one, two = launch(world, tmp_path / "one", 1), launch(world, tmp_path / "two", 2)
+@pytest.mark.parametrize("method", ["topK", "fisher"])
+def test_two_processes_equal_one_at_the_same_global_batch(world: Path, tmp_path: Path, method: str) -> None:
+    flags = ("--pruning_method", method)
+    one, two = launch(world, tmp_path / "one", 1, *flags), launch(world, tmp_path / "two", 2, *flags)
     assert one.returncode == 0, one.stderr
     assert two.returncode == 0, two.stderr
     alone, together = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))

@@ -149,7 +149,7 @@ def add_masking_flags(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=float,
         help="in the place of the threshold that the model records: the fraction of weights that stay, 0 to 1, for "
-        "topK and magnitude; the score above which they stay for threshold and sigmoied_threshold",
+        "topK, magnitude and fisher; the score above which they stay for threshold and sigmoied_threshold",
     )
 
 

@@ -39,7 +39,8 @@ _DECIDES_THE_MASK = ("threshold", "global_threshold", "noise_seed")
 class MaskedLinear(nn.Linear):
     """`nn.Linear` with output x (W * M)^T + b; the bias is never pruned.
 
-    Parameters are those of `nn.Linear` and, except for `magnitude`, `mask_scores` of the weight's shape.
+    Parameters are those of `nn.Linear` and, except for `magnitude`, `mask_scores` of the weight's shape. For `fisher`
+    these are no optimizer's: they hold what `emmental.pruning.gather_information` makes of their gradient.
 
     When masks are made: a training that calls `renew_mask` once an update uses that mask until the next call. Any
     other training gets a mask made from the scores in each forward pass, so it sees every update. Evaluation makes
@@ -53,7 +54,7 @@ class MaskedLinear(nn.Linear):
         mask_scale: the scale of that start.
 
     Attributes:
-        threshold: fraction kept (`topK`, `magnitude`) or score threshold; None keeps every weight (before pruning).
+        threshold: fraction kept (`topK`, `magnitude`, `fisher`) or score threshold; None keeps all (before pruning).
         global_threshold: (score, ties) of a global top-k, used instead of `threshold`; None without one. For `l0`
             it says where gates open in evaluation.
         noise_seed: seed of the `l0` noise in training, so that all ranks draw alike; None takes PyTorch's generator.
@@ -205,7 +206,7 @@ class MaskedLinear(nn.Linear):
             return above_with_ties(source, *self.global_threshold)
         if threshold is None:
             return torch.ones(source.shape, dtype=torch.bool, device=source.device)
-        if self.pruning_method == "topK":
+        if self.pruning_method in ("topK", "fisher"):
             return topk_mask(source, threshold)
         if self.pruning_method == "magnitude":
             return magnitude_mask(source, threshold)

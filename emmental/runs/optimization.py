@@ -23,7 +23,7 @@ _SMALLEST_LOSS_SCALE = 1e-3
 def parameter_groups(
     model: nn.Module, learning_rate: float, weight_decay: float, mask_scores_learning_rate: float | None = None
 ) -> list[dict[str, Any]]:
-    """AdamW groups: mask scores at their own rate; weights with decay; biases and LayerNorms without.
+    """AdamW groups: mask scores at their own rate (None: in no group); weights with decay; biases, LayerNorms without.
 
     Each group has a `name` besides: "mask_scores", "weights" or "undecayed". Frozen parameters are left out.
     """
@@ -36,9 +36,9 @@ def parameter_groups(
     for group in groups.values():
         group["params"] = []
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
         kind = name.rpartition(".")[2]
+        if not parameter.requires_grad or (kind == "mask_scores" and mask_scores_learning_rate is None):
+            continue
         undecayed = kind == "bias" or id(parameter) in norms
         groups["mask_scores" if kind == "mask_scores" else "undecayed" if undecayed else "weights"]["params"].append(
             parameter

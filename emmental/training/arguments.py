@@ -133,7 +133,7 @@ FLAGS = {
         flag("mask_scores_learning_rate", "learning rate of the scores", 1e-2, at_least=0),
         flag("regularization", "l1, l0 or none: penalty on the mask scores", accepts=(*REGULARIZATIONS, None)),
         flag("final_lambda", "weight of that penalty at the end", 0.0, at_least=0),
-        switch("global_topk", "one threshold for all matrices together (topK, threshold)"),
+        switch("global_topk", "one threshold for all matrices together (topK, threshold; fisher always)"),
         flag("global_topk_frequency_compute", "updates between two of its computations", 25, at_least=1),
     ),
     "distillation": (
@@ -313,11 +313,11 @@ def _pruning_problems(args: Flags) -> list[str]:
     method = args.pruning_method
     if args.global_topk and "global_topk" in args.explicit and method not in GLOBAL_TOPK_METHODS:
         problems.append(
-            f"--global_topk is defined for --pruning_method {' and '.join(GLOBAL_TOPK_METHODS)}, not {method}; "
+            f"--global_topk is defined for --pruning_method {', '.join(GLOBAL_TOPK_METHODS)}, not {method}; "
             "--keep sets the share that stays for every method"
         )
-    if method == "magnitude" and args.regularization:
-        problems.append("--regularization needs mask scores, and --pruning_method magnitude learns none")
+    if method in ("magnitude", "fisher") and args.regularization:
+        problems.append(f"--regularization needs mask scores, and --pruning_method {method} learns none")
     if args.final_lambda > 0 and not args.regularization:
         problems.append("--final_lambda weighs a penalty: give --regularization l1 or l0 too")
     if args.regularization in REGULARIZATIONS and args.final_lambda == 0:

@@ -26,6 +26,8 @@ BATCH = 32
 MOST_UPDATES, MOST_EPOCHS = 3000, 20.0
 DENSE_UPDATES, RECOVERY_UPDATES = 600, 600
 PRUNING_UPDATES, PRUNING_UPDATES_BELOW_A_TENTH = 1500, 2500
+UPDATES_BETWEEN_RANKINGS = 10
+"""Of `fisher`, whose scores change with every batch."""
 KEEP = {STRUCTURED: 0.25, UNSTRUCTURED: 0.15}
 
 
@@ -87,8 +89,12 @@ def settle_recipe(flags: Flags) -> None:
         flags.keep = [KEEP.get(flags.granularity, KEEP[STRUCTURED])]
     if flags.keep and flags.granularity == UNSTRUCTURED and not trains_dense(flags):
         flags.final_threshold = flags.keep[-1]
-        # Where a threshold does not say what stays, one boundary for the scores of all matrices does.
+        # Where the threshold does not say what stays, one boundary for the scores of all matrices does.
         flags.global_topk = flags.global_topk or flags.pruning_method in SCORE_METHODS
+    if flags.pruning_method == "fisher" and flags.granularity == UNSTRUCTURED:
+        flags.global_topk = True
+        if "global_topk_frequency_compute" not in given:
+            flags.global_topk_frequency_compute = UPDATES_BETWEEN_RANKINGS
 
 
 def trains_dense(flags: Flags) -> bool:

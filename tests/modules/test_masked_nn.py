@@ -18,7 +18,7 @@ from emmental.modules import MaskedLinear, ThresholdBinarizer, TopKBinarizer, ma
 from emmental.modules.binarizer import hard_concrete_mask
 from emmental.patching import unmask_linears
 
-THRESHOLDS = {"topK": 0.4, "threshold": 0.1, "sigmoied_threshold": 0.55, "magnitude": 0.4, "l0": None}
+THRESHOLDS = {"topK": 0.4, "threshold": 0.1, "sigmoied_threshold": 0.55, "magnitude": 0.4, "l0": None, "fisher": 0.4}
 
 
 def layer(method: str = "topK", seed: int = 0, size: tuple[int, int] = (5, 4), **options: object) -> MaskedLinear:
@@ -33,7 +33,7 @@ def layer(method: str = "topK", seed: int = 0, size: tuple[int, int] = (5, 4), *
 
 def differentiable_mask(masked: MaskedLinear, scores: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The mask in plain autograd operations."""
-    if masked.pruning_method == "topK":
+    if masked.pruning_method in ("topK", "fisher"):
         return TopKBinarizer.apply(scores, masked.threshold)
     if masked.pruning_method == "magnitude":
         size = weight.detach().abs().flatten()
@@ -230,6 +230,7 @@ MASK_FUNCTIONS = {
     "sigmoied_threshold": "threshold_mask",
     "magnitude": "magnitude_mask",
     "l0": "hard_concrete_mask",
+    "fisher": "topk_mask",
 }
 
 

@@ -38,7 +38,14 @@ def test_flags_decide_the_recipe(flags, expected):
 @pytest.mark.parametrize("recipe", ["auto", "paper"])
 @pytest.mark.parametrize(
     ("method", "together"),
-    [("topK", False), ("magnitude", False), ("threshold", True), ("sigmoied_threshold", True), ("l0", True)],
+    [
+        ("topK", False),
+        ("magnitude", False),
+        ("threshold", True),
+        ("sigmoied_threshold", True),
+        ("l0", True),
+        ("fisher", True),
+    ],
 )
 def test_keep_is_the_final_share_of_every_method(recipe, method, together):
     args = parse_arguments([*GIVEN, "--recipe", recipe, "--pruning_method", method, "--keep", "0.1"])
@@ -48,6 +55,13 @@ def test_keep_is_the_final_share_of_every_method(recipe, method, together):
 def test_scores_of_the_paper_decide_what_stays_without_keep():
     thresholds = ["--initial_threshold", "0", "--final_threshold", "0.1"]
     assert not parse_arguments([*GIVEN, "--pruning_method", "sigmoid_threshold", *thresholds]).global_topk
+
+
+def test_fisher_ranks_all_matrices_together_every_ten_updates():
+    args = parse_arguments([*GIVEN, "--pruning_method", "fisher", "--final_threshold", "0.1"])
+    assert (args.global_topk, args.global_topk_frequency_compute) == (True, 10)
+    args = parse_arguments([*GIVEN, "--pruning_method", "fisher", "--global_topk_frequency_compute", "3"])
+    assert args.global_topk_frequency_compute == 3
 
 
 def test_gates_start_further_apart_than_their_noise():
