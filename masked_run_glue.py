@@ -12,6 +12,7 @@ import os
 import random
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
 
 from distiller import TaskDistiller
 from emmental.atomic import DamagedError, verify_folder
@@ -37,12 +39,13 @@ from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
 from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
-from emmental.pretrained import weights_fingerprint
+from emmental.pretrained import from_pretrained, weights_fingerprint
 from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
 from emmental.reporting.before_after import Made, candidate
 from emmental.reporting.summary import (
     environment_line,
     final_table,
+    made_by,
     model_card,
     place_of_results,
     push_to_hub,
@@ -58,6 +61,7 @@ from emmental.runs.precision import Precision
 from emmental.runs.progress import LOG_FILE, add_pictures, read_log
 from emmental.runs.resuming import checkpoint_to_resume, open_output
 from emmental.runs.run import TRAINER, Run, set_up
+from emmental.shrinking import layer_sizes
 from emmental.tasks import (
     collapsed_to_one_class,
     compute_metrics,
@@ -78,8 +82,11 @@ from emmental.training.phases import (
     dense_phase,
     in_phases,
     keep_folders,
+    lock_whole,
     needs_dense_phase,
+    opened,
     phase,
+    phases_problem,
     phases_text,
     pruning_phase,
 )
@@ -115,8 +122,8 @@ def _run(run: Run) -> dict[str, float]:
     tokenizer, train_dataset = _prepare_task(run)
     if run.dry_run:
         return {}
-    set_seed(run)
     floor = _floor(run)
+    set_seed(run)
     if not run.do_train:
         made = Made(load_model(run, run.task, tokenizer).to(run.processes.device))
         if run.processes.is_main:
@@ -128,7 +135,7 @@ def _run(run: Run) -> dict[str, float]:
     model, made.floor = made.model, floor
     results = evaluate(run, model, tokenizer) if run.do_eval else {}
     if run.eval_all_checkpoints:
-        _evaluate_all_checkpoints(run, model, tokenizer)
+        _evaluate_all_checkpoints(run, tokenizer)
     if run.do_predict:
         _predict(run, model, tokenizer)
     if run.output is not None:
@@ -164,34 +171,43 @@ def _train_in_phases(run: Run, tokenizer: Any, dataset: FeatureDataset) -> Made:
     """Dense first, unless the model knows the task already; then, for each share to keep: prune, learn, hand over."""
     dense_run = dense_phase(run, len(dataset))
     dense = load_model(dense_run, run.task, tokenizer).to(run.processes.device)
+    dense = bertarize(dense) if masked_layers(dense) else dense
     teacher = _given_teacher(run, tokenizer, dense, dataset)
+    dense_run.contents = dict(run.contents)
     parts = [pruning_phase(run, share, folder) for share, folder in keep_folders(run)]
     for part in parts if not run.overwrite_output_dir else []:
         checkpoint_to_resume(part, flags_only=True)
     start = run.model_name_or_path
-    if needs_dense_phase(run, dense, dataset):
-        open_output(dense_run)
-        _learn(dense_run, dataset, dense, tokenizer, teacher)
-        if dense_run.output is not None:
-            dense_run.output.save_model(dense, tokenizer)
-        start = str(dense_run.folder)
+    from_dense = needs_dense_phase(run, dense, dataset)
+    lock_whole(run)
     made = Made(dense)
-    made.add(candidate("dense", dense, Path(start), _metric_of(dense_run, dense, tokenizer)), dense)
+    with opened(dense_run, run) if from_dense else nullcontext():
+        if from_dense:
+            _learn(dense_run, dataset, dense, tokenizer, teacher)
+            start = _saved(dense_run, dense, tokenizer)
+        run.record()
+        made.add(candidate("dense", dense, Path(start), _metric_of(dense_run, dense, tokenizer)), dense)
     for part, (share, folder) in zip(parts, keep_folders(run), strict=True):
         part.contents["teacher_weights"] = weights_fingerprint(teacher or dense)
-        open_output(part)
-        if run.granularity == STRUCTURED:
-            model = _cut_and_recover(part, made.model, dense, dataset, tokenizer, teacher or dense, share)
-        else:
-            model = _prune_weights(part, start, dataset, tokenizer, teacher or dense)
-        if part.output is not None:
-            part.output.save_model(model, tokenizer)
-        name = f"{share:.1%} kept" if run.speedup is None else f"{run.speedup:g} times as fast"
-        made.add(candidate(name, model, folder, _metric_of(part, model, tokenizer)), model)
-    if run.output is None and part.output is not None:
-        run.output = part.output if part.folder == run.folder else OutputFolder(run.folder)
-        run.output.save_model(made.model, tokenizer)
+        with opened(part, run):
+            if run.granularity == STRUCTURED:
+                model = _cut_and_recover(part, made.model, dense, dataset, tokenizer, teacher or dense, share)
+            else:
+                loaded = phase(part, model_name_or_path=start, new_classifier=run.new_classifier and not from_dense)
+                model = _prune_weights(part, loaded, dataset, tokenizer, teacher or dense, made)
+            _saved(part, model, tokenizer)
+            name = f"{share:.1%} kept" if run.speedup is None else f"{run.speedup:g} times as fast"
+            made.add(candidate(name, model, folder, _metric_of(part, model, tokenizer)), model)
+    if len(parts) > 1:
+        _saved(run, made.model, tokenizer)
     return made
+
+
+def _saved(run: Run, model: nn.Module, tokenizer: Any) -> str:
+    """Put a finished model into the run's folder; the folder."""
+    if run.output is not None:
+        run.output.save_model(model, tokenizer)
+    return str(run.folder)
 
 
 def _metric_of(run: Run, model: nn.Module, tokenizer: Any) -> float | None:
@@ -215,10 +231,14 @@ def _cut_and_recover(
     return small.eval()
 
 
-def _prune_weights(run: Run, start: str, dataset: FeatureDataset, tokenizer: Any, teacher: nn.Module) -> nn.Module:
-    """The model of the folder `start` with single weights pruned, in plain form with exact zeros."""
-    masked = load_model(phase(run, model_name_or_path=start), run.task, tokenizer).to(run.processes.device)
+def _prune_weights(
+    run: Run, start: Run, dataset: FeatureDataset, tokenizer: Any, teacher: nn.Module, made: Made
+) -> nn.Module:
+    """The model that `start` names with single weights pruned, in plain form with exact zeros; `made` gets masks."""
+    set_seed(run)  # a run that goes on has made other draws before
+    masked = load_model(start, run.task, tokenizer).to(run.processes.device)
     _learn(run, dataset, masked, tokenizer, teacher)
+    made.masks = masks_of(masked)
     return bertarize(masked)
 
 
@@ -251,8 +271,9 @@ def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None]:
         return tokenizer, None
     run.contents["data"] = train_dataset.fingerprint
     filled = apply_recipe(run, len(train_dataset))
-    plan = plan_updates(run, len(train_dataset), run.processes.world_size)
-    if problem := plan.problem():
+    last = pruning_phase(run, *keep_folders(run)[-1]) if in_phases(run) else run
+    plan = plan_updates(last, len(train_dataset), run.processes.world_size)
+    if problem := plan.problem() or (phases_problem(run) if in_phases(run) else None):
         raise UserError(problem)
     if filled:
         logger.info("filled in by --recipe auto: %s", ", ".join(f"--{name} {value}" for name, value in filled.items()))
@@ -437,7 +458,7 @@ def _write_results(run: Run, results: dict[str, float], prefix: str, mismatched:
     run.output.write_json(str(folder / "eval_results.json"), results | named)
 
 
-def _evaluate_all_checkpoints(run: Run, model: nn.Module, tokenizer: Any) -> None:
+def _evaluate_all_checkpoints(run: Run, tokenizer: Any) -> None:
     """Evaluate every checkpoint of the output folder, in numeric order, into `eval_all_checkpoints.json`."""
     rows = []
     for checkpoint in checkpoints_in(run.output_dir):
@@ -446,7 +467,7 @@ def _evaluate_all_checkpoints(run: Run, model: nn.Module, tokenizer: Any) -> Non
         except DamagedError as error:
             logger.warning("--eval_all_checkpoints: %s is damaged and left out: %s", checkpoint.name, error)
             continue
-        saved = type(model).from_pretrained(checkpoint).to(run.processes.device)
+        saved = from_pretrained(AutoModelForSequenceClassification, str(checkpoint)).to(run.processes.device)
         results = evaluate(run, saved, tokenizer, prefix=checkpoint.name)
         rows.append({"step": int(checkpoint.name.split("-")[1]), **results})
         logger.info("%s: %s", checkpoint.name, _shown(results))
@@ -471,12 +492,16 @@ def _predict(run: Run, model: nn.Module, tokenizer: Any) -> None:
 def _hand_over(run: Run, made: Made, results: dict[str, float], seconds: float) -> None:
     """Pictures, model card and the final table."""
     model, history = made.model, read_log(run.folder / LOG_FILE)
-    masks = {name: mask.cpu().numpy() for name, mask in masks_of(model.eval()).items()}
-    if run.pictures and masks and is_there("pictures"):
+    masks = {name: mask.cpu().numpy() for name, mask in (made.masks or masks_of(model.eval())).items()}
+    small = run.granularity == STRUCTURED and len(made.models) > 1
+    if run.pictures and (masks or small) and is_there("pictures"):
         import visualizing_image
 
-        folder, title = run.folder / "pictures", f"{run.task.name}, {model.config.pruning_method}"
-        saved = visualizing_image.save_all(folder, masks, history, model.config.num_attention_heads, title)
+        folder, title = run.folder / "pictures", f"{run.task.name}, {made_by(run, made)}"
+        if small:
+            saved = [visualizing_image.save_structure(folder, *_sizes(made), title)]
+        else:
+            saved = visualizing_image.save_all(folder, masks, history, model.config.num_attention_heads, title)
         run.output.adopt(*(str(picture.relative_to(run.output_dir)) for picture in saved))
         add_pictures(run.output, history[-1]["step"] if history else 0, saved)
     if run.do_train:
@@ -485,6 +510,12 @@ def _hand_over(run: Run, made: Made, results: dict[str, float], seconds: float) 
     print(final_table(run, made, results, seconds))
     if run.push_to_hub:
         push_to_hub(run)
+
+
+def _sizes(made: Made) -> list[list[tuple[int, int]]]:
+    """(heads, neurons) of each layer: those that are left, and those of the first model."""
+    models = (made.model, next(iter(made.models.values())))
+    return [[(size.heads, size.neurons) for size in layer_sizes(model)] for model in models]
 
 
 if __name__ == "__main__":

@@ -321,6 +321,23 @@ def save_overview(path: str | Path, densities: object, title: str, sizes: Mappin
     return overview(densities, title, sizes).save(path)
 
 
+def save_structure(
+    folder: str | Path, kept: Sequence[tuple[int, int]], before: Sequence[tuple[int, int]], title: str
+) -> Path:
+    """Write `structure.png`, the picture of `heads_and_neurons`, and return its path.
+
+    Args:
+        folder: gets the picture.
+        kept: (heads, neurons) of each layer that stay.
+        before: the same of the model that they were cut out of.
+        title: heading.
+    """
+    heads, neurons = (list(part) for part in zip(*kept, strict=True))
+    of_heads, of_neurons = (list(part) for part in zip(*before, strict=True))
+    chart = heads_and_neurons((heads, max(of_heads)), neurons, of_neurons, title)
+    return chart.save(Path(folder) / "structure.png")
+
+
 def save_all(
     folder: str | Path,
     masks: Mapping[str, object],

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from emmental.architectures import encoder_linears, longest_input
 from emmental.inference.engines import measure_together
@@ -47,12 +47,14 @@ class Made:
         candidates: rows of the table, the dense model first; empty where there is nothing to compare.
         models: name of a candidate -> model, to be timed together.
         floor: what a bag of words reaches; None where it was not asked.
+        masks: layer -> mask, of a model in plain form that was pruned with them.
     """
 
     model: nn.Module
     candidates: list[Candidate] = field(default_factory=list)
     models: dict[str, nn.Module] = field(default_factory=dict)
     floor: Floor | None = None
+    masks: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, one: Candidate, model: nn.Module) -> None:
         """Take in a finished model; the last one is that of the run."""

@@ -172,8 +172,8 @@ def _upload(args: Run) -> None:
     api.upload_folder(
         repo_id=name,
         folder_path=args.output_dir,
-        allow_patterns=["*.json", "*.txt", "model.safetensors", "README.md", "pictures/*"],
-        ignore_patterns=[".emmental*"],
+        allow_patterns=["*.json", "*.txt", "*.py", "model.safetensors", "README.md", "pictures/*"],
+        ignore_patterns=[".emmental*", "checkpoint-*", "dense/*", "pruned/*", "keep-*"],
     )
     logger.info("uploaded as %s", name)
 

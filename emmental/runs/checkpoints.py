@@ -127,6 +127,8 @@ def fitting(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
+    except UserError:
+        raise
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
         raise UserError(f"checkpoint {path} does not fit this run: {error}") from error
     except SafetensorError as error:

@@ -94,6 +94,13 @@ class OutputFolder:
                 _set_aside(self.path / name)
         self.adopt(*names)
 
+    def record_folder(self, name: str) -> Path:
+        """Note that this program is about to write a folder with `emmental.atomic`; one of the user's is renamed."""
+        if os.path.lexists(self.path / name) and not atomic.is_ours(self.path / name, damaged_too=True):
+            _set_aside(self.path / name)
+        self.adopt(name)
+        return self.path / name
+
     def adopt(self, *names: str) -> None:
         """Note that this program wrote these files."""
         known = self._recorded()
@@ -106,7 +113,10 @@ class OutputFolder:
             remove_checkpoint(checkpoint)
         for name in self._recorded():
             file = self.path / name
-            file.unlink(missing_ok=True)
+            if file.is_dir() and not file.is_symlink():
+                remove_checkpoint(file)
+            else:
+                file.unlink(missing_ok=True)
             for parent in file.relative_to(self.path).parents[:-1]:
                 with suppress(OSError):
                     (self.path / parent).rmdir()

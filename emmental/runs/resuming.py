@@ -11,7 +11,7 @@ from emmental.runs.run import Run
 
 
 def open_output(run: Run) -> None:
-    """Lock a run's folder, clear it if asked, and see that a run which stands there is this one.
+    """Lock a run's folder, unless it is, and see that a run which stands there is this one.
 
     Every rank calls it once everything else has been checked; rank 0 alone gets the folder, as `run.output`.
 
@@ -21,11 +21,21 @@ def open_output(run: Run) -> None:
     with run.processes.main_first():
         if not run.processes.is_main:
             return
-        run.output = OutputFolder(run.folder, f"--{run.names.folder}")
-        if getattr(run, run.names.afresh):
-            run.output.start_afresh()
+        if run.output is None:
+            lock_output(run)
         checkpoint_to_resume(run)
     run.record()
+
+
+def lock_output(run: Run) -> None:
+    """Lock a run's folder, as `run.output`, and clear it if asked; for rank 0.
+
+    Raises:
+        UserError: see `OutputFolder`.
+    """
+    run.output = OutputFolder(run.folder, f"--{run.names.folder}")
+    if getattr(run, run.names.afresh):
+        run.output.start_afresh()
 
 
 def checkpoint_to_resume(run: Run, flags_only: bool = False) -> Path | None:

@@ -70,6 +70,8 @@ def prune_in_rungs(
         expected = answers(dense, material.check)
         model, check = dense, Agreement(0.0, 0.0)
         for rung in range(1, rungs + 1):
+            if not sublayers(model):  # empty already
+                break
             information = fisher_information(model, material.information, reduce)
             parts = sublayers(model)
             prices, limit = budget.prices(parts), budget.limit(rung, rungs)

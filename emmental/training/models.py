@@ -71,7 +71,8 @@ def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrain
         raise UserError(f"--tokenizer_name has {len(tokenizer)} tokens, the model {name} only {config.vocab_size}")
     tokenization.give_token_types(tokenizer, config)
     _check_model_type(args, config)
-    if args.model_type.startswith("masked_"):
+    masks = args.do_train or "model_type" in args.explicit or isinstance(config, MaskedConfig)
+    if masks and args.model_type.startswith("masked_"):
         return _loaded(args, masked_config(config, **_masking(args, config), **_outputs(args, task)))
     return _loaded(args, type(config)(**{**config.to_dict(), **_outputs(args, task)}))
 

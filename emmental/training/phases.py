@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from emmental.architectures import base_model_type
+from emmental.architectures import base_model_type, longest_input
 from emmental.data import FeatureDataset
 from emmental.errors import UserError
 from emmental.pretrained import weights_fingerprint
 from emmental.runs.evaluation import model_inputs
+from emmental.runs.output_folder import RECORD, OutputFolder
 from emmental.runs.precision import bf16_in_hardware
+from emmental.runs.resuming import lock_output, open_output
 from emmental.runs.run import Run
 from emmental.structured.gates import encoder_weights
 from emmental.structured.selection import Budget, weight_budget
@@ -35,7 +39,7 @@ from emmental.training.recipe import (
     unstructured_values,
 )
 
-DENSE_FOLDER = "dense"
+DENSE_FOLDER, KEEP_FOLDER = "dense", "keep-"
 SPEED_FILE = "speed.json"
 _ROWS_TO_JUDGE = 200
 
@@ -50,8 +54,45 @@ def phase(run: Run, folder: Path | None = None, **flags: Any) -> Run:
         changed.output_dir = str(folder)
     part = Run(changed, run.names, run.processes)
     part.task, part.datasets, part.contents = run.task, run.datasets, dict(run.contents)
-    part.output = run.output if folder is None else None
     return part
+
+
+@contextmanager
+def opened(part: Run, whole: Run) -> Iterator[None]:
+    """The part's folder, locked for the time of the block; that of the whole run is locked already.
+
+    Raises:
+        UserError: see `open_output`.
+    """
+    own = part.folder != whole.folder
+    part.output = None if own else whole.output
+    try:
+        open_output(part)
+        yield
+    finally:
+        if own and part.output is not None:
+            part.output.close()
+
+
+def lock_whole(run: Run) -> None:
+    """Lock the folder that the parts of a run share; `--overwrite_output_dir` clears it, and those of earlier parts.
+
+    Raises:
+        UserError: another run is using it, or the model to start from would be removed.
+    """
+    needed = [Path(name).resolve() for name in (run.model_name_or_path, run.teacher_name_or_path) if name]
+    folders = [run.folder / DENSE_FOLDER, *sorted(run.folder.glob(f"{KEEP_FOLDER}*"))]
+    if run.overwrite_output_dir and any(folder.resolve() in needed for folder in (run.folder, *folders)):
+        raise UserError("--overwrite_output_dir would remove the model to start from; choose another --output_dir")
+    with run.processes.main_first():
+        if not run.processes.is_main:
+            return
+        lock_output(run)
+        for folder in folders if run.overwrite_output_dir else []:
+            if (folder / RECORD).is_file():
+                part = OutputFolder(folder)
+                part.start_afresh()
+                part.close()
 
 
 def in_phases(run: Run) -> bool:
@@ -121,11 +162,19 @@ def phases_text(run: Run, examples: int) -> list[str]:
     return lines
 
 
+def phases_problem(run: Run) -> str | None:
+    """Why the parts of a run cannot be made, in one line; None when nothing is known against it."""
+    config, called = load_config(run)
+    if run.speedup is not None and run.speedup_length > longest_input(config):
+        return f"--speedup_length {run.speedup_length} is more than the {longest_input(config)} positions of {called}"
+    return None
+
+
 def keep_folders(run: Run) -> list[tuple[float, Path]]:
     """(share, folder) of every model that the run makes, the largest first; a single one is the run's own folder."""
     if len(run.keep or ()) < 2:
         return [(run.keep[0] if run.keep else run.final_threshold, run.folder)]
-    return [(share, run.folder / f"keep-{share:g}") for share in run.keep]
+    return [(share, run.folder / f"{KEEP_FOLDER}{share:.12g}") for share in run.keep]
 
 
 def is_fine_tuned(model: PreTrainedModel, dataset: FeatureDataset) -> bool:
@@ -161,7 +210,7 @@ def needs_dense_phase(run: Run, model: PreTrainedModel, dataset: FeatureDataset)
     """
     if run.dense_first is not None:
         return run.dense_first
-    known = is_fine_tuned(model, dataset)
+    known = not run.processes.any(not is_fine_tuned(model, dataset))
     if not known and run.num_train_epochs == 0 and run.max_steps < 1:
         raise UserError(
             f"--num_train_epochs 0 cuts a model that is fine-tuned for the task, and {run.model_name_or_path} is not; "
@@ -180,12 +229,20 @@ def budget_of(run: Run, model: PreTrainedModel, keep: float, dense: PreTrainedMo
     file, name = run.folder / SPEED_FILE, f"speedup {run.speedup:g} at {run.speedup_batch_size} x {run.speedup_length}"
     key = {"model": weights_fingerprint(model), "batch_size": run.speedup_batch_size, "length": run.speedup_length}
     with run.processes.main_first():
-        if run.processes.is_main and not (file.exists() and _read(file)["of"] == key):
+        if run.processes.is_main and not _is_of(file, key):
             table = measure_speed(copy.deepcopy(model).cpu(), run.speedup_batch_size, run.speedup_length)
             run.output.write_json(SPEED_FILE, {"of": key, "table": asdict(table)})
     stored = _read(file)["table"]
     times = {name: _by_count(value) if isinstance(value, dict) else value for name, value in stored.items()}
     return speed_budget(SpeedTable(**times), model, run.speedup), name
+
+
+def _is_of(file: Path, key: dict[str, Any]) -> bool:
+    """Whether the table was measured for what the key says."""
+    try:
+        return _read(file)["of"] == key
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def _read(file: Path) -> dict[str, Any]:

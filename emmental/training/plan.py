@@ -148,7 +148,7 @@ def plan_updates(args: Flags, examples: int, world_size: int) -> Plan:
         updates_per_epoch=per_epoch,
         total_updates=total,
         warmup_steps=total // 10 if args.warmup_steps is None else args.warmup_steps,
-        prunes=args.model_type == "masked_bert",
+        prunes=args.model_type.startswith("masked_"),
         method=args.pruning_method,
         initial_threshold=args.initial_threshold,
         final_threshold=args.final_threshold,

@@ -116,6 +116,8 @@ def recipe_problems(flags: Flags) -> list[str]:
         problems.append(f"--keep accepts falling shares, such as 0.5 0.25 0.1, not {flags.keep}")
     if flags.granularity == UNSTRUCTURED and "speedup" in given:
         problems.append("--speedup needs --granularity structured: single weights make plain engines no faster")
+    if flags.recipe == "paper" and flags.dense_first and flags.num_train_epochs == 0:
+        problems.append("--num_train_epochs 0 with --recipe paper leaves --dense_first nothing to train; omit one")
     if flags.granularity == UNSTRUCTURED and flags.num_train_epochs == 0:
         problems.append("--num_train_epochs accepts numbers above 0 with --granularity unstructured")
     if flags.granularity == STRUCTURED and "pruning_method" in given and flags.pruning_method != "fisher":
@@ -180,6 +182,8 @@ def fill_in(flags: Flags, values: dict[str, Any]) -> dict[str, Any]:
     given = set(flags.explicit)
     if "max_steps" in given:
         given.add("num_train_epochs")
+    if flags.fp16:
+        given.add("bf16")
     chosen = {name: value for name, value in values.items() if name not in given}
     for name, value in chosen.items():
         setattr(flags, name, value)

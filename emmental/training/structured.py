@@ -49,7 +49,7 @@ def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budge
         if run.processes.is_main and not _stands(folder, identity):
             found = prune_carefully(dense.eval(), rows_to_prune_on(dataset, dense, run.seed), budget)
             _say(found)
-            with atomic.atomic_folder(folder, damaged_too=True) as temporary:
+            with atomic.atomic_folder(run.output.record_folder(FOLDER), damaged_too=True) as temporary:
                 found.model.save_pretrained(temporary)
                 atomic.write_json(temporary / _FACTS, identity | {"changed": found.agreement.changed})
         elif run.processes.is_main:
@@ -89,9 +89,9 @@ def _stands(folder: Path, identity: dict[str, Any]) -> bool:
     try:
         atomic.verify_folder(folder)
         facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
-    return all(facts.get(key) == value for key, value in identity.items())
+    return isinstance(facts, dict) and all(facts.get(key) == value for key, value in identity.items())
 
 
 def _say(found: Pruned) -> None:

@@ -121,6 +121,17 @@ class World:
         main, stepper = masked_run_glue.main, distiller.TaskDistiller
         return Command(f"trainer {case}", main, tuple(flags), "--output_dir", "masked_run_glue.py", stepper)
 
+    def plain(self, *others: str) -> Command:
+        """The trainer without a word on pruning: 20 dense updates, a cut, 6 updates of recovery."""
+        folder = self.folder
+        flags = (
+            *("--data_dir", str(folder / "mrpc"), "--task_name", "mrpc", "--model_name_or_path", str(folder / "bert")),
+            *("--feature_cache_dir", "{run}/caches", "--max_seq_length", "32", "--no_cuda", "--no-pictures"),
+            *("--max_steps", "6", "--save_steps", "4", "--logging_steps", "3", *others),
+        )
+        main, stepper = masked_run_glue.main, distiller.TaskDistiller
+        return Command("trainer plain", main, flags, "--output_dir", "masked_run_glue.py", stepper)
+
     def distiller(self, student: str, *others: str) -> Command:
         """The distiller: 22 sequences, 6 batches of 4, 2 an update, 2 epochs: 6 updates, checkpoints at 2, 3, 4, 6."""
         if student not in self._lm_flags:
@@ -169,21 +180,21 @@ def evidence(output: Path) -> dict[str, bytes]:
     files = {}
     for file in sorted(output.rglob("*")):
         name = file.relative_to(output).as_posix()
-        if not file.is_file() or name.startswith("tensorboard/") or name == ".emmental.lock":
+        if not file.is_file() or "tensorboard" in file.parts or file.name == ".emmental.lock":
             continue
         content = file.read_bytes()
-        if name == "summary.json":
+        if file.name == "summary.json":
             content = _SECONDS.sub(b"", content)
-        elif name == "training_args.json":
+        elif file.name == "training_args.json":
             content = content.replace(str(output.parent).encode(), b"")
-        elif name == ".emmental.json":
+        elif file.name == ".emmental.json":
             written = json.loads(content)["written"]
             content = "\n".join(each for each in written if not each.startswith("tensorboard/")).encode()
         files[name] = content
     return files
 
 
-_OF_A_STOP = re.compile(r"checkpoint-\d+/.*|pictures/overview-\d+\.png|\.emmental\.json")
+_OF_A_STOP = re.compile(r"(dense/)?checkpoint-\d+/.*|pictures/overview-\d+\.png|(dense/)?\.emmental\.json")
 
 
 def difference(output: Path, whole: Path, stopped: bool = False, ordered: bool = True) -> str | None:

@@ -1,0 +1,212 @@
+"""One command: dense first, cut, recovery; killed in any phase, the same command ends with the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import forked
+import pytest
+import torch
+from faults.runs import Command, World, difference, last_lines, log_of
+from transformers import AutoModelForSequenceClassification
+
+import masked_run_glue
+from distiller import TaskDistiller
+from emmental.architectures import encoder_linears
+from emmental.runs.output_folder import OutputFolder
+
+ROOT = Path(__file__).resolve().parents[1]
+UNSTRUCTURED = ("--granularity", "unstructured")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("phases"))
+
+
+@pytest.fixture(scope="module")
+def structured(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed plain command."""
+    return finished(world.plain(), tmp_path_factory.mktemp("structured") / "out")
+
+
+@pytest.fixture(scope="module")
+def unstructured(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished(world.plain(*UNSTRUCTURED), tmp_path_factory.mktemp("unstructured") / "out")
+
+
+def finished(command: Command, output: Path, *others: str) -> Path:
+    assert command.finish(output, others) is None
+    return output
+
+
+def refused(command: Command, output: Path, *others: str) -> str:
+    """The last line of a run that ends with status 2."""
+    assert command.run(output, others=others) == 2
+    return last_lines(output, 1)
+
+
+def encoder_share(folder: Path, dense: Path) -> float:
+    """Non-zero weights of the encoder's matrices against the dense model's number."""
+    counts = []
+    for each in (folder, dense):
+        model = AutoModelForSequenceClassification.from_pretrained(each)
+        counts.append(sum(int(model.get_submodule(name).weight.count_nonzero()) for name in encoder_linears(model)))
+    return counts[0] / counts[1]
+
+
+def test_the_plain_command_ends_with_a_small_model(structured: Path) -> None:
+    assert encoder_share(structured, structured / "dense") == pytest.approx(0.25, abs=0.01)
+    assert (structured / "model.safetensors").stat().st_size < (structured / "dense/model.safetensors").stat().st_size
+    rows = json.loads((structured / "summary.json").read_text())["compared"]
+    assert [row["name"] for row in rows] == ["dense", "25.0% kept"]
+
+
+def test_it_loads_without_this_package(structured: Path, tmp_path: Path) -> None:
+    inputs = torch.tensor([[2, 7, 9, 3]])
+    own = AutoModelForSequenceClassification.from_pretrained(structured).eval()(inputs).logits
+    code = (
+        "import sys, torch; from transformers import AutoModelForSequenceClassification as Auto\n"
+        "model = Auto.from_pretrained(sys.argv[1], trust_remote_code=True).eval()\n"
+        "assert 'emmental' not in sys.modules\n"
+        "print(model(torch.tensor([[2, 7, 9, 3]])).logits.tolist()[0])"
+    )
+    variables = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, str(structured)]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(own[0].tolist(), abs=1e-5)
+
+
+PLACES = [
+    (TaskDistiller, "step", 11),  # dense, two checkpoints written
+    (OutputFolder, "save_model", 1),  # dense trained, not handed over
+    (masked_run_glue, "candidate", 1),  # between the phases
+    (TaskDistiller, "step", 22),  # two updates into the second training, before its first checkpoint
+    (TaskDistiller, "step", 25),  # after it
+    (OutputFolder, "save_model", 2),
+    (masked_run_glue, "_hand_over", 1),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "call"), PLACES)
+@pytest.mark.parametrize("flags", [(), UNSTRUCTURED], ids=["structured", "unstructured"])
+def test_killed_in_any_phase_the_same_command_ends_with_the_same_bits(
+    world: World, flags: tuple, owner: object, name: str, call: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    whole = request.getfixturevalue("unstructured" if flags else "structured")
+    command, output = world.plain(*flags), tmp_path / "out"
+    assert command.run(output, forked.kill_at_call(owner, name, call)) == -9
+    finished(command, output)
+    assert difference(output, whole) is None
+
+
+@pytest.mark.parametrize("place", [("emmental.training.structured", "prune_carefully"), ("emmental.atomic", "_fsync")])
+def test_killed_while_it_cuts(world: World, structured: Path, tmp_path: Path, place: tuple[str, str]) -> None:
+    command, output = world.plain(), tmp_path / "out"
+
+    def kill() -> None:
+        original = masked_run_glue.cut
+
+        def cut(*args: object) -> object:
+            forked.kill_at_call(sys.modules[place[0]], place[1], 1)()
+            return original(*args)
+
+        masked_run_glue.cut = cut
+
+    assert command.run(output, kill) == -9
+    finished(command, output)
+    assert difference(output, structured) is None
+
+
+def test_a_finished_run_trains_nothing_again(world: World, structured: Path, tmp_path: Path) -> None:
+    output = finished(world.plain(), tmp_path / "out")
+    (output.parent / "order.jsonl").write_text("")
+    finished(world.plain(), output)
+    assert (output.parent / "order.jsonl").read_text() == ""
+    assert difference(output, structured, ordered=False) is None
+
+
+def test_single_weights_end_as_exact_zeros(unstructured: Path) -> None:
+    assert json.loads((unstructured / "config.json").read_text())["model_type"] == "bert"
+    model = AutoModelForSequenceClassification.from_pretrained(unstructured)
+    weights = [model.get_submodule(name).weight for name in encoder_linears(model)]
+    total = sum(weight.numel() for weight in weights)
+    assert sum(int(weight.count_nonzero()) for weight in weights) == int(0.15 * total)
+
+
+def test_two_shares_make_two_models(world: World, structured: Path, tmp_path: Path) -> None:
+    output = finished(world.plain("--keep", "0.5", "0.25"), tmp_path / "out")
+    assert encoder_share(output / "keep-0.5", output / "dense") == pytest.approx(0.5, abs=0.01)
+    assert encoder_share(output / "keep-0.25", output / "dense") == pytest.approx(0.25, abs=0.01)
+    last = (output / "keep-0.25" / "model.safetensors").read_bytes()
+    assert (output / "model.safetensors").read_bytes() == last
+    assert "model_name_or_path" in json.loads((output / "training_args.json").read_text())
+
+
+def test_starting_afresh_removes_what_was_written_and_no_more(world: World, tmp_path: Path) -> None:
+    output = finished(world.plain("--keep", "0.5", "0.25"), tmp_path / "out")
+    for folder in (output, output / "dense", output / "keep-0.5"):
+        (folder / "mine.txt").write_text("mine")
+    finished(world.plain(), output, "--overwrite_output_dir")
+    assert (output / "mine.txt").read_text() == (output / "dense/mine.txt").read_text() == "mine"
+    left = {path.relative_to(output).as_posix() for path in output.glob("keep-*/**/*") if path.is_file()}
+    assert left == {"keep-0.5/mine.txt", "keep-0.5/.emmental.lock", "keep-0.25/.emmental.lock"}
+    assert (output / "pruned" / "pruned.json").is_file()
+    OutputFolder(output).start_afresh()
+    assert not (output / "pruned").exists()
+
+
+def test_no_training(world: World, structured: Path, tmp_path: Path) -> None:
+    flags = ("--num_train_epochs", "0", "--max_steps", "-1")
+    assert "is not; omit the flag" in refused(world.plain(*flags), tmp_path / "new" / "out")
+    start = ("--model_name_or_path", str(structured / "dense"), "--no-dense_first")
+    output = finished(world.plain(*flags, *start), tmp_path / "cut" / "out")
+    assert not list(output.rglob("checkpoint-*"))
+    assert encoder_share(output, structured / "dense") == pytest.approx(0.25, abs=0.01)
+
+
+def test_evaluated_alone_the_small_model_is_what_it_was(world: World, structured: Path) -> None:
+    before = json.loads((structured / "eval_results.json").read_text())
+    command = world.plain("--do_eval")
+    assert masked_run_glue.main(command.argv(structured)) == pytest.approx(
+        {name: value for name, value in before.items() if isinstance(value, float)}, abs=1e-6
+    )
+
+
+def test_other_shares_in_the_same_folder_are_refused(world: World, structured: Path) -> None:
+    assert "keep [0.25] -> [0.4]" in refused(world.plain("--keep", "0.4"), structured)
+    assert "--speedup_length 128 is more than the 32" in refused(world.plain("--speedup", "2"), structured)
+
+
+def test_a_speedup_is_measured_once(world: World, structured: Path, tmp_path: Path) -> None:
+    flags = ("--speedup", "1.01", "--speedup_length", "16", "--num_train_epochs", "0", "--max_steps", "-1")
+    start = ("--model_name_or_path", str(structured / "dense"), "--no-dense_first")
+    output = finished(world.plain(*flags, *start), tmp_path / "out")
+    table = (output / "speed.json").read_bytes()
+    finished(world.plain(*flags, *start), output)
+    assert (output / "speed.json").read_bytes() == table
+    assert "the pruned model of before is taken" in log_of(output).read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_choose_the_gates_of_one(world: World, structured: Path, tmp_path: Path) -> None:
+    start = ("--model_name_or_path", str(structured / "dense"), "--no-dense_first", "--threads", "1")
+    command = world.plain(*start, "--save_steps", "3")
+    finished(command, tmp_path / "one" / "out")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    (tmp_path / "two").mkdir()
+    line = [*torchrun, str(ROOT / "masked_run_glue.py"), *command.argv(tmp_path / "two" / "out")]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(line, env=variables, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    for place in ("pruned", "."):
+        sizes = [
+            json.loads((tmp_path / name / "out" / place / "config.json").read_text())["per_layer_config"]
+            for name in ("one", "two")
+        ]
+        assert sizes[0] == sizes[1]
