@@ -41,7 +41,7 @@ from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
 from emmental.pretrained import from_pretrained, weights_fingerprint
 from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
-from emmental.reporting.before_after import Made, candidate
+from emmental.reporting.before_after import Made, candidate, floor_of
 from emmental.reporting.summary import (
     environment_line,
     final_table,
@@ -68,16 +68,13 @@ from emmental.tasks import (
     evaluation_tasks,
     prediction_entropy,
     predictions_from_logits,
-    read_split,
     resolve_task,
     write_predictions,
 )
-from emmental.tasks.bag_of_words import Floor, bag_of_words
 from emmental.teaching.hidden_states import HiddenStateMatch
 from emmental.teaching.teachers import check_hidden_states, hidden_state_match, load_teacher, teacher_logits
 from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
 from emmental.training.phases import (
-    apply_recipe,
     budget_of,
     dense_phase,
     in_phases,
@@ -86,8 +83,7 @@ from emmental.training.phases import (
     needs_dense_phase,
     opened,
     phase,
-    phases_problem,
-    phases_text,
+    plan_of_run,
     pruning_phase,
 )
 from emmental.training.plan import Plan, plan_updates
@@ -122,7 +118,7 @@ def _run(run: Run) -> dict[str, float]:
     tokenizer, train_dataset = _prepare_task(run)
     if run.dry_run:
         return {}
-    floor = _floor(run)
+    floor = floor_of(run)
     set_seed(run)
     if not run.do_train:
         made = Made(load_model(run, run.task, tokenizer).to(run.processes.device))
@@ -141,19 +137,6 @@ def _run(run: Run) -> dict[str, float]:
     if run.output is not None:
         _hand_over(run, made, results, time.monotonic() - started)
     return results
-
-
-def _floor(run: Run) -> Floor | None:
-    """What a bag of words reaches on the dev data; None where it is not asked for."""
-    if not (run.floor and run.do_train and run.do_eval and run.processes.is_main):
-        return None
-    floor = bag_of_words(run.task, *(read_split(run.task, run.data_dir, split) for split in ("train", "dev")))
-    logger.info("a bag of words reaches %s in %.1f s", _shown(floor.metrics), floor.seconds)
-    return floor
-
-
-def _shown(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
 def _train_once(run: Run, tokenizer: Any, dataset: FeatureDataset) -> Made:
@@ -270,16 +253,7 @@ def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None]:
     if train_dataset is None:
         return tokenizer, None
     run.contents["data"] = train_dataset.fingerprint
-    filled = apply_recipe(run, len(train_dataset))
-    last = pruning_phase(run, *keep_folders(run)[-1]) if in_phases(run) else run
-    plan = plan_updates(last, len(train_dataset), run.processes.world_size)
-    if problem := plan.problem() or (phases_problem(run) if in_phases(run) else None):
-        raise UserError(problem)
-    if filled:
-        logger.info("filled in by --recipe auto: %s", ", ".join(f"--{name} {value}" for name, value in filled.items()))
-    for line in phases_text(run, len(train_dataset)) if in_phases(run) else []:
-        logger.info(line)
-    for line in plan.lines() if run.granularity != STRUCTURED else []:
+    for line in plan_of_run(run, len(train_dataset)):
         logger.info(line)
     return tokenizer, train_dataset
 
@@ -442,7 +416,8 @@ def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> d
 
 
 def _logits(run: Run, model: nn.Module, dataset: FeatureDataset, description: str) -> Tensor:
-    precision = Precision(run.processes.device, run.fp16, run.bf16)
+    bf16 = run.bf16 and "bf16" in run.explicit  # what the recipe trains in does not blur the results
+    precision = Precision(run.processes.device, run.fp16, bf16)
     return predict_logits(model, dataset, run.per_gpu_eval_batch_size, run.processes, precision, description)
 
 
@@ -470,7 +445,7 @@ def _evaluate_all_checkpoints(run: Run, tokenizer: Any) -> None:
         saved = from_pretrained(AutoModelForSequenceClassification, str(checkpoint)).to(run.processes.device)
         results = evaluate(run, saved, tokenizer, prefix=checkpoint.name)
         rows.append({"step": int(checkpoint.name.split("-")[1]), **results})
-        logger.info("%s: %s", checkpoint.name, _shown(results))
+        logger.info("%s: %s", checkpoint.name, ", ".join(f"{name} {value:.4f}" for name, value in results.items()))
     if not rows:
         logger.warning("--eval_all_checkpoints: there is no checkpoint in %s", run.output_dir)
     if run.output is not None:

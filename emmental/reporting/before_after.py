@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,11 @@ from torch import Tensor, nn
 from emmental.architectures import encoder_linears, longest_input
 from emmental.inference.engines import measure_together
 from emmental.pruning import remaining_weights
-from emmental.tasks.bag_of_words import Floor
+from emmental.runs.run import Run
+from emmental.tasks import read_split
+from emmental.tasks.bag_of_words import Floor, bag_of_words
+
+logger = logging.getLogger(__name__)
 
 BATCH, LENGTH = 1, 128
 """Shape of the timed input: one sentence of so many tokens."""
@@ -74,6 +79,16 @@ class Made:
         rows = [replace(one, milliseconds=times.get(one.name)) for one in self.candidates]
         words = [] if self.floor is None else [Candidate("bag of words", self.floor.metrics.get(metric))]
         return rows + words
+
+
+def floor_of(run: Run) -> Floor | None:
+    """What a bag of words reaches on the dev data; None where it is not asked for, and beside rank 0."""
+    if not (run.floor and run.do_train and run.do_eval and run.processes.is_main):
+        return None
+    floor = bag_of_words(run.task, *(read_split(run.task, run.data_dir, split) for split in ("train", "dev")))
+    reached = ", ".join(f"{name} {value:.4f}" for name, value in floor.metrics.items())
+    logger.info("a bag of words reaches %s in %.1f s", reached, floor.seconds)
+    return floor
 
 
 def candidate(name: str, model: nn.Module, folder: Path, metric: float | None) -> Candidate:

@@ -144,6 +144,25 @@ def pruning_phase(run: Run, share: float, folder: Path) -> Run:
     return phase(run, None if folder == run.folder else folder, **flags)
 
 
+def plan_of_run(run: Run, examples: int) -> list[str]:
+    """Fill in what the recipe decides, and say what the run is about to do, a line each.
+
+    Raises:
+        UserError: it makes no sense.
+    """
+    filled = apply_recipe(run, examples)
+    last = pruning_phase(run, *keep_folders(run)[-1]) if in_phases(run) else run
+    plan = plan_updates(last, examples, run.processes.world_size)
+    if problem := plan.problem() or (phases_problem(run) if in_phases(run) else None):
+        raise UserError(problem)
+    lines = phases_text(run, examples) if in_phases(run) else []
+    if filled:
+        lines.insert(
+            0, "filled in by --recipe auto: " + ", ".join(f"--{name} {value}" for name, value in filled.items())
+        )
+    return lines if run.granularity == STRUCTURED else [*lines, *plan.lines()]
+
+
 def phases_text(run: Run, examples: int) -> list[str]:
     """What the run is about to do, a line for each phase."""
     dense = plan_updates(dense_phase(run, examples), examples, run.processes.world_size)
