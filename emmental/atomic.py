@@ -7,9 +7,11 @@ manifest was not made here or is not finished, and a file that disagrees with it
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -20,6 +22,9 @@ from emmental.errors import UserError
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".incomplete-"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_IN_TEXT = re.compile(rf"\(os error ({'|'.join(map(str, _FULL))})\)")
+"""How Safetensors, which writes by itself, tells of it."""
 _UMASK = os.umask(0)  # there is no way to read it but to set it
 os.umask(_UMASK)
 _FILE_MODE = 0o666 & ~_UMASK
@@ -52,17 +57,38 @@ def write_json(path: str | Path, value: object) -> None:
 
 
 @contextmanager
+def _noticing_a_full_disk(path: Path, written: Path) -> Iterator[None]:
+    """Around writing `written`, which is to become `path`.
+
+    Raises:
+        UserError: the disk, or what the user may take of it, is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) not in _FULL and not _FULL_IN_TEXT.search(str(error)):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        size = sum(file.stat().st_size for file in [written, *written.rglob("*")] if file.is_file())
+        raise UserError(
+            f"no space left to write {path}: {size} bytes were written so far, {free} are free; nothing of it is "
+            "kept. Make room, then run the same command again"
+        ) from error
+
+
+@contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what was written there becomes `path` when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_beside(path)
     try:
-        yield temporary
-        os.chmod(temporary, _FILE_MODE)
-        _fsync(temporary)
-        os.replace(temporary, path)
-        _fsync(path.parent)
+        with _noticing_a_full_disk(path, temporary):
+            yield temporary
+            os.chmod(temporary, _FILE_MODE)
+            _fsync(temporary)
+            os.replace(temporary, path)
+            _fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -83,11 +109,12 @@ def atomic_folder(path: str | Path, damaged_too: bool = False) -> Iterator[Path]
         _refuse_foreign(path, damaged_too)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_beside(path)
-    temporary.mkdir()
     try:
-        yield temporary
-        _write_manifest(temporary)
-        _replace_folder(temporary, path)
+        with _noticing_a_full_disk(path, temporary):
+            temporary.mkdir()
+            yield temporary
+            _write_manifest(temporary)
+            _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

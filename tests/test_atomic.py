@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from emmental import atomic
@@ -27,6 +29,7 @@ from emmental.atomic import (
     write_json,
     write_text,
 )
+from emmental.errors import UserError
 
 
 def test_files_are_as_readable_as_any_new_file(tmp_path: Path) -> None:
@@ -333,3 +336,31 @@ class TestReplacing:
         assert unclaimed(checkpoint).name == "checkpoint-1-2"
         (checkpoint.parent / "checkpoint-1-2").mkdir()
         assert unclaimed(checkpoint).name == "checkpoint-1-3"
+
+
+class TestFullDisk:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.ENOSPC, "No space left on device"),
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        ],
+        ids=["full", "quota", "safetensors"],
+    )
+    def test_one_line_with_path_and_bytes_and_nothing_left(self, tmp_path, error):
+        for make, name in ((atomic.atomic_folder, "folder"), (atomic.atomic_file, "file")):
+            with pytest.raises(UserError, match=rf"no space left to write .*{name}: 5 bytes .* are free") as caught:
+                self.write_five_bytes(make, tmp_path / name, error)
+            assert "\n" not in str(caught.value)
+            assert list(tmp_path.iterdir()) == []
+
+    @staticmethod
+    def write_five_bytes(make, path, error):
+        with make(path) as temporary:
+            (temporary / "part" if temporary.is_dir() else temporary).write_bytes(b"12345")
+            raise error
+
+    def test_another_error_stays_what_it_is(self, tmp_path):
+        with pytest.raises(OSError, match="is a bug"):
+            self.write_five_bytes(atomic.atomic_folder, tmp_path / "folder", OSError(errno.EINVAL, "is a bug"))

@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 import masked_run_glue
 from emmental.pruning import remaining_weights
 from emmental.tasks import resolve_task
+from emmental.training.arguments import parse_arguments
 
 PREDICTION_FILES = {"mnli": ("MNLI-m.tsv", "MNLI-mm.tsv")}
 
@@ -290,3 +291,18 @@ def test_mixed_precision_trains(models: Path, tmp_path: Path, precision: str) ->
     results = masked_run_glue.main(flags(models, tmp_path, "sst-2", precision))
     assert 0 <= results["acc"] <= 1
     assert rows(tmp_path / "out" / "train_log.jsonl")[-1]["loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "done"),
+    [
+        ([], (True, True)),
+        (["--do_train"], (True, False)),
+        (["--do_eval"], (False, True)),
+        (["--do_predict"], (False, False)),
+        (["--do_predict", "--do_eval"], (False, True)),
+    ],
+)
+def test_what_is_asked_for_is_done_and_nothing_else(given: list[str], done: tuple[bool, bool]) -> None:
+    args = parse_arguments(["--test_file", "t.csv", "--train_file", "a.csv", "--validation_file", "b.csv", *given])
+    assert (args.do_train, args.do_eval) == done

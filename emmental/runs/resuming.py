@@ -55,13 +55,15 @@ def checkpoint_to_resume(run: Run, flags_only: bool = False) -> Path | None:
     if found is None or run.accept_changes:
         return found
     before, identity = read_state(found).get("arguments"), run.identity()
-    before = before if isinstance(before, dict) else {}
+    # A flag that the version before did not have counts as left at its default.
+    defaults = {one.name: one.default for one in run.flags.declared if one.changes_result}
+    before = {**defaults, **before} if isinstance(before, dict) else {}
     if flags_only:
         identity = run.flags.of_result()
         before = {name: before.get(name) for name in identity}
     changed = [
         f"{name} {before.get(name)!r} -> {identity.get(name)!r}"
-        for name in sorted({*before, *identity})
+        for name in sorted({*before, *identity} - (defaults.keys() - identity.keys()))
         if before.get(name) != identity.get(name)
     ]
     if changed:

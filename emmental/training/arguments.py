@@ -75,7 +75,7 @@ FLAGS = {
         switch("new_classifier", "start the classifier anew, also where the model has one for other classes"),
         switch("do_lower_case", "lower-case the input; default: as the tokenizer says", default=None),
     ),
-    "what to do (neither --do_train nor --do_eval: both)": (
+    "what to do (none of --do_train, --do_eval, --do_predict: train and evaluate)": (
         switch("do_train", "train", default=None, changes_result=False),
         switch("do_eval", "evaluate the model", default=None, changes_result=False),
         switch("do_predict", "write the GLUE server's prediction files", changes_result=False),
@@ -210,8 +210,7 @@ def _normalise(args: Flags) -> None:
     if args.pruning_method == "sigmoid_threshold":
         args.pruning_method = canonical_pruning_method(args.pruning_method)
     if args.do_train is None and args.do_eval is None:
-        # The diagnostic set can be predicted alone.
-        args.do_train = args.do_eval = not (args.do_predict and (args.task_name or "").lower() == "ax")
+        args.do_train = args.do_eval = not args.do_predict
     args.do_train, args.do_eval = bool(args.do_train), bool(args.do_eval)
     if args.task_name is None and (args.train_file or args.validation_file or args.test_file):
         args.task_name = "custom"

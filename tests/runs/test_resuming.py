@@ -61,3 +61,14 @@ def test_another_run_is_refused_with_all_that_differs(tmp_path):
     assert "--accept_changes" in message
     assert "rate" not in message
     assert checkpoint_to_resume(run_in(tmp_path, accept=True, **identity)).name == "checkpoint-3"
+
+
+def test_a_flag_that_the_version_before_lacked_counts_as_its_default(tmp_path):
+    checkpoint(tmp_path, 3, seed=42)
+    run = run_in(tmp_path, seed=42)
+    for declared in (flag("added", "", 2), flag("shown", "", 1, changes_result=False)):
+        run = Run(Flags({"": (*run.flags.declared, declared)}, vars(run.flags)))
+    assert checkpoint_to_resume(run).name == "checkpoint-3"
+    run.added = 3
+    with pytest.raises(ValueError, match=r"\(checkpoint-3\): added 2 -> 3\. Choose"):
+        checkpoint_to_resume(run)
