@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from emmental.errors import UserError
-from emmental.tasks.tables import read_table, table_format
+from emmental.tasks.tables import FORMATS, read_table, table_format
 
 STANDARD_INPUT = "-"
-_TABLES = (".tsv", ".csv", ".jsonl", ".json")
+_TABLES = tuple(FORMATS)
 _FIRST, _SECOND = ("sentence1", "sentence", "text"), "sentence2"
 
 Text = str | tuple[str, str]

@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from emmental.architectures import ARCHITECTURES, base_model_type, takes_token_types
+from emmental.architectures import ARCHITECTURES, base_model_type, longest_input, takes_token_types
 from emmental.errors import UserError
 from emmental.pretrained import from_pretrained
 
@@ -36,6 +36,12 @@ def load_tokenizer(name: str | Path, *, flag: str = "", **options: Any) -> PreTr
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Transformers makes where it finds no files
         raise UserError(f"{called} holds no tokenizer; it needs a tokenizer.json or vocab.txt")
     return tokenizer
+
+
+def trained_length(config: PreTrainedConfig) -> int | None:
+    """Tokens that texts were cut to when a model was trained here; None where its configuration does not say it."""
+    length = getattr(config, "max_seq_length", None)
+    return length if type(length) is int and 1 <= length <= longest_input(config) else None
 
 
 def give_token_types(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:

@@ -21,6 +21,7 @@ from emmental.architectures import longest_input
 from emmental.atomic import atomic_file, verify_folder
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
 from emmental.data.texts import STANDARD_INPUT, read_texts
+from emmental.data.tokenization import trained_length
 from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags
 from emmental.export.model_folder import read_model
@@ -122,7 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tokenizer_name", help="folder of the tokenizer, where the model does not hold it")
     parser.add_argument("--batch_size", type=int, default=32, help="sentences computed together, of similar length")
-    parser.add_argument("--max_seq_length", type=int, help="tokens after which text is cut; the model's most")
+    parser.add_argument(
+        "--max_seq_length", type=int, help="tokens after which text is cut; as in its training, or the model's most"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice if absent")
     parser.add_argument(
         "--dense_above", type=float, default=DENSE_ABOVE, help="density of a matrix from which it is multiplied dense"
@@ -149,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             Path(args.model), args.engine, args.threads, args.pruning_method, args.threshold, args.dense_above
         )
         tokenizer = tokenizer_of(args.model if args.tokenizer_name is None else args.tokenizer_name)
-        longest = longest_input(model.config) if args.max_seq_length is None else args.max_seq_length
+        longest = args.max_seq_length or trained_length(model.config) or longest_input(model.config)
         predictor = Predictor(model, tokenizer, longest)
         with _writer(args.output) as file:
             for index, answer in enumerate(predictor.predict(texts, args.batch_size)):

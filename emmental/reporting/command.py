@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from emmental import atomic
 from emmental.architectures import longest_input
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
+from emmental.data.tokenization import trained_length
 from emmental.errors import UserError
 from emmental.export.bertarize import add_masking_flags
 from emmental.export.model_folder import read_model
@@ -48,6 +49,7 @@ from emmental.reporting.forms import (
 from emmental.reporting.page import GENERATOR, card_tables, page
 from emmental.runs.progress import LOG_FILE, read_log
 from emmental.tasks import Task, evaluation_tasks, in_order_of, resolve_task, split_files, task_of_model
+from emmental.tasks.own_files import Reading
 
 CARD_BEGIN, CARD_END = "<!-- report:begin -->", "<!-- report:end -->"
 
@@ -68,6 +70,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     source = Path(args.model_name_or_path)
     model = read_model(source, args.pruning_method, args.threshold)
     task, tokenizer = _task(args, model.config), tokenizer_of(source)
+    args.max_seq_length = args.max_seq_length or trained_length(model.config) or 128
     _check_model(model, task, args)
     made, work = training(source), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)
@@ -174,10 +177,13 @@ def _card_problems(folder: Path) -> list[str]:
 def _task(args: argparse.Namespace, config: PreTrainedConfig) -> Task:
     """The task with its classes in the model's order; its dev files are there."""
     called = f"--model_name_or_path {args.model_name_or_path}"
+    positive = getattr(config, "positive_label", None)
     if args.validation_file is None:
         task = resolve_task(args.task_name)
+        task = task if positive is None else task.with_positive(positive)
     else:
-        task = task_of_model(config, called, args.validation_file, None)
+        reading = Reading(positive_label=positive)
+        task = task_of_model(config, called, args.validation_file, None, reading=reading)
     for judge in evaluation_tasks(task):
         split_files(judge, args.data_dir, "dev")
     return task if args.validation_file else in_order_of(task, config, called)
@@ -230,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128], help="tokens, of the latencies")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the latencies")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each latency of each form")
-    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens of a dev row; longer ones are cut")
+    parser.add_argument("--max_seq_length", type=int, help="tokens of a dev row; as in the training, or 128 if absent")
     parser.add_argument("--per_gpu_eval_batch_size", type=int, default=32, help="batch size of the evaluation")
     add_masking_flags(parser)
     return parser

@@ -6,6 +6,7 @@ import argparse
 
 from transformers import PreTrainedConfig
 
+from emmental.data.tokenization import trained_length
 from emmental.errors import UserError
 from emmental.tasks import CUSTOM, Task, in_order_of, resolve_task, task_of_model, user_task
 from emmental.tasks.classes import are_numbered, in_given_order, is_classifier, model_classes
@@ -60,9 +61,8 @@ def _in_order_of_student(
 
 def _settle(args: argparse.Namespace, config: PreTrainedConfig) -> None:
     """Take the length that texts were cut to in training, and its positive label, unless flags say others."""
-    length = getattr(config, "max_seq_length", None)
-    if "max_seq_length" not in args.explicit and type(length) is int and length >= 1:
-        args.max_seq_length = length
+    if "max_seq_length" not in args.explicit:
+        args.max_seq_length = trained_length(config) or args.max_seq_length
     if args.positive_label is None:
         args.positive_label = getattr(config, "positive_label", None)
 
