@@ -350,7 +350,7 @@ def test_logging_and_checkpoints_do_not_change_the_result(worlds: dict[str, list
 
 def test_help_and_program_files_are_plain() -> None:
     done = subprocess.run(
-        [sys.executable, "distiller.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "distiller.py", "--help_all"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "--mlm_smoothing" in done.stdout
     assert "--no-group_by_size" in done.stdout

@@ -26,6 +26,7 @@ from transformers import (
 import masked_run_glue
 from distiller import TaskDistiller
 from emmental.data import FeatureDataset, load_features
+from emmental.runs import run
 from emmental.tasks import resolve_task
 from emmental.teaching import teachers
 from emmental.teaching.hidden_states import (
@@ -201,7 +202,7 @@ def test_one_pass_caches_logits_and_hidden_states(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     passes = []
-    monkeypatch.setattr(masked_run_glue, "configure_logging", lambda is_main: None)
+    monkeypatch.setattr(run, "configure_logging", lambda is_main: None)
     original = teachers.predict_logits
     monkeypatch.setattr(teachers, "predict_logits", lambda *inputs: passes.append(1) or original(*inputs))
     argv = command(world, tmp_path / "out", "deep", *CACHED, cache=tmp_path / "cache")
@@ -221,7 +222,7 @@ def test_one_pass_caches_logits_and_hidden_states(
 def test_a_damaged_cache_is_made_anew(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(masked_run_glue, "configure_logging", lambda is_main: None)
+    monkeypatch.setattr(run, "configure_logging", lambda is_main: None)
     argv = command(world, tmp_path / "out", "deep", *CACHED, cache=tmp_path / "cache")
     masked_run_glue.main(argv)
     (states,) = (tmp_path / "cache").glob("teacher-*-layers-2-4/states.bin")

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from emmental.architectures import takes_broadcast_mask, takes_token_types
 from emmental.data import FeatureDataset, SequentialBatches, batch_loader
+from emmental.modules import devices
 from emmental.patching import renew_masks
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Processes
@@ -74,6 +75,6 @@ def model_inputs(batch: dict[str, Tensor], device: torch.device, model: nn.Modul
     """
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if takes_token_types(model.config) else [])]
     inputs = {name: batch[name].to(device, non_blocking=True) for name in names}
-    if device.type != "cpu" and takes_broadcast_mask(model.config):
+    if not devices.is_on_host(inputs["attention_mask"]) and takes_broadcast_mask(model.config):
         inputs["attention_mask"] = inputs["attention_mask"].bool()[:, None, None, :]
     return inputs

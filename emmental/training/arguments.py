@@ -85,31 +85,30 @@ FLAGS = {
             "evaluate every checkpoint of the output folder, in numeric order",
             changes_result=False,
         ),
-        switch("dry_run", "check everything, show the schedule, and stop before training", changes_result=False),
+        switch("dry_run", "check everything, show the plan, and stop", changes_result=False),
     ),
-    "how much, and how": (
+    "how much to prune": (
         flag(
             "recipe",
-            "auto fills in what gives a good model; paper takes the original scripts' defaults",
+            "auto fills in what the task needs; paper: the defaults below",
             "auto",
             accepts=("auto", "paper"),
         ),
         flag(
             "granularity",
-            "structured: heads and neurons; unstructured: single weights; default: by the recipe",
+            "structured: heads and neurons; unstructured: single weights",
             accepts=("structured", "unstructured", None),
         ),
         flag(
             "keep",
-            "share of the encoder's weights that stays (several, falling: a model each); default: 0.25 structured, "
-            "0.15 unstructured",
+            "share of the encoder that stays (0.25; single weights 0.15)",
             type=float,
             above_zero=True,
             several=True,
         ),
         flag(
             "speedup",
-            "structured: how many times as fast as dense, measured here, in the place of --keep",
+            "in the place of --keep: times as fast as dense, measured here",
             type=float,
             at_least=1,
         ),
@@ -189,9 +188,9 @@ FLAGS = {
 }
 """Title of a group -> its flags."""
 EVERYDAY = (
-    "data_dir task_name train_file validation_file test_file max_seq_length model_name_or_path model_type do_train "
-    "do_eval do_predict dry_run pruning_method keep final_threshold teacher_name_or_path per_gpu_train_batch_size "
-    "learning_rate num_train_epochs max_steps bf16 output_dir overwrite_output_dir seed threads no_cuda"
+    "data_dir task_name train_file validation_file test_file max_seq_length model_name_or_path do_train "
+    "do_eval do_predict dry_run recipe granularity keep speedup pruning_method teacher_name_or_path "
+    "per_gpu_train_batch_size learning_rate num_train_epochs output_dir overwrite_output_dir seed threads"
 )
 """Flags that `--help` shows; `--help_all` shows all."""
 

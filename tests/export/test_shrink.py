@@ -56,5 +56,5 @@ def test_what_it_did_not_make_is_left_alone(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--model_name_or_path", str(tmp_path / "plain"), "--target_model_path", str(tmp_path / "mine")])
     assert stopped.value.code == 2
-    assert "--target_model_path" in capsys.readouterr().err
+    assert "--output" in capsys.readouterr().err
     assert list((tmp_path / "mine").iterdir()) == []
