@@ -8,6 +8,7 @@ from pathlib import Path
 
 from emmental.errors import UserError
 from emmental.tasks.cells import Row, cell_of
+from emmental.tasks.task import listed
 
 
 def json_table(path: Path, lines: Sequence[str], keys: Collection[str]) -> tuple[list[str], list[Row]]:
@@ -26,8 +27,8 @@ def json_table(path: Path, lines: Sequence[str], keys: Collection[str]) -> tuple
             header, first = names, (line, list(record))
         if set(names) != set(header):
             raise UserError(
-                f"{path}:{line}: its columns are {', '.join(record)}; those of line {first[0]} are "
-                f"{', '.join(first[1])}; every line needs the same of {', '.join(keys)}"
+                f"{path}:{line}: its columns are {listed(record)}; those of line {first[0]} are "
+                f"{listed(first[1])}; every line needs the same of {', '.join(keys)}"
             )
         rows.append((line, [cell_of(record[name], f"{path}:{line}", name) for name in header]))
     return header or [], rows

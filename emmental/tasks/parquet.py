@@ -7,6 +7,7 @@ from pathlib import Path
 
 from emmental.errors import UserError
 from emmental.tasks.cells import Row, cell_of
+from emmental.tasks.task import listed
 
 
 def parquet_table(path: Path, keys: Collection[str]) -> tuple[list[str], list[Row]]:
@@ -33,7 +34,7 @@ def parquet_table(path: Path, keys: Collection[str]) -> tuple[list[str], list[Ro
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not parquet that can be read ({' '.join(str(error).split())[:200]})") from None
     if not columns:
-        raise UserError(f"{path}: no column named {' or '.join(keys)}; the columns are {', '.join(every)}")
+        raise UserError(f"{path}: no column named {' or '.join(keys)}; the columns are {listed(every)}")
     rows = []
     for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
         place = f"{path}:{number}"

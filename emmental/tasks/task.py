@@ -153,8 +153,8 @@ class Split:
 
 
 def listed(names: Iterable[object]) -> str:
-    """Names with commas between them, for a message; of a long list the first ones and how many more there are."""
-    shown = [str(name) for name in names]
+    """Names with commas between them, for a message of one line; of a long list the first and how many more."""
+    shown = [text if (text := " ".join(str(name).split())).isprintable() else repr(text) for name in names]
     if len(shown) <= LONGEST_LIST:
         return ", ".join(shown)
     return f"{', '.join(shown[:LONGEST_LIST])} and {len(shown) - LONGEST_LIST} more"
