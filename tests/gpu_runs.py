@@ -13,3 +13,32 @@ ON_GPU = os.environ.get("EMMENTAL_DEVICE", "cpu") == "cuda"
 def losses(folder: Path) -> list[float]:
     """The total loss of each update of a finished run."""
     return [json.loads(line)["loss"] for line in (folder / "train_log.jsonl").read_text().splitlines()]
+
+
+def update_over_gloo(rank: int, world_size: int, store: str, device: str, out: str) -> None:
+    """One update of a linear model by a process of several that share a device; rank 0 stores the weights."""
+    import torch
+    import torch.distributed as dist
+    from torch import nn
+    from torch.optim.lr_scheduler import LambdaLR
+
+    from emmental.runs.optimization import UpdateLoop
+    from emmental.runs.precision import Precision
+    from emmental.runs.processes import Processes, wrapped
+
+    if world_size > 1:
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+    where = torch.device(device, 0) if device == "cuda" else torch.device(device)
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1).to(where)
+    optimizer = torch.optim.SGD([{"name": "all", "params": list(model.parameters())}], lr=0.5)
+    model_of_all = wrapped(model, Processes(rank, rank, world_size, where))
+    loop = UpdateLoop(model_of_all, optimizer, LambdaLR(optimizer, lambda _: 1.0), Precision(where), 0.0, model)
+    rows = torch.arange(32, dtype=torch.float32, device=where).view(8, 4)[rank::world_size] / 32
+    loop.begin_update(1)
+    with loop.micro_batch():
+        loop.optimize(loop.model(rows).square().mean())
+    if rank == 0:
+        torch.save(model.state_dict(), out)
+    if world_size > 1:
+        dist.destroy_process_group()

@@ -153,7 +153,8 @@ def plan_of_run(run: Run, examples: int) -> list[str]:
     filled = apply_recipe(run, examples)
     last = pruning_phase(run, *keep_folders(run)[-1]) if in_phases(run) else run
     plan = plan_updates(last, examples, run.processes.world_size)
-    if problem := plan.problem() or (phases_problem(run) if in_phases(run) else None):
+    trains = run.num_train_epochs > 0 or run.max_steps > 0
+    if problem := (plan.problem() if trains else None) or (phases_problem(run) if in_phases(run) else None):
         raise UserError(problem)
     lines = phases_text(run, examples) if in_phases(run) else []
     if filled:
@@ -168,7 +169,8 @@ def phases_text(run: Run, examples: int) -> list[str]:
     dense = plan_updates(dense_phase(run, examples), examples, run.processes.world_size)
     after = plan_updates(run, examples, run.processes.world_size)
     first = "omitted" if run.dense_first is False else f"{dense.total_updates} updates"
-    lines = [f"phase 1, dense: {first}" + ("" if run.dense_first else " (skipped where the model knows the task)")]
+    unless = " (skipped where the model knows the task)" if run.dense_first is None else ""
+    lines = [f"phase 1, dense: {first}{unless}"]
     updates = 0 if run.num_train_epochs == 0 and run.max_steps < 1 else after.total_updates
     if run.speedup is not None:
         lines.append(f"phase 2, heads and neurons: until {run.speedup:g} times as fast, then {updates} updates")

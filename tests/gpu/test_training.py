@@ -13,11 +13,17 @@ import numpy as np
 import pytest
 import tiny_lm
 import torch
-from gpu_runs import losses
+from gpu_runs import losses, update_over_gloo
 from safetensors.torch import load_file
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import AutoModelForSequenceClassification
 
 import masked_run_glue
 from distiller import TaskDistiller
+from emmental.export.onnx import export_onnx
+from emmental.runs.optimization import UpdateLoop
+from emmental.runs.precision import Precision
+from emmental.shrinking import layer_sizes
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = {
@@ -98,6 +104,69 @@ def test_as_many_processes_as_gpus(start, tmp_path):
     said, _ = process.communicate(timeout=180)
     assert process.returncode == 0, said[-2000:]
     assert len(losses(tmp_path / "out")) == 10
+
+
+def test_two_processes_on_one_device_over_gloo(device, tmp_path):
+    for count in (1, 2):
+        arguments = (count, str(tmp_path / f"store-{count}"), device.type, str(tmp_path / f"{count}.pt"))
+        torch.multiprocessing.spawn(update_over_gloo, arguments, nprocs=count)
+    one, two = (torch.load(tmp_path / f"{count}.pt", weights_only=True, map_location="cpu") for count in (1, 2))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=1e-6, rtol=0)
+
+
+def test_an_fp16_overflow_is_skipped(device):
+    model = torch.nn.Linear(4, 1).to(device)
+    before = model.weight.detach().clone()
+    optimizer = torch.optim.SGD([{"name": "all", "params": list(model.parameters())}], lr=0.5)
+    precision = Precision(device, fp16=True)
+    precision.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**127)
+    loop = UpdateLoop(model, optimizer, LambdaLR(optimizer, lambda _: 1.0), precision, 0.0)
+    for _ in range(2):
+        loop.begin_update(1)
+        with loop.micro_batch():
+            loop.optimize(100 * model(torch.ones(2, 4, device=device)).float().sum())
+    assert (loop.global_step, loop.skipped_updates) == (2, 2)
+    assert torch.equal(model.weight, before)
+
+
+def test_heads_and_neurons_as_on_a_cpu(flags, tmp_path):
+    """A cut without training: the same sizes of every layer, and the same logits, as on a CPU."""
+    cut = "--granularity structured --keep 0.5 --no-dense_first --num_train_epochs 0 --max_steps -1"
+    masked_run_glue.main(flags("cpu", *cut.split(), cpu=True))
+    masked_run_glue.main(flags("device", *cut.split()))
+    models = [AutoModelForSequenceClassification.from_pretrained(tmp_path / name) for name in ("cpu", "device")]
+    assert layer_sizes(models[0]) == layer_sizes(models[1])
+    ids = torch.tensor([[2, 5, 9, 17, 3]])
+    with torch.no_grad():
+        on_cpu, on_device = (model.eval()(ids).logits for model in models)
+    torch.testing.assert_close(on_device, on_cpu, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_ten_updates_of_a_small_model_as_on_a_cpu(flags, tmp_path, precision):
+    tolerance, flag = TOLERANCES[precision]
+    cut = "--granularity structured --keep 0.5 --no-dense_first --num_train_epochs 0 --max_steps -1"
+    masked_run_glue.main(flags("small", *cut.split(), cpu=True))
+    start = ("--model_type", "bert", "--model_name_or_path", str(tmp_path / "small"))
+    masked_run_glue.main(flags("cpu", *start, cpu=True))
+    masked_run_glue.main(flags("device", *start, *flag.split()))
+    np.testing.assert_allclose(losses(tmp_path / "device"), losses(tmp_path / "cpu"), atol=tolerance)
+
+
+@pytest.mark.gpu_only
+def test_onnx_runtime_on_the_gpu(dense, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime-gpu is not installed")
+    model = AutoModelForSequenceClassification.from_pretrained(dense).eval()
+    export_onnx(model, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CUDAExecutionProvider"])
+    ids = np.array([[2, 5, 9, 17, 3]], dtype=np.int64)
+    given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    with torch.no_grad():
+        expected = model(**{name: torch.from_numpy(value) for name, value in given.items()}).logits
+    np.testing.assert_allclose(session.run(None, given)[0], expected, atol=1e-3)
 
 
 @pytest.mark.gpu_only
