@@ -156,7 +156,7 @@ class TaskDistiller(UpdateLoop):
             set_threshold(self.student, self.plan.at(self.global_step)[0], self.global_threshold)
 
     def _update(self) -> None:
-        loss_scale = self.precision.scaler.get_scale()
+        loss_scale = self.precision.scaler.get_scale() if self._by_information else 1.0
         super()._update()
         if self._by_information:
             gather_information(self.student, self.global_step, loss_scale)

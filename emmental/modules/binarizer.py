@@ -66,7 +66,8 @@ def kth_highest(scores: Tensor, keep: int) -> tuple[Tensor | float, Tensor | int
     flat = scores.detach().reshape(-1)
     exact = flat.to(_selectable(flat.dtype))
     if not devices.is_on_host(flat):
-        lowest = torch.kthvalue(exact, flat.numel() - keep + 1).values
+        # On an H200 a tenth to an eightieth of the time of torch.kthvalue, which uses one block of threads.
+        lowest = torch.topk(exact, keep, sorted=False).values.min()
         lowest = torch.where(flat.isnan().any(), torch.full_like(lowest, math.nan), lowest).to(flat.dtype)
         return lowest, keep - (flat > lowest).sum()
     _refuse_nan(flat)
@@ -208,7 +209,9 @@ def _refuse_nan(values: Tensor) -> None:
 
 def as_factor(mask: Tensor) -> Tensor:
     """The mask as a number: PyTorch multiplies by bytes faster than by bools."""
-    return mask.view(torch.uint8) if mask.dtype == torch.bool else mask
+    if mask.dtype != torch.bool or torch.compiler.is_compiling():  # a compiled kernel multiplies by bools as fast
+        return mask
+    return mask.view(torch.uint8)
 
 
 def product_gradients(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -108,12 +109,18 @@ def encoder_weights(model: nn.Module) -> int:
 
 
 def sentence_times(models: Mapping[str, nn.Module]) -> dict[str, float]:
-    """Name -> milliseconds for one sentence in plain PyTorch fp32, the models timed in turns.
+    """Name -> milliseconds for one sentence in plain PyTorch fp32 on the CPU, the models timed in turns.
 
     The sentence has 128 tokens, or as many as the shortest of the models takes.
     """
     length = min(LENGTH, *(longest_input(model.config) for model in models.values()))
-    return measure_together(models, BATCH, length, seconds=_SECONDS)
+    on_cpu = {name: _on_cpu(model) for name, model in models.items()}
+    return measure_together(on_cpu, BATCH, length, seconds=_SECONDS)
+
+
+def _on_cpu(model: nn.Module) -> nn.Module:
+    """The model, or a copy of it where it lies on another device."""
+    return model if next(model.parameters()).device.type == "cpu" else copy.deepcopy(model).cpu()
 
 
 def before_and_after(candidates: Sequence[Candidate], metric: str) -> list[str]:

@@ -154,7 +154,7 @@ class Split:
 
 def listed(names: Iterable[object]) -> str:
     """Names with commas between them, for a message of one line; of a long list the first and how many more."""
-    shown = [text if (text := " ".join(str(name).split())).isprintable() else repr(text) for name in names]
+    shown = [text if (text := " ".join(str(name).splitlines())).isprintable() else repr(text) for name in names]
     if len(shown) <= LONGEST_LIST:
         return ", ".join(shown)
     return f"{', '.join(shown[:LONGEST_LIST])} and {len(shown) - LONGEST_LIST} more"

@@ -196,7 +196,8 @@ def test_no_update_waits_for_the_device(flags, method, monkeypatch):
     step = TaskDistiller.step
 
     def watched(self: TaskDistiller, *args: object) -> bool:
-        due = self.global_step % 25 == 0  # a global top-k is due, and the first update prepares
+        prepares = self.global_step == 0
+        due = prepares or (self.args.global_topk and self._global_threshold_is_due(self.global_step + 1))
         torch.cuda.set_sync_debug_mode("default" if due else "error")
         try:
             return step(self, *args)

@@ -21,11 +21,11 @@ READ = {
     "three_classes/dev.csv": (30, ("bad", "good", "plain")),
     "labels/true_and_True.csv": (60, ("False", "True", "true")),
     "labels/1_and_1.0.csv": (60, ("0", "1", "1.0")),
-    "labels/invisible_character.csv": (60, ("bad", "good", "good\u200b", "plain")),
+    "labels/invisible_character.csv": (60, ("bad", "bad\u200b", "good", "plain")),
     "scores/train.csv": (60, ()),
     "scores/decimal_comma.csv": (60, ()),
     "scores/whole_numbers.csv": (60, ("0", "1", "2", "3", "4", "5")),
-    "files/carriage_returns_only.csv": (30, ("bad", "good", "plain")),
+    "files/carriage_returns_only.csv": (60, ("bad", "good", "plain")),
     "files/empty_texts_at_the_end.tsv": (5, None),
     "qqp/train.tsv": (23, ("0", "1")),
     "qqp/dev.tsv": (24, ("0", "1")),
@@ -43,7 +43,7 @@ REFUSED = {
 LOOK_ALIKE = {
     "labels/true_and_True.csv": "true",
     "labels/1_and_1.0.csv": "1",
-    "labels/invisible_character.csv": "good",
+    "labels/invisible_character.csv": "bad",
 }
 
 
