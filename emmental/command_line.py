@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from safetensors import SafetensorError
-
 from emmental.errors import UserError
 from emmental.flags import Flag, Flags
 
@@ -103,10 +101,7 @@ def user_mistakes() -> Iterator[None]:
     """Turn what the user got wrong inside the block into one line on standard error and exit status 2."""
     try:
         yield
-    except (UserError, OSError, SafetensorError) as error:
+    except UserError as error:
         logger.debug("where it happened", exc_info=True)
-        message = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, SafetensorError):
-            message = f"a .safetensors file is damaged: {message}"
-        print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -4,8 +4,8 @@ The rule, from the number of training rows N, batches of 32, and the width H of 
 
 - dense phase: as many epochs as 600 updates take, one at least and 20 at most; learning rate 1e-4 up to H = 512,
   3e-5 up to 768, 2e-5 above;
-- heads and neurons: cut without training, then half as many updates as the dense phase had, 600 at most, at the
-  dense learning rate, learning from the dense model;
+- heads and neurons: cut without training, then half as many updates as the dense phase had, 600 at most, at
+  half the dense learning rate, learning from the dense model;
 - single weights: 1,500 updates (2,500 where less than 10 % stays) but 20 epochs at most; all matrices ranked
   together; scores start from magnitude; twice the dense learning rate; the last 30 % of the updates at the final
   share.
@@ -148,7 +148,7 @@ def structured_values(facts: Facts) -> dict[str, Any]:
         | _teaching()
         | {
             "num_train_epochs": _epochs(facts, min(dense_updates / 2, RECOVERY_UPDATES)),
-            "learning_rate": facts.learning_rate,
+            "learning_rate": facts.learning_rate / 2,
         }
     )
 
