@@ -381,7 +381,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _check_arguments(args)
         written = _draw_boxes_of_file(args) if args.image else _draw_model(args)
-    except (ValueError, OSError) as error:
+    except UserError as error:
         parser.error(str(error))
     print(written)
 

@@ -23,6 +23,7 @@ from emmental.errors import UserError
 MANIFEST = "manifest.json"
 _TEMPORARY = ".incomplete-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 _FULL_IN_TEXT = re.compile(rf"\(os error ({'|'.join(map(str, _FULL))})\)")
 """How Safetensors, which writes by itself, tells of it."""
 _UMASK = os.umask(0)  # there is no way to read it but to set it
@@ -57,16 +58,19 @@ def write_json(path: str | Path, value: object) -> None:
 
 
 @contextmanager
-def _noticing_a_full_disk(path: Path, written: Path) -> Iterator[None]:
+def _noticing_the_disk(path: Path, written: Path) -> Iterator[None]:
     """Around writing `written`, which is to become `path`.
 
     Raises:
-        UserError: the disk, or what the user may take of it, is full.
+        UserError: the disk, or what the user may take of it, is full; or the user may not write there.
     """
     try:
         yield
     except Exception as error:
-        if getattr(error, "errno", None) not in _FULL and not _FULL_IN_TEXT.search(str(error)):
+        number = getattr(error, "errno", None)
+        if number in _REFUSED:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        if number not in _FULL and not _FULL_IN_TEXT.search(str(error)):
             raise
         free = shutil.disk_usage(path.parent).free
         size = sum(file.stat().st_size for file in [written, *written.rglob("*")] if file.is_file())
@@ -80,10 +84,10 @@ def _noticing_a_full_disk(path: Path, written: Path) -> Iterator[None]:
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what was written there becomes `path` when the block succeeds."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_beside(path)
     try:
-        with _noticing_a_full_disk(path, temporary):
+        with _noticing_the_disk(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             os.chmod(temporary, _FILE_MODE)
             _fsync(temporary)
@@ -102,15 +106,15 @@ def atomic_folder(path: str | Path, damaged_too: bool = False) -> Iterator[Path]
         damaged_too: see `is_ours`.
 
     Raises:
-        FileExistsError: `path` exists and was not written by this function, or something was put into it since.
+        UserError: `path` exists and was not written by this function, or something was put into it since.
     """
     path = Path(path)
     if path.exists():
         _refuse_foreign(path, damaged_too)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_beside(path)
     try:
-        with _noticing_a_full_disk(path, temporary):
+        with _noticing_the_disk(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
             yield temporary
             _write_manifest(temporary)
@@ -203,7 +207,7 @@ def remove_folder(folder: str | Path) -> None:
     """Delete a folder made by `atomic_folder`; an interruption leaves it without its name, never half there.
 
     Raises:
-        FileExistsError: the folder has no manifest, or holds files that it does not list: not ours to delete.
+        UserError: the folder has no manifest, or holds files that it does not list: not ours to delete.
     """
     folder = Path(folder)
     _refuse_foreign(folder, damaged_too=True)
@@ -214,7 +218,7 @@ def remove_folder(folder: str | Path) -> None:
 
 def _refuse_foreign(folder: Path, damaged_too: bool) -> None:
     if not is_ours(folder, damaged_too):
-        raise FileExistsError(f"{folder} holds files that this program did not write; it is left alone")
+        raise UserError(f"{folder} holds files that this program did not write; it is left alone")
 
 
 def _verify_file(file: Path, entry: dict) -> None:

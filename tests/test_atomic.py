@@ -171,7 +171,7 @@ class TestFolder:
                 entered.append(temporary)
 
         for action in (write, lambda: remove_folder(theirs)):
-            with pytest.raises(FileExistsError, match="left alone"):
+            with pytest.raises(UserError, match="left alone"):
                 action()
         assert entered == []  # refused before anything is written
         assert (theirs / "thesis.txt").read_text() == "years of work"
@@ -185,7 +185,7 @@ class TestFolder:
         (theirs / "source").mkdir(parents=True)
         (theirs / "source" / "thesis.txt").write_text("years of work")
         (theirs / MANIFEST).write_text(manifest)
-        with pytest.raises(FileExistsError, match="left alone"), atomic_folder(theirs):
+        with pytest.raises(UserError, match="left alone"), atomic_folder(theirs):
             pass
         assert (theirs / "source" / "thesis.txt").read_text() == "years of work"
         assert names(tmp_path) == ["app"]
@@ -194,9 +194,9 @@ class TestFolder:
         assert is_ours(checkpoint)
         (checkpoint / "tokenizer" / "notes.txt").write_text("mine")
         assert not is_ours(checkpoint, damaged_too=True)
-        with pytest.raises(FileExistsError, match="left alone"), atomic_folder(checkpoint, damaged_too=True):
+        with pytest.raises(UserError, match="left alone"), atomic_folder(checkpoint, damaged_too=True):
             pass
-        with pytest.raises(FileExistsError, match="left alone"):
+        with pytest.raises(UserError, match="left alone"):
             remove_folder(checkpoint)
         assert unclaimed(checkpoint).name == "checkpoint-1-2"
         assert (checkpoint / "tokenizer" / "notes.txt").read_text() == "mine"

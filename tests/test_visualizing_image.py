@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import visualizing_image
+from emmental.errors import UserError
 from emmental.pictures.canvas import MATPLOTLIB_SUFFIXES, OPENCV_SUFFIXES
 from visualizing_image import SingleImageViz
 
@@ -322,7 +323,7 @@ def test_a_failed_write_is_an_error_and_leaves_nothing(white: np.ndarray, tmp_pa
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "folder.png").mkdir()
     for target in (tmp_path / "file" / "a.png", tmp_path / "folder.png"):
-        with pytest.raises(OSError, match=r"file|folder"):
+        with pytest.raises(UserError, match=r"file|folder"):
             SingleImageViz(white).save(target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
 

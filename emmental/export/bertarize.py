@@ -69,7 +69,7 @@ def bertarize_folder(
 
     Raises:
         UserError: as `read_model`; the model is not masked.
-        FileExistsError: `target` is something else.
+        UserError: `target` is something else.
     """
     source, target = Path(source), Path(target)
     _refuse_foreign(target)
@@ -92,7 +92,7 @@ def _refuse_foreign(target: Path) -> None:
         return
     card = target / "README.md"
     if not (target / atomic.MANIFEST).is_file() or not card.is_file() or _MARK not in card.read_text("utf-8"):
-        raise FileExistsError(f"--output {target} exists and is no bertarized model; it is left alone")
+        raise UserError(f"--output {target} exists and is no bertarized model; it is left alone")
 
 
 def _model_card(source: Path, masked: PreTrainedModel, plain: PreTrainedModel) -> str:

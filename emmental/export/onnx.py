@@ -162,7 +162,7 @@ def export_onnx_folder(
 
     Raises:
         UserError: as `read_model`, `export_onnx` and `read_texts`.
-        FileExistsError: `target` is something else.
+        UserError: `target` is something else.
     """
     source, target = Path(source), Path(target)
     _refuse_foreign(target)
@@ -289,7 +289,7 @@ def _refuse_foreign(target: Path) -> None:
     """Checkpoints and bertarized models have a manifest too: only one that lists a graph is ours to replace."""
     listed = atomic.read_manifest(target) if (target / atomic.MANIFEST).is_file() else {}
     if target.exists() and not {MODEL_FILE, EARLIER_FILES[MODEL_FILE]} & {*listed}:
-        raise FileExistsError(f"--output {target} exists and is no ONNX folder; it is left alone")
+        raise UserError(f"--output {target} exists and is no ONNX folder; it is left alone")
 
 
 def _summary(result: OnnxExport, target: Path) -> str:

@@ -87,14 +87,14 @@ def save_package(
 
     Raises:
         UserError: an unknown type, a weight too large for fp16, or as `read_model`.
-        FileExistsError: `path` is something else than a package.
+        UserError: `path` is something else than a package.
     """
     for flag, value in (("weights", weights), ("embeddings", embeddings)):
         if value not in VALUE_TYPES:
             raise UserError(f"--{flag} accepts {', '.join(VALUE_TYPES)}, not {value!r}")
     path = Path(path)
     if path.exists() and not is_package(path):
-        raise FileExistsError(f"--output {path} exists and is no package; it is left alone")
+        raise UserError(f"--output {path} exists and is no package; it is left alone")
     if isinstance(model, str | os.PathLike):
         tokenizer_folder = model if tokenizer_folder is None else tokenizer_folder
         model = read_model(model)

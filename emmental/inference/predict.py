@@ -45,7 +45,7 @@ def _writer(target: str) -> Iterator[IO[str]]:
     if Path(target).is_dir():
         raise UserError(f"--output {target} is a folder; it accepts a file, or - (standard output)")
     if Path(target).exists() and not _holds_predictions(Path(target)):
-        raise FileExistsError(f"--output {target} exists and holds no predictions; it is left alone")
+        raise UserError(f"--output {target} exists and holds no predictions; it is left alone")
     with atomic_file(target) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         yield file
 

@@ -230,11 +230,15 @@ def binarize(
         UserError: the text is not UTF-8, has a line of more than 64 MB, or no sequence is left of it.
         UserError: the text cannot be read, or the corpus not written.
     """
+    try:
+        open(file_path, "rb").close()
+    except OSError as error:
+        raise UserError(f"--file_path {file_path} cannot be read: {error.strerror}") from error
     rules = rules or sequence_rules(tokenizer)
     report = BinarizeReport()
     vocabulary = len(tokenizer)
     dtype = "<u2" if vocabulary <= 2**16 else "<i4"
-    with open(file_path, "rb"), atomic_folder(dump_file) as folder:
+    with atomic_folder(dump_file) as folder:
         counts = _write_tokens(Path(file_path), tokenizer, rules, folder, np.dtype(dtype), report, show_progress)
         if not report.sequences:
             raise UserError(

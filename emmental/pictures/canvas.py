@@ -172,7 +172,7 @@ def write_picture(path: str | Path, data: bytes) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, not a picture file")
+        raise UserError(f"{path} is a folder, not a picture file")
     with atomic_file(path) as temporary:
         temporary.write_bytes(data)
     return path

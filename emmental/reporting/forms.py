@@ -115,7 +115,7 @@ def make_artifacts(
     `dense` is the folder of the model it came from, which is only read; `calibration_file`: see `export_onnx_folder`.
 
     Raises:
-        ValueError, FileExistsError: as `read_model`, `bertarize_folder`, `export_onnx_folder` and `save_package`.
+        ValueError, UserError: as `read_model`, `bertarize_folder`, `export_onnx_folder` and `save_package`.
     """
     plain = source
     if masked_layers(read_model(source, pruning_method, threshold)):

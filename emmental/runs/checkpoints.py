@@ -129,7 +129,7 @@ def fitting(path: str | Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
+    except (RuntimeError, LookupError, ValueError, OverflowError, OSError) as error:
         raise UserError(f"checkpoint {path} does not fit this run: {error}") from error
     except SafetensorError as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from error

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from emmental import atomic
+from emmental.errors import UserError
 from emmental.export.bertarize import bertarize, bertarize_folder, main
 from emmental.export.model_folder import read_model
 from emmental.methods import PRUNING_METHODS
@@ -136,7 +137,7 @@ def test_existing_folders(tmp_path):
         (folder / "README.md").write_text("a model")
     for name in ("foreign", "checkpoint-5", "masked"):
         before = sorted((tmp_path / name).iterdir())
-        with pytest.raises(FileExistsError, match="left alone"):
+        with pytest.raises(UserError, match="left alone"):
             bertarize_folder(tmp_path / "masked", tmp_path / name)
         assert sorted((tmp_path / name).iterdir()) == before
 

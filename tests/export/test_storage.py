@@ -122,7 +122,7 @@ def test_too_large_for_fp16(tmp_path):
 
 def test_files_that_are_no_package_stay(model, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="left alone"):
+    with pytest.raises(UserError, match="left alone"):
         save_package(model, tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "mine"
     with pytest.raises(ValueError, match="--weights accepts fp32, fp16, int8, not 'int4'"):

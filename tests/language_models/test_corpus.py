@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from emmental.atomic import DamagedError
 from emmental.data.batching import LengthGroupedBatches, RowBatch
+from emmental.errors import UserError
 from emmental.language_models import corpus as corpora
 from emmental.language_models.corpus import (
     BinarizeReport,
@@ -241,7 +242,7 @@ def test_the_length_must_be_given_when_the_tokenizer_does_not_know_it(make_token
 def test_a_folder_of_someone_else_is_left_alone(tmp_path: Path, tokenizer) -> None:
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "thesis.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match="left alone"):
+    with pytest.raises(UserError, match="left alone"):
         make(tmp_path, tokenizer, "the cat sat\n")
     assert [file.name for file in (tmp_path / "corpus").iterdir()] == ["thesis.txt"]
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from emmental.errors import UserError
 from emmental.pictures.canvas import (
     Chart,
     blend,
@@ -63,7 +64,7 @@ def test_a_picture_replaces_the_one_before(tmp_path: Path) -> None:
     for data in (b"first", b"second"):
         assert write_picture(tmp_path / "new" / "a.png", data).read_bytes() == data
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
-    with pytest.raises(IsADirectoryError, match="is a folder"):
+    with pytest.raises(UserError, match="is a folder"):
         write_picture(tmp_path / "new", b"x")
 
 
