@@ -15,7 +15,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from emmental.errors import UserError
@@ -23,7 +23,7 @@ from emmental.errors import UserError
 MANIFEST = "manifest.json"
 _TEMPORARY = ".incomplete-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _FULL_IN_TEXT = re.compile(rf"\(os error ({'|'.join(map(str, _FULL))})\)")
 """How Safetensors, which writes by itself, tells of it."""
 _UMASK = os.umask(0)  # there is no way to read it but to set it
@@ -94,7 +94,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
             _fsync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 @contextmanager
