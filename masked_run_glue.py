@@ -37,11 +37,12 @@ from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, lo
 from emmental.data.description import description, one_class
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
+from emmental.inference.engines import why_not
 from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
 from emmental.pretrained import from_pretrained, weights_fingerprint
 from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
-from emmental.reporting.before_after import Made, candidate, floor_of
+from emmental.reporting.before_after import Made, candidate, floor_of, save_ladder, timed_in
 from emmental.reporting.summary import (
     environment_line,
     final_table,
@@ -61,7 +62,6 @@ from emmental.runs.precision import Precision
 from emmental.runs.progress import LOG_FILE, add_pictures, read_log
 from emmental.runs.resuming import checkpoint_to_resume, open_output
 from emmental.runs.run import TRAINER, Run, set_up
-from emmental.shrinking import layer_sizes
 from emmental.tasks import (
     collapsed_to_one_class,
     compute_metrics,
@@ -208,7 +208,7 @@ def _cut_and_recover(
     share: float,
 ) -> nn.Module:
     """A share of the dense model's heads and neurons, cut out of `model`, in small form, after it has learnt again."""
-    small = cut(run, model, dataset, *budget_of(run, model, share, dense))
+    small = cut(run, model, dataset, *budget_of(run, model, share, dense, timed_in(run.speedup_engine)))
     if run.num_train_epochs or run.max_steps > 0:
         _learn(run, dataset, small, tokenizer, teacher)
     return small.eval()
@@ -255,6 +255,8 @@ def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None]:
     run.contents["data"] = train_dataset.fingerprint
     for line in plan_of_run(run, len(train_dataset)):
         logger.info(line)
+    if run.speedup is not None and (reason := why_not(run.speedup_engine)):
+        raise UserError(f"--speedup_engine {run.speedup_engine}: {reason}")
     return tokenizer, train_dataset
 
 
@@ -466,17 +468,8 @@ def _predict(run: Run, model: nn.Module, tokenizer: Any) -> None:
 
 def _hand_over(run: Run, made: Made, results: dict[str, float], seconds: float) -> None:
     """Pictures, model card and the final table."""
-    model, history = made.model, read_log(run.folder / LOG_FILE)
-    masks = {name: mask.cpu().numpy() for name, mask in (made.masks or masks_of(model.eval())).items()}
-    small = run.granularity == STRUCTURED and len(made.models) > 1
-    if run.pictures and (masks or small) and is_there("pictures"):
-        import visualizing_image
-
-        folder, title = run.folder / "pictures", f"{run.task.name}, {made_by(run, made)}"
-        if small:
-            saved = [visualizing_image.save_structure(folder, *_sizes(made), title)]
-        else:
-            saved = visualizing_image.save_all(folder, masks, history, model.config.num_attention_heads, title)
+    history = read_log(run.folder / LOG_FILE)
+    if run.pictures and is_there("pictures") and (saved := _draw(run, made, history)):
         run.output.adopt(*(str(picture.relative_to(run.output_dir)) for picture in saved))
         add_pictures(run.output, history[-1]["step"] if history else 0, saved)
     if run.do_train:
@@ -487,10 +480,20 @@ def _hand_over(run: Run, made: Made, results: dict[str, float], seconds: float) 
         push_to_hub(run)
 
 
-def _sizes(made: Made) -> list[list[tuple[int, int]]]:
-    """(heads, neurons) of each layer: those that are left, and those of the first model."""
-    models = (made.model, next(iter(made.models.values())))
-    return [[(size.heads, size.neurons) for size in layer_sizes(model)] for model in models]
+def _draw(run: Run, made: Made, history: list[dict[str, Any]]) -> list[Path]:
+    """The pictures of a finished run; none of a dense one. Several shares also make a picture of what each costs."""
+    masks = {name: mask.cpu().numpy() for name, mask in (made.masks or masks_of(made.model.eval())).items()}
+    small = run.granularity == STRUCTURED and len(made.models) > 1
+    if not (masks or small):
+        return []
+    import visualizing_image
+
+    folder, title = run.folder / "pictures", f"{run.task.name}, {made_by(run, made)}"
+    if small:
+        saved = [visualizing_image.save_structure(folder, *made.sizes, title)]
+    else:
+        saved = visualizing_image.save_all(folder, masks, history, made.model.config.num_attention_heads, title)
+    return [*saved, *save_ladder(made, run.task.primary_metric, folder, title)]
 
 
 if __name__ == "__main__":

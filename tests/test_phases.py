@@ -140,12 +140,15 @@ def test_single_weights_end_as_exact_zeros(unstructured: Path) -> None:
 
 
 def test_two_shares_make_two_models(world: World, structured: Path, tmp_path: Path) -> None:
-    output = finished(world.plain("--keep", "0.5", "0.25"), tmp_path / "out")
+    output = finished(world.plain("--keep", "0.5", "0.25", "--pictures"), tmp_path / "out")
     assert encoder_share(output / "keep-0.5", output / "dense") == pytest.approx(0.5, abs=0.01)
     assert encoder_share(output / "keep-0.25", output / "dense") == pytest.approx(0.25, abs=0.01)
     last = (output / "keep-0.25" / "model.safetensors").read_bytes()
     assert (output / "model.safetensors").read_bytes() == last
     assert "model_name_or_path" in json.loads((output / "training_args.json").read_text())
+    assert (output / "pictures" / "ladder.png").is_file()
+    rows = json.loads((output / "summary.json").read_text())["compared"]
+    assert [row["name"] for row in rows] == ["dense", "50.0% kept", "25.0% kept"]
 
 
 def test_starting_afresh_removes_what_was_written_and_no_more(world: World, tmp_path: Path) -> None:
@@ -190,7 +193,9 @@ def test_a_speedup_is_measured_once(world: World, structured: Path, tmp_path: Pa
     table = (output / "speed.json").read_bytes()
     finished(world.plain(*flags, *start), output)
     assert (output / "speed.json").read_bytes() == table
-    assert "the pruned model of before is taken" in log_of(output).read_text()
+    said = log_of(output).read_text()
+    assert "the pruned model of before is taken" in said
+    assert "times as fast as dense (1 x 16, PyTorch fp32), 1.01 asked" in said
 
 
 @pytest.mark.slow

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from emmental.architectures import encoder_linears, longest_input
-from emmental.inference.engines import measure_together
+from emmental.inference.engines import ENGINES, measure_together
 from emmental.pruning import remaining_weights
 from emmental.runs.run import Run
+from emmental.shrinking import layer_sizes
 from emmental.tasks import read_split
 from emmental.tasks.bag_of_words import Floor, bag_of_words
 
@@ -22,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 BATCH, LENGTH = 1, 128
 """Shape of the timed input: one sentence of so many tokens."""
-_SECONDS = 2.0
+_SECONDS, _SECONDS_OF_MANY = 2.0, 0.5
+"""For each model of a comparison of few, and of a table of many."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Made:
     models: dict[str, nn.Module] = field(default_factory=dict)
     floor: Floor | None = None
     masks: dict[str, Tensor] = field(default_factory=dict)
+    _times: dict[str, float] = field(default_factory=dict)
 
     def add(self, one: Candidate, model: nn.Module) -> None:
         """Take in a finished model; the last one is that of the run."""
@@ -74,10 +78,16 @@ class Made:
             return remaining_weights(self.model)
         return 100 * encoder_weights(self.model) / max(encoder_weights(next(iter(self.models.values()))), 1)
 
+    @property
+    def sizes(self) -> list[list[tuple[int, int]]]:
+        """(heads, neurons) of each layer: those that are left, and those of the first model."""
+        models = (self.model, next(iter(self.models.values())))
+        return [[(size.heads, size.neurons) for size in layer_sizes(model)] for model in models]
+
     def timed(self, metric: str) -> list[Candidate]:
-        """The candidates with the milliseconds of their models, and the bag of words."""
-        times = sentence_times(self.models)
-        rows = [replace(one, milliseconds=times.get(one.name)) for one in self.candidates]
+        """The candidates with the milliseconds of their models, and the bag of words; the models are timed once."""
+        self._times = self._times or sentence_times(self.models)
+        rows = [replace(one, milliseconds=self._times.get(one.name)) for one in self.candidates]
         words = [] if self.floor is None else [Candidate("bag of words", self.floor.metrics.get(metric))]
         return rows + words
 
@@ -116,6 +126,42 @@ def sentence_times(models: Mapping[str, nn.Module]) -> dict[str, float]:
     length = min(LENGTH, *(longest_input(model.config) for model in models.values()))
     on_cpu = {name: _on_cpu(model) for name, model in models.items()}
     return measure_together(on_cpu, BATCH, length, seconds=_SECONDS)
+
+
+def timed_in(engine: str) -> Callable[[Sequence[PreTrainedModel], int, int], list[float]]:
+    """What times models for a table of speed: models, rows, tokens of each -> milliseconds of each in an engine."""
+
+    def timed(models: Sequence[PreTrainedModel], batch: int, length: int) -> list[float]:
+        return [*measure_together(dict(enumerate(models)), batch, length, engine, seconds=_SECONDS_OF_MANY).values()]
+
+    return timed
+
+
+def save_ladder(made: Made, metric: str, folder: Path, title: str) -> list[Path]:
+    """Write `ladder.png`, several models of one run beside the dense one; nothing for one, or without a metric."""
+    from emmental.pictures.ladder import ladder
+
+    first, *others = made.candidates or [Candidate("none")]
+    if len(others) < 2 or not first.weights or any(one.metric is None for one in made.candidates):
+        return []
+    times = [one.milliseconds for one in made.timed(metric) if one.name in made.models]
+    chart = ladder(
+        [one.name for one in made.candidates],
+        metric,
+        [one.metric for one in made.candidates],
+        [times[0] / each for each in times],
+        [100 * one.weights / first.weights for one in made.candidates],
+        title,
+    )
+    return [chart.save(folder / "ladder.png")]
+
+
+def speed_reached(run: Run, made: Made) -> str:
+    """How many times as fast as the first model the last one was asked to be, and is, for the shape asked for."""
+    models = {name: _on_cpu(model) for name, model in made.models.items()}
+    times = [*measure_together(models, run.speedup_batch_size, run.speedup_length, run.speedup_engine).values()]
+    shape = f"{run.speedup_batch_size} x {run.speedup_length}, {ENGINES[run.speedup_engine].title}"
+    return f"{times[0] / times[-1]:.2f} times as fast as dense ({shape}), {run.speedup:g} asked"
 
 
 def _on_cpu(model: nn.Module) -> nn.Module:

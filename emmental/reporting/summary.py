@@ -16,7 +16,7 @@ from huggingface_hub.repocard_data import EvalResult
 import emmental
 from emmental.architectures import base_model_type
 from emmental.errors import UserError
-from emmental.reporting.before_after import Made, before_and_after, no_better_than_words
+from emmental.reporting.before_after import Made, before_and_after, no_better_than_words, speed_reached
 from emmental.runs.progress import LOG_FILE, TENSORBOARD
 from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, evaluation_tasks, metric_title
@@ -63,6 +63,8 @@ def final_table(args: Run, made: Made, results: dict[str, float], seconds: float
     if weights.exists():
         scores = ", with mask scores" if made.model.config.model_type.startswith("masked_") else ""
         rows.append(("size on disk", f"{weights.stat().st_size / 1e6:.1f} MB ({weights.name}{scores})"))
+    if args.speedup is not None and len(made.models) > 1:
+        rows.append(("speed", speed_reached(args, made)))
     rows.append(("time", f"{int(seconds // 60)} min {seconds % 60:.0f} s"))
     rows.append(("model", str(output if args.do_train else args.model_name_or_path)))
     for title, path in _places(args):

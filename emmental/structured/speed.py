@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,10 @@ from emmental.structured.stepping import evaluating
 _FRACTIONS = (16, 8, 4, 2, 1)
 _FEWEST_ROUNDS, _ROUNDS, _SECONDS = 5, 40, 6.0
 """Every model is timed in turn: at least five rounds, at most so many, and no new one after so many seconds."""
+
+
+Timed = Callable[[Sequence[PreTrainedModel], int, int], list[float]]
+"""Models, rows, tokens of each -> median milliseconds of each model's forward pass; the models take turns."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,15 @@ class SpeedTable:
         ]
 
 
-def measure_speed(model: PreTrainedModel, batch_size: int = 1, length: int = 128) -> SpeedTable:
-    """Time the model and copies of it whose layers have fewer heads or neurons, in PyTorch, with its threads.
+def measure_speed(
+    model: PreTrainedModel, batch_size: int = 1, length: int = 128, timed: Timed | None = None
+) -> SpeedTable:
+    """Time the model and copies of it whose layers have fewer heads or neurons.
 
-    Random tokens, no padding; all models take turns, and the median of each counts.
+    Args:
+        model: stays as it is.
+        batch_size, length: rows, and tokens of each; no padding.
+        timed: the engine that counts; plain PyTorch with its threads if absent.
     """
     sizes = layer_sizes(model)
     most_heads, most_neurons = max(size.heads for size in sizes), max(size.neurons for size in sizes)
@@ -67,14 +76,14 @@ def measure_speed(model: PreTrainedModel, batch_size: int = 1, length: int = 128
         shrink(model, [(range(min(heads, size.heads)), range(min(neurons, size.neurons))) for size in sizes]).eval()
         for heads, neurons in shapes
     ]
-    dense, rest, *times = _medians(small, batch_size, length)
+    dense, rest, *times = (timed or _medians)(small, batch_size, length)
     tables: tuple[dict[int, float], dict[int, float]] = ({0: 0.0}, {0: 0.0})
     for (heads, neurons), each in zip(shapes[2:], times, strict=True):
         table = tables[0] if heads else tables[1]
         table[heads or neurons] = max(*table.values(), (each - rest) / len(sizes))  # more gates are never cheaper
     # What the two halves cost apart is not quite what they cost together, so both are scaled to the dense model.
     together = len(sizes) * (tables[0][most_heads] + tables[1][most_neurons])
-    scale = max(dense - rest, 0.0) / together
+    scale = max(dense - rest, 0.0) / together if together else 0.0
     scaled = [{count: each * scale for count, each in table.items()} for table in tables]
     return SpeedTable(dense, rest, *scaled)
 
@@ -91,13 +100,8 @@ def speed_budget(table: SpeedTable, model: PreTrainedModel, speedup: float) -> B
             f"speedup accepts 1 to {most:.1f}, what an empty encoder reaches on this machine, not {speedup}"
         )
     whole = sum(float(price[-1]) for price in table.prices(sublayers(model)))
-    return Budget(table.prices, whole, min((table.dense / speedup - table.rest) / whole, 1.0))
-
-
-def measured_speedup(dense: PreTrainedModel, small: PreTrainedModel, batch_size: int = 1, length: int = 128) -> float:
-    """How many times as fast as `dense` a model is, the two timed in turn."""
-    slow, fast = _medians([dense, small], batch_size, length)
-    return slow / fast
+    share = (table.dense / speedup - table.rest) / whole if whole else 1.0
+    return Budget(table.prices, whole, min(share, 1.0))
 
 
 def _grid(most: int) -> list[int]:

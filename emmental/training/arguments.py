@@ -114,6 +114,9 @@ FLAGS = {
         ),
         flag("speedup_batch_size", "sentences at once that --speedup is measured with", 1, at_least=1),
         flag("speedup_length", "tokens of each", 128, at_least=1),
+        flag(
+            "speedup_engine", "what runs both models for --speedup", "torch", accepts=("torch", "torch-bf16", "onnx")
+        ),
         switch(
             "dense_first",
             "fine-tune dense first and learn from that; default: unless the model knows the task",

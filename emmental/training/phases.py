@@ -26,7 +26,7 @@ from emmental.runs.resuming import lock_output, open_output
 from emmental.runs.run import Run
 from emmental.structured.gates import encoder_weights
 from emmental.structured.selection import Budget, weight_budget
-from emmental.structured.speed import SpeedTable, measure_speed, speed_budget
+from emmental.structured.speed import SpeedTable, Timed, measure_speed, speed_budget
 from emmental.training.models import load_config
 from emmental.training.plan import plan_updates
 from emmental.training.recipe import (
@@ -240,18 +240,22 @@ def needs_dense_phase(run: Run, model: PreTrainedModel, dataset: FeatureDataset)
     return not known
 
 
-def budget_of(run: Run, model: PreTrainedModel, keep: float, dense: PreTrainedModel) -> tuple[Budget, str]:
+def budget_of(
+    run: Run, model: PreTrainedModel, keep: float, dense: PreTrainedModel, timed: Timed | None = None
+) -> tuple[Budget, str]:
     """What of `model` may stay, and its name: a share of the dense one's weights, or milliseconds for `--speedup`.
 
     The table of milliseconds is measured once, by rank 0, and lies in the output folder: a resumed run reads it.
+    `timed` is the engine that it is measured in.
     """
     if run.speedup is None:
         return weight_budget(model, min(1.0, keep * encoder_weights(dense) / encoder_weights(model))), f"keep {keep:g}"
-    file, name = run.folder / SPEED_FILE, f"speedup {run.speedup:g} at {run.speedup_batch_size} x {run.speedup_length}"
-    key = {"model": weights_fingerprint(model), "batch_size": run.speedup_batch_size, "length": run.speedup_length}
+    file, shape = run.folder / SPEED_FILE, (run.speedup_batch_size, run.speedup_length)
+    name = f"speedup {run.speedup:g} in {run.speedup_engine} at {shape[0]} x {shape[1]}"
+    key = {"model": weights_fingerprint(model), "shape": list(shape), "engine": run.speedup_engine}
     with run.processes.main_first():
         if run.processes.is_main and not _is_of(file, key):
-            table = measure_speed(copy.deepcopy(model).cpu(), run.speedup_batch_size, run.speedup_length)
+            table = measure_speed(copy.deepcopy(model).cpu(), *shape, timed)
             run.output.write_json(SPEED_FILE, {"of": key, "table": asdict(table)})
     stored = _read(file)["table"]
     times = {name: _by_count(value) if isinstance(value, dict) else value for name, value in stored.items()}

@@ -11,7 +11,7 @@ from emmental.shrinking import layer_sizes
 from emmental.structured import speed
 from emmental.structured.gates import sublayers
 from emmental.structured.selection import select
-from emmental.structured.speed import SpeedTable, measure_speed, measured_speedup, speed_budget
+from emmental.structured.speed import SpeedTable, measure_speed, speed_budget
 
 TABLE = SpeedTable(dense=30.0, rest=4.0, heads={0: 0.0, 1: 4.0, 2: 5.0}, neurons={0: 0.0, 8: 2.0, 32: 8.0})
 
@@ -66,4 +66,3 @@ def test_times_are_measured():
     assert table.dense > 0
     assert list(table.heads) == [0, 1, 2]
     assert list(table.heads.values()) == sorted(table.heads.values())
-    assert 0.2 < measured_speedup(model, model, length=16) < 5.0
