@@ -139,6 +139,14 @@ def test_single_weights_end_as_exact_zeros(unstructured: Path) -> None:
     assert sum(int(weight.count_nonzero()) for weight in weights) == int(0.15 * total)
 
 
+def test_single_weights_of_a_small_model(world: World, structured: Path, tmp_path: Path) -> None:
+    start = ("--model_name_or_path", str(structured), "--keep", "0.5", *UNSTRUCTURED)
+    output = finished(world.plain(*start), tmp_path / "out")
+    before, after = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in (structured, output))
+    assert after.config.layer_sizes() == before.config.layer_sizes()
+    assert encoder_share(output, structured) == pytest.approx(0.5, abs=0.01)
+
+
 def test_two_shares_make_two_models(world: World, structured: Path, tmp_path: Path) -> None:
     output = finished(world.plain("--keep", "0.5", "0.25", "--pictures"), tmp_path / "out")
     assert encoder_share(output / "keep-0.5", output / "dense") == pytest.approx(0.5, abs=0.01)

@@ -28,6 +28,7 @@ from transformers import (
 import emmental
 from emmental.architectures import DOWN, OUTPUT, encoder_layers
 from emmental.first_token import all_tokens, first_token_only, is_installed
+from emmental.inference.engines import prepare
 from emmental.masked_models import masked_config
 from emmental.patching import set_threshold
 from emmental.shrinking import as_plain, layer_sizes, shrink
@@ -443,6 +444,24 @@ def test_single_weights_of_a_small_model_are_pruned(model_type, tmp_path):
     assert same(logits(loaded), logits(masked))
     assert not same(logits(masked), logits(small))
     assert isinstance(loaded.config.to_plain(), type(small.config))
+
+
+@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
+def test_a_package_holds_the_sizes(model_type):
+    """The sparse runtime takes small models too, dense."""
+    small = shrink(dense(model_type), CASES["empty layers"])
+    with torch.no_grad():
+        found = prepare(small, "sparse")(**batch(small)).logits
+    assert (found - logits(small)).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("model_type", ["mpnet", "deberta-v2", "modernbert"])
+def test_onnx_of_an_encoder_without_anything(model_type):
+    """It does not read the attention mask, so its graph has no such input."""
+    small = shrink(dense(model_type), CASES["empty"])
+    given = batch(small)
+    found = prepare(small, "onnx", threads=1)(given["input_ids"], given["attention_mask"]).logits
+    assert (found - logits(small)).abs().max() <= 1e-5
 
 
 def test_the_trainer_of_transformers(tmp_path):

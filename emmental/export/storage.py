@@ -243,7 +243,8 @@ def checked_config(package: Package, path: str | Path) -> PreTrainedConfig:
 
 def _known_settings(model_type: str) -> set[str]:
     declared = CONFIG_MAPPING[model_type]().to_dict()
-    return {*declared, *_UNSET, *ARCHITECTURES[base_model_type(model_type)].undeclared}
+    sizes = () if model_type in ARCHITECTURES else ("per_layer_config",)  # of a small model
+    return {*declared, *sizes, *_UNSET, *ARCHITECTURES[base_model_type(model_type)].undeclared}
 
 
 def _shape(value: np.ndarray | tuple[np.ndarray, np.ndarray]) -> tuple[int, ...]:

@@ -54,17 +54,6 @@ def fisher_information(
     return list(summed.split([len(each) for each in total]))
 
 
-def moving_average(information: list[Tensor], gradients: list[Tensor], beta: float = 0.98) -> None:
-    """I <- beta I + (1 - beta) (dL/dz)^2, in place: the information that training gathers on its way.
-
-    Args:
-        information: float tensors (count,).
-        gradients: of the loss with respect to the gates, as all processes share it; same shapes.
-    """
-    for each, gradient in zip(information, gradients, strict=True):
-        each.mul_(beta).add_(gradient.to(each.dtype).square(), alpha=1.0 - beta)
-
-
 def _heights(logits: Tensor, labels: Tensor | None) -> Iterator[Tensor]:
     """Sums over the examples of one value each: the squared gradients of all of them add up to the information."""
     if logits.shape[1] == 1:

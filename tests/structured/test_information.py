@@ -9,7 +9,7 @@ from tiny_batches import batches
 from torch.nn import functional
 
 from emmental.structured.gates import all_open, gated
-from emmental.structured.information import _fisher_factors, fisher_information, moving_average
+from emmental.structured.information import _fisher_factors, fisher_information
 
 
 def one_by_one(model, rows, value):
@@ -76,9 +76,3 @@ def test_dropout_is_off_and_the_model_is_left_alone():
     assert all(map(torch.equal, found, expected))
     assert all(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_moving_average_by_hand():
-    information = [torch.tensor([1.0, 0.0])]
-    moving_average(information, [torch.tensor([3.0, 2.0])], beta=0.75)
-    assert information[0].tolist() == [0.75 + 0.25 * 9, 0.25 * 4]
