@@ -37,13 +37,13 @@ from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, lo
 from emmental.data.description import description, one_class
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
-from emmental.inference.engines import why_not
 from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
 from emmental.pretrained import from_pretrained, weights_fingerprint
 from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
 from emmental.reporting.before_after import Made, candidate, floor_of, save_ladder, timed_in
 from emmental.reporting.summary import (
+    checkpoints_table,
     environment_line,
     final_table,
     made_by,
@@ -73,7 +73,7 @@ from emmental.tasks import (
 )
 from emmental.teaching.hidden_states import HiddenStateMatch
 from emmental.teaching.teachers import check_hidden_states, hidden_state_match, load_teacher, teacher_logits
-from emmental.training.models import load_model, load_tokenizer, model_to_evaluate
+from emmental.training.models import in_dtype, load_model, load_tokenizer, model_to_evaluate
 from emmental.training.phases import (
     budget_of,
     dense_phase,
@@ -86,7 +86,7 @@ from emmental.training.phases import (
     plan_of_run,
     pruning_phase,
 )
-from emmental.training.plan import Plan, plan_updates
+from emmental.training.plan import Plan, log_interval, plan_updates
 from emmental.training.recipe import STRUCTURED
 from emmental.training.structured import cut
 from emmental.training.tasks import find_task
@@ -145,8 +145,7 @@ def _train_once(run: Run, tokenizer: Any, dataset: FeatureDataset) -> Made:
     teacher = _given_teacher(run, tokenizer, model, dataset)
     open_output(run)
     _learn(run, dataset, model, tokenizer, teacher)
-    if run.output is not None:
-        run.output.save_model(model, tokenizer)
+    _saved(run, model, tokenizer)
     return Made(model)
 
 
@@ -187,9 +186,9 @@ def _train_in_phases(run: Run, tokenizer: Any, dataset: FeatureDataset) -> Made:
 
 
 def _saved(run: Run, model: nn.Module, tokenizer: Any) -> str:
-    """Put a finished model into the run's folder; the folder."""
+    """Put a finished model into the run's folder, in the precision asked for; the folder."""
     if run.output is not None:
-        run.output.save_model(model, tokenizer)
+        run.output.save_model(in_dtype(model, run.save_dtype), tokenizer)
     return str(run.folder)
 
 
@@ -255,8 +254,6 @@ def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None]:
     run.contents["data"] = train_dataset.fingerprint
     for line in plan_of_run(run, len(train_dataset)):
         logger.info(line)
-    if run.speedup is not None and (reason := why_not(run.speedup_engine)):
-        raise UserError(f"--speedup_engine {run.speedup_engine}: {reason}")
     return tokenizer, train_dataset
 
 
@@ -321,7 +318,7 @@ def train(
     plan = plan_updates(args, len(train_dataset), args.processes.world_size)
     distiller = TaskDistiller(args, model, plan, *_teaching(args, teacher, model, train_dataset))
     loader, batches = _training_batches(args, train_dataset, distiller.precision)
-    intervals = Intervals(args.logging_steps, args.save_steps or plan.updates_per_epoch)
+    intervals = Intervals(log_interval(args, plan.total_updates), args.save_steps or plan.updates_per_epoch)
     loop = RunLoop(args, distiller, batches, plan.total_updates, intervals, tokenizer)
     loop.carried["high_churn"] = 0
     loop.resume()
@@ -337,11 +334,13 @@ def train(
             if loop.save_is_scheduled and args.evaluate_during_training:
                 loop.require_finite()
                 results = evaluate(args, model, tokenizer, prefix=f"checkpoint-{distiller.global_step}")
-                loop.log_results(results, results[args.task.primary_metric])
+                loop.log_results(results, results[args.task.primary_metric], plan.is_final(distiller.global_step))
             if loop.save_is_due:
                 # Picture first: a run that is killed between the two goes on from the checkpoint and draws no more.
                 _save_picture(loop, plan)
                 loop.save()
+    if args.load_best_model_at_end:
+        loop.load_best()
     drop_masks(model)
     return distiller.global_step, loop.averages.mean_total()
 
@@ -411,7 +410,7 @@ def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> d
         entropy = prediction_entropy(logits)
         found |= {} if entropy is None else {"entropy": entropy}
         if one_class(task, dataset) is None:
-            warn_of_collapse(args, collapsed_to_one_class(predictions, task.num_labels))
+            warn_of_collapse(args, collapsed_to_one_class(predictions, task.num_labels), prefix)
         _write_results(args, found, prefix, mismatched=task.name != args.task.name)
         results |= {key: value for key, value in found.items() if key not in results}
     return results
@@ -446,12 +445,12 @@ def _evaluate_all_checkpoints(run: Run, tokenizer: Any) -> None:
             continue
         saved = from_pretrained(AutoModelForSequenceClassification, str(checkpoint)).to(run.processes.device)
         results = evaluate(run, saved, tokenizer, prefix=checkpoint.name)
-        rows.append({"step": int(checkpoint.name.split("-")[1]), **results})
-        logger.info("%s: %s", checkpoint.name, ", ".join(f"{name} {value:.4f}" for name, value in results.items()))
+        rows.append({"step": int(checkpoint.name.split("-")[1]), "remaining": remaining_weights(saved), **results})
     if not rows:
         logger.warning("--eval_all_checkpoints: there is no checkpoint in %s", run.output_dir)
     if run.output is not None:
         run.output.write_json("eval_all_checkpoints.json", rows)
+        print("\n".join(checkpoints_table(rows)))
 
 
 def _predict(run: Run, model: nn.Module, tokenizer: Any) -> None:

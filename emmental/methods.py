@@ -15,12 +15,12 @@ REGULARIZATIONS = ("l1", "l0")
 
 
 def canonical_pruning_method(name: str) -> str:
-    """The spelling used throughout: `sigmoid_threshold` is accepted for `sigmoied_threshold`.
+    """The spelling used throughout, whatever the case; `sigmoid_threshold` is accepted for `sigmoied_threshold`.
 
     Raises:
         UserError: an unknown method.
     """
-    name = "sigmoied_threshold" if name == "sigmoid_threshold" else name
-    if name not in PRUNING_METHODS:
+    spellings = {method.lower(): method for method in PRUNING_METHODS} | {"sigmoid_threshold": "sigmoied_threshold"}
+    if name.lower() not in spellings:
         raise UserError(f"pruning_method must be one of {', '.join(PRUNING_METHODS)}, not {name!r}")
-    return name
+    return spellings[name.lower()]

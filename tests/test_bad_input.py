@@ -19,7 +19,7 @@ FLAGS = {
     "abbreviated flag": (["--learning=1"], "unrecognized arguments"),
     "no number": (["--seed=many"], "argument --seed: invalid int value: 'many'"),
     "model type": (["--model_type=roberta"], "--model_type roberta, but"),
-    "method": (["--pruning_method=topk"], "--pruning_method accepts topK, threshold"),
+    "method": (["--pruning_method=topM"], "--pruning_method accepts topK, threshold"),
     "mask init": (["--mask_init=zeros"], "--mask_init accepts constant, uniform, kaiming, magnitude"),
     "mask scale": (["--mask_scale=nan"], "--mask_scale accepts a number, not nan"),
     "uniform scale": (["--mask_init=uniform", "--mask_scale=-1"], "--mask_scale accepts a number from 0"),

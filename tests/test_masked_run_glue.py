@@ -118,7 +118,8 @@ def test_mismatched_mnli_alone(models: Path, tmp_path: Path) -> None:
     results = masked_run_glue.main([*argv, "--teacher_name_or_path", str(models / "3")])
     output = tmp_path / "out"
     assert set(results) == {"mnli-mm/acc", "entropy"}
-    assert json.loads((output / "eval_all_checkpoints.json").read_text())[-1] == {"step": 6, **results}
+    last = json.loads((output / "eval_all_checkpoints.json").read_text())[-1]
+    assert last == {"step": 6, "remaining": pytest.approx(70, abs=0.1), **results}
     assert len((output / "MNLI-mm.tsv").read_text().splitlines()) == 1 + 6
     assert not (output / "MM").exists()
 
@@ -247,6 +248,34 @@ def test_only_the_newest_and_the_best_checkpoints_are_kept(models: Path, tmp_pat
     best = max(metric, key=lambda pair: (pair[1], -pair[0]))[0]
     kept = {int(path.name.split("-")[1]) for path in output.glob("checkpoint-*")}
     assert kept == {best, 8}
+
+
+def test_the_newest_two_checkpoints_are_kept_unless_all_are_evaluated(models: Path, tmp_path: Path) -> None:
+    argv = flags(models, tmp_path, "sst-2", "--save_steps", "1", "--max_steps", "5")
+    masked_run_glue.main(argv)
+    assert {path.name for path in (tmp_path / "out").glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-5"}
+    masked_run_glue.main([*argv, "--overwrite_output_dir", "--eval_all_checkpoints"])
+    assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 5
+
+
+def test_the_best_checkpoint_at_the_final_threshold_is_handed_over(models: Path, tmp_path: Path) -> None:
+    schedule = ("--initial_warmup", "1", "--final_warmup", "4", "--warmup_steps", "1", "--learning_rate", "0.05")
+    argv = flags(
+        models, tmp_path, "sst-2", "--save_steps", "1", "--max_steps", "8", "--save_total_limit", "9", *schedule
+    )
+    masked_run_glue.main([*argv, "--load_best_model_at_end"])
+    output = tmp_path / "out"
+    metric = [(row["step"], row["eval"]["acc"]) for row in rows(output / "train_log.jsonl") if "eval" in row]
+    best = max((pair for pair in metric if pair[0] >= 8 - 4), key=lambda pair: (pair[1], -pair[0]))[0]
+    handed_over = load_file(output / "model.safetensors")
+    expected = load_file(output / f"checkpoint-{best}" / "model.safetensors")
+    assert all(torch.equal(handed_over[name], value) for name, value in expected.items())
+
+
+def test_the_finished_model_in_half_precision(models: Path, tmp_path: Path) -> None:
+    masked_run_glue.main(flags(models, tmp_path, "sst-2", "--save_dtype", "float16"))
+    assert {value.dtype for value in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.float16}
+    assert masked_run_glue.main(flags(models, tmp_path, "sst-2", "--do_eval"))["acc"] >= 0
 
 
 def test_dry_run_shows_the_plan_and_writes_nothing(

@@ -63,7 +63,7 @@ def test_the_plain_command_ends_with_a_small_model(structured: Path) -> None:
     assert encoder_share(structured, structured / "dense") == pytest.approx(0.25, abs=0.01)
     assert (structured / "model.safetensors").stat().st_size < (structured / "dense/model.safetensors").stat().st_size
     rows = json.loads((structured / "summary.json").read_text())["compared"]
-    assert [row["name"] for row in rows] == ["dense", "25.0% kept"]
+    assert [row["name"] for row in rows] == ["dense", "25.0% kept", "bag of words"]
 
 
 def test_it_loads_without_this_package(structured: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,16 +40,37 @@ def warn_of_churn(args: Run, churn: float, high_before: int) -> int:
     return high
 
 
-def warn_of_collapse(args: Run, predicted: int | None) -> None:
-    """Warn when every prediction is the same class."""
+def warn_of_collapse(args: Run, predicted: int | None, checkpoint: str = "") -> None:
+    """Warn when every prediction is the same class, with what helps against it in this kind of run."""
     if predicted is not None and args.processes.is_main:
-        logger.warning(
-            "every prediction is class %r: the model has collapsed. Lower --mask_scores_learning_rate (now %g) or "
-            "--learning_rate (now %g), or prune less (--final_threshold) or more slowly (--num_train_epochs)",
-            args.task.labels[predicted],
-            args.mask_scores_learning_rate,
-            args.learning_rate,
-        )
+        label = args.task.labels[predicted]
+        where = f"{checkpoint}: " if checkpoint else ""
+        logger.warning("%severy prediction is class %r: the model has collapsed. %s", where, label, _against(args))
+
+
+def _against(args: Run) -> str:
+    """What a user may try against a collapse."""
+    if not args.do_train:
+        return f"{args.model_name_or_path} was trained so, or reads other inputs than it was trained on"
+    slower = f"--learning_rate (now {args.learning_rate:g})"
+    if not args.model_type.startswith("masked_"):
+        return f"Lower {slower}, or train longer (--num_train_epochs)"
+    if args.pruning_method not in ("magnitude", "fisher"):
+        slower = f"--mask_scores_learning_rate (now {args.mask_scores_learning_rate:g}) or {slower}"
+    less = "--keep" if args.keep else "--final_lambda" if args.final_lambda else "--final_threshold"
+    return f"Lower {slower}, or prune less ({less}) or more slowly (--num_train_epochs)"
+
+
+def checkpoints_table(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """Lines of text: update, remaining weights in % and metrics of each checkpoint that was evaluated."""
+    if not rows:
+        return []
+    names = [name for name in rows[0] if name not in ("step", "remaining")]
+    lines = [f"{'update':>8}  {'remaining':>9}  " + "  ".join(f"{name:>10}" for name in names)]
+    return lines + [
+        f"{row['step']:>8}  {row['remaining']:>7.2f} %  " + "  ".join(f"{row[name]:>10.4f}" for name in names)
+        for row in rows
+    ]
 
 
 def final_table(args: Run, made: Made, results: dict[str, float], seconds: float) -> str:
@@ -129,7 +151,7 @@ def summary(
         "metrics": {name: value for name, value in results.items() if name != "entropy"},
         "positive_label": args.task.positive_name,
         "remaining": made.remaining,
-        "compared": [asdict(one) for one in made.candidates],
+        "compared": [asdict(one) for one in made.timed(args.task.primary_metric)] if made.candidates else [],
         "updates": max((row["step"] for row in history), default=0),
         "seconds": round(seconds, 1),
         "environment": environment_facts(args),

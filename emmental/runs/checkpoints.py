@@ -118,6 +118,16 @@ def load_checkpoint(
     return state
 
 
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Put the weights of a checkpoint of the same run into `model`, in place.
+
+    Raises:
+        UserError: they are damaged, or of another model.
+    """
+    with fitting(path):
+        _load_weights(load_file(path / WEIGHTS, device=str(next(model.parameters()).device)), model)
+
+
 @contextmanager
 def fitting(path: str | Path) -> Iterator[None]:
     """Around taking up what a checkpoint holds.

@@ -16,6 +16,7 @@ from emmental.errors import StoppedBySignal
 from emmental.runs.checkpoints import (
     fitting,
     load_checkpoint,
+    load_weights,
     newest_good_checkpoint,
     prune_checkpoints,
     require_finite,
@@ -200,13 +201,26 @@ class RunLoop:
         row["skipped_updates"] = learner.skipped_updates
         self.progress.log(learner.global_step, row)
 
-    def log_results(self, results: dict[str, float], metric: float) -> None:
-        """Log an evaluation on the way; the checkpoint with the highest metric is kept."""
+    def log_results(self, results: dict[str, float], metric: float, final: bool = True) -> None:
+        """Log an evaluation on the way; the checkpoint with the highest metric is kept.
+
+        With `--load_best_model_at_end` only those count that are `final`: pruned as much as the last one.
+        """
         step = self.learner.global_step
         if self.progress is not None:
             self.progress.log(step, {"eval": results})
+        if self.run.flags.all().get("load_best_model_at_end") and not final:
+            return
         if self.best["metric"] is None or metric > self.best["metric"]:
             self.best = {"step": step, "metric": metric}
+
+    def load_best(self) -> None:
+        """Put the weights of the best checkpoint back into the model, for handing it over."""
+        step = self.best["step"]
+        if step in (None, self.learner.global_step) or self.run.folder is None:
+            return
+        load_weights(self.run.folder / f"checkpoint-{step}", self.learner.student)
+        logger.info("handing over checkpoint-%d, the best on the dev data (%.4f)", step, self.best["metric"])
 
     def require_finite(self) -> None:
         """See that there is a state worth evaluating.

@@ -7,10 +7,12 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from emmental.architectures import ARCHITECTURES
 from emmental.command_line import leave_if, parse_flags
+from emmental.errors import UserError
 from emmental.flags import Flags, flag, switch
 from emmental.methods import (
     FRACTION_METHODS,
@@ -25,6 +27,7 @@ from emmental.training.recipe import recipe_problems, settle_recipe
 
 MODEL_TYPES = (*(f"masked_{name}" for name in ARCHITECTURES), *ARCHITECTURES)
 TASK_KINDS = ("classification", "regression")
+SAVE_DTYPES = ("float32", "float16", "bfloat16")
 DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 """Names that `--delimiter` takes beside the character itself."""
 
@@ -82,7 +85,7 @@ FLAGS = {
         switch("evaluate_during_training", "evaluate at each checkpoint", changes_result=False),
         switch(
             "eval_all_checkpoints",
-            "evaluate every checkpoint of the output folder, in numeric order",
+            "evaluate every checkpoint of the output folder, in numeric order; all are kept",
             changes_result=False,
         ),
         switch("dry_run", "check everything, show the plan, and stop", changes_result=False),
@@ -125,7 +128,12 @@ FLAGS = {
         switch("floor", "compare with a bag of words", default=True, changes_result=False),
     ),
     "pruning": (
-        flag("pruning_method", ", ".join(PRUNING_METHODS), "topK", accepts=PRUNING_METHODS),
+        flag(
+            "pruning_method",
+            ", ".join(PRUNING_METHODS).replace("sigmoied", "sigmoid"),
+            "topK",
+            accepts=PRUNING_METHODS,
+        ),
         flag("initial_threshold", "threshold the schedule starts from", 1.0),
         flag("final_threshold", "threshold the schedule ends at", 0.7),
         flag("initial_warmup", "first phase, in multiples of --warmup_steps", 1, at_least=0),
@@ -174,7 +182,13 @@ FLAGS = {
             "start afresh: remove what this program wrote there, and only that",
             changes_result=False,
         ),
-        flag("logging_steps", "updates between two log entries", 50, at_least=1, changes_result=False),
+        flag(
+            "logging_steps",
+            "updates between two log entries; --recipe auto: fewer, so that a run has 40",
+            50,
+            at_least=1,
+            changes_result=False,
+        ),
         flag(
             "save_steps",
             "updates between checkpoints; default: an epoch",
@@ -182,7 +196,12 @@ FLAGS = {
             at_least=1,
             changes_result=False,
         ),
-        *run_flags(seed=42, kept=None, what_is_kept="keep this many newest checkpoints + the best"),
+        *run_flags(seed=42, kept=2, what_is_kept="keep this many newest checkpoints + the best"),
+        switch(
+            "load_best_model_at_end",
+            "hand over the best checkpoint that prunes as much as the last, as the dev data says",
+        ),
+        flag("save_dtype", "of the finished model: float32, float16, bfloat16", "float32", accepts=SAVE_DTYPES),
         switch("pictures", "pictures of the masks", default=True, changes_result=False),
         switch("push_to_hub", "upload the finished model to the Hugging Face Hub", changes_result=False),
         flag("hub_model_id", "name on the Hub; default: the output folder's name", changes_result=False),
@@ -209,11 +228,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Flags:
 def _normalise(args: Flags) -> None:
     if args.regularization in ("null", "none", "None", ""):
         args.regularization = None
-    if args.pruning_method == "sigmoid_threshold":
+    with suppress(UserError):  # an unknown one is named among all mistakes
         args.pruning_method = canonical_pruning_method(args.pruning_method)
     if args.do_train is None and args.do_eval is None:
         args.do_train = args.do_eval = not args.do_predict
     args.do_train, args.do_eval = bool(args.do_train), bool(args.do_eval)
+    if args.eval_all_checkpoints and "save_total_limit" not in args.explicit:
+        args.save_total_limit = None
+    if args.load_best_model_at_end and args.do_train:
+        args.evaluate_during_training = True
     if args.task_name is None and (args.train_file or args.validation_file or args.test_file):
         args.task_name = "custom"
     if args.output_dir is None and args.task_name:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -115,6 +118,11 @@ def _start_classifier_anew(model: PreTrainedModel) -> None:
     for name, module in model.named_children():
         if name != model.base_model_prefix:
             module.load_state_dict(new.get_submodule(name).state_dict())
+
+
+def in_dtype(model: nn.Module, name: str) -> nn.Module:
+    """The model, or a copy of it whose weights are rounded to a dtype of PyTorch's."""
+    return model if name == "float32" else copy.deepcopy(model).to(getattr(torch, name))
 
 
 def model_to_evaluate(args: argparse.Namespace) -> str:

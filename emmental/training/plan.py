@@ -10,6 +10,7 @@ from emmental.methods import FRACTION_METHODS
 from emmental.pruning import schedule_threshold
 
 SHOWN_POINTS = 12
+LOG_ENTRIES = 40
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class Plan:
     def constant_end(self) -> int:
         """Updates at the final threshold; the last update is always one of them."""
         return min(max(self.final_warmup * self.warmup_steps, 1), self.total_updates)
+
+    def is_final(self, update: int) -> bool:
+        """Whether the model after an update prunes as much as the last one does."""
+        return not self.prunes or self.at(update) == self.at(self.total_updates)
 
     @property
     def pruning_updates(self) -> int:
@@ -129,6 +134,13 @@ class Plan:
         if self.method in FRACTION_METHODS or self.global_topk:
             return f"{100 * threshold:.1f} %"
         return "by scores"
+
+
+def log_interval(args: Flags, updates: int) -> int:
+    """Updates between two log entries: what `--logging_steps` says, or fewer where the recipe decides."""
+    if args.recipe != "auto" or "logging_steps" in args.explicit:
+        return args.logging_steps
+    return max(1, min(args.logging_steps, updates // LOG_ENTRIES))
 
 
 def plan_updates(args: Flags, examples: int, world_size: int) -> Plan:

@@ -31,7 +31,7 @@ TRAINER_CASES = {
 }
 """Name -> flags beyond those of `Trainer.flags`; all students have dropout."""
 STUDENTS = ("distilbert", "roberta", "gpt2")
-_SECONDS = re.compile(rb'"seconds": [0-9.]+')
+_SECONDS = re.compile(rb'"(milli)?seconds": [0-9.]+')
 
 
 @dataclass(frozen=True)

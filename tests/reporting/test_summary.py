@@ -76,6 +76,18 @@ class TestWarnings:
         for flag in ("--mask_scores_learning_rate (now 0.03)", "--learning_rate (now 0.0002)", "--final_threshold"):
             assert flag in caplog.text
 
+    def test_advice_against_a_collapse_fits_the_run(self, args, caplog):
+        args.model_type = "bert"
+        warn_of_collapse(args, 0, "checkpoint-7")
+        assert "checkpoint-7: every prediction is class '0'" in caplog.text
+        assert "--learning_rate (now 0.0002)" in caplog.text
+        assert "--mask_scores_learning_rate" not in caplog.text
+        caplog.clear()
+        args.model_type, args.pruning_method, args.keep = "masked_bert", "magnitude", [0.1]
+        warn_of_collapse(args, 0)
+        assert "--keep" in caplog.text
+        assert "--mask_scores_learning_rate" not in caplog.text
+
 
 class TestFinalTable:
     def test_rows(self, args, pruned, tmp_path):
