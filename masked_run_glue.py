@@ -37,6 +37,7 @@ from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, lo
 from emmental.data.description import description, one_class
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
+from emmental.inference.engines import why_not
 from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
 from emmental.pretrained import from_pretrained, weights_fingerprint
@@ -91,15 +92,7 @@ from emmental.training.recipe import STRUCTURED
 from emmental.training.structured import cut
 from emmental.training.tasks import find_task
 
-__all__ = [
-    "evaluate",
-    "load_and_cache_examples",
-    "main",
-    "regularization",
-    "schedule_threshold",
-    "set_seed",
-    "train",
-]
+__all__ = ["evaluate", "load_and_cache_examples", "main", "regularization", "schedule_threshold", "set_seed", "train"]
 
 logger = logging.getLogger("masked_run_glue")
 
@@ -251,6 +244,8 @@ def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None]:
         logger.info(line)
     if train_dataset is None:
         return tokenizer, None
+    if run.speedup is not None and (reason := why_not(run.speedup_engine)):
+        raise UserError(f"--speedup_engine {run.speedup_engine}: {reason}")
     run.contents["data"] = train_dataset.fingerprint
     for line in plan_of_run(run, len(train_dataset)):
         logger.info(line)

@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from emmental.architectures import base_model_type, longest_input
 from emmental.data import FeatureDataset
 from emmental.errors import UserError
-from emmental.inference.engines import why_not
 from emmental.pretrained import weights_fingerprint
 from emmental.runs.evaluation import model_inputs
 from emmental.runs.output_folder import RECORD, OutputFolder
@@ -189,8 +188,6 @@ def phases_problem(run: Run) -> str | None:
     config, called = load_config(run)
     if run.speedup is not None and run.speedup_length > longest_input(config):
         return f"--speedup_length {run.speedup_length} is more than the {longest_input(config)} positions of {called}"
-    if run.speedup is not None and (missing := why_not(run.speedup_engine)):
-        return f"--speedup_engine {run.speedup_engine}: {missing}"
     return None
 
 
