@@ -206,6 +206,17 @@ def test_a_speedup_is_measured_once(world: World, structured: Path, tmp_path: Pa
     assert "times as fast as dense (1 x 16, PyTorch fp32), 1.01 asked" in said
 
 
+def test_an_engine_that_is_not_there(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masked_run_glue, "why_not", lambda engine: f"no {engine} here")
+    flags = ("--speedup", "2", "--speedup_length", "16", "--speedup_engine", "onnx")
+    with pytest.raises(SystemExit):
+        masked_run_glue.main(world.plain(*flags).argv(tmp_path / "out"))
+    assert "--speedup_engine onnx: no onnx here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_two_processes_choose_the_gates_of_one(world: World, structured: Path, tmp_path: Path) -> None:
     start = ("--model_name_or_path", str(structured / "dense"), "--no-dense_first", "--threads", "1")
