@@ -74,6 +74,7 @@ from emmental.tasks import (
 )
 from emmental.teaching.hidden_states import HiddenStateMatch
 from emmental.teaching.teachers import check_hidden_states, hidden_state_match, load_teacher, teacher_logits
+from emmental.training.forecast import forecast
 from emmental.training.models import in_dtype, load_model, load_tokenizer, model_to_evaluate
 from emmental.training.phases import (
     budget_of,
@@ -247,7 +248,7 @@ def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None]:
     if run.speedup is not None and (reason := why_not(run.speedup_engine)):
         raise UserError(f"--speedup_engine {run.speedup_engine}: {reason}")
     run.contents["data"] = train_dataset.fingerprint
-    for line in plan_of_run(run, len(train_dataset)):
+    for line in [*plan_of_run(run, len(train_dataset)), *forecast(run, len(train_dataset))]:
         logger.info(line)
     return tokenizer, train_dataset
 

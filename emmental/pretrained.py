@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import json
@@ -25,7 +24,7 @@ from transformers.models.auto.modeling_auto import (
 
 from emmental.architectures import ARCHITECTURES, UnknownArchitectureError, architecture_of
 from emmental.atomic import verify_if_listed
-from emmental.errors import UserError
+from emmental.errors import UserError, folders_near
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ def loading(name: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = f"; {near}" if (near := _near(str(name).rpartition(" ")[2])) else ""
+        where = f"; {near}" if (near := folders_near(str(name).rpartition(" ")[2])) else ""
         raise UserError(f"{name} cannot be loaded: {' '.join(str(error).split())[:300]}{where}") from error
     except SafetensorError as error:
         raise UserError(f"{name}: a .safetensors file is damaged: {error}") from error
@@ -93,7 +92,7 @@ def check_folder(name: str | os.PathLike[str], called: str) -> None:
     name = os.fspath(name)
     folder = Path(name)
     if not folder.exists() and (folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
-        near = _near(name)
+        near = folders_near(name)
         raise UserError(f"{called}: there is no such folder" + (f"; {near}" if near else ""))
     if (folder / "adapter_config.json").is_file():
         raise UserError(
@@ -102,21 +101,6 @@ def check_folder(name: str | os.PathLike[str], called: str) -> None:
         )
     if folder.is_dir() and not any(folder.glob("*.safetensors")) and any(folder.glob("pytorch_model*.bin")):
         _say_that_pickles_are_read(str(folder.resolve()))
-
-
-def _near(name: str) -> str:
-    """What to say of folders with names like that of a missing one; empty where there are none."""
-    missing = Path(name)
-    while missing.parent != missing and not missing.parent.is_dir():
-        missing = missing.parent
-    if missing.exists() or not missing.parent.is_dir():
-        return ""
-    try:
-        folders = {path.name: path for path in missing.parent.iterdir() if path.is_dir()}
-    except OSError:
-        return ""
-    found = difflib.get_close_matches(missing.name, folders, n=3)
-    return f"there is {', '.join(str(folders[each]) for each in found)}" if found else ""
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from huggingface_hub.repocard_data import EvalResult
 import emmental
 from emmental.architectures import base_model_type
 from emmental.errors import UserError
+from emmental.methods import SCORE_METHODS
 from emmental.reporting.before_after import Made, before_and_after, no_better_than_words, speed_reached
 from emmental.runs.progress import LOG_FILE, TENSORBOARD
 from emmental.runs.run import Run
@@ -25,6 +26,8 @@ from emmental.tasks import CUSTOM, evaluation_tasks, metric_title
 logger = logging.getLogger(__name__)
 
 HIGH_CHURN, PATIENCE = 0.02, 3
+MOSTLY_THERE = 95.0
+"""% of the weights: a pruning that leaves more has not done what it is for."""
 
 
 def warn_of_churn(args: Run, churn: float, high_before: int) -> int:
@@ -107,6 +110,11 @@ def _advice(args: Run, made: Made, results: dict[str, float]) -> list[str]:
     words = None if made.floor is None or args.task.is_regression else made.floor.metrics.get("acc")
     if words is not None and no_better_than_words(results.get("acc", 0.0), words, len(made.floor.predictions)):
         lines.append("no better than a bag of words by more than the noise: serve that, it is faster")
+    if args.do_train and made_by(args, made) in SCORE_METHODS and made.remaining > MOSTLY_THERE:
+        lines.append(
+            f"{made.remaining:.1f} % of the weights remain, so hardly anything was pruned: give --keep, or a larger "
+            f"--final_lambda (now {args.final_lambda:g})"
+        )
     if made.candidates and args.do_train:
         own = f"--validation_file {args.validation_file}"
         data = own if args.task.name == CUSTOM else f"--data_dir {args.data_dir} --task_name {args.task.name}"

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 def load_tokenizer(args: argparse.Namespace) -> Any:
     """The fast tokenizer of the model, or the one that `--tokenizer_name` names.
 
+    Where `--max_seq_length` was not given, it becomes the length of the model if that is shorter.
+
     Raises:
         UserError: there is none, or no fast one, or `--max_seq_length` is more than its model takes.
         UserError: it cannot be found.
@@ -39,6 +41,9 @@ def load_tokenizer(args: argparse.Namespace) -> Any:
     name = args.tokenizer_name or args.model_name_or_path
     flag = "--tokenizer_name" if args.tokenizer_name else "--model_name_or_path"
     tokenizer = tokenization.load_tokenizer(name, flag=flag, cache_dir=args.cache_dir or None, **casing)
+    if args.max_seq_length > tokenizer.model_max_length and "max_seq_length" not in args.explicit:
+        args.max_seq_length = tokenizer.model_max_length
+        logger.info("--max_seq_length %d: the model takes no more", args.max_seq_length)
     if args.max_seq_length > tokenizer.model_max_length:
         raise UserError(
             f"--max_seq_length {args.max_seq_length} is more than the {tokenizer.model_max_length} tokens of {name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -38,6 +39,8 @@ from emmental.training.recipe import (
     trains_dense,
     unstructured_values,
 )
+
+logger = logging.getLogger(__name__)
 
 DENSE_FOLDER, KEEP_FOLDER = "dense", "keep-"
 SPEED_FILE = "speed.json"
@@ -156,6 +159,8 @@ def plan_of_run(run: Run, examples: int) -> list[str]:
     trains = run.num_train_epochs > 0 or run.max_steps > 0
     if problem := (plan.problem() if trains else None) or (phases_problem(run) if in_phases(run) else None):
         raise UserError(problem)
+    if warning := plan.warning():
+        logger.warning("%s", warning)
     lines = phases_text(run, examples) if in_phases(run) else []
     if filled:
         lines.insert(
@@ -171,15 +176,16 @@ def phases_text(run: Run, examples: int) -> list[str]:
     first = "omitted" if run.dense_first is False else f"{dense.total_updates} updates"
     unless = " (skipped where the model knows the task)" if run.dense_first is None else ""
     lines = [f"phase 1, dense: {first}{unless}"]
+    each = " each" if len(run.keep or ()) > 1 else ""
     updates = 0 if run.num_train_epochs == 0 and run.max_steps < 1 else after.total_updates
     if run.speedup is not None:
         lines.append(f"phase 2, heads and neurons: until {run.speedup:g} times as fast, then {updates} updates")
     elif run.granularity == STRUCTURED:
         shares = ", ".join(f"{share:.1%}" for share in run.keep)
-        lines.append(f"phase 2, heads and neurons: {shares} of the encoder stay, then {updates} updates each")
+        lines.append(f"phase 2, heads and neurons: {shares} of the encoder stay, then {updates} updates{each}")
     else:
         shares = ", ".join(f"{share:.1%}" for share in run.keep or [run.final_threshold])
-        lines.append(f"phase 2, single weights by {run.pruning_method}: {shares} stay, {updates} updates each")
+        lines.append(f"phase 2, single weights by {run.pruning_method}: {shares} stay, {updates} updates{each}")
     return lines
 
 

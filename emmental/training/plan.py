@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from emmental.flags import Flags
-from emmental.methods import FRACTION_METHODS
+from emmental.methods import FRACTION_METHODS, SCORE_METHODS
 from emmental.pruning import schedule_threshold
 
 SHOWN_POINTS = 12
@@ -91,6 +91,16 @@ class Plan:
             f"(--initial_warmup {self.initial_warmup} x --warmup_steps {self.warmup_steps}) and the last "
             f"{self.constant_end} (--final_warmup {self.final_warmup} x --warmup_steps {self.warmup_steps}) are "
             f"constant; give {self._shorter_warmup()}more --num_train_epochs or --max_steps"
+        )
+
+    def warning(self) -> str | None:
+        """What will go otherwise than a user may think, in one line; None where nothing is known."""
+        by_scores = self.prunes and self.method in SCORE_METHODS and not self.global_topk
+        if not by_scores or self.final_lambda > 0:
+            return None
+        return (
+            f"--pruning_method {self.method} without a penalty prunes only what training itself drives below the "
+            "threshold, which may be nothing: give --keep, or --regularization and --final_lambda"
         )
 
     def _shorter_warmup(self) -> str:
