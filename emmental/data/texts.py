@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from emmental.errors import UserError
 from emmental.tasks.tables import FORMATS, read_table, table_format
+
+logger = logging.getLogger(__name__)
 
 STANDARD_INPUT = "-"
 _TABLES = tuple(FORMATS)
@@ -25,7 +28,8 @@ def read_texts(source: str) -> Iterator[Text]:
             pairs `sentence2`), any other file as UTF-8 text, a sentence a line, or `-`: standard input, likewise.
 
     Raises:
-        UserError: no such file, not UTF-8, a table without such a column; one line that names file and line.
+        UserError: no such file, not UTF-8, a carriage return inside a line of text, a table without such a column;
+            names file and line.
     """
     if source == STANDARD_INPUT:
         return _lines(sys.stdin.buffer, "standard input")
@@ -39,6 +43,8 @@ def read_texts(source: str) -> Iterator[Text]:
 
 def _table_texts(path: Path) -> list[Text]:
     table = read_table(path, table_format(path), keys=(*_FIRST, _SECOND))
+    for note in table.notes:
+        logger.warning("%s", note)
     header = table.header or []
     first = next((name for name in _FIRST if name in header), _FIRST[0])
     column = table.column(first)
@@ -56,6 +62,9 @@ def _file_lines(path: Path) -> Iterator[str]:
 def _lines(file: Iterable[bytes], name: str) -> Iterator[str]:
     for number, line in enumerate(file, start=1):
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise UserError(f"{name}:{number}: byte 0x{error.object[error.start]:02x} is not UTF-8") from None
+        if "\r" in text:
+            raise UserError(f"{name}:{number}: a carriage return inside the line; end all lines with a newline")
+        yield text

@@ -20,6 +20,7 @@ from emmental.data.tokenization import plain_text_backend
 from emmental.errors import UserError
 from emmental.first_token import first_token_only
 from emmental.runs.evaluation import model_inputs
+from emmental.tasks.classes import model_classes
 
 _BATCHES_AT_ONCE = 32
 """So many batches are read before they are sorted by length and answered."""
@@ -55,6 +56,7 @@ class Predictor:
             )
         backend.enable_truncation(max_seq_length, strategy="longest_first", direction=tokenizer.truncation_side)
         self._model = model
+        self._labels = model_classes(model.config, "--model")
         self._backend: Tokenizer = backend
         self._pad_token_id = tokenizer.pad_token_id
 
@@ -85,7 +87,7 @@ class Predictor:
         """
         if len(logits) == 1:
             return {"score": logits.item()}
-        labels = self._model.config.id2label
+        labels = self._labels
         probabilities = torch.softmax(logits.double(), 0).tolist()
         best = max(range(len(probabilities)), key=probabilities.__getitem__)
         return {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.autograd.function import once_differentiable
+from torch.fx import Proxy
 from torch.nn import functional as F
 from transformers import initialization as init
 
@@ -139,6 +140,8 @@ class MaskedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         refuse_tracing(self)
+        if isinstance(input, Proxy):  # torch.fx
+            raise UserError(_NEEDS_PLAIN)
         # Without gradients the product is that of a plain layer, bit for bit: an exported model gives the same logits.
         plain = not torch.is_grad_enabled() or torch.is_autocast_enabled(input.device.type)
         if plain or torch.compiler.is_compiling():

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+import operator
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from emmental.errors import UserError
@@ -14,13 +19,15 @@ from emmental.structured.rungs import CLIFF, prune_carefully
 from emmental.structured.selection import weight_budget
 from emmental.structured.speed import measure_speed, speed_budget
 from emmental.structured.texts import Text, material
+from emmental.tasks.classes import model_classes
+from emmental.tasks.task import listed
 
 
 def prune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Iterable[Text],
-    labels: Iterable[int | float] | None = None,
+    labels: Iterable[int | float | str] | None = None,
     *,
     keep: float | None = None,
     speedup: float | None = None,
@@ -35,7 +42,7 @@ def prune(
         tokenizer: the model's own.
         texts: strings or pairs of strings, a list or an iterator, of the kind that the model will read. Some 2,000 are
             best; of more, 4,096 are read.
-        labels: of the texts; without them the model's own answers say what matters.
+        labels: of the texts: class ids or names, or scores; without them the model's own answers say what matters.
         keep: share of the encoder's matrix weights that stays, above 0 and up to 1.
         speedup: in the place of `keep`: how many times as fast as `model` the result must be, for one text of
             `max_length` tokens in PyTorch, measured on this machine.
@@ -63,7 +70,10 @@ def prune(
         budget = speed_budget(measure_speed(model, length=min(max_length, tokenizer.model_max_length)), model, speedup)
     with torch.random.fork_rng(devices=()):
         found = prune_carefully(
-            model, material(tokenizer, texts, labels, max_length, batch_size), budget, refitted=refit
+            model,
+            material(tokenizer, texts, None if labels is None else _known(model, labels), max_length, batch_size),
+            budget,
+            refitted=refit,
         )
     if found.agreement.changed > CLIFF:
         warnings.warn(
@@ -72,6 +82,29 @@ def prune(
             stacklevel=2,
         )
     return found.model.eval()
+
+
+def _known(model: PreTrainedModel, labels: Iterable[Any]) -> Iterator[int | float]:
+    """Class ids, of names too, or the scores of a regression."""
+    names = model_classes(model.config, "model")
+    for row, label in enumerate(labels):
+        if len(names) == 1:
+            if not isinstance(label, numbers.Real | Tensor) or not math.isfinite(label):
+                raise UserError(f"labels: score {row} is {label!r}; a finite number is accepted")
+            yield float(label)
+        elif isinstance(label, str) and label in names:
+            yield names.index(label)
+        else:
+            try:
+                number = operator.index(label)
+            except TypeError:
+                number = -1
+            if not 0 <= number < len(names):
+                raise UserError(
+                    f"labels: label {row} is {label!r}; a number from 0 to {len(names) - 1}, or a name, is accepted: "
+                    f"{listed(names)}"
+                )
+            yield number
 
 
 def _check_classifier(model: PreTrainedModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 from emmental.errors import UserError
 
@@ -26,7 +27,7 @@ def cell_of(value: object, place: str, name: str) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         spelled = "null" if value is None else "NaN"
         raise UserError(f"{place}: {name!r} is missing ({spelled}); it must be a string or a number")
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | Decimal):
         return str(value)
     if isinstance(value, str):
         if any("\ud800" <= character <= "\udfff" for character in value):

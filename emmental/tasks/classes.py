@@ -46,18 +46,27 @@ def model_classes(config: Any, called: str) -> tuple[str, ...]:
     names = tuple(given[number] for number in range(len(given)))
     if len(set(names)) != len(names):
         raise UserError(f"{called}: id2label in its config names a class twice: {listed(names)}")
-    back = {str(name).strip(): number for name, number in (config.label2id or {}).items()}
-    if not back or are_numbered(back):
+    back = {str(name).strip(): _number(number) for name, number in (config.label2id or {}).items()}
+    if not back or (are_numbered(back) and not are_numbered(names)):
         return names
-    if are_numbered(names) and sorted(back.values()) == list(range(len(names))):
+    if are_numbered(names) and not are_numbered(back) and sorted(back.values()) == list(range(len(names))):
         return tuple(sorted(back, key=back.__getitem__))
+    numbers = {_loosely(name): number for name, number in back.items()} | back
     for number, name in enumerate(names):
-        if back.get(name) != number:
+        said = numbers.get(name, numbers.get(_loosely(name)))
+        if said != number and not (said is None and are_numbered(back)):  # nobody filled it in
             raise UserError(
                 f"{called}: label2id in its config contradicts id2label, which says that class {number} is {name!r}; "
                 "mend config.json"
             )
+    if beyond := [name for name, number in back.items() if number not in range(len(names)) and not are_numbered(back)]:
+        raise UserError(f"{called}: label2id in its config has classes that id2label lacks: {listed(beyond)}")
     return names
+
+
+def _number(value: Any) -> int:
+    """A class id of `label2id`; -1, which is none, for what is no number."""
+    return int(value) if re.fullmatch(r"[0-9]+", str(value)) else -1
 
 
 def are_numbered(names: Sequence[str] | dict[str, int]) -> bool:
@@ -79,7 +88,7 @@ def class_order(
 
     Args:
         task: its classes are known by the spelling of its files, by their names and by synonyms, whatever the case.
-        config: the model's configuration; `LABEL_0`, `LABEL_1`, ... mean the task's order.
+        config: the model's configuration; `LABEL_k` means class k of the task.
         called: what the user calls the model, for messages: flag and value.
         names: what the user says the outputs are, in their order, where the model's own names do not say it.
         names_flag: the flag that takes these names.
@@ -101,7 +110,9 @@ def class_order(
     if found is not None:
         return found
     if are_numbered(own):
-        return tuple(range(task.num_labels))
+        numbers = tuple(int(name.removeprefix("LABEL_")) for name in own)
+        if sorted(numbers) == list(range(task.num_labels)):
+            return numbers
     raise UserError(
         f"{called} has the classes {listed(own)}, --task_name {task.name} has {listed(task.names)}; "
         f"the names do not match, and {names_flag} says which is which: the task's, in the order of the model's"
@@ -130,7 +141,8 @@ def say_if_unnamed(task: Task, config: Any, called: str) -> None:
     """Say in the log how the classes of a model are taken that does not name them."""
     own = model_classes(config, called)
     if not task.is_regression and are_numbered(own) and _matching(task, own) is None:
-        logger.info("%s does not name its classes: taken as %s, in this order", called, listed(task.names))
+        names = [task.names[number] for number in class_order(task, config, called)]
+        logger.info("%s does not name its classes: taken as %s, in this order", called, listed(names))
 
 
 def _given_order(

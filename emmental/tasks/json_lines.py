@@ -46,7 +46,8 @@ def _objects(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, dict]]:
             whole = "; the file is one JSON array" if number == 1 and line.lstrip().startswith("[") else ""
             raise UserError(f"{path}:{number}: not JSON; one object a line is expected{whole}") from None
         if not isinstance(record, dict):
-            raise UserError(f"{path}:{number}: a JSON object is expected")
+            whole = "; the file is one JSON array" if isinstance(record, list) else ""
+            raise UserError(f"{path}:{number}: a JSON object is expected{whole}, write one object a line")
         yield number, record
 
 

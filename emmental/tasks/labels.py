@@ -13,8 +13,11 @@ from emmental.tasks.cells import Row
 from emmental.tasks.task import Task, listed
 
 MAX_CLASSES = 1000
-MISSING = ("", "nan", "+nan", "-nan", "null", "<na>")
-"""Cells, in small letters and without invisible characters, that say that a label is missing. `None` is a word."""
+MISSING = ("", "nan", "+nan", "-nan", "nat", "null", "(null)", "<null>", "<na>", "\\n", "#n/a", "#null!")
+"""Cells, in small letters, without quotes and characters that are not drawn, that say that a label is missing: as
+pandas, databases and spreadsheets write it. `None` is a word."""
+_MAYBE_MISSING = ("na", "n/a", "-", "--", "?", "undefined", "nil", "missing")
+_NOT_DRAWN = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"  # fillers, joiners, an empty Braille cell
 LARGEST_SCORE = 1e18
 """The loss squares scores: the square of a larger one comes near the end of float32."""
 _MANY_NUMBERS, _MOSTLY = 20, 0.5
@@ -46,7 +49,7 @@ def without_missing(place: str, rows: Sequence[Row], column: int) -> list[str]:
     cells = []
     for line, row in rows:
         cell = row[column].strip()
-        if _visible(cell).lower() in MISSING:
+        if _visible(cell).strip("\"'").lower() in MISSING:
             raise UserError(f"{place}:{line}: the label is missing ({cell!r}); give the row a label, or remove it")
         if cell.startswith("[") and cell.endswith("]"):
             raise UserError(f"{place}:{line}: label {cell!r} is a list; several labels a row are not supported")
@@ -119,13 +122,21 @@ def has_decimal_commas(cells: Iterable[str]) -> bool:
 
 
 def look_alikes(cells: Sequence[str]) -> list[str]:
-    """A line for each group of labels that differ by case, spaces, invisible characters or as `1` and `1.0` only."""
+    """Warnings of labels that may not be meant as they stand.
+
+    A line for each group of labels that differ by case, spaces, invisible characters or as `1` and `1.0` only, and one
+    for words such as `n/a`, which may stand for a missing label.
+    """
     counts = Counter(cells)
     groups: dict[str, list[str]] = {}
     for label in counts:
         groups.setdefault(_looks(label), []).append(label)
     alike = [[f"{label!a} ({counts[label]} rows)" for label in each] for each in groups.values() if len(each) > 1]
-    return [f"labels that look alike are different classes: {listed(each)}" for each in alike]
+    maybe = [f"{label!a} ({counts[label]} rows)" for label in counts if label.lower() in _MAYBE_MISSING]
+    return [
+        *(f"labels that look alike are different classes: {listed(each)}" for each in alike),
+        *([f"a class of its own is {listed(maybe)}; remove these rows if their label is missing"] if maybe else []),
+    ]
 
 
 def class_ids(place: str, rows: Sequence[Row], column: int, task: Task) -> list[int]:
@@ -185,8 +196,13 @@ def _several_labels(counts: Counter[str]) -> str | None:
 
 
 def _visible(text: str) -> str:
-    """Without white space and characters that are not drawn (zero-width spaces, marks of direction)."""
-    return "".join(each for each in text if not each.isspace() and unicodedata.category(each) not in ("Cf", "Cc"))
+    """Without white space and characters that are not drawn (zero-width spaces, marks of direction, variants)."""
+
+    def is_drawn(each: str) -> bool:
+        unseen = each.isspace() or each in _NOT_DRAWN or "\ufe00" <= each <= "\ufe0f"
+        return not unseen and unicodedata.category(each) not in ("Cf", "Cc")
+
+    return "".join(filter(is_drawn, text))
 
 
 def _looks(label: str) -> str:

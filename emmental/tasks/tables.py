@@ -119,22 +119,32 @@ def read_table(
         header, rows = parquet_table(path, keys)
         if not rows:
             raise UserError(f"{path}: no rows")
-        return Table(path, header, rows)
+        return Table(path, header, _without_header(path, header, rows, keys))
     lines, notes = read_lines(path, encoding)
     if kind == "jsonl":
         header, rows = json_table(path, lines, keys)
-        return Table(path, header, rows, notes)
+        return Table(path, header, _without_header(path, header, rows, keys), notes)
+    if "\r" in lines[0]:
+        raise UserError(f"{path}:1: a carriage return inside the line; end all lines with a newline")
     rows = _text_rows(path, lines, kind, keys if has_header else (), delimiter, notes)
     if not has_header:
         return Table(path, None, rows, notes)
     header = [name.strip() for name in rows.pop(0)[1]]
     rows = _of_one_width(path, header, rows, notes if skips_broken_rows else None)
-    again = next((line for line, cells in rows if [cell.strip() for cell in cells] == header), None)
-    if again is not None and set(keys) & set(header):
-        raise UserError(f"{path}:{again}: the header once more; remove this line")
     if not rows:
         raise UserError(f"{path}:1: a header and no examples")
-    return Table(path, header, rows, notes)
+    if kind == "tsv" and (odd := [line for line, cells in rows if any("\r" in cell for cell in cells)]):
+        notes.append(f"{path}:{odd[0]}: a carriage return inside a line is text ({len(odd)} lines have one)")
+    return Table(path, header, _without_header(path, header, rows, keys), notes)
+
+
+def _without_header(path: Path, header: list[str], rows: list[Row], keys: Collection[str]) -> list[Row]:
+    """The rows as they are; a header that stands among them, in capitals or not, is refused: files were joined."""
+    names = [name.casefold() for name in header]
+    again = next((line for line, cells in rows if [cell.strip().casefold() for cell in cells] == names), None)
+    if again is not None and set(keys) & set(header):
+        raise UserError(f"{path}:{again}: the header once more; remove this line")
+    return rows
 
 
 def _text_rows(
@@ -157,7 +167,8 @@ def _of_one_width(path: Path, header: list[str], rows: list[Row], broken_notes: 
     kept, broken = [], []
     for line, cells in rows:
         if len(cells) != len(header) and broken_notes is None:
-            raise UserError(f"{path}:{line}: {len(cells)} columns where the header has {len(header)}")
+            inside = "; a carriage return inside the line ends none" if any("\r" in cell for cell in cells) else ""
+            raise UserError(f"{path}:{line}: {len(cells)} columns where the header has {len(header)}{inside}")
         if len(cells) == len(header):
             kept.append((line, cells))
         else:

@@ -44,6 +44,7 @@ def test_texts(name, text, expected, tmp_path):
     ("name", "data", "message"),
     [
         ("a.txt", b"good\n\xff\n", "a.txt:2: byte 0xff is not UTF-8"),
+        ("a.txt", b"good\rbad\rgood\n", "a.txt:1: a carriage return inside the line"),
         ("a.tsv", b"words\nx\n", "no column named 'sentence1'; the columns are words"),
         ("a.tsv", b"sentence\tlabel\nx\n", "a.tsv:2: 1 columns where the header has 2"),
     ],

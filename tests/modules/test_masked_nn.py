@@ -476,6 +476,7 @@ def test_without_gradients_the_output_has_the_bits_of_a_plain_layer() -> None:
 TOOLS = {
     "torch.ao.quantization.quantize_dynamic": lambda model, ids: torch.ao.quantization.quantize_dynamic(model),
     "torch.jit.trace": lambda model, ids: torch.jit.trace(model, (ids,), strict=False),
+    "torch.fx": lambda model, ids: torch.fx.symbolic_trace(model.bert.encoder.layer[0].intermediate),
     "torch.export": lambda model, ids: torch.export.export(model, (ids,)),
 }
 

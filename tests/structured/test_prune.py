@@ -146,6 +146,8 @@ def test_texts_are_shared_out(tokenizer):
         ({"keep": 0.5, "texts": [*sentences(40), " "]}, "text 40 is empty"),
         ({"keep": 0.5, "texts": "kasa lote"}, "not one text"),
         ({"keep": 0.5, "labels": [0, 1]}, "one for each text: 200, not 2"),
+        ({"keep": 0.5, "labels": [0, -1] * 100}, r"label 1 is -1; a number from 0 to 1, or a name"),
+        ({"keep": 0.5, "labels": [0, float("nan")] * 100}, r"label 1 is nan; a number from 0 to 1, or a name"),
     ],
 )
 def test_what_cannot_be(trained, tokenizer, arguments, message):

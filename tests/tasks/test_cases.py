@@ -95,7 +95,7 @@ def own(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("label", ["", " ", "nan", "NaN", "NULL", "null", "<NA>", "\u200b", "\ufeff", "\xa0"])
+@pytest.mark.parametrize("label", ["", " ", "nan", "NaN", "NULL", "null", "<NA>", "\\N", "''", "\ufeff", "\u3164"])
 @pytest.mark.parametrize("split", ["train", "dev"])
 def test_a_missing_label_is_never_a_class(tmp_path: Path, label: str, split: str) -> None:
     good = own(tmp_path, "good.csv", "sentence1,label\na,x\nb,y\n")
@@ -123,6 +123,8 @@ def test_none_is_a_class(tmp_path: Path) -> None:
         ("sentence1,label\na,['a']\nb,x\n", r":2: label \"\['a'\]\" is a list"),
         ("sentence1,label\na,x\n,\nb,y\n", r":3: a line of nothing but commas"),
         ("sentence1,label\na,x\nsentence1,label\nb,y\n", r":3: the header once more"),
+        ("sentence1,label\na,x\nSENTENCE1,Label\nb,y\n", r":3: the header once more"),
+        ("sentence1,label\ra,x\rb,y\r\n", r":1: a carriage return inside the line; end all lines with a newline"),
         ("sentence1,label\na,x\nb,x\n", r": one label only, 'x'"),
         ('sentence1,label\na,x\n"b\nc",y\n"d,x\n', r":5: not CSV: the quote that opens here is never closed"),
         ('sentence1,label\na,x\nb,"y\n', r":3: not CSV: the quote that opens here is never closed"),
@@ -252,3 +254,24 @@ def test_every_row_of_one_column_counts(tmp_path: Path) -> None:
     for name, content in (("t.tsv", "sentence1\na\n\nb\n\n\n"), ("t.csv", "sentence1\na\n\nb\n\n\n")):
         split = read_split(user_task(None, None, own(tmp_path, name, content), ["x", "y"]), None, "test")
         assert split.texts_a == ["a", "", "b", "", ""]
+
+
+def test_words_that_may_stand_for_a_missing_label_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert user_task(own(tmp_path, "t.csv", "sentence1,label\na,N/A\nb,x\n"), None, None).labels == ("N/A", "x")
+    assert "a class of its own is 'N/A' (1 rows); remove these rows" in caplog.text
+
+
+def test_a_carriage_return_inside_a_line_is_said(tmp_path: Path) -> None:
+    split = read_split(user_task(None, None, own(tmp_path, "t.tsv", "sentence1\na\rb\nc\n"), ["x", "y"]), None, "test")
+    assert split.texts_a == ["a\rb", "c"]
+    assert split.notes[0].endswith("t.tsv:2: a carriage return inside a line is text (1 lines have one)")
+    with pytest.raises(UserError, match=r"t\.tsv:2: 3 columns where the header has 2; a carriage return inside"):
+        user_task(own(tmp_path, "t.tsv", "sentence1\tlabel\na\tx\rb\ty\n"), None, None)
+
+
+def test_a_header_among_json_lines(tmp_path: Path) -> None:
+    rows = '{"sentence1": "a", "label": "x"}\n{"sentence1": "sentence1", "label": "label"}\n'
+    with pytest.raises(UserError, match=r"t\.jsonl:2: the header once more"):
+        user_task(own(tmp_path, "t.jsonl", rows), None, None)

@@ -94,6 +94,35 @@ def test_names_that_only_label2id_has() -> None:
     assert model_classes(config_of("LABEL_0", "LABEL_1", label2id={"b": 1, "a": 0}), "m") == ("a", "b")
 
 
+@pytest.mark.parametrize(
+    ("names", "back", "message"),
+    [
+        (["a", "b"], {"a": 0, "b": 1, "c": 2}, "has classes that id2label lacks: c"),
+        (["LABEL_0", "LABEL_1"], {"LABEL_0": 1, "LABEL_1": 0}, "contradicts id2label, .* class 0 is 'LABEL_0'"),
+        (["a", "b"], {"a": 0}, "contradicts id2label, .* class 1 is 'b'"),
+        (["a", "b"], {"a": "x", "b": 1}, "contradicts id2label, .* class 0 is 'a'"),
+    ],
+)
+def test_other_contradictions(names: list[str], back: dict, message: str) -> None:
+    with pytest.raises(UserError, match=f"m: label2id in its config {message}"):
+        model_classes(config_of(*names, label2id=back), "m")
+
+
+@pytest.mark.parametrize("back", [{"A": 0, "B": 1}, {"a": "0", "b": "1"}, {"a": 0, "b": 1, "bee": 1}])
+def test_another_spelling_is_no_contradiction(back: dict) -> None:
+    assert model_classes(config_of("a", "b", label2id=back), "m") == ("a", "b")
+
+
+def test_numbered_names_in_another_order(caplog: pytest.LogCaptureFixture) -> None:
+    config = config_of("LABEL_2", "LABEL_0", "LABEL_1", label2id={"LABEL_0": 1, "LABEL_1": 2, "LABEL_2": 0})
+    assert class_order(resolve_task("mnli"), config, "m") == (2, 0, 1)
+    with caplog.at_level(logging.INFO):
+        in_order_of(resolve_task("mnli"), config, "m")
+    assert caplog.messages == [
+        "m does not name its classes: taken as neutral, contradiction, entailment, in this order"
+    ]
+
+
 def test_numbers_that_do_not_start_at_0() -> None:
     with pytest.raises(UserError, match=r"m: id2label in its config has the numbers 1, 2; 0, 1, ... are expected"):
         model_classes(config_of(id2label={1: "a", 2: "b"}, label2id=None), "m")
