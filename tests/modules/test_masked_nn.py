@@ -211,8 +211,8 @@ class TestStart:
         assert list(masked.state_dict()) == ["weight", "bias"]
 
     def test_unknown_names_are_refused_with_the_known_ones(self):
-        with pytest.raises(ValueError, match=r"pruning_method must be one of topK, .*, not 'topk'"):
-            MaskedLinear(3, 3, pruning_method="topk")
+        with pytest.raises(ValueError, match=r"pruning_method must be one of topK, .*, not 'top'"):
+            MaskedLinear(3, 3, pruning_method="top")
         with pytest.raises(ValueError, match=r"mask_init must be one of constant, .*, not 'zeros'"):
             MaskedLinear(3, 3, mask_init="zeros")
 
