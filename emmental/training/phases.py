@@ -121,7 +121,7 @@ def apply_recipe(run: Run, examples: int) -> dict[str, Any]:
     if trains_dense(run.flags):
         return fill_in(run.flags, dense_values(facts))
     if run.granularity == STRUCTURED:
-        return fill_in(run.flags, structured_values(facts))
+        return fill_in(run.flags, structured_values(facts, min(run.keep)))
     return fill_in(run.flags, unstructured_values(facts, run.pruning_method, min(run.keep)))
 
 
@@ -142,6 +142,8 @@ def pruning_phase(run: Run, share: float, folder: Path) -> Run:
     if run.granularity == STRUCTURED:
         config, _ = load_config(run)
         flags = {"model_type": base_model_type(config.model_type)}
+        if run.recipe == "auto" and "learning_rate" not in run.flags.explicit:
+            flags["learning_rate"] = facts_of(run, 0).recovery_rate(share)
     elif run.recipe == "paper":
         flags = {}
     return phase(run, None if folder == run.folder else folder, **flags)

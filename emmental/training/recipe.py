@@ -4,8 +4,9 @@ The rule, from the number of training rows N, batches of 32, and the width H of 
 
 - dense phase: as many epochs as 600 updates take, one at least and 20 at most; learning rate 1e-4 up to H = 512,
   3e-5 up to 768, 2e-5 above;
-- heads and neurons: cut without training, then half as many updates as the dense phase had, 600 at most, at
-  half the dense learning rate, learning from the dense model;
+- heads and neurons: cut without training, then half as many updates as the dense phase had, 600 at most, learning
+  from the dense model at half the dense learning rate, or twice that rate where 15 % or less stays: a mild cut is
+  harmed by a high rate, a hard one mended (docs/structured.md);
 - single weights: 1,500 updates (2,500 where less than 10 % stays) but 20 epochs at most; all matrices ranked
   together; scores start from magnitude; twice the dense learning rate; the last 30 % of the updates at the final
   share.
@@ -28,6 +29,7 @@ DENSE_UPDATES, RECOVERY_UPDATES = 600, 600
 PRUNING_UPDATES, PRUNING_UPDATES_BELOW_A_TENTH = 1500, 2500
 UPDATES_BETWEEN_RANKINGS = 10
 """Of `fisher`, whose scores change with every batch."""
+HARD_CUT = 0.15
 KEEP = {STRUCTURED: 0.25, UNSTRUCTURED: 0.15}
 
 
@@ -75,6 +77,10 @@ class Facts:
     def learning_rate(self) -> float:
         """Of the dense phase."""
         return 1e-4 if self.hidden_size <= 512 else 3e-5 if self.hidden_size <= 768 else 2e-5
+
+    def recovery_rate(self, share: float) -> float:
+        """Of the recovery after a cut of heads and neurons that leaves a share of the encoder."""
+        return self.learning_rate * (2.0 if share <= HARD_CUT else 0.5)
 
 
 def settle_recipe(flags: Flags) -> None:
@@ -140,15 +146,15 @@ def dense_values(facts: Facts) -> dict[str, Any]:
     }
 
 
-def structured_values(facts: Facts) -> dict[str, Any]:
-    """Flag -> value of the recovery after heads and neurons are cut."""
+def structured_values(facts: Facts, keep: float) -> dict[str, Any]:
+    """Flag -> value of the recovery after heads and neurons are cut down to the share `keep`."""
     dense_updates = math.ceil(dense_values(facts)["num_train_epochs"] * facts.updates_per_epoch)
     return (
         _common(facts)
         | _teaching()
         | {
             "num_train_epochs": _epochs(facts, min(dense_updates / 2, RECOVERY_UPDATES)),
-            "learning_rate": facts.learning_rate / 2,
+            "learning_rate": facts.recovery_rate(keep),
         }
     )
 

@@ -109,10 +109,15 @@ def test_rates_follow_the_width():
     assert rates == [1e-4, 1e-4, 3e-5, 2e-5]
 
 
+def test_a_hard_cut_recovers_at_a_higher_rate():
+    rates = [structured_values(Facts(5000, 384), keep)["learning_rate"] for keep in (0.5, 0.25, 0.15, 0.1)]
+    assert rates == [5e-5, 5e-5, 2e-4, 2e-4]
+
+
 def test_no_phase_is_longer_than_3000_updates_or_20_epochs():
     for examples in (50, 1000, 30_000, 400_000):
         facts = Facts(examples, 384)
-        for values in (structured_values(facts), unstructured_values(facts, "topK", 0.03)):
+        for values in (structured_values(facts, 0.25), unstructured_values(facts, "topK", 0.03)):
             assert values["num_train_epochs"] <= 20
             assert values["num_train_epochs"] * facts.updates_per_epoch <= 3000 + facts.updates_per_epoch
 
@@ -123,7 +128,7 @@ def test_processes_share_a_batch():
 
 def test_what_the_user_gave_stays():
     args = parse_arguments([*GIVEN, "--learning_rate", "7e-5", "--max_steps", "30"])
-    filled = fill_in(args, structured_values(Facts(3668, 384)))
+    filled = fill_in(args, structured_values(Facts(3668, 384), 0.25))
     assert args.learning_rate == 7e-5
     assert args.num_train_epochs == 3.0  # max_steps counts
     assert "learning_rate" not in filled
