@@ -353,6 +353,10 @@ def writing_cache(folder: Path) -> Iterator[None]:
     """
     try:
         yield
+    except UserError as error:
+        if not isinstance(error.__cause__, OSError | SafetensorError) or str(error).startswith("--"):
+            raise  # it is not about the folder, or names its flag
+        raise UserError(f"--feature_cache_dir: {error}; the flag takes another folder") from error.__cause__
     except (OSError, SafetensorError) as error:  # the second is what a full disk is to safetensors
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(

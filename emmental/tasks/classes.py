@@ -46,6 +46,8 @@ def model_classes(config: Any, called: str) -> tuple[str, ...]:
     names = tuple(given[number] for number in range(len(given)))
     if len(set(names)) != len(names):
         raise UserError(f"{called}: id2label in its config names a class twice: {listed(names)}")
+    if not isinstance(config.label2id or {}, dict):
+        raise UserError(f"{called}: label2id in its config is no object of names and numbers; mend config.json")
     back = {str(name).strip(): _number(number) for name, number in (config.label2id or {}).items()}
     if not back or (are_numbered(back) and not are_numbered(names)):
         return names

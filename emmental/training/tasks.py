@@ -63,7 +63,7 @@ def _settle(args: argparse.Namespace, config: PreTrainedConfig) -> None:
     """Take the length that texts were cut to in training, and its positive label, unless flags say others."""
     if "max_seq_length" not in args.explicit:
         args.max_seq_length = trained_length(config) or args.max_seq_length
-    if args.positive_label is None:
+    if args.positive_label is None and args.task_kind != "regression":
         args.positive_label = getattr(config, "positive_label", None)
 
 

@@ -282,6 +282,15 @@ def test_a_cache_that_cannot_be_written_is_used_if_another_run_has_made_it(
             load()
 
 
+def test_a_cache_folder_that_cannot_be_made_names_its_flag(load, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(
+            UserError, match=r"^--feature_cache_dir: .* cannot be written.*; the flag takes another folder$"
+        ):
+            load(cache_dir=place)
+
+
 def test_no_pickle_is_ever_loaded(load, tmp_path: Path) -> None:
     first = load()
     expected = contents(first)
