@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from emmental.atomic import atomic_folder
 from emmental.errors import UserError
-from emmental.export.model_folder import read_model
+from emmental.export.model_folder import read_model, read_settings
+from emmental.inference import predict
 from emmental.pretrained import (
     check_sizes,
     from_pretrained,
@@ -169,6 +170,11 @@ class TestFoldersAsPeopleHaveThem:
         for load in (read_model, lambda path: from_pretrained(AutoConfig, str(path), flag="--model_name_or_path")):
             with pytest.raises(UserError, match=r"--model_name_or_path .* is an adapter of PEFT.*merge_and_unload"):
                 load(folder)
+        with pytest.raises(UserError, match=r"--model .* is an adapter of PEFT"):
+            predict.load(folder)
+        (folder / "config.json").unlink()
+        with pytest.raises(UserError, match=r"--model_name_or_path .* is an adapter of PEFT"):
+            read_settings(folder)
 
     def test_a_mistyped_folder_shows_near_names(self, folder):
         wrong = folder.with_name("modle")

@@ -123,6 +123,7 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
+        check_folder(folder, f"--model_name_or_path {folder}")
         raise UserError(f"--model_name_or_path {folder} has no config.json; it accepts a model's folder") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is unreadable ({type(error).__name__})") from error

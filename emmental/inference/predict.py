@@ -31,7 +31,7 @@ from emmental.inference.engines import ENGINES, ONNX, ONNX_INT8, SPARSE, from_on
 from emmental.inference.prediction import Predictor, json_line
 from emmental.inference.sparse import load_sparse
 from emmental.inference.sparse_matrix import DENSE_ABOVE
-from emmental.pretrained import has_weights
+from emmental.pretrained import check_folder, has_weights
 
 AUTO = "auto"
 
@@ -78,6 +78,8 @@ def load(
     Raises:
         UserError: no model there, no such engine here, or one that cannot run this form.
     """
+    if not path.is_file():
+        check_folder(path, f"--model {path}")
     if not (path.is_file() or (path / "config.json").is_file()):
         raise UserError(f"--model {path} is no package and has no config.json; it accepts a package or model folder")
     threads = torch.get_num_threads() if threads is None else threads
