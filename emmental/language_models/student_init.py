@@ -27,7 +27,7 @@ from emmental.command_line import OneLineParser, leave_if, range_problems, user_
 from emmental.data.tokenization import load_tokenizer
 from emmental.errors import UserError
 from emmental.language_models.models import LANGUAGE_MODELS
-from emmental.pretrained import from_pretrained, loading
+from emmental.pretrained import check_folder, from_pretrained, loading
 
 logger = logging.getLogger(__name__)
 
@@ -185,6 +185,9 @@ def build_parser() -> OneLineParser:
         help="copy the dense layer of the language-model head too",
         default=True,
     )
+    parser.add_argument(
+        "--random_head", action="store_true", help="take a model without a language-model head; it starts at random"
+    )
     parser.add_argument("--seed", type=int, default=56, help="seed of what is not copied")
     return parser
 
@@ -204,13 +207,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _load_teacher(name: str) -> PreTrainedModel:
+def _load_teacher(name: str, random_head: bool) -> PreTrainedModel:
+    check_folder(name, f"--model_name_or_path {name}")
     with loading(name):
         kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
     if kind not in _STUDENTS:
         raise UserError(f"--model_name accepts a {', '.join(_STUDENTS)}; {name} is a {kind}")
     config = from_pretrained(LANGUAGE_MODELS[kind][0], name)
     teacher, info = from_pretrained(LANGUAGE_MODELS[kind][1], name, config=config, output_loading_info=True)
+    if info["missing_keys"] and not random_head:
+        raise UserError(
+            f"--model_name_or_path {name} has no trained language-model head, which distiller.py asks of a teacher: "
+            f"it lacks {sorted(info['missing_keys'])[0]}; --random_head starts it at random"
+        )
     if info["missing_keys"]:
         logger.warning("%s lacks %s: started at random", name, ", ".join(sorted(info["missing_keys"])))
     return teacher
@@ -222,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     torch.manual_seed(args.seed)
     with user_mistakes():
-        teacher = _load_teacher(args.model_name)
+        teacher = _load_teacher(args.model_name, args.random_head)
         tokenizer = load_tokenizer(args.model_name)
         depth = teacher.config.num_hidden_layers
         layers = args.layers or spread_layers(depth, args.num_layers or max(1, depth // 2))

@@ -90,11 +90,17 @@ def test_command_line_writes_a_student_that_loads(kind: str, tmp_path: Path) -> 
     assert torch.equal(logits(loaded), logits(expected))
 
 
-def test_a_teacher_without_a_head_gives_the_same_student_twice(tmp_path: Path) -> None:
+def test_a_teacher_without_a_head_is_refused_or_gives_the_same_student_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.manual_seed(3)
     BertModel(tiny_lm.config_of("bert", 4)).save_pretrained(tmp_path / "encoder")
     tiny.tokenizer().save_pretrained(tmp_path / "encoder")
     flags = ["--model_name", str(tmp_path / "encoder"), "--layers", "1,3"]
+    with pytest.raises(SystemExit):
+        student_init.main([*flags, "--dump_checkpoint", str(tmp_path / "one")])
+    assert "has no trained language-model head, which distiller.py asks of a teacher" in capsys.readouterr().err
+    flags.append("--random_head")
     one = student_init.main([*flags, "--dump_checkpoint", str(tmp_path / "one")])
     two = student_init.main([*flags, "--dump_checkpoint", str(tmp_path / "two")])
     assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
