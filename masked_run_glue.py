@@ -92,6 +92,7 @@ from emmental.training.plan import Plan, log_interval, plan_updates
 from emmental.training.recipe import STRUCTURED
 from emmental.training.structured import cut
 from emmental.training.tasks import find_task
+from emmental.training.unlabelled import with_unlabelled
 
 __all__ = ["evaluate", "load_and_cache_examples", "main", "regularization", "schedule_threshold", "set_seed", "train"]
 
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 def _run(run: Run) -> dict[str, float]:
     started = time.monotonic()
     logger.info("%s", environment_line(run))
-    tokenizer, train_dataset = _prepare_task(run)
+    tokenizer, train_dataset, more = _prepare_task(run)
     if run.dry_run:
         return {}
     floor = floor_of(run)
@@ -119,9 +120,9 @@ def _run(run: Run) -> dict[str, float]:
         if run.processes.is_main:
             run.output = OutputFolder(run.folder)
     elif in_phases(run):
-        made = _train_in_phases(run, tokenizer, train_dataset)
+        made = _train_in_phases(run, tokenizer, train_dataset, more)
     else:
-        made = _train_once(run, tokenizer, train_dataset)
+        made = _train_once(run, tokenizer, more)
     model, made.floor = made.model, floor
     results = evaluate(run, model, tokenizer) if run.do_eval else {}
     if run.eval_all_checkpoints:
@@ -143,7 +144,7 @@ def _train_once(run: Run, tokenizer: Any, dataset: FeatureDataset) -> Made:
     return Made(model)
 
 
-def _train_in_phases(run: Run, tokenizer: Any, dataset: FeatureDataset) -> Made:
+def _train_in_phases(run: Run, tokenizer: Any, dataset: FeatureDataset, more: FeatureDataset) -> Made:
     """Dense first, unless the model knows the task already; then, for each share to keep: prune, learn, hand over."""
     dense_run = dense_phase(run, len(dataset))
     dense = load_model(dense_run, run.task, tokenizer).to(run.processes.device)
@@ -167,10 +168,10 @@ def _train_in_phases(run: Run, tokenizer: Any, dataset: FeatureDataset) -> Made:
         part.contents["teacher_weights"] = weights_fingerprint(teacher or dense)
         with opened(part, run):
             if run.granularity == STRUCTURED:
-                model = _cut_and_recover(part, made.model, dense, dataset, tokenizer, teacher or dense, share)
+                model = _cut_and_recover(part, made.model, dense, more, tokenizer, teacher or dense, share)
             else:
                 loaded = phase(part, model_name_or_path=start, new_classifier=run.new_classifier and not from_dense)
-                model = _prune_weights(part, loaded, dataset, tokenizer, teacher or dense, made)
+                model = _prune_weights(part, loaded, more, tokenizer, teacher or dense, made)
             _saved(part, model, tokenizer)
             name = f"{share:.1%} kept" if run.speedup is None else f"{run.speedup:g} times as fast"
             made.add(candidate(name, model, folder, _metric_of(part, model, tokenizer)), model)
@@ -226,8 +227,8 @@ def _learn(run: Run, dataset: FeatureDataset, model: nn.Module, tokenizer: Any, 
     model.eval()
 
 
-def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None]:
-    """Task, tokenizer and training data; shows the plan of the training and refuses one that makes no sense."""
+def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None, FeatureDataset | None]:
+    """Tokenizer, training data, and the same with what a teacher labels; shows the plan, refuses a senseless one."""
     if not run.do_train:
         run.model_name_or_path = model_to_evaluate(run)
     run.task = find_task(run)
@@ -244,13 +245,16 @@ def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None]:
     for line in description(run.task, opened, run.max_seq_length):
         logger.info(line)
     if train_dataset is None:
-        return tokenizer, None
+        return tokenizer, None, None
     if run.speedup is not None and (reason := why_not(run.speedup_engine)):
         raise UserError(f"--speedup_engine {run.speedup_engine}: {reason}")
-    run.contents["data"] = train_dataset.fingerprint
+    more = with_unlabelled(run, train_dataset, tokenizer, _cache_folder(run))
+    if len(more) > len(train_dataset):
+        logger.info("text without labels: %d rows, which the teacher labels", len(more) - len(train_dataset))
+    run.contents["data"] = more.fingerprint
     for line in [*plan_of_run(run, len(train_dataset)), *forecast(run, len(train_dataset))]:
         logger.info(line)
-    return tokenizer, train_dataset
+    return tokenizer, train_dataset, more
 
 
 def _given_teacher(run: Run, tokenizer: Any, model: nn.Module, dataset: FeatureDataset) -> nn.Module | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -89,11 +91,17 @@ def range_problems(
 
 def leave_if(problems: Iterable[str], program: str) -> None:
     """Print the mistakes, a line each, and end the program with status 2; return when there is none."""
-    problems = list(problems)
-    for problem in problems:
-        print(f"{program}: error: {problem}", file=sys.stderr)
-    if problems:
+    lines = [f"{program}: error: {problem}" for problem in problems]
+    if lines:
+        _say("\n".join(lines))
         sys.exit(2)
+
+
+def _say(mistake: str) -> None:
+    """Print what is wrong; torchrun, which ends with a long report, finds it in the file that it asks for."""
+    print(mistake, file=sys.stderr)
+    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        Path(report).write_text(json.dumps({"message": mistake}), encoding="utf-8")
 
 
 @contextmanager
@@ -103,5 +111,5 @@ def user_mistakes() -> Iterator[None]:
         yield
     except UserError as error:
         logger.debug("where it happened", exc_info=True)
-        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}")
         raise SystemExit(2) from error

@@ -11,6 +11,8 @@ import pytest
 import tiny
 
 import masked_run_glue
+from emmental.command_line import leave_if, user_mistakes
+from emmental.errors import UserError
 
 FLAGS = {
     "no task": (["--task_name"], "--task_name is required"),
@@ -374,3 +376,14 @@ def test_help_is_grouped(capsys: pytest.CaptureFixture) -> None:
     text = capsys.readouterr().out
     for group in ("task and data:", "pruning:", "distillation:", "optimization:"):
         assert group in text
+
+
+def test_torchrun_is_told_what_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(report))
+    with pytest.raises(SystemExit):
+        leave_if(["--seed accepts numbers"], "trainer.py")
+    assert json.loads(report.read_text()) == {"message": "trainer.py: error: --seed accepts numbers"}
+    with pytest.raises(SystemExit), user_mistakes():
+        raise UserError("no such\nfolder")
+    assert json.loads(report.read_text())["message"].endswith("error: no such folder")

@@ -278,6 +278,38 @@ def test_the_finished_model_in_half_precision(models: Path, tmp_path: Path) -> N
     assert masked_run_glue.main(flags(models, tmp_path, "sst-2", "--do_eval"))["acc"] >= 0
 
 
+def test_text_without_labels_is_labelled_by_the_teacher(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("good film\nbad film\n" * 8)
+    argv = flags(models, tmp_path, "sst-2", "--unlabeled_file", str(tmp_path / "more.txt"), "--save_steps", "2")
+    argv += ["--teacher_name_or_path", str(models / "2")]
+    results = masked_run_glue.main([*argv, "--max_steps", "4"])
+    assert np.isfinite(results["entropy"])
+    losses = [row["losses"] for row in rows(tmp_path / "out" / "train_log.jsonl") if "losses" in row]
+    assert all(np.isfinite(list(each.values())).all() for each in losses)
+    (tmp_path / "more.txt").write_text("other text\n")
+    with pytest.raises(SystemExit):  # other data: the run cannot go on
+        masked_run_glue.main([*argv, "--max_steps", "4"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "the file is empty"), (b"\n \n", "no text"), (b"\x80\x81", "is not UTF-8"), (None, "is not a file")],
+)
+def test_files_that_hold_no_text(models: Path, tmp_path: Path, capsys, content: bytes | None, message: str) -> None:
+    file = tmp_path / "more.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SystemExit):
+        masked_run_glue.main(
+            flags(
+                models, tmp_path, "sst-2", "--unlabeled_file", str(file), "--teacher_name_or_path", str(models / "2")
+            )
+        )
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert f"--unlabeled_file {file}" in line
+    assert message in line
+
+
 def test_dry_run_shows_the_plan_and_writes_nothing(
     models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

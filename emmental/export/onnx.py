@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,8 @@ __all__ = [
 ]
 
 TOLERANCE = 1e-5
+ROUNDINGS = 10.0
+"""Times a model's own rounding to float32 that a file may differ: another order of sums rounds otherwise."""
 _OPSET = 17  # the first with LayerNormalization as one node
 _SHAPES = ((1, 1), (1, 7), (2, 16), (3, 5), (5, 29))
 
@@ -102,7 +104,8 @@ def export_onnx(model: PreTrainedModel, path: str | Path, tolerance: float = TOL
     Args:
         model: a plain or small encoder with any head, or a masked one, which is converted by `bertarize`.
         path: the file.
-        tolerance: the largest difference accepted, see `largest_difference`.
+        tolerance: the largest difference accepted, see `largest_difference`; models that magnify the rounding of
+            float32 may differ by `ROUNDINGS` times what they differ from themselves in float64.
 
     Returns:
         `largest_difference` of file and model.
@@ -122,6 +125,8 @@ def export_onnx(model: PreTrainedModel, path: str | Path, tolerance: float = TOL
     with atomic.atomic_file(path) as temporary:
         _trace(plain, temporary)
         difference = largest_difference(plain, load_session(temporary))
+        if difference > tolerance:
+            tolerance = max(tolerance, ROUNDINGS * own_rounding(plain))
         if not difference <= tolerance:  # NaN is no agreement
             raise UserError(
                 f"{path}: ONNX Runtime and PyTorch differ by {difference:.1e}, {tolerance:.0e} is accepted; not kept"
@@ -130,17 +135,22 @@ def export_onnx(model: PreTrainedModel, path: str | Path, tolerance: float = TOL
 
 
 @torch.no_grad()
-def largest_difference(model: PreTrainedModel, session: OnnxModel) -> float:
+def largest_difference(model: PreTrainedModel, other: Callable[..., Mapping[str, Tensor]]) -> float:
     """The largest difference of an output's element, over batches of several shapes, padded and full.
 
     Outputs whose largest element exceeds 1 are compared relative to it: float32 rounds that way.
     """
     largest = []
     for inputs in _batches(model):
-        wanted, got = _Named(model).named(*inputs), session(*inputs)
+        wanted, got = _Named(model).named(*inputs), other(*inputs)
         for name, value in wanted.items():
             largest.append(float((got[name] - value).abs().max() / value.abs().max().clamp(min=1)))
     return max(largest) if np.isfinite(largest).all() else float("nan")
+
+
+def own_rounding(model: PreTrainedModel) -> float:
+    """How far rounding to float32 moves a model's outputs: `largest_difference` to itself in float64."""
+    return largest_difference(model, _Named(copy.deepcopy(model).double()).named)
 
 
 def export_onnx_folder(

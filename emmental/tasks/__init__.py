@@ -10,7 +10,7 @@ from emmental.tasks.metrics import (
     prediction_entropy,
     predictions_from_logits,
 )
-from emmental.tasks.own_files import task_of_model, user_task
+from emmental.tasks.own_files import task_of_model, unlabelled_task, user_task
 from emmental.tasks.predictions import write_predictions
 from emmental.tasks.task import CUSTOM, Split, Task
 
@@ -31,6 +31,7 @@ __all__ = [
     "resolve_task",
     "split_files",
     "task_of_model",
+    "unlabelled_task",
     "user_task",
     "write_predictions",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 from emmental.errors import UserError
 from emmental.tasks.classes import are_numbered, in_order_of, model_classes, same_class
 from emmental.tasks.labels import classes_in, has_decimal_commas, look_alikes, sorted_labels, without_missing
-from emmental.tasks.tables import Table, read_table, table_format
+from emmental.tasks.tables import TEXT_LINES, Table, read_table, table_format
 from emmental.tasks.task import CUSTOM, FILE_FLAGS, SPLITS, Layout, Task, listed
 
 logger = logging.getLogger(__name__)
@@ -101,6 +101,32 @@ def user_task(
     if positive is None and len(labels) == 2:
         positive = sorted_labels(labels)[1]  # whatever the order of a model's outputs
     return task if positive is None else task.with_positive(positive)
+
+
+def unlabelled_task(file: str | Path, labelled: Task, reading: Reading = _AS_RECOGNISED) -> Task:
+    """A task whose test rows are the texts of a file, for a teacher to label: `.txt` has a text a line.
+
+    Args:
+        file: as a test file of `user_task`; labels in it are not read.
+        labelled: the task that more text is wanted for: it says whether texts are pairs.
+        reading: what the user says of the file.
+
+    Raises:
+        UserError: the file is missing, malformed or empty, or has pairs where the task has none, or the other way.
+    """
+    pairs = labelled.layout("train").text_b is not None
+    if Path(file).suffix.lower() == ".txt":
+        if not Path(file).is_file():
+            raise UserError(f"{FILE_FLAGS['test']} {file} is not a file")
+        layout = Layout((str(Path(file).absolute()),), 0, header=False, kind=TEXT_LINES, encoding=reading.encoding)
+    else:
+        layout = _layout(_table(file, "test", reading), "test", reading)
+    if (layout.text_b is not None) != pairs:
+        raise UserError(
+            f"{FILE_FLAGS['test']} {file}: the task has {'pairs' if pairs else 'single texts'}, and the file has "
+            f"{'a second text' if layout.text_b is not None else 'no second text'}"
+        )
+    return replace(labelled, name=CUSTOM, train=None, dev=None, test=layout)
 
 
 def task_of_model(

@@ -19,6 +19,8 @@ from emmental.tasks.task import listed
 
 FORMATS = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 """Suffix of a file's name -> how its table is read."""
+TEXT_LINES = "lines"
+"""How text without columns is read: each line that is not blank is a row."""
 _BROKEN_SHOWN = 5
 
 
@@ -102,7 +104,7 @@ def read_table(
     Args:
         path: a file.
         kind: `"tsv"` (no quoting: `"` is an ordinary character), `"csv"` (quoted as CSV), `"jsonl"` (one object a
-            line) or `"parquet"`.
+            line), `"parquet"`, or `TEXT_LINES`.
         has_header: whether the first line of a TSV holds the column names.
         keys: the columns that are wanted. Of JSON lines and parquet only these are read; others may hold anything. The
             delimiter of a text is recognised by them.
@@ -121,6 +123,11 @@ def read_table(
             raise UserError(f"{path}: no rows")
         return Table(path, header, _without_header(path, header, rows, keys))
     lines, notes = read_lines(path, encoding)
+    if kind == TEXT_LINES:
+        rows = [(number, [line.strip()]) for number, line in enumerate(lines, start=1) if line.strip()]
+        if not rows:
+            raise UserError(f"{path}: no text")
+        return Table(path, None, rows, notes)
     if kind == "jsonl":
         header, rows = json_table(path, lines, keys)
         return Table(path, header, _without_header(path, header, rows, keys), notes)

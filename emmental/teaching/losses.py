@@ -37,10 +37,15 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Loss of each example, (B,): cross entropy of logits (B, C), or squared error of one output (B, 1)."""
+    """Loss of each example, (B,): cross entropy of logits (B, C), or squared error of one output (B, 1).
+
+    A row without a label, `IGNORED` among classes and NaN among scores, has loss and gradient 0.
+    """
     if logits.shape[-1] == 1:
-        return F.mse_loss(logits.float().squeeze(-1), labels.float(), reduction="none")
-    return F.cross_entropy(logits.float(), labels, reduction="none")
+        scores = logits.float().squeeze(-1)
+        known = torch.where(labels.isnan(), scores.detach(), labels.float())
+        return F.mse_loss(scores, known, reduction="none")
+    return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=IGNORED)
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from emmental.methods import (
     canonical_pruning_method,
 )
 from emmental.runs.arguments import common_problems, distillation_flags, optimization_flags, run_flags, settle
-from emmental.training.recipe import recipe_problems, settle_recipe
+from emmental.training.recipe import dense_model_teaches, recipe_problems, settle_recipe
 
 MODEL_TYPES = (*(f"masked_{name}" for name in ARCHITECTURES), *ARCHITECTURES)
 TASK_KINDS = ("classification", "regression")
@@ -56,6 +56,12 @@ FLAGS = {
         ),
         flag("validation_file", "as --train_file, for evaluation; default: a tenth of it", changes_result=False),
         flag("test_file", "as --train_file, for --do_predict; labels are not needed", changes_result=False),
+        flag(
+            "unlabeled_file",
+            "more text for the teacher to label: .txt (a text a line), .csv, .tsv, .jsonl or .parquet",
+            several=True,
+            changes_result=False,
+        ),
         *_READING,
         flag("label_names", "the classes in the order of the model's outputs", several=True),
         flag("positive_label", "class whose F1 is meant, of two; default: the second one", changes_result=False),
@@ -295,7 +301,7 @@ def _reading_problems(args: Flags) -> list[str]:
     if args.encoding is not None and not _is_encoding(args.encoding):
         problems.append(f"--encoding accepts what Python knows (utf-8, latin-1, cp1252, ...), not {args.encoding!r}")
     given = [f"--{one.name}" for one in _READING if getattr(args, one.name) is not None]
-    if given and not (args.train_file or args.validation_file or args.test_file):
+    if given and not (args.train_file or args.validation_file or args.test_file or args.unlabeled_file):
         problems.append(f"{', '.join(given)}: only own files are read so; give --train_file, ...")
     return problems
 
@@ -405,8 +411,12 @@ def _teacher_problems(args: Flags) -> list[str]:
     wants_hidden = args.alpha_hidden_cos > 0 or args.alpha_hidden_mse > 0
     if args.teacher_name_or_path is not None and args.alpha_ce == args.alpha_distil == 0 and not wants_hidden:
         problems.append("--alpha_ce 0 and --alpha_distil 0 leave nothing to learn from; give one above 0")
-    if wants_hidden and args.teacher_name_or_path is None:
+    if wants_hidden and args.teacher_name_or_path is None and not dense_model_teaches(args):
         problems.append("--alpha_hidden_cos and --alpha_hidden_mse need a teacher: give --teacher_name_or_path")
+    if args.unlabeled_file and args.teacher_name_or_path is None and not dense_model_teaches(args):
+        problems.append("--unlabeled_file needs a teacher to label its text: give --teacher_name_or_path")
+    elif args.unlabeled_file and (args.alpha_distil == 0 or not args.do_train):
+        problems.append("--unlabeled_file is labelled in training: give --do_train, and --alpha_distil above 0")
     if args.teacher_layers is not None and not isinstance(args.teacher_layers, list):
         problems.append(
             f"--teacher_layers accepts numbers with commas between, such as 2,4,6, not {args.teacher_layers!r}"

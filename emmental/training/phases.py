@@ -33,6 +33,7 @@ from emmental.training.plan import plan_updates
 from emmental.training.recipe import (
     STRUCTURED,
     Facts,
+    dense_model_teaches,
     dense_values,
     fill_in,
     structured_values,
@@ -100,9 +101,7 @@ def lock_whole(run: Run) -> None:
 
 def in_phases(run: Run) -> bool:
     """Whether the run is more than one training."""
-    if trains_dense(run.flags):
-        return False
-    return run.recipe == "auto" or run.granularity == STRUCTURED or bool(run.dense_first)
+    return dense_model_teaches(run.flags)
 
 
 def facts_of(run: Run, examples: int) -> Facts:
@@ -161,6 +160,8 @@ def plan_of_run(run: Run, examples: int) -> list[str]:
     trains = run.num_train_epochs > 0 or run.max_steps > 0
     if problem := (plan.problem() if trains else None) or (phases_problem(run) if in_phases(run) else None):
         raise UserError(problem)
+    if run.unlabeled_file and run.recipe == "auto" and trains:
+        run.max_steps = plan.total_updates  # more text, the same number of updates
     if warning := plan.warning():
         logger.warning("%s", warning)
     lines = phases_text(run, examples) if in_phases(run) else []

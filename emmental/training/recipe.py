@@ -108,6 +108,13 @@ def trains_dense(flags: Flags) -> bool:
     return "model_type" in flags.explicit and not flags.model_type.startswith("masked_")
 
 
+def dense_model_teaches(flags: Flags) -> bool:
+    """Whether the run has phases: a dense model comes first, or is given, and teaches what is pruned from it."""
+    if trains_dense(flags):
+        return False
+    return flags.recipe == "auto" or flags.granularity == STRUCTURED or bool(flags.dense_first)
+
+
 def recipe_problems(flags: Flags) -> list[str]:
     """What contradicts itself among the flags of recipe and budget, a line each."""
     given, problems = flags.explicit, []

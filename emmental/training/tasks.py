@@ -31,7 +31,7 @@ def find_task(args: argparse.Namespace) -> Task:
         task = resolve_task(args.task_name)
         task = task if args.positive_label is None else task.with_positive(args.positive_label)
         return _in_order_of_student(args, task, config, called, names)
-    reading = _reading(args)
+    reading = reading_of(args)
     if not args.train_file:
         return task_of_model(config, called, args.validation_file, args.test_file, names, reading)
     task = user_task(args.train_file, args.validation_file, args.test_file, names, reading)
@@ -75,7 +75,7 @@ def _names(given: list[str] | None) -> list[str] | None:
     return [part.strip() for part in parts]
 
 
-def _reading(args: argparse.Namespace) -> Reading:
+def reading_of(args: argparse.Namespace) -> Reading:
     """How own files are read."""
     delimiter = args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter)
     evaluates = args.do_eval or args.evaluate_during_training or args.eval_all_checkpoints

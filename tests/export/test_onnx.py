@@ -121,7 +121,20 @@ def test_int8_warns_of_nothing(exported, tmp_path, caplog):
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
 
 
+def test_a_model_that_magnifies_rounding_may_differ_more(model, tmp_path, monkeypatch):
+    assert export.own_rounding(bertarize(model)) < 1e-6
+    monkeypatch.setattr(export, "largest_difference", lambda *_: 3e-5)
+    for rounding, accepted in ((4e-6, True), (2e-6, False)):
+        monkeypatch.setattr(export, "own_rounding", lambda _, rounding=rounding: rounding)
+        if accepted:
+            assert export_onnx(model, tmp_path / "model.onnx") == 3e-5
+        else:
+            with pytest.raises(UserError, match="2e-05 is accepted"):
+                export_onnx(model, tmp_path / "model.onnx")
+
+
 def test_a_difference_is_refused(model, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "own_rounding", lambda _: 1e-7)
     monkeypatch.setattr(export, "largest_difference", lambda *_: 2e-3)
     with pytest.raises(ValueError, match=r"differ by 2.0e-03, 1e-05 is accepted; not kept"):
         export_onnx(model, tmp_path / "m.onnx")

@@ -1,0 +1,43 @@
+"""Rows with labels and, after them, rows without, as one data set: a teacher teaches all, labels only theirs."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from emmental.data.features import FeatureDataset
+
+UNLABELLED = -100
+"""Label of a row that has none, among classes; among scores it is NaN."""
+
+
+class JoinedDataset(FeatureDataset):
+    """Two data sets, one after the other, in memory.
+
+    Args:
+        labelled: rows of a task, with labels.
+        unlabelled: more rows, tokenised alike, whose labels are not known.
+    """
+
+    def __init__(self, labelled: FeatureDataset, unlabelled: FeatureDataset) -> None:
+        self._parts = (labelled, unlabelled)
+        self.pad_to_multiple_of, self.pad_token_id = labelled.pad_to_multiple_of, labelled.pad_token_id
+        self.fingerprint = hashlib.sha256(f"{labelled.fingerprint} {unlabelled.fingerprint}".encode()).hexdigest()
+        self.cut, self.longest = labelled.cut + unlabelled.cut, max(labelled.longest, unlabelled.longest)
+        self.notes = [*labelled.notes, *unlabelled.notes]
+        known = labelled.labels
+        missing = np.nan if np.issubdtype(known.dtype, np.floating) else UNLABELLED
+        self.labels = np.concatenate([known, np.full(len(unlabelled), missing, dtype=known.dtype)])
+        self._input_ids = np.concatenate([part._input_ids for part in self._parts])
+        self._boundaries = np.concatenate([part._boundaries for part in self._parts])
+        self._offsets = np.concatenate([labelled._offsets, unlabelled._offsets[1:] + labelled._offsets[-1]])
+        self.lengths = np.diff(self._offsets).astype(np.int32)
+
+    def __reduce__(self) -> tuple:
+        return JoinedDataset, self._parts
+
+    @property
+    def indices(self) -> list[str]:
+        """The examples' names, those of both parts."""
+        return [name for part in self._parts for name in part.indices]

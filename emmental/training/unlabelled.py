@@ -1,0 +1,42 @@
+"""More text without labels, which the dense model, or a given teacher, labels for the model that is pruned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from emmental.data import FeatureDataset, load_features
+from emmental.data.joined import JoinedDataset
+from emmental.errors import UserError
+from emmental.runs.run import Run
+from emmental.tasks import unlabelled_task
+from emmental.tasks.task import FILE_FLAGS
+from emmental.training.tasks import reading_of
+
+FLAG = "--unlabeled_file"
+_MOST_BYTES = 1 << 30
+
+
+def with_unlabelled(run: Run, dataset: FeatureDataset, tokenizer: Any, cache: Path) -> FeatureDataset:
+    """The training rows and, after them, those of `--unlabeled_file`; the training rows alone where there is none.
+
+    Raises:
+        UserError: a file is empty, too large, no text, or of other columns than the task's.
+    """
+    for file in run.unlabeled_file or ():
+        dataset = JoinedDataset(dataset, _features(run, file, tokenizer, cache))
+    return dataset
+
+
+def _features(run: Run, file: str, tokenizer: Any, cache: Path) -> FeatureDataset:
+    if Path(file).is_file() and Path(file).stat().st_size > _MOST_BYTES:
+        size = Path(file).stat().st_size
+        raise UserError(f"{FLAG} {file} has {size / 1e9:.1f} GB, and up to {_MOST_BYTES / 1e9:.1f} GB are read")
+    with run.processes.main_first():
+        try:
+            task = unlabelled_task(file, run.task, reading_of(run))
+            return load_features(
+                task, None, "test", tokenizer, run.max_seq_length, cache, show_progress=run.processes.is_main
+            )
+        except UserError as error:
+            raise UserError(str(error).replace(FILE_FLAGS["test"], FLAG)) from None
