@@ -32,6 +32,7 @@ def run(bert: Path, folder: Path, *flags: str) -> dict[str, float]:
     return masked_run_glue.main(
         [
             *("--model_name_or_path", str(bert), "--output_dir", str(folder / "out"), "--no_cuda", "--no-pictures"),
+            "--no-engines",
             *("--feature_cache_dir", str(folder / "cache"), "--max_steps", "3", "--warmup_steps", "0", *flags),
         ]
     )

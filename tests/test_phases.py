@@ -131,6 +131,14 @@ def test_a_finished_run_trains_nothing_again(world: World, structured: Path, tmp
     assert difference(output, structured, ordered=False) is None
 
 
+def test_the_best_engine_is_named_with_its_code(world: World, structured: Path, tmp_path: Path) -> None:
+    flags = ("--engines", "--num_train_epochs", "0", "--max_steps", "-1", "--model_name_or_path")
+    said = log_of(finished(world.plain(*flags, str(structured / "dense")), tmp_path / "out")).read_text()
+    assert "The best engine on this machine, for 1 x 32 tokens, is " in said
+    assert "times the dense model in PyTorch fp32" in said
+    assert "\nsession = " in said or "\nmodel = " in said
+
+
 def test_single_weights_end_as_exact_zeros(unstructured: Path) -> None:
     assert json.loads((unstructured / "config.json").read_text())["model_type"] == "bert"
     model = AutoModelForSequenceClassification.from_pretrained(unstructured)

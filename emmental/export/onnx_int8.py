@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -37,7 +39,7 @@ def quantize_int8(path: str | Path, target: str | Path, calibration: Sequence[Ma
         UserError: `path` is no such file, or a damaged one.
     """
     checked = read_checked(Path(path))
-    with atomic.atomic_file(target) as temporary:
+    with _without_remarks(), atomic.atomic_file(target) as temporary:
         prepared = copy.deepcopy(checked)
         add_pre_process_metadata(
             prepared
@@ -52,6 +54,18 @@ def quantize_int8(path: str | Path, target: str | Path, calibration: Sequence[Ma
             exact, dynamic, fixed = ([_main_output(session, batch) for batch in calibration] for session in sessions)
             if _distance(exact, fixed) < _distance(exact, dynamic):
                 shutil.copyfile(static, temporary)
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """ONNX Runtime's quantisation logs a line for each tensor to the root logger, at the level of a program's own."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def calibration_batches(

@@ -333,7 +333,11 @@ def advice(trials: Sequence[Trial], folder: str | Path, model_type: str, batch: 
     """What a run says at its end: the best engine, the lines that load the model in it, those that lose too much."""
     best = best_engine(trials)
     refused = [str(trial) for trial in trials if not trial.offered]
-    missing = [f"{ENGINES[name].title}: {why_not(name)}" for name in ENGINES if why_not(name) is not None]
+    absent: dict[str, list[str]] = {}
+    for name, engine in ENGINES.items():
+        if reason := why_not(name):
+            absent.setdefault(reason, []).append(engine.title)
+    missing = [f"{', '.join(titles)}: {reason}" for reason, titles in absent.items()]
     begin = f"The best engine on this machine, for {batch} x {length} tokens, is {best}"
     return "\n".join([begin, code_line(best.engine, folder, model_type), *refused, *missing])
 

@@ -124,8 +124,8 @@ def sentence_times(models: Mapping[str, nn.Module]) -> dict[str, float]:
     The sentence has 128 tokens, or as many as the shortest of the models takes.
     """
     length = min(LENGTH, *(longest_input(model.config) for model in models.values()))
-    on_cpu = {name: _on_cpu(model) for name, model in models.items()}
-    return measure_together(on_cpu, BATCH, length, seconds=_SECONDS)
+    on_the_cpu = {name: on_cpu(model) for name, model in models.items()}
+    return measure_together(on_the_cpu, BATCH, length, seconds=_SECONDS)
 
 
 def timed_in(engine: str) -> Callable[[Sequence[PreTrainedModel], int, int], list[float]]:
@@ -158,13 +158,13 @@ def save_ladder(made: Made, metric: str, folder: Path, title: str) -> list[Path]
 
 def speed_reached(run: Run, made: Made) -> str:
     """How many times as fast as the first model the last one was asked to be, and is, for the shape asked for."""
-    models = {name: _on_cpu(model) for name, model in made.models.items()}
+    models = {name: on_cpu(model) for name, model in made.models.items()}
     times = [*measure_together(models, run.speedup_batch_size, run.speedup_length, run.speedup_engine).values()]
     shape = f"{run.speedup_batch_size} x {run.speedup_length}, {ENGINES[run.speedup_engine].title}"
     return f"{times[0] / times[-1]:.2f} times as fast as dense ({shape}), {run.speedup:g} asked"
 
 
-def _on_cpu(model: nn.Module) -> nn.Module:
+def on_cpu(model: nn.Module) -> nn.Module:
     """The model, or a copy of it where it lies on another device."""
     return model if next(model.parameters()).device.type == "cpu" else copy.deepcopy(model).cpu()
 

@@ -19,6 +19,7 @@ from emmental.architectures import base_model_type
 from emmental.errors import UserError
 from emmental.methods import SCORE_METHODS
 from emmental.reporting.before_after import Made, before_and_after, no_better_than_words, speed_reached
+from emmental.reporting.best_engine import best_engine_lines
 from emmental.runs.progress import LOG_FILE, TENSORBOARD
 from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, evaluation_tasks, metric_title
@@ -115,6 +116,8 @@ def _advice(args: Run, made: Made, results: dict[str, float]) -> list[str]:
             f"{made.remaining:.1f} % of the weights remain, so hardly anything was pruned: give --keep, or a larger "
             f"--final_lambda (now {args.final_lambda:g})"
         )
+    if made.candidates and args.do_train and args.do_eval and args.engines:
+        lines += best_engine_lines(args, made)
     if made.candidates and args.do_train:
         own = f"--validation_file {args.validation_file}"
         data = own if args.task.name == CUSTOM else f"--data_dir {args.data_dir} --task_name {args.task.name}"

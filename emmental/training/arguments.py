@@ -132,6 +132,7 @@ FLAGS = {
             default=None,
         ),
         switch("floor", "compare with a bag of words", default=True, changes_result=False),
+        switch("engines", "try this machine's engines at the end, name the best", default=True, changes_result=False),
     ),
     "pruning": (
         flag(

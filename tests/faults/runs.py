@@ -127,7 +127,7 @@ class World:
         flags = (
             *("--data_dir", str(folder / "mrpc"), "--task_name", "mrpc", "--model_name_or_path", str(folder / "bert")),
             *("--feature_cache_dir", "{run}/caches", "--max_seq_length", "32", "--no_cuda", "--no-pictures"),
-            *("--max_steps", "6", "--save_steps", "4", "--logging_steps", "3", *others),
+            *("--no-engines", "--max_steps", "6", "--save_steps", "4", "--logging_steps", "3", *others),
         )
         main, stepper = masked_run_glue.main, distiller.TaskDistiller
         return Command("trainer plain", main, flags, "--output_dir", "masked_run_glue.py", stepper)

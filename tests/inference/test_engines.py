@@ -135,8 +135,7 @@ def test_what_a_run_says_at_its_end(monkeypatch):
         'model = AutoModelForSequenceClassification.from_pretrained("out")',
         "ONNX Runtime int8: 5.00 ms, 2.0 times PyTorch fp32; -1.00 points, 50.00 % of the answers change: not "
         "offered, at most 0.3 points may be lost",
-        "OpenVINO fp32: no",
-        "OpenVINO bf16: no",
+        "OpenVINO fp32, OpenVINO bf16: no",
     ]
 
 

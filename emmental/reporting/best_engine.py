@@ -1,0 +1,54 @@
+"""The last lines of a run: which engine of this machine runs the finished model best, and how it is loaded there."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from emmental.architectures import longest_input
+from emmental.errors import UserError
+from emmental.inference.engines import advice, best_engine, compare
+from emmental.reporting.before_after import BATCH, LENGTH, Made, on_cpu
+from emmental.runs.run import Run
+from emmental.tasks import compute_metrics, predictions_from_logits
+
+MOST_ROWS = 1000
+"""Dev rows that every engine answers; drawn evenly where there are more."""
+_ROWS_AT_ONCE = 32
+
+
+def best_engine_lines(run: Run, made: Made) -> list[str]:
+    """What every engine costs in quality and what the best one brings, for one sentence of 128 tokens.
+
+    Args:
+        run: of a task whose dev data is open.
+        made: what it has made; its models were timed.
+    """
+    dev = run.datasets[run.task.name, "dev"]
+    rows = np.unique(np.linspace(0, len(dev) - 1, min(len(dev), MOST_ROWS)).astype(int))
+    by_length = rows[np.argsort(dev.lengths[rows], kind="stable")]
+    labels = np.asarray(dev.labels)[by_length]
+    model = on_cpu(made.model).eval()
+
+    def answer(engine: nn.Module) -> np.ndarray:
+        logits = []
+        for start in range(0, len(by_length), _ROWS_AT_ONCE):
+            batch = dev.batch(by_length[start : start + _ROWS_AT_ONCE])
+            logits.append(engine(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).logits)
+        return torch.cat(logits).numpy()
+
+    def score(logits: np.ndarray) -> float:
+        found = compute_metrics(run.task, predictions_from_logits(run.task, logits), labels)
+        return found[run.task.primary_metric]
+
+    length = min(LENGTH, longest_input(model.config))
+    try:
+        trials = compare(model, answer, score, BATCH, length)
+    except UserError as error:  # the model is finished and saved; another engine is a gift
+        return [f"other engines could not be tried: {error}"]
+    dense, *_, own = [row for row in made.timed(run.task.primary_metric) if row.milliseconds is not None]
+    best = best_engine(trials)
+    times = dense.milliseconds / own.milliseconds * best.speedup
+    said = advice(trials, run.output_dir, model.config.model_type, BATCH, length).splitlines()
+    return [f"{said[0]}; {times:.1f} times the dense model in PyTorch fp32", *said[1:]]
