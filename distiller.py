@@ -280,7 +280,7 @@ class Distiller(UpdateLoop):
         return self._batch_maker.rounded(x), lengths
 
     def train(self) -> None:
-        """Train for `n_epoch` epochs, going on from the newest good checkpoint of `dump_path` if there is one.
+        """Train for `n_epoch` epochs or `max_steps` updates, from the newest good checkpoint of `dump_path` on.
 
         Raises:
             NonFiniteError: a loss or gradient became NaN or infinite; nothing of that is saved.
@@ -349,7 +349,8 @@ class Distiller(UpdateLoop):
     def end_epoch(self) -> None:
         """Count the epoch, and save a checkpoint."""
         self.epoch += 1
-        logger.info("epoch %d of %d ends after %d updates", self.epoch, self.params.n_epoch, self.global_step)
+        epochs = math.ceil(self.total_updates / self._updates_per_epoch)
+        logger.info("epoch %d of %d ends after %d updates", self.epoch, epochs, self.global_step)
         self.save_checkpoint()
 
     def save_checkpoint(self) -> None:
@@ -376,7 +377,8 @@ class Distiller(UpdateLoop):
         lengths = self.dataset.lengths
         self._batches = LengthGroupedBatches(lengths, batch_size, seed=params.seed, grouped=params.group_by_size)
         self._updates_per_epoch = math.ceil(len(self._batches) / params.gradient_accumulation_steps)
-        self.total_updates = params.n_epoch * self._updates_per_epoch
+        by_epochs = params.n_epoch * self._updates_per_epoch
+        self.total_updates = params.max_steps if params.max_steps > 0 else by_epochs
 
     def _inputs(self, batch: dict[str, Tensor]) -> list[Tensor | None]:
         """What `step` takes: this rank's share of a batch, masked, on its device."""

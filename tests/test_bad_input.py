@@ -53,12 +53,15 @@ FLAGS = {
     "negative share": (["--final_threshold=-0.1"], "--final_threshold is the share of weights that stay"),
     "nothing left": (["--final_threshold=0"], "--final_threshold is the share of weights that stay"),
     "growing": (["--initial_threshold=0.2", "--final_threshold=0.5"], "weights would grow back"),
-    "soft start": (["--pruning_method=sigmoied_threshold"], "--initial_threshold is compared with sigmoid(scores)"),
+    "soft start": (
+        ["--pruning_method=sigmoied_threshold", "--initial_threshold=1"],
+        "--initial_threshold is compared with sigmoid(scores)",
+    ),
     "soft falls": (
         ["--pruning_method=sigmoid_threshold", "--initial_threshold=0.5", "--final_threshold=0.1"],
         "must rise",
     ),
-    "threshold falls": (["--pruning_method=threshold", "--final_threshold=0"], "must rise"),
+    "threshold falls": (["--pruning_method=threshold", "--initial_threshold=1", "--final_threshold=0"], "must rise"),
     "threshold NaN": (["--pruning_method=threshold", "--final_threshold=nan"], "--final_threshold accepts a finite"),
     "global magnitude": (["--global_topk", "--pruning_method=magnitude"], "--global_topk is defined for"),
     "global l0": (["--global_topk", "--pruning_method=l0"], "--global_topk is defined for"),

@@ -76,6 +76,12 @@ def test_every_student_trains_and_loads(worlds: dict[str, list[str]], tmp_path: 
     verify_folder(output / "checkpoint-6")
 
 
+def test_a_number_of_updates_in_place_of_epochs(worlds: dict[str, list[str]], tmp_path: Path) -> None:
+    distiller.main(command(worlds["distilbert"], tmp_path / "out", "--max_steps", "5"))
+    assert rows(tmp_path / "out")[-1]["step"] == 5
+    assert (tmp_path / "out" / "checkpoint-5").is_dir()
+
+
 def test_tensorboard_has_losses_rates_speed_and_memory(worlds: dict[str, list[str]], tmp_path: Path) -> None:
     distiller.main(command(worlds["distilbert"], tmp_path / "out"))
     events = EventAccumulator(str(tmp_path / "out" / "tensorboard"))

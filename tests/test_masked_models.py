@@ -363,7 +363,7 @@ class TestConfiguration:
 
     def test_unknown_names_are_refused(self):
         with pytest.raises(ValueError, match="pruning_method must be one of"):
-            MaskedBertConfig(pruning_method="topk")
+            MaskedBertConfig(pruning_method="topM")
         with pytest.raises(ValueError, match="mask_init must be one of"):
             MaskedBertConfig(mask_init="random")
 

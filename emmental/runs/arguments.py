@@ -73,6 +73,8 @@ def common_problems(flags: Flags) -> list[str]:
     for name in ("output_dir", "dump_path"):
         if not _is_utf8(getattr(flags, name, None) or ""):
             problems.append(f"--{name} accepts names in UTF-8, which model cards and logs can hold; rename the folder")
+    if flags.max_steps != -1 and flags.max_steps < 1:
+        problems.append(f"--max_steps accepts a number of updates from 1 (or -1: by epochs), not {flags.max_steps}")
     if flags.fp16 and flags.bf16:
         problems.append("--fp16 and --bf16 exclude each other; give one")
     return problems

@@ -252,6 +252,17 @@ def _normalise(args: Flags) -> None:
         args.teacher_layers = [int(part) for part in args.teacher_layers.split(",")]
     settle(args)
     settle_recipe(args)
+    _start_thresholds_of_scores(args)
+
+
+def _start_thresholds_of_scores(args: Flags) -> None:
+    """A method whose threshold is no share, given alone, has a schedule of its own: from 0 up to 0.1."""
+    if args.pruning_method not in ("threshold", "sigmoied_threshold") or args.global_topk or args.keep:
+        return
+    if "initial_threshold" not in args.explicit:
+        args.initial_threshold = 0.0
+        if "final_threshold" not in args.explicit:
+            args.final_threshold = 0.1
 
 
 def find_problems(args: Flags) -> list[str]:
@@ -329,8 +340,6 @@ def _hub_problem(dry_run: bool) -> str | None:
 
 def _number_problems(args: Flags) -> list[str]:
     problems = []
-    if args.max_steps != -1 and args.max_steps < 1:
-        problems.append(f"--max_steps accepts a number of updates from 1 (or -1: by epochs), not {args.max_steps}")
     if not math.isfinite(args.mask_scale) or (args.mask_init == "uniform" and args.mask_scale < 0):
         accepted = "a number from 0 (scores in [-scale, scale])" if args.mask_init == "uniform" else "a number"
         problems.append(f"--mask_scale accepts {accepted}, not {args.mask_scale}")

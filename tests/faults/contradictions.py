@@ -218,13 +218,17 @@ TOOLS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("corpus", ("split",), "split"),
     (
         "student",
-        ("--model_name={world}/bert", "--dump_checkpoint={world}/s", "--num_layers=1", "--layers=0"),
+        ("--model_name={world}/bert", "--random_head", "--dump_checkpoint={world}/s", "--num_layers=1", "--layers=0"),
         "--layers",
     ),
-    ("student", ("--model_name={world}/bert", "--dump_checkpoint={world}/s", "--num_layers=99"), "layers"),
-    ("student", ("--model_name={world}/bert", "--dump_checkpoint={world}/s", "--layers=7"), "layers"),
+    (
+        "student",
+        ("--model_name={world}/bert", "--random_head", "--dump_checkpoint={world}/s", "--num_layers=99"),
+        "layers",
+    ),
+    ("student", ("--model_name={world}/bert", "--random_head", "--dump_checkpoint={world}/s", "--layers=7"), "layers"),
     ("student", ("--model_name={world}/mrpc", "--dump_checkpoint={world}/s"), "mrpc"),
-    ("student", ("--model_name={world}/bert", "--dump_checkpoint={world}/mrpc"), "mrpc"),
+    ("student", ("--model_name={world}/bert", "--random_head", "--dump_checkpoint={world}/mrpc"), "mrpc"),
 )
 PROGRAMS: dict[str, Callable] = {
     "bertarize": bertarize.main,

@@ -340,3 +340,13 @@ class TestShown:
 
     def test_dense_training_says_so(self):
         assert plan_of(10, prunes=False).lines()[1:] == ["dense training: nothing is pruned"]
+
+
+def test_a_method_alone_has_a_schedule_that_makes_sense() -> None:
+    own = ["--data_dir", "glue/MRPC", "--task_name", "mrpc", "--recipe", "paper"]
+    for method in ("topK", "threshold", "sigmoid_threshold", "Magnitude", "L0"):
+        alone = parse_arguments([*own, "--pruning_method", method])
+        expected = (0.0, 0.1) if method.endswith("threshold") else (1.0, 0.7)
+        assert (alone.initial_threshold, alone.final_threshold) == expected
+    ended = parse_arguments([*own, "--pruning_method", "threshold", "--final_threshold", "0.4"])
+    assert (ended.initial_threshold, ended.final_threshold) == (0.0, 0.4)
