@@ -57,7 +57,7 @@ def _against(args: Run) -> str:
     if not args.do_train:
         return f"{args.model_name_or_path} was trained so, or reads other inputs than it was trained on"
     slower = f"--learning_rate (now {args.learning_rate:g})"
-    if not args.model_type.startswith("masked_"):
+    if not args.model_type.startswith("masked_") or args.granularity == "structured":
         return f"Lower {slower}, or train longer (--num_train_epochs)"
     if args.pruning_method not in ("magnitude", "fisher"):
         slower = f"--mask_scores_learning_rate (now {args.mask_scores_learning_rate:g}) or {slower}"

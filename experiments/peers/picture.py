@@ -11,6 +11,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 FAMILIES = {"first-": "first layers, trained", "cut-": "heads and neurons, no training", "ours-": "the same, trained"}
 ENGINE = "torch, 1 x 128"
@@ -22,9 +23,10 @@ def main() -> None:
     parser.add_argument("tables", type=Path, nargs="+", help="JSON files, one for each task")
     parser.add_argument("--into", type=Path, required=True, help="picture to write")
     args = parser.parse_args()
-    rows = (len(args.tables) + 1) // 2
-    figure = Figure(figsize=(10, 4 * rows), layout="constrained")
-    for axes, path in zip(figure.subplots(rows, 2, squeeze=False).flat, args.tables, strict=False):
+    columns = min(len(args.tables), 2)
+    rows = -(-len(args.tables) // columns)
+    figure = Figure(figsize=(5.5 * columns, 4 * rows), layout="constrained")
+    for axes, path in zip(figure.subplots(rows, columns, squeeze=False).flat, args.tables, strict=False):
         draw(axes, path.stem, json.loads(path.read_text())["rows"])
     figure.savefig(args.into, dpi=120)
 
@@ -39,6 +41,9 @@ def draw(axes: Axes, task: str, rows: dict[str, dict]) -> None:
         points = sorted(point(row, metric) for name, row in rows.items() if name.startswith(prefix))
         axes.plot(*zip(*points, strict=True), marker=marker, label=label)
     axes.set(xscale="log", title=task, xlabel=f"milliseconds ({ENGINE})", ylabel=f"{metric}, %")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
 
