@@ -87,7 +87,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         "primary_metric": task.primary_metric,
         "architecture": plain_class(type(model)).__name__,
         "pruning": _pruning(model),
-        "remaining": remaining(model),
+        "remaining": remaining(model, None if dense is None else read_model(dense)),
         "quality": rows,
         "not_offered": not_offered(rows, task.primary_metric),
         "sizes": sizes(artifacts, model),

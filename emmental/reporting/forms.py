@@ -227,15 +227,24 @@ def latencies(
     return rows
 
 
-def remaining(model: PreTrainedModel) -> dict[str, dict]:
-    """Counts as JSON: `sums` and `matrices`, each name -> remaining, total, percent."""
+def remaining(model: PreTrainedModel, dense: PreTrainedModel | None = None) -> dict[str, dict]:
+    """Counts as JSON: `sums` and `matrices`, each name -> remaining, total, percent.
+
+    Of a model that heads and neurons were cut out of, `encoder matrices` counts against those of `dense`.
+    """
 
     def row(count: Count) -> dict[str, float]:
         return {"remaining": count.remaining, "total": count.total, "percent": count.percent}
 
     counts = count_parameters(model)
+    sums = counts.sums()
+    if dense is not None:
+        whole = count_parameters(dense).sums()["encoder matrices"].total
+        sums["encoder matrices"] = Count(
+            sums["encoder matrices"].remaining, max(whole, sums["encoder matrices"].total)
+        )
     return {
-        "sums": {name: row(count) for name, count in counts.sums().items()},
+        "sums": {name: row(count) for name, count in sums.items()},
         "matrices": {name: row(count) for name, count in counts.matrices.items()},
     }
 

@@ -151,7 +151,8 @@ def _time_of(results: Results, name: str, shape: tuple[int, int]) -> str:
 
 def _subtitle(results: Results) -> str:
     pruning = results["pruning"]
-    how = "a plain model" if pruning is None else f"fine-pruned with {pruning['method']}"
+    unpruned = "heads and neurons cut out" if results["model_type"].startswith("small_") else "a plain model"
+    how = unpruned if pruning is None else f"fine-pruned with {pruning['method']}"
     if pruning is not None and pruning["threshold"] is not None:
         how += f", threshold {pruning['threshold']:g}"
     if pruning is not None and pruning["global_topk"]:

@@ -85,7 +85,8 @@ def final_table(args: Run, made: Made, results: dict[str, float], seconds: float
     output = Path(args.output_dir)
     weights = output / "model.safetensors"
     rows = [(metric_title(args.task, name), f"{value:.4f}") for name, value in results.items()]
-    rows.append(("remaining weights", f"{made.remaining:.2f} % of the encoder's matrices"))
+    if args.do_train or made.model.config.model_type.startswith("masked_"):
+        rows.append(("remaining weights", f"{made.remaining:.2f} % of the encoder's matrices"))
     if weights.exists():
         scores = ", with mask scores" if made.model.config.model_type.startswith("masked_") else ""
         rows.append(("size on disk", f"{weights.stat().st_size / 1e6:.1f} MB ({weights.name}{scores})"))

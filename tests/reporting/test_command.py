@@ -21,8 +21,9 @@ from emmental.export.storage import package_sizes
 from emmental.flags import Flags
 from emmental.inference.engines import available
 from emmental.reporting.command import CARD_BEGIN, CARD_END, draw, insert_tables, main, training_history
-from emmental.reporting.forms import DevData, dense_origin, not_offered, quality, training_command
+from emmental.reporting.forms import DevData, dense_origin, not_offered, quality, remaining, training_command
 from emmental.reporting.page import card_tables, headline, page
+from emmental.shrinking import shrink
 from emmental.tasks import read_split, resolve_task
 from emmental.training.arguments import FLAGS, parse_arguments
 
@@ -389,3 +390,11 @@ def test_damaged_files_of_the_folder(name, content, tmp_path, capsys):
     last = capsys.readouterr().err.splitlines()[-1]
     assert name in last
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "masked"]
+
+
+def test_what_was_cut_counts_against_the_dense_model(tmp_path):
+    dense = BertForSequenceClassification.from_pretrained(tiny.save_bert(tmp_path / "dense"))
+    config = dense.config
+    half = [(range(config.num_attention_heads // 2), range(config.intermediate_size // 2))] * config.num_hidden_layers
+    assert remaining(shrink(dense, half))["sums"]["encoder matrices"]["percent"] == 100.0
+    assert remaining(shrink(dense, half), dense)["sums"]["encoder matrices"]["percent"] == pytest.approx(50.0)
