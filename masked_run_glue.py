@@ -61,7 +61,7 @@ from emmental.runs.loop import Intervals, RunLoop
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.precision import Precision
 from emmental.runs.progress import LOG_FILE, add_pictures, read_log
-from emmental.runs.resuming import checkpoint_to_resume, open_output
+from emmental.runs.resuming import open_output
 from emmental.runs.run import TRAINER, Run, set_up
 from emmental.tasks import (
     collapsed_to_one_class,
@@ -87,6 +87,7 @@ from emmental.training.phases import (
     phase,
     plan_of_run,
     pruning_phase,
+    refuse_early,
 )
 from emmental.training.plan import Plan, log_interval, plan_updates
 from emmental.training.recipe import STRUCTURED
@@ -152,8 +153,6 @@ def _train_in_phases(run: Run, tokenizer: Any, dataset: FeatureDataset, more: Fe
     teacher = _given_teacher(run, tokenizer, dense, dataset)
     dense_run.contents = dict(run.contents)
     parts = [pruning_phase(run, share, folder) for share, folder in keep_folders(run)]
-    for part in parts if not run.overwrite_output_dir else []:
-        checkpoint_to_resume(part, flags_only=True)
     start = run.model_name_or_path
     from_dense = needs_dense_phase(run, dense, dataset)
     lock_whole(run)
@@ -252,7 +251,9 @@ def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None, FeatureDataset 
     if len(more) > len(train_dataset):
         logger.info("text without labels: %d rows, which the teacher labels", len(more) - len(train_dataset))
     run.contents["data"] = more.fingerprint
-    for line in [*plan_of_run(run, len(train_dataset)), *forecast(run, len(train_dataset))]:
+    lines = [*plan_of_run(run, len(train_dataset)), *forecast(run, len(train_dataset))]
+    refuse_early(run, train_dataset, lambda part: load_model(part, part.task, tokenizer))
+    for line in lines:
         logger.info(line)
     return tokenizer, train_dataset, more
 

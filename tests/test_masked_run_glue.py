@@ -317,6 +317,21 @@ def test_dry_run_shows_the_plan_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_refuses_what_a_run_would(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    masked_run_glue.main(flags(models, tmp_path, "sst-2"))
+    with pytest.raises(SystemExit):
+        masked_run_glue.main(flags(models, tmp_path, "sst-2", "--seed", "9", "--dry_run"))
+    shown = capsys.readouterr().err
+    assert "holds another run (checkpoint-6): seed 42 -> 9" in shown.splitlines()[-1]
+    assert "phases: " not in shown.rpartition("dev data")[2]
+    argv = [word for word in flags(models, tmp_path, "sst-2") if word not in ("--recipe", "paper")]
+    at = argv.index("--max_steps")
+    del argv[at : at + 2]
+    with pytest.raises(SystemExit):
+        masked_run_glue.main([*argv, "--output_dir", str(tmp_path / "new"), "--num_train_epochs", "0", "--dry_run"])
+    assert "--num_train_epochs 0 cuts a model that is fine-tuned" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_without_saving_it(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,7 @@ from emmental.pretrained import weights_fingerprint
 from emmental.runs.evaluation import model_inputs
 from emmental.runs.output_folder import RECORD, OutputFolder
 from emmental.runs.precision import bf16_in_hardware
-from emmental.runs.resuming import lock_output, open_output
+from emmental.runs.resuming import checkpoint_to_resume, lock_output, open_output
 from emmental.runs.run import Run
 from emmental.structured.gates import encoder_weights
 from emmental.structured.selection import Budget, weight_budget
@@ -170,6 +170,25 @@ def plan_of_run(run: Run, examples: int) -> list[str]:
             0, "filled in by --recipe auto: " + ", ".join(f"--{name} {value}" for name, value in filled.items())
         )
     return lines if run.granularity == STRUCTURED else [*lines, *plan.lines()]
+
+
+def refuse_early(run: Run, dataset: FeatureDataset, load: Callable[[Run], PreTrainedModel]) -> None:
+    """See, before the plan is shown, that the output folder and the model are what the run needs.
+
+    Args:
+        run: whose flags are complete.
+        dataset: training rows.
+        load: the model that a part of the run starts from.
+
+    Raises:
+        UserError: another run stands in a folder, or nothing is to be trained and the model does not know the task.
+    """
+    parts = [pruning_phase(run, share, folder) for share, folder in keep_folders(run)] if in_phases(run) else [run]
+    for part in parts if not run.overwrite_output_dir else []:
+        checkpoint_to_resume(part, flags_only=True)
+    cuts_only = run.num_train_epochs == 0 and run.max_steps < 1
+    if in_phases(run) and cuts_only and run.dense_first is None:
+        needs_dense_phase(run, load(dense_phase(run, len(dataset))), dataset)
 
 
 def phases_text(run: Run, examples: int) -> list[str]:
