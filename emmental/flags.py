@@ -27,6 +27,7 @@ class Flag:
         above_zero: whether only numbers above 0 are accepted.
         accepts: the values accepted; None: all.
         several: whether it takes one value or more, as a list.
+        earlier: what a run did before the flag existed, as a recorded run without it is read; None: the default.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Flag:
     above_zero: bool = False
     accepts: tuple[Value, ...] | None = None
     several: bool = False
+    earlier: Any = None
 
     def problem(self, value: Any) -> str | None:
         """Why it does not accept a value, in a line; None when it does."""

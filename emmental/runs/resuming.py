@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 from emmental.errors import UserError
 from emmental.runs.checkpoints import checkpoints_in, newest_good_checkpoint, read_state
@@ -54,21 +56,28 @@ def checkpoint_to_resume(run: Run, flags_only: bool = False) -> Path | None:
         raise UserError(f"every checkpoint in {folder} is damaged; {afresh} starts afresh")
     if found is None or run.accept_changes:
         return found
-    before, identity = read_state(found).get("arguments"), run.identity()
-    # A flag that the version before did not have counts as left at its default.
-    defaults = {one.name: one.default for one in run.flags.declared if one.changes_result}
-    before = {**defaults, **before} if isinstance(before, dict) else {}
+    recorded, identity = read_state(found).get("arguments"), run.identity()
+    recorded = recorded if isinstance(recorded, dict) else {}
+    flags = [one for one in run.flags.declared if one.changes_result]
+    unknown = {one.name: one.default if one.earlier is None else one.earlier for one in flags}
+    before = {**unknown, **recorded}
     if flags_only:
         identity = run.flags.of_result()
         before = {name: before.get(name) for name in identity}
     changed = [
-        f"{name} {before.get(name)!r} -> {identity.get(name)!r}"
-        for name in sorted({*before, *identity} - (defaults.keys() - identity.keys()))
+        f"{name} {_shown(before.get(name))} -> {_shown(identity.get(name))}"
+        for name in sorted({*before, *identity} - (unknown.keys() - identity.keys()))
         if before.get(name) != identity.get(name)
     ]
     if changed:
+        whose = "another run" if unknown.keys() <= recorded.keys() else "another run, of an earlier version"
         raise UserError(
-            f"{folder} holds another run ({found.name}): {'; '.join(changed)}. Choose another folder, "
+            f"{folder} holds {whose} ({found.name}): {'; '.join(changed)}. Choose another folder, "
             f"{afresh} to start afresh, or --accept_changes to go on all the same"
         )
     return found
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it: of a fingerprint, the first eight digits."""
+    return value[:8] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else repr(value)

@@ -102,11 +102,13 @@ FLAGS = {
             "auto fills in what the task needs; paper: the defaults below",
             "auto",
             accepts=("auto", "paper"),
+            earlier="paper",
         ),
         flag(
             "granularity",
             "structured: heads and neurons; unstructured: single weights",
             accepts=("structured", "unstructured", None),
+            earlier="unstructured",
         ),
         flag(
             "keep",
