@@ -64,16 +64,15 @@ def checkpoint_to_resume(run: Run, flags_only: bool = False) -> Path | None:
     if flags_only:
         identity = run.flags.of_result()
         before = {name: before.get(name) for name in identity}
-    changed = [
-        f"{name} {_shown(before.get(name))} -> {_shown(identity.get(name))}"
-        for name in sorted({*before, *identity} - (unknown.keys() - identity.keys()))
-        if before.get(name) != identity.get(name)
-    ]
+    names = sorted({*before, *identity} - (unknown.keys() - identity.keys()))
+    changed = [name for name in names if before.get(name) != identity.get(name)]
     if changed:
         whose = "another run" if unknown.keys() <= recorded.keys() else "another run, of an earlier version"
+        what = "; ".join(f"{name} {_shown(before.get(name))} -> {_shown(identity.get(name))}" for name in changed)
+        as_then = [f"--{one.name} {one.earlier} " for one in flags if one.earlier is not None and one.name in changed]
         raise UserError(
-            f"{folder} holds {whose} ({found.name}): {'; '.join(changed)}. Choose another folder, "
-            f"{afresh} to start afresh, or --accept_changes to go on all the same"
+            f"{folder} holds {whose} ({found.name}): {what}. Choose another folder, {afresh} to start afresh, or "
+            f"{''.join(as_then)}--accept_changes to go on all the same"
         )
     return found
 

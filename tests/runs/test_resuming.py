@@ -72,3 +72,14 @@ def test_a_flag_that_the_version_before_lacked_counts_as_its_default(tmp_path):
     run.added = 3
     with pytest.raises(ValueError, match=r"\(checkpoint-3\): added 2 -> 3\. Choose"):
         checkpoint_to_resume(run)
+
+
+def test_a_flag_may_have_stood_for_something_else_before(tmp_path):
+    checkpoint(tmp_path, 3, seed=42)
+    run = run_in(tmp_path, seed=42)
+    run = Run(Flags({"": (*run.flags.declared, flag("recipe", "", "auto", earlier="paper"))}, vars(run.flags)))
+    expected = r"another run, of an earlier version \(checkpoint-3\): recipe 'paper' -> 'auto'\. .* --recipe paper --accept_ch"
+    with pytest.raises(ValueError, match=expected):
+        checkpoint_to_resume(run)
+    run.recipe = "paper"
+    assert checkpoint_to_resume(run).name == "checkpoint-3"
