@@ -160,7 +160,9 @@ def read_manifest(folder: str | Path) -> dict[str, dict]:
     path = Path(folder) / MANIFEST
     try:
         files = json.loads(path.read_text(encoding="utf-8"))["files"]
-        return {str(name): {"size": int(e["size"]), "sha256": str(e["sha256"])} for name, e in files.items()}
+        if not all(name.isprintable() for name in files):
+            raise ValueError("no file of ours has such a name")
+        return {name: {"size": int(e["size"]), "sha256": str(e["sha256"])} for name, e in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedError(f"{path} is missing or unreadable ({type(error).__name__})") from error
 

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os.path import isfile  # False, too, for names that no file can have
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,10 @@ def weight_files(folder: str | Path) -> list[Path]:
                 parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise UserError(f"{index} is unreadable ({type(error).__name__})") from error
+            if not parts:
+                raise UserError(f"{index} lists no weights")
             for part in parts:
-                if not isinstance(part, str) or Path(part).name != part or not (folder / part).is_file():
+                if not isinstance(part, str) or Path(part).name != part or not isfile(folder / part):
                     raise UserError(f"{index} lists {part!r}, which is no file beside it")
             return [folder / part for part in parts]
     raise UserError(f"{folder} has no weights: neither {' nor '.join(WEIGHT_FILES)}")

@@ -49,7 +49,7 @@ def test_a_run_killed_half_way_goes_on_to_the_same_weights(run, capsys: pytest.C
     with pytest.raises(SystemExit):
         run("--output_dir", "half")
     line = capsys.readouterr().err.splitlines()[-1]
-    assert re.search(r"holds another run, of an earlier version \(checkpoint-12\): data \w{8} -> \w{8}\. ", line)
+    assert re.search(r"holds another run, of an earlier version \(checkpoint-12\): data '\w{8}' -> '\w{8}'\. ", line)
     run("--output_dir", "half", "--accept_changes", "--do_train")
     weights, expected = load_file("half/model.safetensors"), load_file("finished/model.safetensors")
     assert weights.keys() == expected.keys()

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from os.path import isfile  # False, too, for names that no file can have
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +290,8 @@ def dense_origin(source: Path, model: PreTrainedModel, named: str | None = None)
     """
     flags = _read_object(source / "training_args.json") or {}
     recorded = [flags.get(flag) for flag in ("teacher_name_or_path", "model_name_or_path")]
-    for folder in [Path(named)] if named else [source / "dense", *(Path(name) for name in recorded if name)]:
+    others = [source / "dense", *(Path(name) for name in recorded if name and isinstance(name, str))]
+    for folder in [Path(named)] if named else others:
         settings = _read_object(folder / "config.json")
         if settings is not None and _is_dense_classifier(settings, model):
             return folder
@@ -299,17 +301,20 @@ def dense_origin(source: Path, model: PreTrainedModel, named: str | None = None)
 
 
 def _is_dense_classifier(settings: dict[str, Any], model: PreTrainedModel) -> bool:
-    names = settings.get("architectures") or [""]
-    same = len(settings.get("id2label") or (0, 1)) == model.config.num_labels  # two is what Transformers leaves out
-    return "SequenceClassification" in names[0] and not names[0].startswith("Masked") and same
+    names, labels = settings.get("architectures"), settings.get("id2label")
+    name = names[0] if isinstance(names, list) and names else None
+    outputs = len(labels) if labels and isinstance(labels, dict) else 2  # which Transformers leaves out
+    plain = isinstance(name, str) and "SequenceClassification" in name and not name.startswith("Masked")
+    return plain and outputs == model.config.num_labels
 
 
 def training_command(flags: dict[str, Any], processes: int = 1) -> str:
     """The command line of `masked_run_glue.py` that the user gave; older records name only what is not the default."""
     start = "python" if processes == 1 else f"torchrun --nproc_per_node={processes}"
     words = [*start.split(), "masked_run_glue.py"]
+    given = flags.get("given")
     for flag in Flags(FLAGS, {}).declared:
-        if flag.name not in flags.get("given", flags):
+        if flag.name not in (given if isinstance(given, list) else flags):
             continue
         value = flags.get(flag.name, flag.default)
         if value == flag.default or (value is False and flag.default is None):
@@ -348,7 +353,7 @@ def _weights_file(folder: Path) -> Path:
 
 
 def _read_object(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
+    if not isfile(file):
         return None
     try:
         value = json.loads(file.read_text(encoding="utf-8"))

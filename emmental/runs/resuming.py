@@ -79,4 +79,4 @@ def checkpoint_to_resume(run: Run, flags_only: bool = False) -> Path | None:
 
 def _shown(value: Any) -> str:
     """A value as a message shows it: of a fingerprint, the first eight digits."""
-    return value[:8] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else repr(value)
+    return repr(value[:8] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else value)

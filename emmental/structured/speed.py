@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +45,22 @@ class SpeedTable:
     rest: float
     heads: dict[int, float]
     neurons: dict[int, float]
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> SpeedTable:
+        """The table that `dataclasses.asdict` gave and JSON kept, which knows numbers as keys only as text.
+
+        Raises:
+            ValueError: a time is no finite number from 0, or that of no heads, no neurons or the whole is missing; an
+                object of another form raises what its use raises.
+        """
+        heads, neurons = ({int(n): float(ms) for n, ms in stored[name].items()} for name in ("heads", "neurons"))
+        table = cls(float(stored["dense"]), float(stored["rest"]), heads, neurons)
+        times = [table.dense, table.rest, *heads.values(), *neurons.values()]
+        whole = table.rest > 0 and 0 in heads and 0 in neurons and min(*heads, *neurons) == 0
+        if not whole or not all(math.isfinite(ms) and ms >= 0 for ms in times):
+            raise ValueError("the table of milliseconds is damaged")
+        return table
 
     def prices(self, parts: Sequence[Sublayer]) -> list[Tensor]:
         """For each sublayer float64 (count + 1,): milliseconds of 0, 1, 2, ... open gates.

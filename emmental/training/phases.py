@@ -282,26 +282,16 @@ def budget_of(
     name = f"speedup {run.speedup:g} in {run.speedup_engine} at {shape[0]} x {shape[1]}"
     key = {"model": weights_fingerprint(model), "shape": list(shape), "engine": run.speedup_engine}
     with run.processes.main_first():
-        if run.processes.is_main and not _is_of(file, key):
+        if run.processes.is_main and measured_speed(file, key) is None:
             table = measure_speed(copy.deepcopy(model).cpu(), *shape, timed)
             run.output.write_json(SPEED_FILE, {"of": key, "table": asdict(table)})
-    stored = _read(file)["table"]
-    times = {name: _by_count(value) if isinstance(value, dict) else value for name, value in stored.items()}
-    return speed_budget(SpeedTable(**times), model, run.speedup), name
+    return speed_budget(measured_speed(file, key), model, run.speedup), name
 
 
-def _is_of(file: Path, key: dict[str, Any]) -> bool:
-    """Whether the table was measured for what the key says."""
+def measured_speed(file: Path, key: dict[str, Any]) -> SpeedTable | None:
+    """The table that was measured for what the key says; None where there is none, or a damaged one."""
     try:
-        return _read(file)["of"] == key
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return False
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _by_count(table: dict[str, float]) -> dict[int, float]:
-    """JSON keeps numbers as the keys of objects only as text."""
-    return {int(count): float(value) for count, value in table.items()}
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        return SpeedTable.of(stored["table"]) if stored["of"] == key else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None

@@ -7,16 +7,18 @@ import logging
 import random
 import resource
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import tiny
+import torch
 from faults.mutation import mutated
 from faults.tally import Clock, Tally
 from safetensors.numpy import load_file, save_file
+from transformers import BertConfig, BertForSequenceClassification
 
-from emmental import MaskedBertConfig, atomic
+from emmental import atomic
 from emmental.data.features import FEATURES_FILE, FeatureDataset, load_features
 from emmental.export import package
 from emmental.export.model_folder import class_of, make_config, read_settings
@@ -24,11 +26,16 @@ from emmental.export.position_code import PositionCode, decode_positions, encode
 from emmental.language_models.corpus import CorpusDataset, binarize, sequence_rules
 from emmental.pictures import inputs
 from emmental.pictures.box_file import read_box_file
+from emmental.pretrained import weight_files
+from emmental.reporting import forms
 from emmental.runs.checkpoints import read_state
 from emmental.runs.output_folder import RECORD, OutputFolder
 from emmental.runs.progress import keep_rows, read_log
+from emmental.small_models import SmallConfig
+from emmental.structured.speed import SpeedTable, speed_budget
 from emmental.tasks import read_split, resolve_task, user_task
 from emmental.tasks.tables import read_table
+from emmental.training.phases import measured_speed
 
 MEMORY = 8 << 30
 """Bytes of address space beyond what the process has: a reader that believes a lying size fails here."""
@@ -88,7 +95,10 @@ def readers(folder: Path) -> list[Reader]:
         _features(folder),
         _package(folder),
         _signed_package(folder),
-        _settings(folder),
+        *_settings(folder),
+        _speed_table(folder),
+        _report(folder),
+        _weight_parts(folder),
     ]
 
 
@@ -306,23 +316,88 @@ def _signed_package(folder: Path) -> Reader:
     return Reader("sparse package with a right checksum", samples, read, 4)
 
 
-def _settings(folder: Path) -> Reader:
+def _settings(folder: Path) -> list[Reader]:
     settings = {
-        "model_type": "masked_bert",
-        "architectures": ["MaskedBertForSequenceClassification"],
+        "architectures": ["BertForSequenceClassification"],
         "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "id2label": {"0": "a", "1": "b"},
     }
-    settings |= {"num_hidden_layers": 2, "pruning_method": "topK", "threshold": 0.3, "id2label": {"0": "a", "1": "b"}}
+    masked = {**settings, "model_type": "masked_bert", "pruning_method": "topK", "threshold": 0.3}
+    sizes = {"0": {"num_attention_heads": 1, "intermediate_size": 0}, "1": {"num_attention_heads": 0}}
+    small = {**settings, "model_type": "small_bert", "per_layer_config": sizes, "dense_encoder_weights": 4096}
+    small["architectures"] = ["SmallBertForSequenceClassification"]
     (folder / "model").mkdir()
 
-    def read(path: Path) -> object:
+    def read(path: Path) -> None:
         found = read_settings(path.parent)
-        class_of(found["model_type"], found.get("architectures"), str(path))
-        return make_config(MaskedBertConfig, {k: v for k, v in found.items() if k != "model_type"}, str(path))
+        cls = class_of(found["model_type"], found.get("architectures"), str(path))
+        config = make_config(cls.config_class, {k: v for k, v in found.items() if k != "model_type"}, str(path))
+        if isinstance(config, SmallConfig):
+            with torch.device("meta"):
+                cls(config)
 
-    return Reader(
-        "config of a model", [json.dumps(settings).encode()], _written(folder / "model" / "config.json", read), 2
-    )
+    place = folder / "model" / "config.json"
+    return [
+        Reader("config of a model", [json.dumps(masked).encode()], _written(place, read), 2),
+        Reader("config of a small model", [json.dumps(small).encode()], _written(place, read), 1),
+    ]
+
+
+def _speed_table(folder: Path) -> Reader:
+    model = BertForSequenceClassification(BertConfig(**tiny_shape()))
+    key = {"model": "0" * 8, "shape": [1, 16], "engine": "torch"}
+    table = SpeedTable(9.5, 2.25, {0: 0.0, 1: 1.5, 2: 2.5}, {0: 0.0, 2: 0.5, 32: 1.25})
+    sample = json.dumps({"of": key, "table": asdict(table)}).encode()
+
+    def read(path: Path) -> None:
+        if (found := measured_speed(path, key)) is not None:
+            speed_budget(found, model, 2.0)
+
+    return Reader("table of milliseconds", [sample], _written(folder / "speed.json", read), 5)
+
+
+def _report(folder: Path) -> Reader:
+    """What the report reads of a run's folder."""
+    model = BertForSequenceClassification(BertConfig(**tiny_shape()))
+    samples = [
+        b'{"given": ["seed", "keep"], "seed": 42, "keep": [0.5], "model_name_or_path": "a", "pictures": false}',
+        b'{"metrics": {"acc": 0.5}, "updates": 20, "remaining": 50.0, "environment": {"processes": 2}}',
+        b'{"architectures": ["BertForSequenceClassification"], "id2label": {"0": "a", "1": "b"}}',
+    ]
+    names = ("training_args.json", "summary.json", "dense/config.json")
+    (folder / "report" / "dense").mkdir(parents=True)
+
+    def read(content: bytes) -> None:
+        for name, sample in zip(names, samples, strict=True):
+            (folder / "report" / name).write_bytes(sample)
+        (folder / "report" / names[len(content) % 3]).write_bytes(content)
+        forms.training(folder / "report")
+        forms.dense_origin(folder / "report", model)
+
+    return Reader("flags, summary and dense origin of a run", samples, read, 8)
+
+
+def _weight_parts(folder: Path) -> Reader:
+    place = folder / "parts"
+    place.mkdir()
+    (place / "model-1.safetensors").write_bytes(b"")
+    sample = b'{"metadata": {"total_size": 4}, "weight_map": {"a": "model-1.safetensors", "b": "model-1.safetensors"}}'
+
+    def read(path: Path) -> None:
+        assert all(file.is_file() and file.parent == place for file in weight_files(place))
+
+    return Reader("list of a model's parts", [sample], _written(place / "model.safetensors.index.json", read), 8)
+
+
+def tiny_shape() -> dict[str, int]:
+    """Of a BERT that takes no time to make."""
+    return {"vocab_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2} | {
+        "intermediate_size": 32,
+        "max_position_embeddings": 16,
+    }
 
 
 def limit_memory() -> None:

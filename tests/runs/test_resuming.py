@@ -78,8 +78,10 @@ def test_a_flag_may_have_stood_for_something_else_before(tmp_path):
     checkpoint(tmp_path, 3, seed=42)
     run = run_in(tmp_path, seed=42)
     run = Run(Flags({"": (*run.flags.declared, flag("recipe", "", "auto", earlier="paper"))}, vars(run.flags)))
-    expected = r"another run, of an earlier version \(checkpoint-3\): recipe 'paper' -> 'auto'\. .* --recipe paper --accept_ch"
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(
+        ValueError, match=r"of an earlier version \(checkpoint-3\): recipe 'paper' -> 'auto'"
+    ) as raised:
         checkpoint_to_resume(run)
+    assert "or --recipe paper --accept_changes to go on" in str(raised.value)
     run.recipe = "paper"
     assert checkpoint_to_resume(run).name == "checkpoint-3"
