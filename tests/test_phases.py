@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,16 @@ def test_killed_while_it_cuts(world: World, structured: Path, tmp_path: Path, pl
 
     assert command.run(output, kill) == -9
     finished(command, output)
+    assert difference(output, structured) is None
+
+
+def test_a_damaged_cut_is_made_again(world: World, structured: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(structured.parent, tmp_path, dirs_exist_ok=True)
+    for checkpoint in output.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    (output / "pruned" / "model.safetensors").write_bytes(b"")
+    finished(world.plain(), output)
     assert difference(output, structured) is None
 
 

@@ -69,10 +69,11 @@ def checkpoint_to_resume(run: Run, flags_only: bool = False) -> Path | None:
     if changed:
         whose = "another run" if unknown.keys() <= recorded.keys() else "another run, of an earlier version"
         what = "; ".join(f"{name} {_shown(before.get(name))} -> {_shown(identity.get(name))}" for name in changed)
-        as_then = [f"--{one.name} {one.earlier} " for one in flags if one.earlier is not None and one.name in changed]
+        new = [one for one in flags if one.earlier is not None and one.name in changed and one.name not in recorded]
+        as_then = "".join(f"--{one.name} {one.earlier} " for one in new)
         raise UserError(
             f"{folder} holds {whose} ({found.name}): {what}. Choose another folder, {afresh} to start afresh, or "
-            f"{''.join(as_then)}--accept_changes to go on all the same"
+            f"{as_then}--accept_changes to go on all the same"
         )
     return found
 

@@ -59,6 +59,15 @@ TRAINER_CHANGES: dict[str, tuple[Callable[[World], list[str]], str]] = {
     "another precision": (lambda w: ["--bf16"], "bf16 False -> True"),
     "global top-k": (lambda w: ["--global_topk"], "global_topk False -> True"),
 }
+PLAIN_CHANGES: dict[str, tuple[Callable[[World], list[str]], str]] = {
+    "another share": (lambda w: ["--keep", "0.5"], "keep [0.25] -> [0.5]"),
+    "a ladder": (lambda w: ["--keep", "0.25", "0.1"], "keep [0.25] -> [0.25, 0.1]"),
+    "a speed": (lambda w: ["--speedup", "1.01", "--speedup_length", "16"], "speedup None -> 1.01"),
+    "single weights": (lambda w: ["--granularity", "unstructured"], "granularity 'structured' -> 'unstructured'"),
+    "no dense phase": (lambda w: ["--no-dense_first"], "dense_first None -> False"),
+    "another seed": (lambda w: ["--seed", "7"], "seed 42 -> 7"),
+    "other data": (_other_data, "data '"),
+}
 DISTILLER_CHANGES: dict[str, tuple[Callable[[World], list[str]], str]] = {
     "another corpus": (_other_corpus, "data '"),
     "another temperature": (lambda w: ["--temperature", "3"], "temperature 2.0 -> 3.0"),
@@ -116,5 +125,6 @@ def long_form(folder: Path, seed: int = 0) -> list[Tally]:
     world, known = World(folder / "world"), Uninterrupted(folder / "uninterrupted")
     return [
         try_all(world.trainer("movement"), TRAINER_CHANGES, world, known, folder / "trainer"),
+        try_all(world.plain(), PLAIN_CHANGES, world, known, folder / "plain"),
         try_all(world.distiller("distilbert"), DISTILLER_CHANGES, world, known, folder / "distiller"),
     ]

@@ -126,6 +126,44 @@ TRAINER: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--global_topk=yes",), "--global_topk"),
     (("positional",), "positional"),
 )
+_CUT_ONLY = ("--num_train_epochs=0", "--max_steps=-1")
+PLAIN: tuple[tuple[tuple[str, ...], str], ...] = (
+    # How much is to stay.
+    (("--keep=0",), "--keep"),
+    (("--keep=-0.5",), "--keep"),
+    (("--keep=1.5",), "--keep"),
+    (("--keep=25",), "--keep"),
+    (("--keep=nan",), "--keep"),
+    (("--keep", "half"), "--keep"),
+    (("--keep",), "--keep"),
+    (("--keep", "0.25", "0.5"), "--keep"),
+    (("--keep", "0.5", "0.5"), "--keep"),
+    (("--keep", "0.5", "0"), "--keep"),
+    (("--keep=0.5", "--final_threshold=0.5"), "--keep"),
+    (("--keep=0.5", "--speedup=2"), "--speedup"),
+    (("--keep", "0.5", "0.25", "--recipe=paper"), "--keep"),
+    (("--speedup=0.5",), "--speedup"),
+    (("--speedup=inf",), "--speedup"),
+    (("--speedup=nan",), "--speedup"),
+    (("--speedup=2", "3"), "3"),
+    (("--speedup=2",), "--speedup_length"),
+    (("--speedup=2", "--speedup_length=0"), "--speedup_length"),
+    (("--speedup=2", "--speedup_batch_size=0"), "--speedup_batch_size"),
+    (("--speedup=2", "--speedup_engine=java"), "--speedup_engine"),
+    (("--speedup=2", "--granularity=unstructured"), "--speedup"),
+    # What is pruned, and how.
+    (("--granularity=heads",), "--granularity"),
+    (("--granularity=structured", "--pruning_method=magnitude"), "--granularity"),
+    (("--granularity=structured", "--model_type=bert"), "--granularity"),
+    (("--granularity=unstructured", *_CUT_ONLY), "--num_train_epochs"),
+    (_CUT_ONLY, "--num_train_epochs"),
+    ((*_CUT_ONLY, "--recipe=paper", "--dense_first"), "--num_train_epochs"),
+    (("--recipe=best",), "--recipe"),
+    (("--save_dtype=int8",), "--save_dtype"),
+    (("--dense_first=yes",), "--dense_first"),
+    (("--unlabeled_file={world}/nowhere.txt",), "nowhere.txt"),
+    (("--model_name_or_path={world}/mrpc",), "mrpc"),
+)
 DISTILLER: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--student_type=gpt2", "--teacher_type=gpt2"), "--student_type"),
     (("--student_type=roberta",), "--teacher_type"),
@@ -261,7 +299,7 @@ def try_all(world: World, known: Uninterrupted) -> list[Tally]:
         world.distiller(other)
     text = str(world.folder / "distilbert" / "text.txt")
     binarize = ["binarize", f"--file_path={text}", f"--tokenizer={world.folder}/bert", f"--dump_file={world.folder}/c"]
-    trainer, output = world.trainer("movement"), world.folder / "run" / "out"
+    trainer, plain, output = world.trainer("movement"), world.plain(), world.folder / "run" / "out"
 
     def filled(flags: tuple[str, ...]) -> list[str]:
         places = {"world": str(world.folder), "finished": str(finished), "text": "{text}"}
@@ -270,6 +308,7 @@ def try_all(world: World, known: Uninterrupted) -> list[Tally]:
 
     grids = {
         "trainer": [(masked_run_glue.main, trainer.argv(output, *filled(f)), *filled((n,))) for f, n in TRAINER],
+        "trainer in phases": [(masked_run_glue.main, plain.argv(output, *filled(f)), *filled((n,))) for f, n in PLAIN],
         "distiller": [(distiller.main, student.argv(output, *filled(f)), *filled((n,))) for f, n in DISTILLER],
         "exports, pictures, corpora": [(PROGRAMS[p], filled(f), *filled((n,))) for p, f, n in TOOLS],
     }

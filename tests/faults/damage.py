@@ -113,6 +113,22 @@ def _named(output: Path, *names: str) -> str | None:
     return f"the log does not name {', '.join(missing)}" if missing else None
 
 
+def cuts(command: Command, another: Command, known: Uninterrupted, folder: Path, kinds: list[str]) -> Tally:
+    """Harm each file of the model that was cut and not yet learnt again: it is cut anew, the result the same."""
+    generator = random.Random(6)
+    with Clock(Tally("file of a cut model damaged", unit="files")) as tally:
+        whole, other = known.of(command)[0], known.of(another)[0]
+        files = files_of(whole / "pruned")
+        for kind, file, others_file in harms(files, [other / f.relative_to(whole) for f in files], kinds):
+            output = _copied(whole, folder)
+            for checkpoint in output.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
+            HARMS[kind](output / file.relative_to(whole), others_file, generator)
+            problem = command.finish(output) or difference(output, whole)
+            tally.count(None if problem is None else f"{file.name} {kind}: {problem}")
+    return tally
+
+
 def caches(command: Command, another: Command, known: Uninterrupted, folder: Path, kinds: list[str]) -> Tally:
     """Harm each file of the feature and teacher caches, and run anew: the cache is made again, the result the same."""
     generator = random.Random(1)
@@ -278,6 +294,8 @@ def long_form(folder: Path, seed: int = 0) -> Iterator[Tally]:
     yield onnx_folders(models[0], models[1], folder / "onnx", kinds)
     yield students(distillers[0][0], folder / "student", kinds)
     yield corpora(distillers[0][0], distillers[2][0], folder / "corpus", kinds)
+    plain = [world.plain(), reseeded(world.plain("--seed", "7"))]
+    yield cuts(*plain, known, folder / "cuts", kinds)
     yield caches(taught, trainers[0][0], known, folder / "caches", kinds)
     yield checkpoints(trainers + distillers, known, folder / "copy", kinds, seed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from faults.runs import Command, World, last_lines
+from faults.runs import PLAIN_CASES, Command, World, last_lines
 from faults.tally import Clock, Tally
 
 SWITCHES = {
@@ -51,5 +51,6 @@ def long_form(folder: Path, seed: int = 0) -> list[Tally]:
     students = ("distilbert", "gpt2")
     return [
         *(try_all(world.trainer(case), SWITCHES, folder / case) for case in cases),
+        *(try_all(world.plain(*flags), SWITCHES, folder / f"plain {n}") for n, flags in enumerate(PLAIN_CASES)),
         *(try_all(world.distiller(student), LM_SWITCHES, folder / student) for student in students),
     ]

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import forked
+import tiny
 from faults.kills import Uninterrupted
 from faults.runs import World
 from faults.tally import Clock, Tally
+from transformers import AutoModelForSequenceClassification
 
 import distiller
 import masked_run_glue
@@ -25,6 +27,8 @@ import visualizing_image
 from emmental.atomic import MANIFEST, sha256_of
 from emmental.export import bertarize, counts_parameters, storage
 from emmental.language_models import corpus
+from emmental.shrinking import shrink
+from emmental.small_models import MODELLING_FILES
 
 Start = tuple[Callable, list[str]]
 
@@ -37,8 +41,8 @@ class Attack:
         name: of the attack.
         lay: puts the files into a folder that is a copy of a sound one; given that folder and the canary's path, which
             must not come into being.
-        target: what the folder is a copy of: "bert" (a model with its tokenizer), "run" (a trainer's output with its
-            caches), "teacher", "corpus" (of the distiller) or "" (empty).
+        target: what the folder is a copy of: "bert" (a model with its tokenizer), "small" (the same, cut), "run" (a
+            trainer's output with its caches), "teacher", "corpus" (of the distiller) or "" (empty).
     """
 
     name: str
@@ -122,6 +126,23 @@ def _setting(**changes: object) -> Callable[[Path, Path], None]:
     return lay
 
 
+def _sizes(**changes: object) -> Callable[[Path, Path], None]:
+    """Have a small configuration lie about its first layer."""
+
+    def lay(folder: Path, canary: Path) -> None:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content["per_layer_config"]["0"].update(changes)
+        (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
+
+    return lay
+
+
+def _modelling_file(folder: Path, canary: Path) -> None:
+    """Tamper with the code that a small model's folder has for programs without this package."""
+    for name in MODELLING_FILES:
+        (folder / name).write_text(f"open({str(canary)!r}, 'w').close()\n", encoding="utf-8")
+
+
 def _text(name: str, text: bytes) -> Callable[[Path, Path], None]:
     return lambda folder, canary: (folder / name).write_bytes(text)
 
@@ -200,6 +221,13 @@ ATTACKS = (
     Attack("config of 10^13 words", _setting(vocab_size=10**13), "bert"),
     Attack("config of -1 heads", _setting(num_attention_heads=-1), "bert"),
     Attack("config of 10^9 layers of a teacher", _setting(num_hidden_layers=10**9), "teacher"),
+    Attack("small model with a modelling file that runs code", _modelling_file, "small"),
+    Attack("small model of -1 heads", _sizes(num_attention_heads=-1), "small"),
+    Attack("small model of 10^12 heads", _sizes(num_attention_heads=10**12), "small"),
+    Attack("small model of 1e999 neurons", _sizes(intermediate_size=1e999), "small"),
+    Attack("small model whose sizes do not fit its weights", _sizes(intermediate_size=31), "small"),
+    Attack("small model with sizes of layer 10^9", _setting(per_layer_config={str(10**9): {}}), "small"),
+    Attack("small model of another format", _setting(small_format=99), "small"),
     Attack("training state nested without end", _sealed("training_state.json", _NESTED), "run"),
     Attack("training state of another form", _sealed("training_state.json", b'{"arguments": 1}'), "run"),
     Attack("manifest nested without end", _text(f"out/checkpoint-16/{MANIFEST}", _NESTED), "run"),
@@ -227,6 +255,10 @@ def attack(attacks: tuple[Attack, ...], folder: Path) -> Tally:
         "bert": folder / "world" / "bert",
         "teacher": Path(student.flags[student.flags.index("--teacher_name") + 1]),
     }
+    sources["small"] = folder / "world" / "small"
+    model = AutoModelForSequenceClassification.from_pretrained(sources["bert"])
+    shrink(model, [(range(1), range(16)), (range(2), range(8))]).save_pretrained(sources["small"])
+    tiny.tokenizer().save_pretrained(sources["small"])
     sources |= {"run": known.of(command)[0].parent, "corpus": folder / "world" / "distilbert" / "corpus"}
     with Clock(Tally("hostile file handed to every program that reads it", unit="files")) as tally:
         for number, each in enumerate(attacks):
@@ -266,7 +298,7 @@ def _starts(each: Attack, place: Path, world: World) -> list[Start]:
             (distiller.main, student.argv(new, *weights)),
             (corpus.main, [*binarize, "--min_length", "3"]),
         ]
-    if each.target == "bert":
+    if each.target in ("bert", "small"):
         model = ("--model_name_or_path", str(place))
         return [
             (masked_run_glue.main, command.argv(new, *model)),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from faults.injection import KILLS, SaveCalls, last_call
-from faults.runs import STUDENTS, TRAINER_CASES, Command, World, difference, last_lines
+from faults.runs import PLAIN_CASES, STUDENTS, TRAINER_CASES, Command, World, difference, last_lines
 from faults.tally import Clock, Tally
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,9 +86,10 @@ def at_save_calls(
 
 
 def all_commands(world: World) -> list[Command]:
-    """Every case of the trainer but the slow one that draws, and every student of the distiller."""
+    """Every case of the trainer but the slow one that draws, runs in phases, and every student of the distiller."""
     cases = [case for case in TRAINER_CASES if case != "drawn"]
-    return [*map(world.trainer, cases), *map(world.distiller, STUDENTS)]
+    phases = [world.plain(*flags) for flags in PLAIN_CASES]
+    return [*map(world.trainer, cases), *map(world.distiller, STUDENTS), *phases]
 
 
 def long_form(folder: Path, seed: int = 0) -> Iterator[Tally]:

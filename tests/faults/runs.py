@@ -29,7 +29,9 @@ TRAINER_CASES = {
     "limited": ["--save_total_limit", "2", "--evaluate_during_training", "--save_steps", "3"],
     "drawn": ["--pictures", "--save_steps", "8"],
 }
-"""Name -> flags beyond those of `Trainer.flags`; all students have dropout."""
+"""Name -> flags beyond those of `World.trainer`; all students have dropout."""
+PLAIN_CASES = ((), ("--granularity", "unstructured"), ("--keep", "0.5", "0.25"))
+"""Flags beyond those of `World.plain`: runs in phases."""
 STUDENTS = ("distilbert", "roberta", "gpt2")
 _SECONDS = re.compile(rb'"(milli)?seconds": [0-9.]+')
 
@@ -130,7 +132,9 @@ class World:
             *("--no-engines", "--max_steps", "6", "--save_steps", "4", "--logging_steps", "3", *others),
         )
         main, stepper = masked_run_glue.main, distiller.TaskDistiller
-        return Command("trainer plain", main, flags, "--output_dir", "masked_run_glue.py", stepper)
+        return Command(
+            " ".join(("trainer plain", *others)), main, flags, "--output_dir", "masked_run_glue.py", stepper
+        )
 
     def distiller(self, student: str, *others: str) -> Command:
         """The distiller: 22 sequences, 6 batches of 4, 2 an update, 2 epochs: 6 updates, checkpoints at 2, 3, 4, 6."""
@@ -194,7 +198,7 @@ def evidence(output: Path) -> dict[str, bytes]:
     return files
 
 
-_OF_A_STOP = re.compile(r"(dense/)?checkpoint-\d+/.*|pictures/overview-\d+\.png|(dense/)?\.emmental\.json")
+_OF_A_STOP = re.compile(r"(dense/|keep-[\d.]+/)?(checkpoint-\d+/.*|\.emmental\.json)|pictures/overview-\d+\.png")
 
 
 def difference(output: Path, whole: Path, stopped: bool = False, ordered: bool = True) -> str | None:
@@ -212,7 +216,7 @@ def difference(output: Path, whole: Path, stopped: bool = False, ordered: bool =
         may_differ = stopped and _OF_A_STOP.fullmatch(name) and not name.startswith(f"checkpoint-{last}/")
         if found.get(name) == expected.get(name) or (may_differ and (name not in found or name not in expected)):
             continue
-        if may_differ and name == ".emmental.json" and set(expected[name].split()) <= set(found[name].split()):
+        if may_differ and name.endswith(".emmental.json") and set(expected[name].split()) <= set(found[name].split()):
             continue
         wrong.append(f"{name} {'is missing' if name not in found else 'differs' if name in expected else 'is new'}")
     order, expected_order = (data_order(output), data_order(whole)) if ordered else ({}, {})
