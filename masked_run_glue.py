@@ -248,8 +248,6 @@ def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None, FeatureDataset 
     if run.speedup is not None and (reason := why_not(run.speedup_engine)):
         raise UserError(f"--speedup_engine {run.speedup_engine}: {reason}")
     more = with_unlabelled(run, train_dataset, tokenizer, _cache_folder(run))
-    if len(more) > len(train_dataset):
-        logger.info("text without labels: %d rows, which the teacher labels", len(more) - len(train_dataset))
     run.contents["data"] = more.fingerprint
     lines = [*plan_of_run(run, len(train_dataset)), *forecast(run, len(train_dataset))]
     refuse_early(run, train_dataset, lambda part: load_model(part, part.task, tokenizer))
@@ -335,7 +333,8 @@ def train(
             if loop.save_is_scheduled and args.evaluate_during_training:
                 loop.require_finite()
                 results = evaluate(args, model, tokenizer, prefix=f"checkpoint-{distiller.global_step}")
-                loop.log_results(results, results[args.task.primary_metric], plan.is_final(distiller.global_step))
+                may_be_best = not args.load_best_model_at_end or plan.is_final(distiller.global_step)
+                loop.log_results(results, results[args.task.primary_metric], may_be_best)
             if loop.save_is_due:
                 # Picture first: a run that is killed between the two goes on from the checkpoint and draws no more.
                 _save_picture(loop, plan)

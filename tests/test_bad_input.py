@@ -81,7 +81,7 @@ FLAGS = {
     "hub": (["--push_to_hub", "--dry_run"], "--push_to_hub contradicts --dry_run"),
     "hub in no reach": (["--push_to_hub"], "--push_to_hub needs the Hub, and the environment variable HF_HUB_OFFLINE"),
     "teacher type alone": (["--teacher_type=bert"], "--teacher_type does nothing without a teacher"),
-    "files and task": (["--train_file=x.csv"], "--train_file stands in for --data_dir and --task_name"),
+    "files and task": (["--train_file=x.csv"], "--train_file cannot be used with --data_dir or --task_name"),
     "short": (["--max_seq_length=2"], "--max_seq_length accepts numbers from 3"),
     "too long": (["--max_seq_length=33"], "--max_seq_length 33 is more than the 32 tokens"),
     "warm-up longer than the run": (["--warmup_steps=50"], "--warmup_steps 50 is longer than"),

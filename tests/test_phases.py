@@ -13,6 +13,7 @@ import forked
 import pytest
 import torch
 from faults.runs import Command, World, difference, last_lines, log_of
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 import masked_run_glue
@@ -148,6 +149,13 @@ def test_the_best_engine_is_named_with_its_code(world: World, structured: Path, 
     assert "The best engine on this machine, for 1 x 32 tokens, is " in said
     assert "times the dense model in PyTorch fp32" in said
     assert "\nsession = " in said or "\nmodel = " in said
+
+
+def test_only_finished_models_are_rounded(world: World, structured: Path, tmp_path: Path) -> None:
+    output = finished(world.plain("--save_dtype", "float16"), tmp_path / "out")
+    exact, rounded, dense = (load_file(each / "model.safetensors") for each in (structured, output, output / "dense"))
+    assert {value.dtype for value in dense.values()} == {torch.float32}
+    assert all(torch.equal(value.half(), rounded[name]) for name, value in exact.items())
 
 
 def test_single_weights_end_as_exact_zeros(unstructured: Path) -> None:

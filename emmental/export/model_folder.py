@@ -159,7 +159,7 @@ def _override(config: MaskedConfig, method: str | None, threshold: float | None,
     config.pruning_method = method
     if method == "l0":
         if threshold is not None:
-            raise UserError("--threshold is not for l0, whose gates alone decide; leave it away")
+            raise UserError("--threshold is not for l0, whose gates alone decide; omit it")
     elif config.global_boundary is None:
         accepted = {"threshold": "a score above which weights stay"}.get(method, "a number from 0 to 1")
         if method in FRACTION_METHODS:

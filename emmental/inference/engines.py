@@ -204,7 +204,7 @@ def _named_config(model: PreTrainedModel) -> PreTrainedConfig:
 
 
 def from_onnx(path: Path, engine: str, threads: int, config: Any = None) -> nn.Module:
-    """The model of an ONNX file in ONNX Runtime or OpenVINO; `config` stands in for a config.json beside it."""
+    """The model of an ONNX file in ONNX Runtime or OpenVINO; `config` is used where no config.json lies beside it."""
     from emmental.export.onnx import load_session
 
     session = load_session(path, threads)  # reads and checks the file, whoever runs it

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 
 import numpy as np
 import scipy.sparse
@@ -61,7 +62,7 @@ def make_linear(matrix: scipy.sparse.csr_array, bias: np.ndarray, dense_above: f
     return form(matrix, bias)
 
 
-class BlockLinear(nn.Module):
+class BlockLinear(nn.Module, ABC):
     """x -> W x + b on blocks of columns."""
 
     bias: Tensor
@@ -70,6 +71,7 @@ class BlockLinear(nn.Module):
         super().__init__()
         self.register_buffer("bias", torch.from_numpy(bias.astype(np.float32))[:, None])  # (out, 1)
 
+    @abstractmethod
     def forward(self, blocks: Tensor, out: Tensor) -> Tensor:
         """Write W x + b.
 
@@ -80,11 +82,10 @@ class BlockLinear(nn.Module):
         Returns:
             `out`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def add_to(self, blocks: Tensor, out: Tensor) -> Tensor:
         """Add W x + b to `out`; arguments as of `forward`."""
-        raise NotImplementedError
 
 
 class SparseBlockLinear(BlockLinear):

@@ -134,7 +134,7 @@ def _type_problems(args: Flags) -> list[str]:
         needed = "needs --mlm" if student in MASKED_STUDENTS else "excludes --mlm"
         problems.append(f"--student_type {student} {needed}: BERT and RoBERTa are masked LMs, GPT-2 is a causal one")
     if args.freeze_token_type_embds and student not in ("bert", "roberta"):
-        problems.append(f"--freeze_token_type_embds: a {student} has no token types; leave it away")
+        problems.append(f"--freeze_token_type_embds: a {student} has no token types; omit it")
     return problems
 
 

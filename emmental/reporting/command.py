@@ -146,7 +146,7 @@ def find_problems(args: argparse.Namespace) -> list[str]:
     if args.validation_file is None and None in (args.data_dir, args.task_name):
         problems.append("--data_dir and --task_name are required, or --validation_file in their place")
     if args.validation_file is not None and (args.data_dir or args.task_name):
-        problems.append("--validation_file stands in for --data_dir and --task_name; give one or the other")
+        problems.append("--validation_file cannot be used with --data_dir and --task_name; give either")
     for flag in ("target", "results"):
         problems += _output_problems(flag, getattr(args, flag))
     if args.model_card:
@@ -170,7 +170,7 @@ def _card_problems(folder: Path) -> list[str]:
     if not (folder / "README.md").is_file():
         return [f"--model_card: {folder} has no README.md to put the tables into"]
     if (folder / atomic.MANIFEST).is_file():
-        return [f"--model_card: {folder} has a {atomic.MANIFEST}, and none of its files may change; leave it away"]
+        return [f"--model_card: {folder} has a {atomic.MANIFEST}, and none of its files may change; omit --model_card"]
     return []
 
 

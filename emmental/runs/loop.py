@@ -201,17 +201,12 @@ class RunLoop:
         row["skipped_updates"] = learner.skipped_updates
         self.progress.log(learner.global_step, row)
 
-    def log_results(self, results: dict[str, float], metric: float, final: bool = True) -> None:
-        """Log an evaluation on the way; the checkpoint with the highest metric is kept.
-
-        With `--load_best_model_at_end` only those count that are `final`: pruned as much as the last one.
-        """
+    def log_results(self, results: dict[str, float], metric: float, may_be_best: bool = True) -> None:
+        """Log an evaluation on the way; of checkpoints that may be the best, that with the highest metric is kept."""
         step = self.learner.global_step
         if self.progress is not None:
             self.progress.log(step, {"eval": results})
-        if self.run.flags.all().get("load_best_model_at_end") and not final:
-            return
-        if self.best["metric"] is None or metric > self.best["metric"]:
+        if may_be_best and (self.best["metric"] is None or metric > self.best["metric"]):
             self.best = {"step": step, "metric": metric}
 
     def load_best(self) -> None:

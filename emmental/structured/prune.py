@@ -48,7 +48,7 @@ def prune(
             `max_length` tokens in PyTorch, measured on this machine.
         max_length: tokens beyond which a text is cut.
         batch_size: texts that go through the model at once.
-        refit: fit what is left to stand in for what was cut.
+        refit: fit what is left to make up for what was cut.
 
     Returns:
         The small model, in evaluation mode.

@@ -1,4 +1,4 @@
-"""Least squares that let what is left of each sublayer stand in for what was cut.
+"""Least squares that let what is left of each sublayer make up for what was cut.
 
 From the bottom to the top, the attention output and the down projection get the weights and bias with which the pruned
 model's residual stream comes closest to the dense model's. So each sublayer also mends what those below it changed.

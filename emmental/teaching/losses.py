@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from emmental.data.joined import UNLABELLED
 from emmental.runs.processes import Processes
 
 IGNORED = -100
@@ -39,13 +40,13 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Loss of each example, (B,): cross entropy of logits (B, C), or squared error of one output (B, 1).
 
-    A row without a label, `IGNORED` among classes and NaN among scores, has loss and gradient 0.
+    A row without a label (see `emmental.data.joined`) has loss and gradient 0.
     """
     if logits.shape[-1] == 1:
         scores = logits.float().squeeze(-1)
         known = torch.where(labels.isnan(), scores.detach(), labels.float())
         return F.mse_loss(scores, known, reduction="none")
-    return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=IGNORED)
+    return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=UNLABELLED)
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

@@ -285,7 +285,7 @@ def _task_problems(args: Flags) -> list[str]:
     problems = []
     own_files = [flag for flag in ("train_file", "validation_file", "test_file") if getattr(args, flag)]
     if own_files and (args.data_dir or args.task_name not in (None, "custom")):
-        problems.append(f"--{own_files[0]} stands in for --data_dir and --task_name; give one or the other")
+        problems.append(f"--{own_files[0]} cannot be used with --data_dir or --task_name; give either")
     elif own_files:
         wants_dev = args.do_eval and not args.train_file  # of which a part is set aside otherwise
         needed = {"train_file": args.do_train, "validation_file": wants_dev, "test_file": args.do_predict}
@@ -447,7 +447,7 @@ def apex_problem(no_cuda: bool) -> str | None:
     from importlib.util import find_spec
 
     if no_cuda:
-        return "--use_apex runs on GPUs only; leave --no_cuda away"
+        return "--use_apex runs on GPUs only; omit --no_cuda"
     if find_spec("apex") is None or find_spec("apex.optimizers") is None:
         return (
             "--use_apex needs NVIDIA apex, which is built from NVIDIA's source repository (with --cpp_ext and "

@@ -128,6 +128,7 @@ def dense_phase(run: Run, examples: int) -> Run:
     """The run that fine-tunes dense, in a folder of its own; its length and rates are the recipe's own."""
     config, _ = load_config(run)
     flags: dict[str, Any] = {"model_type": base_model_type(config.model_type), "alpha_ce": 0.5, "alpha_distil": 0.5}
+    flags["save_dtype"] = "float32"  # what is pruned from it starts from all its bits
     if run.recipe == "auto":
         values = dense_values(facts_of(run, examples)) | {"warmup_steps": None, "max_steps": -1}
         own = {"num_train_epochs", "max_steps", "learning_rate", "warmup_steps"}

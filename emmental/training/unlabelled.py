@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from emmental.runs.run import Run
 from emmental.tasks import unlabelled_task
 from emmental.tasks.task import FILE_FLAGS
 from emmental.training.tasks import reading_of
+
+logger = logging.getLogger(__name__)
 
 FLAG = "--unlabeled_file"
 _MOST_BYTES = 1 << 30
@@ -24,7 +27,9 @@ def with_unlabelled(run: Run, dataset: FeatureDataset, tokenizer: Any, cache: Pa
         UserError: a file is empty, too large, no text, or of other columns than the task's.
     """
     for file in run.unlabeled_file or ():
-        dataset = JoinedDataset(dataset, _features(run, file, tokenizer, cache))
+        more = _features(run, file, tokenizer, cache)
+        logger.info("text without labels: %d rows of %s, which the teacher labels", len(more), file)
+        dataset = JoinedDataset(dataset, more)
     return dataset
 
 

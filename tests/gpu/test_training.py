@@ -193,12 +193,13 @@ def test_a_language_model_as_on_a_cpu(tmp_path):
 @pytest.mark.gpu_only
 @pytest.mark.parametrize("method", METHODS)
 def test_no_update_waits_for_the_device(flags, method, monkeypatch):
-    step = TaskDistiller.step
+    step, updates = TaskDistiller.step, []
 
     def watched(self: TaskDistiller, *args: object) -> bool:
         prepares = self.global_step == 0
         due = prepares or (self.args.global_topk and self._global_threshold_is_due(self.global_step + 1))
-        torch.cuda.set_sync_debug_mode("default" if due else "error")
+        updates.append(due)
+        torch.cuda.set_sync_debug_mode("default" if due else "error")  # an update that waits raises
         try:
             return step(self, *args)
         finally:
@@ -206,3 +207,4 @@ def test_no_update_waits_for_the_device(flags, method, monkeypatch):
 
     monkeypatch.setattr(TaskDistiller, "step", watched)
     masked_run_glue.main(flags("out", *METHODS[method].split(), "--bf16", "--logging_steps", "100"))
+    assert updates.count(False) > 1

@@ -335,7 +335,7 @@ def test_regression_has_no_classes(tmp_path):
         (["--batch_sizes", "one"], "invalid int value: 'one'"),
         (["--task_name", "sst-3"], "--task_name 'sst-3' is none of"),
         (["--task_name", "mnli"], "dev_matched.tsv is missing"),
-        (["--validation_file", "dev.csv"], "--validation_file stands in for --data_dir and --task_name"),
+        (["--validation_file", "dev.csv"], "--validation_file cannot be used with --data_dir and --task_name"),
         (["--model_name_or_path", "nowhere"], "has no config.json"),
         (["--threshold", "30"], "accepts the fraction of weights that stay"),
         (["--target", "notes.txt"], "--target notes.txt exists and is no report; it is left alone"),

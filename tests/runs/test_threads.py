@@ -125,4 +125,4 @@ def test_the_module_is_light():
         "spec.loader.exec_module(importlib.util.module_from_spec(spec))\n"
         "assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code, threads.__file__], check=True)
+    assert subprocess.run([sys.executable, "-c", code, threads.__file__], check=False).returncode == 0
