@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -88,3 +89,21 @@ def kill_at_call(module: object, name: str, number: int) -> Callable[[], None]:
         setattr(module, name, counted)
 
     return install
+
+
+def as_two_ranks(before: Callable[[int], None] = lambda rank: None) -> Callable[[], None]:
+    """What `run` takes as `before`: the child becomes rank 0 of two, a child of its own rank 1, as under torchrun.
+
+    `before` is called in each with its rank. The status of `run` is that of rank 0.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def split() -> None:
+        rank = int(os.fork() == 0)
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in names.items()})
+        before(rank)
+
+    return split

@@ -15,6 +15,7 @@ from emmental.architectures import architecture_of
 from emmental.data import FeatureDataset
 from emmental.errors import UserError
 from emmental.pretrained import from_pretrained, weights_fingerprint
+from emmental.runs.processes import Processes
 from emmental.runs.run import Run
 from emmental.structured.rungs import CLIFF, Pruned, prune_carefully
 from emmental.structured.selection import Budget
@@ -24,14 +25,15 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "pruned"
 _FACTS = "pruned.json"
-_BATCH = 32
+_BATCH, _FEWEST_BATCHES = 32, 8
+"""Of few rows, too, there are batches enough for eight processes, and so the same ones for one."""
 _FEWEST_ROWS = 8
 
 
 def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budget, name: str) -> PreTrainedModel:
     """The small model that the budget pays for, from `<output_dir>/pruned` if it lies there.
 
-    Rank 0 prunes; all ranks read what it wrote.
+    Each rank goes through its share of the rows. All choose by the sums over all ranks; rank 0 writes, all read it.
 
     Args:
         run: its seed draws the rows.
@@ -45,26 +47,31 @@ def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budge
     """
     folder = run.folder / FOLDER
     identity = {"budget": name, "dense": weights_fingerprint(dense), "data": dataset.fingerprint, "seed": run.seed}
-    with run.processes.main_first():
-        if run.processes.is_main and not _stands(folder, identity):
-            found = prune_carefully(dense.eval(), rows_to_prune_on(dataset, dense, run.seed), budget)
-            _say(found)
-            with atomic.atomic_folder(run.output.record_folder(FOLDER), damaged_too=True) as temporary:
-                found.model.save_pretrained(temporary)
-                atomic.write_json(temporary / _FACTS, identity | {"changed": found.agreement.changed})
-        elif run.processes.is_main:
-            logger.info("the pruned model of before is taken: %s", folder)
+    if run.processes.any(run.processes.is_main and not _stands(folder, identity)):
+        rows = rows_to_prune_on(dataset, dense, run.seed, run.processes)
+        found = prune_carefully(dense.eval(), rows, budget, reduce=run.processes.sum)
+        with run.processes.main_first():
+            if run.processes.is_main:
+                _say(found)
+                with atomic.atomic_folder(run.output.record_folder(FOLDER), damaged_too=True) as temporary:
+                    found.model.save_pretrained(temporary)
+                    atomic.write_json(temporary / _FACTS, identity | {"changed": found.agreement.changed})
+    else:
+        logger.info("the pruned model of before is taken: %s", folder)
     return from_pretrained(AutoModelForSequenceClassification, str(folder)).to(run.processes.device)
 
 
-def rows_to_prune_on(dataset: FeatureDataset, model: PreTrainedModel, seed: int) -> Material:
-    """Training rows for information and refit, and others for the check, drawn by the seed.
+def rows_to_prune_on(dataset: FeatureDataset, model: PreTrainedModel, seed: int, processes: Processes) -> Material:
+    """This process' training rows for information and refit, and others for the check, drawn by the seed.
+
+    Processes take turns at the batches, so that together they have those of one process.
 
     Raises:
-        UserError: there are fewer than 8 rows.
+        UserError: there are fewer than 8 rows for each process.
     """
-    if len(dataset) < _FEWEST_ROWS:
-        raise UserError(f"--granularity structured needs {_FEWEST_ROWS} training rows or more, not {len(dataset)}")
+    count = processes.world_size
+    if len(dataset) < (fewest := _FEWEST_ROWS * count):
+        raise UserError(f"--granularity structured needs {fewest} training rows or more, not {len(dataset)}")
     rows = np.random.default_rng(seed).permutation(len(dataset))
     checked, others = np.split(rows, [min(MOST_CHECKED, len(rows) // 5)])
     tokens = np.cumsum(dataset.lengths[others])
@@ -72,7 +79,9 @@ def rows_to_prune_on(dataset: FeatureDataset, model: PreTrainedModel, seed: int)
 
     def batches(chosen: np.ndarray) -> list[Batch]:
         longest_first = chosen[np.argsort(-dataset.lengths[chosen], kind="stable")]
-        return [_inputs(dataset, longest_first[i : i + _BATCH], model) for i in range(0, len(chosen), _BATCH)]
+        size = max(1, min(_BATCH, len(chosen) // max(_FEWEST_BATCHES, count)))
+        starts = range(0, len(chosen), size)[processes.rank :: count]
+        return [_inputs(dataset, longest_first[start : start + size], model) for start in starts]
 
     return Material(batches(others[:INFORMATION_TEXTS]), batches(others[:enough]), batches(checked))
 
