@@ -74,7 +74,7 @@ class TaskDistiller(UpdateLoop):
         hidden: how the student's hidden states are compared with the teacher's; None when they are not.
 
     Attributes:
-        student, companion: the model, not wrapped for distribution; the projection of the hidden states, if any.
+        student, projection: the model, not wrapped for distribution; the projection of the hidden states, if any.
         losses: of the last micro-batch: ce (for regression: mean squared error), distil, hidden_cos, hidden_mse,
             regularization, and total, their weighted sum.
         global_threshold: of a global top-k, see `emmental.pruning.global_threshold`; None without one.
@@ -138,7 +138,7 @@ class TaskDistiller(UpdateLoop):
         return updated
 
     def keep_exact_masks(self) -> None:
-        """Let a global top-k keep exactly its share of the scores as they are: the last update is followed by this."""
+        """Recompute the global top-k mask from the final scores. Called once, after the last update."""
         if self.args.global_topk and self._masked:
             self.global_threshold = global_threshold(self.student, self.plan.final_threshold)
             noise_seed = self._noise_seed(self.global_step + 1)

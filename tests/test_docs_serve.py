@@ -17,6 +17,7 @@ import tiny_models
 import torch
 
 from emmental.export import onnx
+from emmental.export.arguments import read_arguments
 from emmental.inference import predict
 from emmental.reporting import command
 
@@ -76,7 +77,7 @@ def test_commands(place, wanted, monkeypatch, capsys):
     predict.main(emmental_commands()["sparse"])
     answers = [json.loads(line)["probabilities"] for line in (place / "answers.jsonl").read_text().splitlines()]
     assert [pytest.approx(row, abs=0.05) for row in wanted] == answers  # int8
-    assert command.find_problems(command._parser().parse_args(emmental_commands()["report"])) == []
+    assert command.find_problems(read_arguments(command._parser(), emmental_commands()["report"])) == []
 
 
 @pytest.mark.skipif(importlib.util.find_spec("fastapi") is None, reason="needs FastAPI")

@@ -5,9 +5,7 @@ python -m emmental.export.bertarize --model_name_or_path out --target_model_path
 
 from __future__ import annotations
 
-import argparse
 import copy
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,12 +15,11 @@ from transformers import PreTrainedModel
 
 import emmental
 from emmental import atomic
-from emmental.command_line import OneLineParser, user_mistakes
+from emmental.command_line import user_mistakes
 from emmental.errors import UserError
+from emmental.export.arguments import folder_parser, folders, read_arguments, refuse_foreign, write_model
 from emmental.export.model_folder import build_model, read_model, read_settings
-from emmental.export.package import TOKENIZER_FILES
 from emmental.masked_models import plain_class
-from emmental.methods import PRUNING_METHODS
 from emmental.patching import masked_layers, unmask_linears
 from emmental.pretrained import weight_files
 from emmental.pruning import remaining_weights
@@ -68,31 +65,16 @@ def bertarize_folder(
         pruning_method, threshold: override what the model records.
 
     Raises:
-        UserError: as `read_model`; the model is not masked.
-        UserError: `target` is something else.
+        UserError: as `read_model`; the model is not masked; `target` is something else.
     """
     source, target = Path(source), Path(target)
-    _refuse_foreign(target)
+    refuse_foreign(target, _MARK)
     if not read_settings(source)["model_type"].startswith("masked_"):
         raise UserError(f"--model_name_or_path {source} is not masked, so there is nothing to convert")
     masked = read_model(source, pruning_method, threshold)
     plain = bertarize(masked)
-    with atomic.atomic_folder(target) as temporary:
-        plain.save_pretrained(temporary, max_shard_size="1TB")
-        for file in (source / name for name in TOKENIZER_FILES):
-            if file.is_file():
-                shutil.copyfile(file, temporary / file.name)
-        atomic.write_text(temporary / "README.md", _model_card(source, masked, plain))
+    write_model(plain, source, target, _model_card(source, masked, plain))
     return plain
-
-
-def _refuse_foreign(target: Path) -> None:
-    """A checkpoint has a manifest too: only a folder with our card may be replaced."""
-    if not target.exists():
-        return
-    card = target / "README.md"
-    if not (target / atomic.MANIFEST).is_file() or not card.is_file() or _MARK not in card.read_text("utf-8"):
-        raise UserError(f"--output {target} exists and is no bertarized model; it is left alone")
 
 
 def _model_card(source: Path, masked: PreTrainedModel, plain: PreTrainedModel) -> str:
@@ -125,41 +107,15 @@ def _model_card(source: Path, masked: PreTrainedModel, plain: PreTrainedModel) -
     return "\n".join([*front, "---", _MARK, heading, "", text, "", *table, ""])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser("Write a masked model as a plain Transformers model with exact zeros where it is pruned.")
-    parser.add_argument("--model_name_or_path", required=True, help="folder of the masked model, or a checkpoint's")
-    parser.add_argument(
-        "--output",
-        "--target_model_path",
-        dest="target_model_path",
-        help="folder to write; bertarized_<name> beside the model if absent",
-    )
-    add_masking_flags(parser)
-    return parser
-
-
-def add_masking_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that override what a masked model records."""
-    parser.add_argument(
-        "--pruning_method",
-        choices=(*PRUNING_METHODS, "sigmoid_threshold"),
-        help="in the place of the method that the model records",
-    )
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        help="in the place of the threshold that the model records: the fraction of weights that stay, 0 to 1, for "
-        "topK, magnitude and fisher; the score above which they stay for threshold and sigmoied_threshold",
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert what the command line names; a mistake is one line on stderr and exit status 2."""
-    args = _parser().parse_args(argv)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    source = Path(args.model_name_or_path)
-    target = args.target_model_path or source.resolve().parent / f"bertarized_{source.resolve().name}"
+    parser = folder_parser(
+        "Write a masked model as a plain Transformers model with exact zeros where it is pruned.",
+        "masked, or a checkpoint's",
+        "bertarized",
+    )
+    args = read_arguments(parser, argv)
+    source, target = folders(args)
     with user_mistakes():
         bertarize_folder(source, target, args.pruning_method, args.threshold)
     print(target)

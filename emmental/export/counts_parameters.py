@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import transformers
 from transformers import PreTrainedModel
 
 from emmental.architectures import encoder_linears, encoder_room
 from emmental.command_line import OneLineParser, user_mistakes
 from emmental.errors import UserError
-from emmental.export.bertarize import add_masking_flags
+from emmental.export.arguments import read_arguments
 from emmental.export.model_folder import read_model
 from emmental.export.storage import load_package
 from emmental.patching import masked_layers
@@ -137,15 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model_name_or_path", required=True, help="folder of a model, or a package's file")
     parser.add_argument("--json", action="store_true", help="print JSON in the place of the table")
     parser.add_argument("--picture", help="picture to write: a heat map, a row for each layer; .png, .pdf, ...")
-    add_masking_flags(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Count what the command line names; a mistake is one line on stderr and exit status 2."""
-    args = _parser().parse_args(argv)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    args = read_arguments(_parser(), argv)
     with user_mistakes():
         if args.picture is not None:
             picture_suffix(args.picture)

@@ -18,16 +18,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from emmental import atomic
 from emmental.architectures import base_model_type, longest_input, takes_token_types
-from emmental.command_line import OneLineParser, user_mistakes
+from emmental.command_line import user_mistakes
 from emmental.data.texts import read_texts
 from emmental.errors import UserError
-from emmental.export.bertarize import add_masking_flags, bertarize
+from emmental.export.arguments import folder_parser, folders, read_arguments
+from emmental.export.bertarize import bertarize
 from emmental.export.model_folder import read_model
 from emmental.export.onnx_card import onnx_card
 from emmental.export.onnx_int8 import calibration_batches, quantize_int8
@@ -312,14 +312,12 @@ def _summary(result: OnnxExport, target: Path) -> str:
     return "\n".join([*lines, str(target)])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser("Write a model as ONNX, as transformers.js reads it, and check it against PyTorch.")
-    parser.add_argument("--model_name_or_path", required=True, help="folder of a masked, plain or small model")
-    parser.add_argument(
-        "--output",
-        "--target_model_path",
-        dest="target_model_path",
-        help="folder to write; onnx_<name> beside the model if absent",
+def main(argv: Sequence[str] | None = None) -> None:
+    """Export what the command line names; a mistake is one line on stderr and exit status 2."""
+    parser = folder_parser(
+        "Write a model as ONNX, as transformers.js reads it, and check it against PyTorch.",
+        "masked, plain or small",
+        "onnx",
     )
     parser.add_argument(
         "--int8",
@@ -330,17 +328,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calibration_file", help="texts for int8 with fixed scales, tried beside scales found as they come"
     )
-    add_masking_flags(parser)
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Export what the command line names; a mistake is one line on stderr and exit status 2."""
-    args = _parser().parse_args(argv)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    source = Path(args.model_name_or_path)
-    target = Path(args.target_model_path or source.resolve().parent / f"onnx_{source.resolve().name}")
+    args = read_arguments(parser, argv)
+    source, target = folders(args)
     with user_mistakes():
         result = export_onnx_folder(
             source, target, args.int8, args.pruning_method, args.threshold, args.calibration_file

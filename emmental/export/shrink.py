@@ -5,22 +5,17 @@ python -m emmental.export.shrink --model_name_or_path out --target_model_path sm
 
 from __future__ import annotations
 
-import argparse
 import copy
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import transformers
 from transformers import PreTrainedModel
 
-from emmental import atomic
 from emmental.architectures import encoder_linears
-from emmental.command_line import OneLineParser, user_mistakes
-from emmental.errors import UserError
-from emmental.export.bertarize import add_masking_flags, bertarize
+from emmental.command_line import user_mistakes
+from emmental.export.arguments import folder_parser, folders, read_arguments, refuse_foreign, write_model
+from emmental.export.bertarize import bertarize
 from emmental.export.model_folder import read_model
-from emmental.export.package import TOKENIZER_FILES
 from emmental.patching import masked_layers
 from emmental.shrinking import as_plain, fold_constants, layer_sizes, shrink
 
@@ -57,17 +52,10 @@ def shrink_folder(
         UserError: as `read_model`; `target` is something else.
     """
     source, target = Path(source), Path(target)
-    card = target / "README.md"
-    if target.exists() and not (card.is_file() and _MARK in card.read_text("utf-8", errors="replace")):
-        raise UserError(f"--output {target} exists and was not made by this command; it is left alone")
+    refuse_foreign(target, _MARK)
     model = read_model(source, pruning_method, threshold)
     small = shrink_emptied(model)
-    with atomic.atomic_folder(target) as temporary:
-        small.save_pretrained(temporary, max_shard_size="1TB")
-        for file in (source / name for name in TOKENIZER_FILES):
-            if file.is_file():
-                shutil.copyfile(file, temporary / file.name)
-        atomic.write_text(temporary / "README.md", _card(source, model, small))
+    write_model(small, source, target, _card(source, model, small))
     return small
 
 
@@ -99,26 +87,15 @@ If the model type starts with `small_`, load it after `import emmental`, or with
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser("Cut heads and neurons that pruning has emptied out of a model: same logits, less work.")
-    parser.add_argument("--model_name_or_path", required=True, help="folder of the model, masked, plain or small")
-    parser.add_argument(
-        "--output",
-        "--target_model_path",
-        dest="target_model_path",
-        help="folder to write; small_<name> beside the model if absent",
-    )
-    add_masking_flags(parser)
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Shrink what the command line names; a mistake is one line on stderr and exit status 2."""
-    args = _parser().parse_args(argv)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    source = Path(args.model_name_or_path)
-    target = args.target_model_path or source.resolve().parent / f"small_{source.resolve().name}"
+    parser = folder_parser(
+        "Cut heads and neurons that pruning has emptied out of a model: same logits, less work.",
+        "masked, plain or small",
+        "small",
+    )
+    args = read_arguments(parser, argv)
+    source, target = folders(args)
     with user_mistakes():
         small = shrink_folder(source, target, args.pruning_method, args.threshold)
         print(target, *summary(read_model(source, args.pruning_method, args.threshold), small), sep="\n")

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from emmental.architectures import ARCHITECTURES, UP, base_model_type, encoder_linears, encoder_room
 from emmental.atomic import atomic_file
 from emmental.command_line import OneLineParser, user_mistakes
 from emmental.errors import UserError
-from emmental.export.bertarize import add_masking_flags, bertarize
+from emmental.export.arguments import read_arguments
+from emmental.export.bertarize import bertarize
 from emmental.export.model_folder import build_model, class_of, make_config, read_model
 from emmental.export.package import (
     VALUE_TYPES,
@@ -258,7 +258,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", choices=VALUE_TYPES, default="fp32", help="how the encoder's matrices are kept")
     parser.add_argument("--embeddings", choices=VALUE_TYPES, default="fp32", help="how the embeddings are kept")
     parser.add_argument("--json", action="store_true", help="print the sizes as JSON, in bytes")
-    add_masking_flags(parser)
     return parser
 
 
@@ -278,9 +277,7 @@ def _summary(sizes: PackageSizes) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write what the command line asks for; a mistake is one line on stderr and exit status 2."""
-    args = _parser().parse_args(argv)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    args = read_arguments(_parser(), argv)
     with user_mistakes():
         model = read_model(args.model_name_or_path, args.pruning_method, args.threshold)
         sizes = save_package(model, args.package, args.weights, args.embeddings, args.model_name_or_path)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import IO
 
 import torch
-import transformers
 from torch import nn
 
 from emmental.architectures import longest_input
@@ -23,7 +22,7 @@ from emmental.command_line import OneLineParser, leave_if, range_problems, user_
 from emmental.data.texts import STANDARD_INPUT, read_texts
 from emmental.data.tokenization import trained_length
 from emmental.errors import UserError
-from emmental.export.bertarize import add_masking_flags
+from emmental.export.arguments import read_arguments
 from emmental.export.model_folder import read_model
 from emmental.export.storage import load_package
 from emmental.export.tokenizer import tokenizer_of
@@ -132,17 +131,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dense_above", type=float, default=DENSE_ABOVE, help="density of a matrix from which it is multiplied dense"
     )
-    add_masking_flags(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Classify what the command line names; a mistake is one line on stderr and exit status 2."""
     parser = _parser()
-    args = parser.parse_args(argv)
+    args = read_arguments(parser, argv)
     leave_if(range_problems(args, {"batch_size": 1, "threads": 1, "max_seq_length": 1, "dense_above": 0}), parser.prog)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     with user_mistakes():

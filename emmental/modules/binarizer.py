@@ -168,17 +168,18 @@ def hard_concrete_mask(
     scores: Tensor,
     training: bool,
     generator: torch.Generator | None = None,
-    boundary: tuple[float, int] | None = None,
+    global_threshold: tuple[float, int] | None = None,
 ) -> Tensor:
     """L0 gates in [0, 1], dtype of `scores`: sampled in training, their deterministic form otherwise.
 
-    With a boundary (score, ties), the scores are shifted before: the deterministic gate clamp(sigmoid(S) (r - l) + l)
-    opens at S = log(-l / r), and the boundary is moved there. Without noise exactly the scores above the boundary are
-    open then, and the first `ties` that equal it, by a hair at least: what rounding would close stays a weight.
+    A global threshold (score, ties) shifts the scores first. The deterministic gate clamp(sigmoid(S) (r - l) + l)
+    opens at S = log(-l / r); the shift moves the threshold there. Without noise, the gates open whose scores are above
+    the threshold, and the first `ties` gates whose scores equal it. Where rounding would give such a gate 0, it gets
+    the smallest value that is not.
     """
     logits = scores.detach()
-    if boundary is not None:
-        logits = logits - (boundary[0] - math.log(-L0_LEFT / L0_RIGHT))
+    if global_threshold is not None:
+        logits = logits - (global_threshold[0] - math.log(-L0_LEFT / L0_RIGHT))
     if training:
         low, high = _L0_NOISE_MARGIN, 1 - _L0_NOISE_MARGIN
         noise = torch.empty_like(logits).uniform_(low, high, generator=generator)
@@ -187,9 +188,9 @@ def hard_concrete_mask(
         gate = torch.sigmoid(logits)
     _refuse_nan(gate)
     gate.mul_(L0_RIGHT - L0_LEFT).add_(L0_LEFT).clamp_(0.0, 1.0)
-    if boundary is None or training:
+    if global_threshold is None or training:
         return gate
-    return gate.clamp_(min=torch.finfo(gate.dtype).eps).mul_(above_with_ties(scores, *boundary))
+    return gate.clamp_(min=torch.finfo(gate.dtype).eps).mul_(above_with_ties(scores, *global_threshold))
 
 
 def hard_concrete_slope(mask: Tensor, training: bool) -> Tensor:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from emmental import atomic
@@ -23,7 +22,7 @@ from emmental.architectures import longest_input
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
 from emmental.data.tokenization import trained_length
 from emmental.errors import UserError
-from emmental.export.bertarize import add_masking_flags
+from emmental.export.arguments import read_arguments
 from emmental.export.model_folder import read_model
 from emmental.export.tokenizer import tokenizer_of
 from emmental.masked_models import plain_class
@@ -238,16 +237,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each latency of each form")
     parser.add_argument("--max_seq_length", type=int, help="tokens of a dev row; as in the training, or 128 if absent")
     parser.add_argument("--per_gpu_eval_batch_size", type=int, default=32, help="batch size of the evaluation")
-    add_masking_flags(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the report that the command line asks for; a mistake is one line on stderr and exit status 2."""
     parser = _parser()
-    args = parser.parse_args(argv)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    args = read_arguments(parser, argv)
     leave_if(find_problems(args), parser.prog)
     target, source = Path(args.target), Path(args.model_name_or_path)
     args.work_dir = args.work_dir or target.with_name(f"{target.stem}-files")

@@ -30,7 +30,7 @@ from emmental.runs.processes import Processes
 logger = logging.getLogger(__name__)
 
 WEIGHTS, OPTIMIZER, RNG, STATE = "model.safetensors", "optimizer.safetensors", "rng.safetensors", "training_state.json"
-COMPANION = "companion.safetensors"
+PROJECTION = "companion.safetensors"  # the name that checkpoints have had from the first
 _NAME = re.compile(r"checkpoint-[0-9]+")
 
 
@@ -60,7 +60,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     processes: Processes,
-    companion: nn.Module | None = None,
+    projection: nn.Module | None = None,
 ) -> Path:
     """Write `<folder>/checkpoint-<step>`; every rank calls it, rank 0 writes.
 
@@ -72,12 +72,12 @@ def save_checkpoint(
         optimizer: its tensors are saved under the names of the model's parameters.
         state: whatever else the run needs to go on, as JSON can hold it.
         processes: this process; each rank's random states are saved.
-        companion: what trains beside the model without being part of it.
+        projection: of the hidden states, which trains beside the model without being part of it.
 
     Raises:
         NonFiniteError: a parameter, or what the optimizer knows of it, is NaN or infinite; nothing is written.
     """
-    require_finite(step, model, optimizer, companion)
+    require_finite(step, model, optimizer, projection)
     rng = _gather_rng(processes)
     path = Path(folder) / f"checkpoint-{step}"
     if processes.is_main:
@@ -86,9 +86,9 @@ def save_checkpoint(
             model.save_pretrained(temporary)
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
-            save_file(_optimizer_tensors(model, companion, optimizer), temporary / OPTIMIZER)
-            if companion is not None:
-                save_file(companion.state_dict(), temporary / COMPANION)
+            save_file(_optimizer_tensors(model, projection, optimizer), temporary / OPTIMIZER)
+            if projection is not None:
+                save_file(projection.state_dict(), temporary / PROJECTION)
             save_file(rng, temporary / RNG)
             (temporary / STATE).write_text(json.dumps(state, indent=1, allow_nan=False), encoding="utf-8")
     processes.barrier()
@@ -100,7 +100,7 @@ def load_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     processes: Processes,
-    companion: nn.Module | None = None,
+    projection: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Put everything back as `save_checkpoint` found it, and return the `state` it was given.
 
@@ -111,9 +111,9 @@ def load_checkpoint(
     with fitting(path):
         state = read_state(path)
         _load_weights(load_file(path / WEIGHTS, device=str(processes.device)), model)
-        if companion is not None:
-            companion.load_state_dict(load_file(path / COMPANION, device=str(processes.device)))
-        _load_optimizer(load_file(path / OPTIMIZER, device=str(processes.device)), model, companion, optimizer)
+        if projection is not None:
+            projection.load_state_dict(load_file(path / PROJECTION, device=str(processes.device)))
+        _load_optimizer(load_file(path / OPTIMIZER, device=str(processes.device)), model, projection, optimizer)
         _restore_rng(load_file(path / RNG), processes)
     return state
 
@@ -162,14 +162,14 @@ def read_state(path: str | Path) -> dict[str, Any]:
 
 
 def require_finite(
-    step: int, model: nn.Module, optimizer: torch.optim.Optimizer, companion: nn.Module | None = None
+    step: int, model: nn.Module, optimizer: torch.optim.Optimizer, projection: nn.Module | None = None
 ) -> None:
     """Look at every parameter, and at what the optimizer knows of it; waits for the GPU.
 
     Raises:
         NonFiniteError: one is NaN or infinite.
     """
-    for name, value in {**_parameters(model, companion), **_optimizer_tensors(model, companion, optimizer)}.items():
+    for name, value in {**_parameters(model, projection), **_optimizer_tensors(model, projection, optimizer)}.items():
         if not torch.isfinite(value).all():
             raise NonFiniteError(f"{name} is NaN or infinite after update {step}")
 
@@ -222,25 +222,25 @@ def _load_weights(tensors: dict[str, Tensor], model: nn.Module) -> None:
         raise KeyError(f"{len(wrong)} parameters differ, such as {wrong[0]}")
 
 
-def _parameters(model: nn.Module, companion: nn.Module | None) -> dict[str, nn.Parameter]:
-    beside = {} if companion is None else {f"companion.{name}": p for name, p in companion.named_parameters()}
+def _parameters(model: nn.Module, projection: nn.Module | None) -> dict[str, nn.Parameter]:
+    beside = {} if projection is None else {f"companion.{name}": p for name, p in projection.named_parameters()}
     return {**dict(model.named_parameters()), **beside}
 
 
 def _optimizer_tensors(
-    model: nn.Module, companion: nn.Module | None, optimizer: torch.optim.Optimizer
+    model: nn.Module, projection: nn.Module | None, optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
     tensors = {}
-    for name, parameter in _parameters(model, companion).items():
+    for name, parameter in _parameters(model, projection).items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{name}/{key}"] = value.contiguous()
     return tensors
 
 
 def _load_optimizer(
-    tensors: dict[str, Tensor], model: nn.Module, companion: nn.Module | None, optimizer: torch.optim.Optimizer
+    tensors: dict[str, Tensor], model: nn.Module, projection: nn.Module | None, optimizer: torch.optim.Optimizer
 ) -> None:
-    parameters = _parameters(model, companion)
+    parameters = _parameters(model, projection)
     optimizer.state.clear()
     for key, value in tensors.items():
         name, _, entry = key.rpartition("/")

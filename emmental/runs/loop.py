@@ -127,7 +127,7 @@ class RunLoop:
             return
         learner = self.learner
         with fitting(found):
-            state = load_checkpoint(found, learner.student, learner.optimizer, self.run.processes, learner.companion)
+            state = load_checkpoint(found, learner.student, learner.optimizer, self.run.processes, learner.projection)
             learner.load_state_dict(state["updates"])
             self.averages.load_state_dict(state["averages"])
             self.best = state.get("best", self.best)
@@ -224,7 +224,7 @@ class RunLoop:
             NonFiniteError: see `emmental.runs.checkpoints.require_finite`.
         """
         learner = self.learner
-        require_finite(learner.global_step, learner.student, learner.optimizer, learner.companion)
+        require_finite(learner.global_step, learner.student, learner.optimizer, learner.projection)
 
     def save(self) -> None:
         """Write `checkpoint-<updates>` into the run's folder, unless this loop has done so; older ones go."""
@@ -248,7 +248,7 @@ class RunLoop:
             learner.optimizer,
             state,
             self.run.processes,
-            learner.companion,
+            learner.projection,
         )
         self._prune()
 

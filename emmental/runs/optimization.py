@@ -75,7 +75,7 @@ class UpdateLoop:
         precision: autocast and loss scaling.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
         student: the model inside, which a checkpoint saves; None: `model` itself.
-        companion: what trains beside the student without being part of it.
+        projection: of the hidden states, which trains beside the student without being part of it.
 
     Attributes:
         losses: of the last micro-batch, name -> scalar tensor; `total` is their weighted sum.
@@ -94,11 +94,11 @@ class UpdateLoop:
         precision: Precision,
         max_grad_norm: float,
         student: nn.Module | None = None,
-        companion: nn.Module | None = None,
+        projection: nn.Module | None = None,
     ) -> None:
         self.model = model
         self.student = model if student is None else student
-        self.companion = companion
+        self.projection = projection
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.precision = precision

@@ -346,18 +346,18 @@ class TestHardConcrete:
         hard_concrete_mask(torch.zeros(50), True, torch.Generator().manual_seed(0))
         assert torch.equal(torch.rand(4), expected)
 
-    def test_a_boundary_opens_exactly_what_is_above_it_and_the_first_ties(self):
+    def test_a_global_threshold_opens_exactly_what_is_above_it_and_the_first_ties(self):
         """Boundary 2 is moved to log(1 / 11), where gates open; 5 is then at 3 + log(1 / 11)."""
         scores = torch.tensor([1.9, 2.0, 5.0, 2.0, 2.0 + 1e-6])
-        gates = hard_concrete_mask(scores, training=False, boundary=(2.0, 1))
+        gates = hard_concrete_mask(scores, training=False, global_threshold=(2.0, 1))
         assert (gates > 0).tolist() == [False, True, True, False, True]
         assert float(gates[2]) == pytest.approx(1.2 / (1 + 11 * math.exp(-3)) - 0.1, abs=1e-6)
 
-    def test_the_highest_and_the_lowest_boundary_close_and_open_all(self):
+    def test_the_highest_and_the_lowest_global_threshold_close_and_open_all(self):
         scores, limits = torch.tensor([-50.0, 0.0, 50.0]), torch.finfo(torch.float32)
         for training in (False, True):
-            assert hard_concrete_mask(scores, training, boundary=(limits.min, 3)).tolist() == [1.0] * 3
-            assert hard_concrete_mask(scores, training, boundary=(limits.max, 0)).tolist() == [0.0] * 3
+            assert hard_concrete_mask(scores, training, global_threshold=(limits.min, 3)).tolist() == [1.0] * 3
+            assert hard_concrete_mask(scores, training, global_threshold=(limits.max, 0)).tolist() == [0.0] * 3
 
     @pytest.mark.parametrize("training", [False, True])
     def test_slope_equals_autograd(self, training):

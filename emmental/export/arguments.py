@@ -1,0 +1,74 @@
+"""What the commands on finished models share: their flags, and the folder that some of them write."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import transformers
+from transformers import PreTrainedModel
+
+from emmental import atomic
+from emmental.command_line import OneLineParser
+from emmental.errors import UserError
+from emmental.export.package import TOKENIZER_FILES
+from emmental.methods import PRUNING_METHODS
+
+
+def folder_parser(description: str, accepts: str, prefix: str) -> OneLineParser:
+    """The parser of a command that makes one model folder of another: `<prefix>_<name>` beside it by default."""
+    parser = OneLineParser(description)
+    parser.add_argument("--model_name_or_path", required=True, help=f"folder of the model, {accepts}")
+    parser.add_argument(
+        "--output",
+        "--target_model_path",
+        dest="target_model_path",
+        help=f"folder to write; default: {prefix}_<name> beside the model",
+    )
+    parser.set_defaults(prefix=prefix)
+    return parser
+
+
+def read_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Add the flags that override what a masked model records, and parse; Transformers prints no bars after it."""
+    parser.add_argument(
+        "--pruning_method",
+        choices=(*PRUNING_METHODS, "sigmoid_threshold"),
+        help="replaces the method that the model records",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="replaces the threshold that the model records. topK, magnitude and fisher: the fraction of weights that "
+        "stay, 0 to 1. threshold and sigmoied_threshold: the score above which they stay",
+    )
+    args = parser.parse_args(argv)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    return args
+
+
+def folders(args: argparse.Namespace) -> tuple[Path, Path]:
+    """The model's folder and the one to write, of the flags of a `folder_parser`."""
+    source = Path(args.model_name_or_path)
+    return source, Path(args.target_model_path or source.resolve().parent / f"{args.prefix}_{source.resolve().name}")
+
+
+def refuse_foreign(target: Path, mark: str) -> None:
+    """Refuse to replace a folder without our card: a checkpoint has a manifest too, but no card with this `mark`."""
+    card = target / "README.md"
+    ours = (target / atomic.MANIFEST).is_file() and card.is_file() and mark in card.read_text("utf-8", "replace")
+    if target.exists() and not ours:
+        raise UserError(f"--output {target} exists and was not made by this command; it is left alone")
+
+
+def write_model(model: PreTrainedModel, source: Path, target: Path, card: str) -> None:
+    """Write `model`, the tokenizer of `source` and the card README.md to `target`, whole or not at all."""
+    with atomic.atomic_folder(target) as temporary:
+        model.save_pretrained(temporary, max_shard_size="1TB")
+        for file in (source / name for name in TOKENIZER_FILES):
+            if file.is_file():
+                shutil.copyfile(file, temporary / file.name)
+        atomic.write_text(temporary / "README.md", card)
