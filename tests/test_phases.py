@@ -24,6 +24,7 @@ from emmental.architectures import encoder_linears
 from emmental.runs.output_folder import OutputFolder
 
 UNSTRUCTURED = ("--granularity", "unstructured")
+LADDER = ("--keep", "0.5", "0.25", "--pictures")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,11 @@ def structured(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def unstructured(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished(world.plain(*UNSTRUCTURED), tmp_path_factory.mktemp("unstructured") / "out")
+
+
+@pytest.fixture(scope="module")
+def ladder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished(world.plain(*LADDER), tmp_path_factory.mktemp("ladder") / "out")
 
 
 def finished(command: Command, output: Path, *others: str) -> Path:
@@ -175,8 +181,8 @@ def test_single_weights_of_a_small_model(world: World, structured: Path, tmp_pat
     assert encoder_share(output, structured) == pytest.approx(0.5, abs=0.01)
 
 
-def test_two_shares_make_two_models(world: World, structured: Path, tmp_path: Path) -> None:
-    output = finished(world.plain("--keep", "0.5", "0.25", "--pictures"), tmp_path / "out")
+def test_two_shares_make_two_models(ladder: Path) -> None:
+    output = ladder
     assert encoder_share(output / "keep-0.5", output / "dense") == pytest.approx(0.5, abs=0.01)
     assert encoder_share(output / "keep-0.25", output / "dense") == pytest.approx(0.25, abs=0.01)
     last = (output / "keep-0.25" / "model.safetensors").read_bytes()
@@ -185,6 +191,17 @@ def test_two_shares_make_two_models(world: World, structured: Path, tmp_path: Pa
     assert (output / "pictures" / "ladder.png").is_file()
     rows = json.loads((output / "summary.json").read_text())["compared"]
     assert [row["name"] for row in rows][:3] == ["dense", "50.0% kept", "25.0% kept"]
+
+
+def test_a_ladder_killed_after_its_second_cut_ends_with_the_same_bits(
+    world: World, ladder: Path, tmp_path: Path
+) -> None:
+    """20 dense updates, 6 at one half, 4 at a quarter and a checkpoint, one more."""
+    command, output = world.plain(*LADDER), tmp_path / "out"
+    assert command.run(output, forked.kill_at_call(TaskDistiller, "step", 31)) == -9
+    assert [folder.name for folder in output.glob("keep-0.25/checkpoint-*")] == ["checkpoint-4"]
+    finished(command, output)
+    assert difference(output, ladder) in (None, "pictures/ladder.png differs")  # which shows milliseconds
 
 
 def test_starting_afresh_removes_what_was_written_and_no_more(world: World, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from emmental.architectures import DOWN, OUTPUT, architecture_of, encoder_layers
 from emmental.first_token import all_tokens, reads_first_token
 from emmental.structured.agreement import answers
-from emmental.structured.gates import sublayers
 from emmental.structured.stepping import LayerByLayer, evaluating, model_inputs
 
 RIDGE = 0.01
+"""In units of the mean diagonal of c^T c."""
 _SMALLEST_TOKEN_WEIGHT = 1e-3
 
 
@@ -65,30 +65,23 @@ def refit(
     dense: nn.Module,
     pruned: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
-    open_gates: Sequence[Tensor] | None = None,
-    *,
-    ridge: float = RIDGE,
-    first_token: float = 1.0,
     reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Refit the attention outputs and down projections of `pruned`, in place, to the states of `dense`.
 
     With x the dense and y the pruned model's residual stream before a sublayer, o the dense sublayer's output and c
     what the pruned model's open heads (neurons) give: W, b such that W c + b is closest to o + x - y over all tokens.
-    The ridge pulls towards the present weights: what needs no change gets none. Dropout is off.
+    The ridge pulls towards the present weights: what needs no change gets none. In the last layer of a model whose
+    classifier reads the first token alone the other tokens have next to no weight. Dropout is off.
 
     Args:
         dense: the model to come close to.
-        pruned: of the same layers, with fewer heads and neurons or with closed gates.
+        pruned: of the same layers, with fewer heads and neurons.
         batches: inputs of the models, several times gone through; `labels` are not read.
-        open_gates: bool (count,) for each of `sublayers(pruned)`; the weights of closed gates become 0. Default: all.
-        ridge: in units of the mean diagonal of c^T c.
-        first_token: weight of an example's first token; all others have 1. In the last layer of a model whose
-            classifier reads the first token alone the others have next to none.
         reduce: sums a float64 tensor over all processes and returns it.
     """
     with evaluating(dense), evaluating(pruned), all_tokens(dense), all_tokens(pruned), torch.no_grad():
-        fit = _Refit(dense, pruned, batches, open_gates, ridge, first_token, reduce)
+        fit = _Refit(dense, pruned, batches, reduce)
         if architecture_of(pruned.config).shared:
             fit.shared_layers()
         else:
@@ -99,14 +92,12 @@ def refit_classifier(
     dense: nn.Module,
     pruned: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
-    *,
-    ridge: float = RIDGE,
     reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Refit the last linear of `pruned`, in place, so that its logits come closest to those of `dense`.
 
-    What the layers' refit could not mend in the hidden states is mended here for the answers alone. The ridge and
-    `reduce` are as in `refit`.
+    What the layers' refit could not mend in the hidden states is mended here for the answers alone. `reduce` is as in
+    `refit`.
     """
     linear = classifier_of(pruned)
     given: list[Tensor] = []
@@ -116,10 +107,10 @@ def refit_classifier(
     finally:
         handle.remove()
     with torch.no_grad():
-        problem = _Problem(linear, None)
+        problem = _Problem(linear)
         rows, wanted = torch.cat(given), answers(dense, batches)
         problem.add(rows, wanted, rows.new_ones(len(rows)))
-        problem.solve(ridge, reduce)
+        problem.solve(reduce)
 
 
 def classifier_of(model: nn.Module) -> nn.Linear:
@@ -147,18 +138,12 @@ class _Refit:
         dense: nn.Module,
         pruned: nn.Module,
         batches: Sequence[Mapping[str, Tensor]],
-        open_gates: Sequence[Tensor] | None,
-        ridge: float,
-        first_token: float,
         reduce: Callable[[Tensor], Tensor] | None,
     ) -> None:
         self.batches = [model_inputs(batch, pruned) for batch in batches]
         self.dense, self.pruned = LayerByLayer(dense, self.batches[0]), LayerByLayer(pruned, self.batches[0])
-        self.ridge, self.first_token, self.reduce = ridge, first_token, reduce
+        self.reduce = reduce
         self.layers, self.roles = encoder_layers(pruned), architecture_of(pruned.config).roles
-        self.masks: dict[str, Tensor] = {}
-        for part, gate in zip(sublayers(pruned), open_gates or (), strict=open_gates is not None):
-            self.masks[part.linear] = gate.to(self.batches[0]["input_ids"].device).repeat_interleave(part.width)
 
     def layer_after_layer(self) -> None:
         """Carry both models' states upward once."""
@@ -174,10 +159,10 @@ class _Refit:
                     batch, use, dense_states[index]
                 )
             for role, wanted in ((OUTPUT, after_attention), (DOWN, after_feed_forward)):
-                problem = _Problem(*self._linear(use, role))
+                problem = _Problem(self._linear(use, role))
                 for row in zip(self.batches, pruned_states, wanted, weights, strict=True):
                     self._add(problem, use, role, *row)
-                problem.solve(self.ridge, self.reduce)
+                problem.solve(self.reduce)
             if not last:
                 for index, batch in enumerate(self.batches):
                     pruned_states[index] = self.pruned.run(batch, use, pruned_states[index])[0]
@@ -187,7 +172,7 @@ class _Refit:
         weights = self._token_weights(only_first=False)
         for role in (OUTPUT, DOWN):
             first_uses = {layer: self.pruned.order.index(layer) for layer in sorted(set(self.pruned.order))}
-            problems = {layer: _Problem(*self._linear(use, role)) for layer, use in first_uses.items()}
+            problems = {layer: _Problem(self._linear(use, role)) for layer, use in first_uses.items()}
             for batch, weight in zip(self.batches, weights, strict=True):
                 state = None
                 for use, layer in enumerate(self.pruned.order):
@@ -195,7 +180,7 @@ class _Refit:
                     self._add(problems[layer], use, role, batch, state, wanted[role == DOWN], weight)
                     state = output
             for problem in problems.values():
-                problem.solve(self.ridge, self.reduce)
+                problem.solve(self.reduce)
 
     def _dense_sums(self, batch: Mapping[str, Tensor], use: int, state: Tensor | None) -> tuple[Tensor, ...]:
         """(the dense layer's output, its residual stream after the attention, and after the feed-forward)"""
@@ -206,9 +191,8 @@ class _Refit:
         output, _, sums = self.dense.run(batch, use, state, (attention_norm, feed_forward_norm))
         return output, *sums
 
-    def _linear(self, use: int, role: str) -> tuple[nn.Module, Tensor | None]:
-        name = f"{self.layers[self.pruned.order[use]].name}.{self.roles[role]}"
-        return self.pruned.model.get_submodule(name), self.masks.get(name)
+    def _linear(self, use: int, role: str) -> nn.Module:
+        return self.layers[self.pruned.order[use]].module.get_submodule(self.roles[role])
 
     def _add(
         self,
@@ -245,8 +229,6 @@ class _Refit:
             if only_first:
                 each.fill_(_SMALLEST_TOKEN_WEIGHT)
                 each[:, 0] = 1.0
-            else:
-                each[:, 0] = self.first_token
             weights.append(each)
         return weights
 
@@ -254,30 +236,23 @@ class _Refit:
 class _Problem:
     """The least squares of one linear: by how much its weights and bias should change."""
 
-    def __init__(self, linear: nn.Module, mask: Tensor | None) -> None:
-        self.linear, self.mask = linear, mask
+    def __init__(self, linear: nn.Module) -> None:
+        self.linear = linear
         weight = getattr(linear, "weight", None)  # a layer without heads or neurons has its bias alone
-        if weight is None:
-            weight = linear.bias.new_zeros(linear.out_features, 0)
-        self.weight = weight.float() if mask is None else weight[:, mask].float()
-        self.bias = linear.bias.float()
-        self.equations = NormalEquations(self.weight.shape[1], linear.out_features, weight.device)
+        self.weight = linear.bias.new_zeros(linear.out_features, 0) if weight is None else weight
+        self.equations = NormalEquations(self.weight.shape[1], linear.out_features, self.weight.device)
 
     def add(self, given: Tensor, wanted: Tensor, weights: Tensor) -> None:
         """Add rows: given (N, in), wanted (N, out), weights (N,)."""
-        given = given[:, : self.weight.shape[1]] if self.mask is None else given[:, self.mask]
-        given = given.float()
+        given = given[:, : self.weight.shape[1]].float()
         with torch.autocast(given.device.type, enabled=False):
-            self.equations.add(given, wanted - self.bias - given @ self.weight.T, weights)
+            present = given @ self.weight.float().T + self.linear.bias.float()
+            self.equations.add(given, wanted - present, weights)
 
-    def solve(self, ridge: float, reduce: Callable[[Tensor], Tensor] | None) -> None:
-        """Change the linear; columns that its mask closes become 0."""
+    def solve(self, reduce: Callable[[Tensor], Tensor] | None) -> None:
+        """Change the linear."""
         if reduce is not None:
             self.equations.reduce(reduce)
-        change, shift = self.equations.solve(ridge)
-        self.linear.bias.copy_(self.bias + shift)
-        if self.mask is not None:
-            self.linear.weight.zero_()
-            self.linear.weight[:, self.mask] = (self.weight + change).to(self.linear.weight.dtype)
-        elif self.weight.shape[1]:
-            self.linear.weight.copy_(self.weight + change)
+        change, shift = self.equations.solve(RIDGE)
+        self.linear.bias += shift
+        self.weight += change

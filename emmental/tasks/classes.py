@@ -130,13 +130,13 @@ def in_order_of(task: Task, config: Any, called: str, names: Sequence[str] | Non
     return task.reordered(class_order(task, config, called, names))
 
 
-def in_given_order(task: Task, names: Sequence[str], flag: str = "--label_names") -> Task:
+def in_given_order(task: Task, names: Sequence[str]) -> Task:
     """The task with its classes in the order that the user names them in.
 
     Raises:
         UserError: the names are not those of the task.
     """
-    return task.reordered(_given_order(task, names, None, f"{flag} {listed(names)}", ""))
+    return task.reordered(_given_order(task, names, None, f"--label_names {listed(names)}", ""))
 
 
 def say_if_unnamed(task: Task, config: Any, called: str) -> None:

@@ -8,6 +8,8 @@ import torch
 from tiny_batches import batches
 
 from emmental.architectures import encoder_linears
+from emmental.runs.optimization import UpdateLoop, adamw, linear_schedule, parameter_groups
+from emmental.runs.precision import Precision
 from emmental.shrinking import shrink
 from emmental.structured.gates import HEADS, NEURONS, all_open, encoder_weights, gated, openings, sublayers
 
@@ -68,6 +70,34 @@ def test_closed_is_cut(model, model_type):
     with torch.no_grad(), gated(model, gates):
         torch.testing.assert_close(small(**batch).logits, model(**batch).logits, rtol=0, atol=1e-5)
     assert [part.count for part in sublayers(small)] == [part.count // 2 for part in sublayers(model)]
+
+
+def test_training_what_was_cut_is_training_with_closed_gates(model, model_type):
+    """Adam, clipping, decay, no dropout: what has open gates learns, cut out, what it learns in the whole."""
+    gates = [torch.arange(part.count) % 3 == 1 for part in sublayers(model)]
+    gates[-2].zero_()  # the top layer's attention is gone
+    model = model.double()  # so that rounding is far below the epsilon of Adam, which would blow it up
+    small = shrink(model, openings(model, gates))
+    with gated(model, gates):
+        whole_losses = trained(model, model_type)
+    cut_losses = trained(small, model_type)
+    assert whole_losses == pytest.approx(cut_losses, abs=1e-5)
+    assert cut_losses[0] - cut_losses[-2] > 0.01  # of the same batch: something was learnt
+    expected = shrink(model, openings(model, gates)).state_dict()
+    assert max(float((value - expected[name]).abs().max()) for name, value in small.state_dict().items()) < 1e-5
+
+
+def trained(model, model_type):
+    """The losses of eight updates of the trainer's own kind."""
+    optimizer = adamw(parameter_groups(model, 3e-3, 0.01), 1e-8)
+    loop = UpdateLoop(model, optimizer, linear_schedule(optimizer, 2, 10), Precision(torch.device("cpu")), 1.0)
+    losses = []
+    for batch in batches(model_type, count=12, size=6, labels=True) * 4:
+        loop.begin_update(1)
+        loss = model.train()(**batch).loss
+        loop.optimize(loss)
+        losses.append(loss.item())
+    return losses
 
 
 def test_sublayers_without_gates_are_left_out():
