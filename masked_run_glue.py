@@ -88,6 +88,7 @@ from emmental.training.phases import (
     plan_of_run,
     pruning_phase,
     refuse_early,
+    settle_rate,
 )
 from emmental.training.plan import Plan, log_interval, plan_updates
 from emmental.training.recipe import STRUCTURED
@@ -167,13 +168,15 @@ def _train_in_phases(run: Run, tokenizer: Any, dataset: FeatureDataset, more: Fe
         part.contents["teacher_weights"] = weights_fingerprint(teacher or dense)
         with opened(part, run):
             if run.granularity == STRUCTURED:
-                model = _cut_and_recover(part, made.model, dense, more, tokenizer, teacher or dense, share)
+                budget = budget_of(part, made.model, share, dense, timed_in(run.speedup_engine))
+                model = _recover(part, cut(part, made.model, more, *budget), more, tokenizer, teacher or dense)
             else:
                 loaded = phase(part, model_name_or_path=start, new_classifier=run.new_classifier and not from_dense)
                 model = _prune_weights(part, loaded, more, tokenizer, teacher or dense, made)
             _saved(part, model, tokenizer)
             name = f"{share:.1%} kept" if run.speedup is None else f"{run.speedup:g} times as fast"
             made.add(candidate(name, model, folder, _metric_of(part, model, tokenizer)), model)
+    run.learning_rate = parts[-1].learning_rate  # as the model card says
     if len(parts) > 1:
         _saved(run, made.model, tokenizer)
     return made
@@ -191,18 +194,10 @@ def _metric_of(run: Run, model: nn.Module, tokenizer: Any) -> float | None:
     return evaluate(run, model, tokenizer)[run.task.primary_metric] if run.do_eval else None
 
 
-def _cut_and_recover(
-    run: Run,
-    model: nn.Module,
-    dense: nn.Module,
-    dataset: FeatureDataset,
-    tokenizer: Any,
-    teacher: nn.Module,
-    share: float,
-) -> nn.Module:
-    """A share of the dense model's heads and neurons, cut out of `model`, in small form, after it has learnt again."""
-    small = cut(run, model, dataset, *budget_of(run, model, share, dense, timed_in(run.speedup_engine)))
+def _recover(run: Run, small: nn.Module, dataset: FeatureDataset, tokenizer: Any, teacher: nn.Module) -> nn.Module:
+    """What a cut has left, after it has learnt again."""
     if run.num_train_epochs or run.max_steps > 0:
+        settle_rate(run)
         _learn(run, dataset, small, tokenizer, teacher)
     return small.eval()
 

@@ -22,6 +22,7 @@ import masked_run_glue
 from distiller import TaskDistiller
 from emmental.architectures import encoder_linears
 from emmental.runs.output_folder import OutputFolder
+from emmental.structured.speed import SpeedTable
 
 UNSTRUCTURED = ("--granularity", "unstructured")
 LADDER = ("--keep", "0.5", "0.25", "--pictures")
@@ -249,6 +250,28 @@ def test_a_speedup_is_measured_once(world: World, structured: Path, tmp_path: Pa
     said = log_of(output).read_text()
     assert "the pruned model of before is taken" in said
     assert "times as fast as dense (1 x 16, PyTorch fp32), 1.01 asked" in said
+
+
+def test_a_speedup_recovers_at_the_rate_of_what_it_leaves(world: World, structured: Path, tmp_path: Path) -> None:
+    """Of 10 ms the encoder takes 9: five times as fast leaves a ninth of it, and that is 15 % or less."""
+    start = ("--model_name_or_path", str(structured / "dense"), "--no-dense_first")
+    command, output = world.plain("--speedup", "5", "--speedup_length", "16", *start), tmp_path / "out"
+    assert command.run(output, partial(even_table, TaskDistiller, 5)) == -9
+    assert list(output.glob("checkpoint-*"))
+    finished(command, output)
+    said = log_of(output).read_text()
+    assert "until 5 times as fast, then 6 updates at learning rate 5e-05, or 0.0002 if 15% or less" in said
+    assert "--learning_rate 5e-05" not in said
+    assert said.count("of the encoder stay: it recovers at learning rate 0.0002") == 2
+    assert json.loads((output / "training_args.json").read_text())["learning_rate"] == 2e-4
+    assert "learning rate 0.0002" in (output / "README.md").read_text()
+
+
+def even_table(owner: object, call: int) -> None:
+    """Put this table in the place of the measured one, and kill the run at a call."""
+    table = SpeedTable(10.0, 1.0, {0: 0.0, 2: 2.25}, {0: 0.0, 32: 2.25})
+    sys.modules["emmental.training.phases"].measure_speed = lambda *_: table
+    forked.kill_at_call(owner, "step", call)()
 
 
 def test_an_engine_that_is_not_there(

@@ -31,6 +31,7 @@ from emmental.structured.speed import SpeedTable, Timed, measure_speed, speed_bu
 from emmental.training.models import load_config
 from emmental.training.plan import plan_updates
 from emmental.training.recipe import (
+    HARD_CUT,
     STRUCTURED,
     Facts,
     dense_model_teaches,
@@ -40,6 +41,7 @@ from emmental.training.recipe import (
     trains_dense,
     unstructured_values,
 )
+from emmental.training.structured import share_left
 
 logger = logging.getLogger(__name__)
 
@@ -142,11 +144,25 @@ def pruning_phase(run: Run, share: float, folder: Path) -> Run:
     if run.granularity == STRUCTURED:
         config, _ = load_config(run)
         flags = {"model_type": base_model_type(config.model_type)}
-        if run.recipe == "auto" and "learning_rate" not in run.flags.explicit:
-            flags["learning_rate"] = facts_of(run, 0).recovery_rate(share)
+        if _recipe_decides_rate(run):
+            known = share_left(folder) if run.speedup is not None else None
+            flags["learning_rate"] = facts_of(run, 0).recovery_rate(known or share)
     elif run.recipe == "paper":
         flags = {}
     return phase(run, None if folder == run.folder else folder, **flags)
+
+
+def _recipe_decides_rate(run: Run) -> bool:
+    return run.recipe == "auto" and "learning_rate" not in run.flags.explicit
+
+
+def settle_rate(part: Run) -> None:
+    """Take the recipe's learning rate for what a cut has left, where only the cut says how much: with `--speedup`."""
+    if part.speedup is None or not _recipe_decides_rate(part) or (left := share_left(part.folder)) is None:
+        return
+    part.learning_rate = facts_of(part, 0).recovery_rate(left)
+    part.record()
+    logger.info("%.1f %% of the encoder stay: it recovers at learning rate %g", 100 * left, part.learning_rate)
 
 
 def plan_of_run(run: Run, examples: int) -> list[str]:
@@ -166,6 +182,8 @@ def plan_of_run(run: Run, examples: int) -> list[str]:
     if warning := plan.warning():
         logger.warning("%s", warning)
     lines = phases_text(run, examples) if in_phases(run) else []
+    if run.granularity == STRUCTURED:
+        filled.pop("learning_rate", None)  # the line of the phase says it, of each share
     if filled:
         lines.insert(
             0, "filled in by --recipe auto: " + ", ".join(f"--{name} {value}" for name, value in filled.items())
@@ -201,15 +219,24 @@ def phases_text(run: Run, examples: int) -> list[str]:
     lines = [f"phase 1, dense: {first}{unless}"]
     each = " each" if len(run.keep or ()) > 1 else ""
     updates = 0 if run.num_train_epochs == 0 and run.max_steps < 1 else after.total_updates
-    if run.speedup is not None:
-        lines.append(f"phase 2, heads and neurons: until {run.speedup:g} times as fast, then {updates} updates")
-    elif run.granularity == STRUCTURED:
-        shares = ", ".join(f"{share:.1%}" for share in run.keep)
-        lines.append(f"phase 2, heads and neurons: {shares} of the encoder stay, then {updates} updates{each}")
+    if run.granularity == STRUCTURED:
+        shares = ", ".join(f"{share:.1%}" for share in run.keep) + " of the encoder stay"
+        budget = shares if run.speedup is None else f"until {run.speedup:g} times as fast"
+        rates = f" at learning rate {_rates_text(run)}" if updates else ""
+        lines.append(f"phase 2, heads and neurons: {budget}, then {updates} updates{each}{rates}")
     else:
         shares = ", ".join(f"{share:.1%}" for share in run.keep or [run.final_threshold])
         lines.append(f"phase 2, single weights by {run.pruning_method}: {shares} stay, {updates} updates{each}")
     return lines
+
+
+def _rates_text(run: Run) -> str:
+    if not _recipe_decides_rate(run):
+        return f"{run.learning_rate:g}"
+    rate = facts_of(run, 0).recovery_rate
+    if run.speedup is not None:
+        return f"{rate(1.0):g}, or {rate(HARD_CUT):g} if {HARD_CUT:.0%} or less of the encoder stay"
+    return ", ".join(f"{rate(share):g}" for share in run.keep)
 
 
 def phases_problem(run: Run) -> str | None:

@@ -6,7 +6,7 @@ The rule, from the number of training rows N, batches of 32, and the width H of 
   3e-5 up to 768, 2e-5 above;
 - heads and neurons: cut without training, then half as many updates as the dense phase had, 600 at most, learning
   from the dense model at half the dense learning rate, or twice that rate where 15 % or less stays: a mild cut is
-  harmed by a high rate, a hard one mended (docs/structured.md);
+  harmed by a high rate, a hard one mended (docs/structured.md). With `--speedup` the cut says how much stays;
 - single weights: 1,500 updates (2,500 where less than 10 % stays) but 20 epochs at most; all matrices ranked
   together; scores start from magnitude; twice the dense learning rate; the last 30 % of the updates at the final
   share.

@@ -17,6 +17,7 @@ from emmental.errors import UserError
 from emmental.pretrained import from_pretrained, weights_fingerprint
 from emmental.runs.processes import Processes
 from emmental.runs.run import Run
+from emmental.structured.gates import encoder_weights
 from emmental.structured.rungs import CLIFF, Pruned, prune_carefully
 from emmental.structured.selection import Budget
 from emmental.structured.texts import INFORMATION_TEXTS, MOST_CHECKED, REFIT_TEXTS, REFIT_TOKENS, Batch, Material
@@ -55,10 +56,18 @@ def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budge
                 _say(found)
                 with atomic.atomic_folder(run.output.record_folder(FOLDER), damaged_too=True) as temporary:
                     found.model.save_pretrained(temporary)
-                    atomic.write_json(temporary / _FACTS, identity | {"changed": found.agreement.changed})
+                    left = encoder_weights(found.model) / encoder_weights(dense)
+                    facts = identity | {"changed": found.agreement.changed, "left": left}
+                    atomic.write_json(temporary / _FACTS, facts)
     else:
         logger.info("the pruned model of before is taken: %s", folder)
     return from_pretrained(AutoModelForSequenceClassification, str(folder)).to(run.processes.device)
+
+
+def share_left(folder: Path) -> float | None:
+    """The share of the encoder's weights that the cut in an output folder left; None where there is none."""
+    left = _facts(folder / FOLDER).get("left")
+    return left if isinstance(left, float) else None
 
 
 def rows_to_prune_on(dataset: FeatureDataset, model: PreTrainedModel, seed: int, processes: Processes) -> Material:
@@ -97,10 +106,18 @@ def _stands(folder: Path, identity: dict[str, Any]) -> bool:
     """Whether the folder holds, undamaged, what this identity gives."""
     try:
         atomic.verify_folder(folder)
-        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(facts, dict) and all(facts.get(key) == value for key, value in identity.items())
+    facts = _facts(folder)
+    return all(facts.get(key) == value for key, value in identity.items())
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _say(found: Pruned) -> None:
