@@ -98,7 +98,7 @@ class SingleImageViz:
         self.img = inputs.to_rgb_image(img, rgb)
         self.height, self.width = self.img.shape[:2]
         self._size = canvas.output_size(self.width, self.height, self.scale)
-        # Ten pixels are the least that is read with ease; large pictures are looked at reduced, so theirs grow.
+        # Text below ten pixels is hard to read. Large pictures are shown reduced, so their font grows.
         self.font_size = max(_SMALLEST_FONT, 0.75 * min(self._size) ** 0.5)
         self.line_width = max(1.5, self.font_size / 7.0)
         self.label_boxes: list[placement.Rectangle] = []
@@ -114,17 +114,17 @@ class SingleImageViz:
         self.ax.set_ylim(self.height, 0.0)
 
     def add_box(self, box: object, color: object = None) -> None:
-        """Draw one box; its border is centred on its edges. What lies outside the picture is cut off.
+        """Draw one box; its border is centred on its edges. Parts outside the picture are cut off.
 
         Args:
             box: 4 numbers, x0 y0 x1 y1, with x0 <= x1 and y0 <= y1.
             color: None takes `edgecolor`.
         """
-        # Coordinates far outside would overflow the renderer; one picture's size beyond the edge nothing is seen.
+        # Coordinates far outside would overflow the renderer. One picture's size beyond the edge is never visible.
         size = np.array([self.width, self.height] * 2, dtype=float)
         x0, y0, x1, y1 = np.clip(inputs.to_box(box), -size, 2 * size)
         if x0 == x1 and y0 == y1:
-            x1 += self.width / self._size[0]  # a point has no border; this is a dot as high as a line
+            x1 += self.width / self._size[0]  # a box without area has no border: draw a dot as high as a line
         color = self.edgecolor if color is None else inputs.to_color(color, "color")
         self.ax.add_patch(canvas.outline((x0, y0, x1, y1), color, self.line_width, self.alpha, self.linestyle))
 
@@ -136,9 +136,9 @@ class SingleImageViz:
         attr_ids: object = None,
         attr_scores: object = None,
     ) -> None:
-        """Draw boxes, largest first, each in a colour of its own, with labels such as "dog 0.90 brown 0.50".
+        """Draw boxes, largest first, each in its own colour, with labels such as "dog 0.90 brown 0.50".
 
-        A box keeps its colour in every run and whatever the order in which the boxes come.
+        A box has the same colour in every run and for any order of the boxes.
 
         Args:
             boxes: (n, 4), (4,), or (1, n, 4): lists, array or tensor.
@@ -148,8 +148,8 @@ class SingleImageViz:
             attr_scores: as `obj_scores`.
 
         Raises:
-            UserError: another shape or length, a NaN, an id without a name; the line names the argument. Nothing is
-                drawn then.
+            UserError: another shape or length, a NaN, an id without a name; the message names the argument. Then
+                nothing is drawn.
         """
         array = inputs.to_boxes(boxes)
         count = len(array)
@@ -170,7 +170,7 @@ class SingleImageViz:
                 self.draw_labels(labels[i], array[i], colors[i])
 
     def draw_labels(self, label: str, box: object, color: object = None) -> None:
-        """Draw a box's label: in its upper left corner, or beside a small box, off the labels drawn before.
+        """Draw a box's label: in its upper left corner, or beside a small box, and not over earlier labels.
 
         A box counts as small when its area in the image is below 1000 * `scale` or its height below 40 * `scale`
         pixels, or when the label would hide more than 40 % of its height. A box wholly outside the picture gets no
@@ -201,7 +201,7 @@ class SingleImageViz:
         ha: str = "left",
         font_size: float | None = None,
     ) -> None:
-        """Write text on a dark plate; it is moved, and at need shrunk and cut, so that it stays inside the picture.
+        """Write text on a dark plate. It is moved, and if necessary shrunk and cut, to stay inside the picture.
 
         Args:
             text: one or more lines.
@@ -226,7 +226,7 @@ class SingleImageViz:
         self._put_text(text, (float(x), float(y), float(x + size[0]), float(y + size[1])), font_size, color)
 
     def save(self, saveas: str | Path | None = None) -> Path:
-        """Write the picture, whole or not at all, and return its path; a missing folder is made.
+        """Write the picture, whole or not at all, and return its path. A missing folder is made.
 
         `.png .jpg .jpeg .webp` are written by OpenCV from `_get_buffer`; `.pdf .svg .svgz .eps .ps .tif .tiff .gif
         .avif .raw .rgba` by Matplotlib, with the drawing as vectors over the image where the format has them.
@@ -282,11 +282,11 @@ class SingleImageViz:
 
 
 def mask_picture(mask: object, heads: int | None = None, name: str = "", head_axis: int = 0) -> SingleImageViz:
-    """The mask of one matrix: tiles coloured by density, attention heads as boxes with their number and density.
+    """Picture of one matrix' mask: tiles coloured by density; a box with number and density for each attention head.
 
     Args:
         mask: (out, in) bool, True where the weight stays.
-        heads: number of attention heads; None, for a matrix without heads, cuts the rows into up to 8 equal blocks.
+        heads: number of attention heads; None, for a matrix without heads, splits the rows into up to 8 equal blocks.
         name: heading of the picture.
         head_axis: 0 when heads are blocks of rows (query, key, value), 1 when of columns (attention output).
 
@@ -306,7 +306,7 @@ def mask_picture(mask: object, heads: int | None = None, name: str = "", head_ax
         if isinstance(heads, bool) or not isinstance(heads, int | np.integer):
             raise UserError(f"heads: {heads!r} is not a number of attention heads")
         blocks, axis = mask_arrays.blocks(kept, int(heads), head_axis), head_axis
-        form = "head {}: {} %" if axis == 0 else "head {}\n{} %"  # columns are narrow
+        form = "head {}: {} %" if axis == 0 else "head {}\n{} %"  # blocks of columns are narrow
         labels = [form.format(i, percent(b.density)) for i, b in enumerate(blocks)]
     with canvas.picture_style():
         viz = SingleImageViz(tiles_ground(kept, len(blocks), axis), scale=1.0, alpha=0.9, id2obj=labels)
@@ -375,7 +375,7 @@ def save_all(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw what the command line asks for; a mistake is one line on stderr and exit status 2."""
+    """Draw what the command line names; a mistake is one line on stderr and exit status 2."""
     parser = _parser()
     args = parser.parse_args(argv)
     try:
@@ -404,7 +404,10 @@ def _parser() -> argparse.ArgumentParser:
         help="overview unless --matrix is given; structure: heads and neurons of a small model; all: every picture, "
         "into folder --saveas",
     )
-    model.add_argument("--matrix", help="the matrix for --picture mask: its name, or an end of it that only it has")
+    model.add_argument(
+        "--matrix",
+        help="the matrix for --picture mask: its name, or an end that no other name has",
+    )
     boxes = parser.add_argument_group("boxes on an image")
     boxes.add_argument("--image", help="photograph or other image file")
     boxes.add_argument("--boxes", help="JSON file of boxes, see above")
@@ -418,7 +421,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="file to write; its ending is the format: .png, .jpg, .pdf, ...",
     )
-    parser.add_argument("--title", help="heading of the picture of a model; the folder's name if absent")
+    parser.add_argument("--title", help="heading of the picture of a model; default: the folder's name")
     return parser
 
 

@@ -25,11 +25,11 @@ _TEMPORARY = ".incomplete-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _FULL_IN_TEXT = re.compile(rf"\(os error ({'|'.join(map(str, _FULL))})\)")
-"""How Safetensors, which writes by itself, tells of it."""
-_UMASK = os.umask(0)  # there is no way to read it but to set it
+"""How Safetensors, which writes its files itself, reports a full disk."""
+_UMASK = os.umask(0)  # the only way to read it is to set it
 os.umask(_UMASK)
 _FILE_MODE = 0o666 & ~_UMASK
-"""What a new file gets. Safetensors makes its files for their owner alone, who is seldom the one who serves them."""
+"""Permissions of a new file. Safetensors lets only the owner read its files, and others may have to serve them."""
 
 
 class DamagedError(UserError):
@@ -43,7 +43,7 @@ def sha256_of(path: str | Path) -> str:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replace `path` by a UTF-8 file holding `text`; a reader sees the old file or the new one, never a part."""
+    """Replace `path` by a UTF-8 file with `text`. A reader sees the old file or the new one, never a part."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
@@ -52,17 +52,17 @@ def write_json(path: str | Path, value: object) -> None:
     """Replace `path` by `value` as JSON.
 
     Raises:
-        UserError: a NaN or an infinity, which JSON does not know.
+        UserError: a NaN or an infinity, which JSON cannot hold.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 @contextmanager
 def _noticing_the_disk(path: Path, written: Path) -> Iterator[None]:
-    """Around writing `written`, which is to become `path`.
+    """Wrap the writing of `written`, which becomes `path` afterwards.
 
     Raises:
-        UserError: the disk, or what the user may take of it, is full; or the user may not write there.
+        UserError: the disk or the user's quota is full, or the user may not write there.
     """
     try:
         yield
@@ -82,7 +82,7 @@ def _noticing_the_disk(path: Path, written: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what was written there becomes `path` when the block succeeds."""
+    """Yield a temporary path beside `path`. If the block succeeds, the file written there becomes `path`."""
     path = Path(path)
     temporary = _temporary_beside(path)
     try:
@@ -100,14 +100,14 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path, damaged_too: bool = False) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`; it becomes `path`, manifest included, when the block ends.
+    """Yield an empty temporary folder beside `path`. If the block succeeds, it gets a manifest and becomes `path`.
 
     Args:
-        path: to make; a folder that stands there already is replaced if it `is_ours`.
+        path: the folder to make. One that exists is replaced if it `is_ours`.
         damaged_too: see `is_ours`.
 
     Raises:
-        UserError: `path` exists and was not written by this function, or something was put into it since.
+        UserError: `path` exists and was not written by this function, or somebody put something into it.
     """
     path = Path(path)
     if path.exists():
@@ -139,7 +139,7 @@ def verify_folder(folder: str | Path) -> None:
 
 
 def verify_if_listed(folder: str | Path) -> None:
-    """`verify_folder` where there is a manifest of `atomic_folder`; any other folder, or none, passes.
+    """`verify_folder` if there is a manifest of `atomic_folder`. Other folders pass, and so do missing ones.
 
     Raises:
         DamagedError: a file that the manifest names is missing, truncated or changed.
@@ -155,7 +155,7 @@ def read_manifest(folder: str | Path) -> dict[str, dict]:
     """File name -> {"size": bytes, "sha256": hex} of a folder made by `atomic_folder`.
 
     Raises:
-        DamagedError: no manifest, or one that cannot be read.
+        DamagedError: there is no manifest, or it cannot be read.
     """
     path = Path(folder) / MANIFEST
     try:
@@ -168,12 +168,12 @@ def read_manifest(folder: str | Path) -> dict[str, dict]:
 
 
 def is_ours(folder: str | Path, damaged_too: bool = False) -> bool:
-    """Whether `atomic_folder` made a folder and nobody put anything into it, or a link in its place, since.
+    """Whether `atomic_folder` made the folder, and nobody has put anything into it or replaced it by a link.
 
     Args:
-        folder: any; `manifest.json` is a name that other programs give to files of theirs.
-        damaged_too: whether a manifest that cannot be read is taken for a damaged one of ours: for folders whose
-            names this program makes up, not for those that a user names.
+        folder: any folder. Other programs write files called `manifest.json` too.
+        damaged_too: accept a manifest that cannot be read as a damaged one of ours. For folders that this program
+            named, not for those that a user names.
     """
     if Path(folder).is_symlink() or not (Path(folder) / MANIFEST).is_file():
         return False
@@ -189,7 +189,7 @@ def is_ours(folder: str | Path, damaged_too: bool = False) -> bool:
 
 
 def unclaimed(folder: str | Path) -> Path:
-    """`folder` if `atomic_folder` may write it, damaged or not, else a numbered one beside it."""
+    """`folder` if `atomic_folder` may write it, damaged or not; else a numbered name beside it."""
     place, number = Path(folder), 1
     while place.exists() and not is_ours(place, damaged_too=True):
         number += 1
@@ -198,7 +198,7 @@ def unclaimed(folder: str | Path) -> Path:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Delete what interrupted writes left directly inside `folder`: only names that this module gives."""
+    """Delete what interrupted writes left directly inside `folder`: only files with this module's temporary names."""
     for leftover in Path(folder).glob(f"{_TEMPORARY}*"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -207,10 +207,10 @@ def remove_leftovers(folder: str | Path) -> None:
 
 
 def remove_folder(folder: str | Path) -> None:
-    """Delete a folder made by `atomic_folder`; an interruption leaves it without its name, never half there.
+    """Delete a folder made by `atomic_folder`. It is renamed first, so an interruption never leaves half of it.
 
     Raises:
-        UserError: the folder has no manifest, or holds files that it does not list: not ours to delete.
+        UserError: the folder has no manifest, or holds files that are not in it, so it may hold the user's files.
     """
     folder = Path(folder)
     _refuse_foreign(folder, damaged_too=True)
@@ -248,7 +248,7 @@ def _write_manifest(folder: Path) -> None:
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:
-    """Rename `temporary` to `path`; what stood there steps aside, comes back if that fails, and is deleted last."""
+    """Rename `temporary` to `path`. An old folder is moved aside, moved back if that fails, and deleted last."""
     former = None
     if path.exists():
         former = _temporary_beside(path)

@@ -1,4 +1,4 @@
-"""How a run ends that cannot go on."""
+"""The errors that end a run."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: its message is one line, and a command line shows that line alone."""
+    """A mistake that the user can correct. The message is one line, and the command line shows only that line."""
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a gradient is NaN or infinite, so the update was not made and nothing was saved."""
+    """A loss or a gradient is NaN or infinite. The update was not made, and nothing was saved."""
 
 
 class StoppedBySignal(SystemExit):
-    """Training was asked to stop; its state is saved. The exit status is 128 + the signal's number."""
+    """A signal stopped the training, and its state is saved. The exit status is 128 + the signal's number."""
 
 
 def folders_near(name: str) -> str:
-    """What to say of folders with names like that of a missing one; empty where there are none."""
+    """A hint that names folders with similar names; empty if there are none."""
     missing = Path(name)
     while missing.parent != missing and not missing.parent.is_dir():
         missing = missing.parent

@@ -1,4 +1,4 @@
-"""Names of what prunes: methods, starts of mask scores, penalties. It imports nothing heavy, for the command lines."""
+"""Names of pruning methods, starts of mask scores, and penalties. It imports nothing slow, for the command lines."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ MASK_INITS = ("constant", "uniform", "kaiming", "magnitude")
 FRACTION_METHODS = ("topK", "magnitude", "fisher")
 """Methods whose threshold is the fraction of weights that stay."""
 SCORE_METHODS = ("threshold", "sigmoied_threshold", "l0")
-"""Methods whose scores decide how many weights stay, unless a share is asked for."""
+"""Methods whose scores decide how many weights stay, unless the user asks for a share."""
 GLOBAL_TOPK_METHODS = ("topK", "threshold", "fisher")
 REGULARIZATIONS = ("l1", "l0")
 
 
 def canonical_pruning_method(name: str) -> str:
-    """The spelling used throughout, whatever the case; `sigmoid_threshold` is accepted for `sigmoied_threshold`.
+    """The method's usual spelling. Any case is accepted, and `sigmoid_threshold` for `sigmoied_threshold`.
 
     Raises:
         UserError: an unknown method.

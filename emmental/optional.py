@@ -1,4 +1,4 @@
-"""Parts that a training can do without: what is left out where a package is not installed, and how to have it."""
+"""Optional parts of a training: what is left out if a package is missing, and how to install it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _PARTS = {
 }
 """Part -> the modules it needs, and what pip calls them."""
 _LOOKED_FOR = ("onnx", "onnxruntime")
-"""Slow to import, and not needed while training: it is enough that they are there."""
+"""Slow to import and not needed while training, so we only check that they are installed."""
 
 
 def is_there(part: str) -> bool:
-    """Whether all that a part needs is installed."""
+    """Whether everything that a part needs is installed."""
     return not _missing(part)
 
 
 def what_is_left_out() -> str | None:
-    """One line that names the parts that cannot be had and the command that installs them; None with all there."""
+    """One line: the parts that are missing and the command that installs them. None if nothing is missing."""
     missing = {part: names for part in _PARTS if (names := _missing(part))}
     if not missing:
         return None
     parts = ", ".join(f"{part} (no {', '.join(names)})" for part, names in missing.items())
-    return f"left out: {parts}; to have them: pip install {' '.join(_PARTS[part][1] for part in missing)}"
+    return f"left out: {parts}; to install them: pip install {' '.join(_PARTS[part][1] for part in missing)}"
 
 
 def _missing(part: str) -> list[str]:
@@ -40,6 +40,6 @@ def _can_be_imported(name: str) -> bool:
         importlib.import_module(name)
     except ImportError:
         return False
-    except ValueError:  # Matplotlib, where MPLBACKEND names what it does not know: emmental.pictures handles that
+    except ValueError:  # Matplotlib does not know the name in MPLBACKEND; emmental.pictures handles that
         return True
     return True

@@ -210,7 +210,7 @@ def test_one_pass_caches_logits_and_hidden_states(
         masked_run_glue.main(argv)
     assert len(passes) == 1
     assert [
-        record for record in caplog.messages if "asked the teacher for logits and hidden states of 29 rows" in record
+        record for record in caplog.messages if "the teacher computed logits and hidden states of 29 rows" in record
     ]
     masked_run_glue.main([*argv, "--overwrite_output_dir"])
     assert len(passes) == 1
@@ -278,7 +278,7 @@ def test_a_teacher_that_cuts_texts_in_another_way_is_refused(
     argv[argv.index(str(world / "deep"))] = str(tmp_path / "cased")
     with pytest.raises(SystemExit):
         masked_run_glue.main(argv)
-    assert "cuts texts in another way" in capsys.readouterr().err
+    assert "splits texts differently" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [[], ["--hidden_cache_limit_gb", "0.01"]])

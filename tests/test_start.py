@@ -94,7 +94,7 @@ def test_trains_without_the_optional_parts(tmp_path, bert_dir):
     (line,) = [line for line in done.stderr.splitlines() if "left out: " in line]
     assert line.endswith(
         "left out: pictures (no matplotlib, cv2), TensorBoard (no tensorboard), ONNX files (no onnx, onnxruntime); "
-        "to have them: pip install matplotlib opencv-python-headless tensorboard onnx onnxruntime"
+        "to install them: pip install matplotlib opencv-python-headless tensorboard onnx onnxruntime"
     )
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert not (tmp_path / "out" / "tensorboard").exists()

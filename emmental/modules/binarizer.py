@@ -1,4 +1,4 @@
-"""Scores to masks, and gradients back: the five mask formulas, and nowhere else.
+"""Masks from scores, and the gradients back: the one home of the five mask formulas.
 
 Movement pruning and its relatives after Sanh, Wolf and Rush 2020 (arXiv 2005.07683); the hard concrete distribution
 after Louizos, Welling and Kingma 2018 (arXiv 1712.01312).
@@ -21,10 +21,10 @@ from emmental.modules import devices
 from emmental.modules.scratch import scratch
 
 L0_LEFT, L0_RIGHT, L0_TEMPERATURE = -0.1, 1.1, 2 / 3
-"""Hard concrete: the interval (l, r) the gate is stretched to, and the temperature b."""
+"""Hard concrete: the gate is stretched to the interval (l, r); b is the temperature."""
 _L0_NOISE_MARGIN = 1e-4
 _SAMPLE = 2**16
-"""Scores that are looked at first to find the lowest that stays: enough to leave some 2 % of them to choose from."""
+"""Number of scores sampled to guess the lowest one that stays. The guess leaves about 2 % of all scores to search."""
 
 
 def count_kept(fraction: float, total: int) -> int:
@@ -39,7 +39,7 @@ def count_kept(fraction: float, total: int) -> int:
 
 
 def minimum_kept(total: int) -> int:
-    """Elements that a threshold method keeps at least: floor(0.005 * total) + 1."""
+    """Fewest elements that a threshold method keeps: floor(0.005 * total) + 1."""
     return 5 * total // 1000 + 1
 
 
@@ -47,8 +47,8 @@ def top_mask(scores: Tensor, keep: int) -> Tensor:
     """Bool mask, of the shape of `scores`, of exactly the `keep` highest; ties go to the lowest row-major index.
 
     Raises:
-        UserError: a score is NaN (checked on CPU; on a GPU the mask then keeps nothing, so that no host
-            synchronisation is needed, and the training step's finite check ends the run).
+        UserError: a score is NaN. Only a CPU checks this. A GPU would have to wait for the check; there the mask
+            keeps nothing, and the training step's finite check ends the run.
     """
     if keep <= 0:
         return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
@@ -96,9 +96,9 @@ def kth_highest_of_all(parts: Sequence[Tensor], keep: int) -> tuple[float, list[
 
 
 def _near_the_lowest(parts: Sequence[Tensor], keep: int) -> tuple[list[Tensor], int]:
-    """Few of the scores of each part, the `keep`-th highest of all among them, and how many higher ones there are.
+    """A few scores of each part, among them the `keep`-th highest of all, and how many scores are higher.
 
-    A sample tells where to look, and a count whether it was right; where it was not, the scores are returned whole.
+    A sample guesses where that score is. A count checks the guess; if it was wrong, all scores are returned.
     """
     total = sum(part.numel() for part in parts)
     step = max(total // _SAMPLE, 1) | 1
@@ -118,7 +118,7 @@ def _near_the_lowest(parts: Sequence[Tensor], keep: int) -> tuple[list[Tensor], 
 
 
 def _selected(values: np.ndarray, keep: int) -> tuple[float, int]:
-    """The `keep`-th highest value, and how many that equal it are among the highest; leaves them in another order."""
+    """The `keep`-th highest value, and how many values equal to it are among the highest. Reorders `values`."""
     position = len(values) - keep
     values.partition(position)
     lowest = float(values[position])
@@ -126,7 +126,7 @@ def _selected(values: np.ndarray, keep: int) -> tuple[float, int]:
 
 
 def _selectable(dtype: torch.dtype) -> torch.dtype:
-    """The type to select in: NumPy has no bfloat16, and float16 selection is slow, but both fit into float32."""
+    """The dtype to select in. NumPy has no bfloat16 and selects slowly in float16; float32 holds both exactly."""
     return dtype if dtype == torch.float64 else torch.float32
 
 
@@ -223,15 +223,15 @@ def product_gradients(
     needs: Sequence[bool],
     out: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients to weight and scores of W * M, from g, the gradient to the product; all of the weight's shape.
+    """Gradients of the weight and of the scores of W * M, from g, the gradient of the product; all of one shape.
 
     dW = g * M. dS = g * W for a bool mask, straight through, and g * W * dM/dS for the gates of a hard concrete.
 
     Args:
         gradient, weight, mask: g, W and M.
-        training: whether gates of a hard concrete were drawn for training.
+        training: whether the hard concrete gates were sampled, as in training.
         needs: whether the weight and whether the scores need a gradient; None is returned for what does not.
-        out: where dW may be written; it may be `gradient`.
+        out: memory for dW; may be `gradient` itself.
     """
     for_scores = gradient * weight if needs[1] else None
     if for_scores is not None and mask.is_floating_point():
@@ -257,7 +257,7 @@ class MaskedProduct(torch.autograd.Function):
 
 
 def _with_gradient(mask: Tensor, scores: Tensor) -> Tensor:
-    """The mask in the dtype of the scores; its gradient is handed to them unchanged."""
+    """The mask in the dtype of the scores; its gradient goes to the scores unchanged."""
     return MaskedProduct.apply(torch.ones_like(scores), scores, mask, False)
 
 

@@ -1,4 +1,4 @@
-"""Where tensors are, as far as it decides how something is computed."""
+"""Whether a tensor is on the CPU: some things are computed differently there."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from emmental.modules.products import input_gradient, linear, weight_gradient
 from emmental.modules.scratch import scratch
 
 _NEEDS_PLAIN = (
-    "quantization, adapters and tracing or export to a graph would lose the masks: make a plain model first, with "
+    "quantization, adapters, tracing and graph export would lose the masks. Make a plain model first, with "
     "python -m emmental.export.bertarize or emmental.patching.unmask_linears(model)"
 )
 _DECIDES_THE_MASK = ("threshold", "global_threshold", "noise_seed")
@@ -40,13 +40,13 @@ _DECIDES_THE_MASK = ("threshold", "global_threshold", "noise_seed")
 class MaskedLinear(nn.Linear):
     """`nn.Linear` with output x (W * M)^T + b; the bias is never pruned.
 
-    Parameters are those of `nn.Linear` and, except for `magnitude`, `mask_scores` of the weight's shape. For `fisher`
-    these are no optimizer's: they hold what `emmental.pruning.gather_information` makes of their gradient.
+    Its parameters are those of `nn.Linear` and `mask_scores` of the weight's shape; `magnitude` has no scores. The
+    optimizer does not update the scores of `fisher`: `emmental.pruning.gather_information` does, from their gradient.
 
-    When masks are made: a training that calls `renew_mask` once an update uses that mask until the next call. Any
-    other training gets a mask made from the scores in each forward pass, so it sees every update. Evaluation makes
-    the mask once and keeps it. `train()`, `eval()`, a loaded state dict, a move, another dtype and another threshold
-    drop the mask. After an edit of the scores in place, in evaluation mode, call `drop_mask`.
+    When masks are made: training that calls `renew_mask` uses that mask until the next call. Other training makes a
+    mask from the scores in each forward pass. Evaluation makes the mask once and keeps it. `train()`, `eval()`,
+    loading a state dict, and changing the device, dtype or threshold drop the mask. After you edit the scores in
+    place in evaluation mode, call `drop_mask`.
 
     Args:
         in_features, out_features, bias, device, dtype: as for `nn.Linear`.
@@ -61,8 +61,8 @@ class MaskedLinear(nn.Linear):
         noise_seed: seed of the `l0` noise in training, so that all ranks draw alike; None takes PyTorch's generator.
 
     Raises:
-        UserError: unknown `pruning_method` or `mask_init`; or a tool that would lose the mask meets the layer: tracing
-            and export to a graph, quantization, LoRA adapters.
+        UserError: unknown `pruning_method` or `mask_init`; or a tool that would lose the mask uses the layer: tracing,
+            graph export, quantization, LoRA adapters.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class MaskedLinear(nn.Linear):
 
     @torch.no_grad()
     def reset_mask_scores(self) -> None:
-        """Start the scores as asked; `magnitude` reads the weight, so it runs after weights are loaded.
+        """Set the scores to their start. `magnitude` reads the weight, so call it after the weights are loaded.
 
         constant: `mask_scale`. uniform: in [-mask_scale, mask_scale]. kaiming: uniform with a = sqrt(5).
         magnitude: `mask_scale` * abs(W) / std(W).
@@ -122,7 +122,7 @@ class MaskedLinear(nn.Linear):
         if self._kept is None:
             return None
         source, mask = self._kept
-        # torch.func.functional_call puts other tensors in the place of the parameters.
+        # torch.func.functional_call replaces the parameters by other tensors.
         return mask if torch.compiler.is_compiling() or source is self._source() else None
 
     def renew_mask(self) -> None:
@@ -150,7 +150,7 @@ class MaskedLinear(nn.Linear):
 
     @property
     def qconfig(self) -> None:
-        """PyTorch's quantization sets this on every layer it walks over, and would leave a masked one as it is."""
+        """PyTorch's quantization sets this on every layer, and would then leave masked layers unquantized."""
         raise AttributeError("qconfig")
 
     @qconfig.setter
@@ -159,7 +159,7 @@ class MaskedLinear(nn.Linear):
 
     @property
     def base_layer(self) -> None:
-        """PEFT looks for this on every layer that it puts an adapter on; merged, it would refill what was pruned."""
+        """PEFT reads this on every layer that gets an adapter. A merged adapter would refill what was pruned."""
         raise UserError(_NEEDS_PLAIN)
 
     def train(self, mode: bool = True) -> MaskedLinear:
@@ -176,7 +176,7 @@ class MaskedLinear(nn.Linear):
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles go without the kept mask."""
+        """Copies and pickles do not hold the kept mask."""
         return {**self.__dict__, "_kept": None}
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
@@ -220,7 +220,7 @@ def refuse_tracing(model: nn.Module) -> None:
     """Called by the forward pass of a model that may have masked layers.
 
     Raises:
-        UserError: it has, and the pass is for torch.jit.trace, torch.export or torch.onnx.export.
+        UserError: it has masked layers, and torch.jit.trace, torch.export or torch.onnx.export runs the pass.
     """
     traced = torch.jit.is_tracing() or torch.compiler.is_exporting()
     if traced and any(isinstance(module, MaskedLinear) for module in model.modules()):
@@ -228,7 +228,7 @@ def refuse_tracing(model: nn.Module) -> None:
 
 
 class _MaskedLinear(torch.autograd.Function):
-    """`F.linear(input, MaskedProduct)`, which makes the product again in backward instead of keeping it."""
+    """`F.linear(input, MaskedProduct)` that recomputes the product in backward instead of keeping it."""
 
     @staticmethod
     def forward(
@@ -260,7 +260,7 @@ class _MaskedLinear(torch.autograd.Function):
 
 
 def _product(weight: Tensor, mask: Tensor) -> Tensor:
-    """W * M; on a CPU in memory that the next product overwrites."""
+    """W * M. On a CPU the next product overwrites it."""
     if not devices.is_on_host(weight):
         return weight * as_factor(mask)
     return torch.mul(weight, as_factor(mask), out=scratch(weight.shape, weight.dtype))

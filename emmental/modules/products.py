@@ -1,7 +1,7 @@
-"""The three matrix products of a linear layer, by the library that is fast on this processor.
+"""The three matrix products of a linear layer, computed by the library that is fast on this processor.
 
-PyTorch multiplies float32 matrices by MKL, which keeps to AVX2 on processors of other makers than Intel. oneDNN, which
-PyTorch holds as well, uses AVX-512 on all that have it: twice as many multiplications at a time.
+PyTorch multiplies float32 matrices with MKL. MKL uses AVX-512 only on Intel processors, and AVX2 on others. oneDNN,
+which PyTorch contains too, uses AVX-512 on every processor that has it: twice as many multiplications at a time.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch.overrides import TorchFunctionMode
 from emmental.modules import devices
 
 _SMALLEST = 64 * 64
-"""Matrices with fewer elements are multiplied sooner than oneDNN is called."""
+"""For matrices with fewer elements, calling oneDNN takes longer than the product."""
 
 
 class fast_products(TorchFunctionMode):
-    """Context in which `F.linear`, and so every `nn.Linear`, takes the fast products, for dense models as for masked.
+    """Context in which `F.linear`, and so every `nn.Linear`, uses the fast products, in dense and masked models.
 
-    Only the forward pass need be inside. Parameters, module classes and state dicts are untouched; results agree to
-    rounding. Without effect under autocast, in what is compiled, and where the products of PyTorch are as fast.
+    Only the forward pass must be inside. Parameters, module classes and state dicts stay as they are; results agree
+    to rounding. It has no effect under autocast, in compiled code, and where PyTorch's products are as fast.
     """
 
     def __torch_function__(
@@ -90,7 +90,7 @@ def _is_for_onednn(input: Tensor, weight: Tensor) -> bool:
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Whether this machine has AVX-512 that MKL leaves unused (Linux tells the processor's maker)."""
+    """Whether this machine has AVX-512 and MKL does not use it (the maker of the processor is read from Linux)."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):

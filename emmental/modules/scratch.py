@@ -1,6 +1,6 @@
-"""Memory for values that are needed for a moment only.
+"""Memory for values that are needed only for a moment.
 
-Large blocks of fresh CPU memory come from the system page by page, which takes longer than the arithmetic on them.
+The system gives large blocks of new CPU memory page by page, which takes longer than the arithmetic on them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _held = threading.local()
 
 
 def scratch(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An uninitialised CPU tensor: memory that this thread keeps, so it is valid until its next call for the dtype."""
+    """An uninitialised CPU tensor, valid until this thread calls again for the same dtype: the memory is reused."""
     size = math.prod(shape)
     buffers: dict[torch.dtype, Tensor] = _held.__dict__.setdefault("buffers", {})
     if dtype not in buffers or buffers[dtype].numel() < size:

@@ -1,4 +1,4 @@
-"""Pictures: arrays in, bytes out."""
+"""Pictures, made from arrays."""
 
 import importlib
 import os
@@ -8,8 +8,8 @@ import sys
 def _load_matplotlib() -> None:
     """Import Matplotlib, even where `MPLBACKEND` names a backend that is not installed.
 
-    Figures here have canvases of their own and use no backend. Matplotlib refuses to load with a name that it does
-    not know; then it is loaded without one.
+    Figures here have their own canvases and use no backend. Matplotlib refuses to load if it does not know the name;
+    then it is loaded without the variable.
     """
     try:
         importlib.import_module("matplotlib")

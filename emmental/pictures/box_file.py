@@ -1,4 +1,4 @@
-"""JSON files of boxes: read and checked."""
+"""Reads and checks JSON files of boxes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_box_file(path: str | Path) -> dict[str, object]:
         The keys that the file has, as `SingleImageViz` takes them: "boxes" always; the rest when present.
 
     Raises:
-        UserError: the file cannot be read, is not JSON, or has another form; the line names the file and the key.
+        UserError: the file cannot be read, is not JSON, or has another form; the message names the file and the key.
     """
     path = Path(path)
     try:

@@ -1,6 +1,6 @@
-"""Figures without global state, and their bytes: the same picture gives the same bytes in every run.
+"""Figures without global state. The same picture has the same bytes in every run.
 
-All figures have 72 dots per inch, so that one point of a font or a line is one pixel of the picture.
+All figures have 72 dots per inch, so one point of a font or a line is one pixel.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _MAX_SIDE = 32_000
 
 
 class Chart(Figure):
-    """A Matplotlib figure of `width` x `height` pixels on an Agg canvas of its own."""
+    """A Matplotlib figure of `width` x `height` pixels on its own Agg canvas."""
 
     def __init__(self, width: int, height: int) -> None:
-        # The millionth of a pixel outweighs the rounding of width / 72 * 72, which Agg cuts off.
+        # Agg cuts off fractions of a pixel. A millionth more makes up for the rounding of width / 72 * 72.
         super().__init__(figsize=((width + 1e-6) / DPI, (height + 1e-6) / DPI), dpi=DPI, facecolor="white")
         FigureCanvasAgg(self)
 
     def save(self, saveas: str | Path) -> Path:
-        """Write the picture; the ending of `saveas` is the format.
+        """Write the picture. The ending of `saveas` names the format.
 
         Raises:
             UserError: an ending that is no picture format.
@@ -75,19 +75,19 @@ def outline(
 
 
 def picture_style() -> AbstractContextManager[None]:
-    """Matplotlib's defaults and the project's settings for the block, whatever the user's matplotlibrc says."""
+    """Inside the block, Matplotlib's defaults and our settings hold, whatever the user's matplotlibrc says."""
     if matplotlib.rcParams["svg.hashsalt"] == _STYLE["svg.hashsalt"]:
         return nullcontext()  # inside such a block already
     return matplotlib.style.context(["default", _STYLE])
 
 
 def output_size(width: int, height: int, scale: float) -> tuple[int, int]:
-    """(width, height) in whole pixels of a picture drawn at `scale`; a fraction of a pixel is cut off.
+    """(width, height) in whole pixels of a picture drawn at `scale`, rounded down.
 
     Raises:
         UserError: the drawn picture would be larger than 32,000 pixels on a side.
     """
-    # 1e-2 keeps products such as 35 * 1.2 = 41.99999999999999 whole.
+    # 1e-2 rounds products such as 35 * 1.2 = 41.99999999999999 up to 42.
     drawn = max(1, int(width * scale + 1e-2)), max(1, int(height * scale + 1e-2))
     if max(drawn) > _MAX_SIDE:
         raise UserError(
@@ -165,7 +165,7 @@ def encode_figure(figure: Figure, suffix: str) -> bytes:
 
 
 def write_picture(path: str | Path, data: bytes) -> Path:
-    """Write an encoded picture, whole or not at all; makes the folder.
+    """Write an encoded picture, whole or not at all. A missing folder is made.
 
     Raises:
         UserError: the file cannot be written.

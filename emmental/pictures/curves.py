@@ -1,4 +1,4 @@
-"""The course of a run: remaining weights, threshold, loss and metrics over the updates."""
+"""Remaining weights, threshold, loss and metrics over the updates of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PANEL, _GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 210, 34, 110, 190, 86, 76
 
 
 def curves(history: Sequence[Mapping[str, object]], title: str = "") -> Chart:
-    """Draw one panel each for remaining weights, threshold, loss and metrics, as far as the history has them.
+    """Draw a panel for each of remaining weights, threshold, loss and metrics that the history has.
 
     Args:
         history: rows such as {"step": 50, "threshold": 0.9, "remaining": 95.2, "loss": 0.4, "eval": {"acc": 0.8}}:
@@ -48,12 +48,12 @@ def curves(history: Sequence[Mapping[str, object]], title: str = "") -> Chart:
 
 
 def has_curves(history: Sequence[Mapping[str, object]]) -> bool:
-    """Whether `curves` has anything to draw. Raises ValueError as it does."""
+    """Whether `curves` has anything to draw. It raises UserError as `curves` does."""
     return bool(_panels(history))
 
 
 def _panels(history: Sequence[Mapping[str, object]]) -> dict[str, dict[str, Line]]:
-    """Heading of a panel -> name of a line -> its points; only what has a point."""
+    """Heading of a panel -> name of a line -> its points. Empty lines and panels are left out."""
     panels: dict[str, dict[str, Line]] = {_REMAINING: {}, "threshold": {}, "loss": {}, "metrics": {}}
     names = {"remaining": _REMAINING, "threshold": "threshold", "loss": "loss"}
     for step, row in sorted(_by_step(history).items()):
@@ -90,7 +90,7 @@ def _append(lines: dict[str, Line], name: str, step: float, value: object) -> No
 
 def _draw_panel(axes: Axes, label: str, lines: dict[str, Line], last: bool) -> None:
     for i, (name, (updates, values)) in enumerate(lines.items()):
-        # Markers tell lines apart without colour; a dense curve is a line of its own.
+        # Markers tell lines apart without colour; a line with many points needs none.
         marker = _MARKERS[i % len(_MARKERS)] if len(updates) <= 60 else None
         axes.plot(
             updates,

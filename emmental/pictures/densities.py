@@ -1,4 +1,4 @@
-"""Arrays behind the pictures of pruning: names of matrices, densities, tiles of density, attention heads.
+"""The numbers behind the pictures of pruning: names of matrices, densities, tiles, attention heads.
 
 A mask is a (out, in) array of bool: True where the weight stays. A density is the share of True, in [0, 1].
 """
@@ -23,7 +23,7 @@ _JOINT = tuple(path for path, role in _ROLES.items() if role == QKV)
 _ROLES |= {f"{path}.{role}": role for path in _JOINT for role in (QUERY, KEY, VALUE)}
 _HEADING_OF_ROLE = {OUTPUT: "attn.\noutput", UP: "FFN\nin", DOWN: "FFN\nout", QKV: "query,\nkey, value"}
 HEADINGS = {path: _HEADING_OF_ROLE.get(role, role.replace("_", "\n")) for path, role in _ROLES.items()}
-"""What follows the layer's number in a matrix' name -> heading of its column, in the order of the columns."""
+"""The part of a matrix' name after the layer's number -> heading of its column, in the order of the columns."""
 _NUMBERED = re.compile(r"^(?:.*?\.)?(\d+)(?:\.albert_layers\.(\d+))?\.(.+)$")
 
 
@@ -39,8 +39,8 @@ class Block:
 def matrix_key(name: str) -> MatrixKey:
     """(layer, matrix) of a module name: `bert.encoder.layer.3.output.dense` -> (3, "output.dense").
 
-    A name without a number stands in a row of its own: `head.dense` -> ("head", "dense"). ALBERT's layers of a group
-    but the first are named by two numbers.
+    A name without a number gets its own row: `head.dense` -> ("head", "dense"). In ALBERT, a layer that is not the
+    first of its group is named by two numbers.
     """
     found = _NUMBERED.match(name)
     if found:
@@ -50,21 +50,21 @@ def matrix_key(name: str) -> MatrixKey:
 
 
 def heading(matrix: str) -> str:
-    """What a column of the overview is called."""
+    """Heading of a column of the overview."""
     return HEADINGS.get(matrix, matrix)
 
 
 def head_axis(matrix: str) -> int | None:
     """The axis of a mask along which its attention heads lie: 0 rows, 1 columns, None without heads.
 
-    A joint matrix of query, key and value has none: see `separated`.
+    A matrix that holds query, key and value has no such axis: see `separated`.
     """
     role = _ROLES.get(matrix)
     return 1 if role == OUTPUT else 0 if role in HEAD_ROLES and role != QKV else None
 
 
 def separated(masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Joint masks of query, key and value as three: `attn.Wqkv` -> `attn.Wqkv.query`, `.key` and `.value`."""
+    """Split masks that hold query, key and value: `attn.Wqkv` -> `attn.Wqkv.query`, `.key` and `.value`."""
     apart: dict[str, np.ndarray] = {}
     for name, mask in masks.items():
         if name.endswith(_JOINT):
@@ -76,14 +76,14 @@ def separated(masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def to_mask(mask: object, name: str = "mask") -> np.ndarray:
-    """A mask as (out, in) bool from an array, list or tensor of bool or of zeros and ones.
+    """A mask as (out, in) bool. Arrays, lists and tensors of bool or of 0 and 1 are accepted.
 
     Raises:
         UserError: another shape, no element, or values that are neither 0 nor 1.
     """
     array = to_array(mask, name)
     if array.ndim != 2 or array.size == 0:
-        raise UserError(f"{name}: shape {array.shape} is no mask; (out, in) with at least one weight is")
+        raise UserError(f"{name}: shape {array.shape} is not a mask; (out, in) with at least one weight is")
     if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
         raise UserError(f"{name}: a mask has only 0 and 1, or False and True")
     return array.astype(bool, copy=False)
@@ -120,9 +120,9 @@ def even_count(length: int, most: int = 8) -> int:
 
 
 def tile_sides(shape: tuple[int, int], most: int = MOST_TILES) -> tuple[int, int]:
-    """(height, width) of a tile in weights, as small as lets at most `most` tiles stand along a side of the mask.
+    """(height, width) of a tile in weights: the smallest for which a side of the mask has at most `most` tiles.
 
-    They are powers of two, so that tiles end where attention heads end.
+    Both are powers of two, so tiles end where attention heads end.
     """
     height, width = (1 << max(0, (-(-length // most) - 1).bit_length()) for length in shape)
     return height, width
@@ -156,8 +156,8 @@ def table(
         order: matrices whose columns come first, in this order.
 
     Returns:
-        (layers, matrices) float64 with NaN where there is no value; the layers, numbers first and ascending; the
-        matrices.
+        (layers, matrices) float64, NaN where there is no value; the layers, first those with a number, in ascending
+        order; the matrices.
     """
     keyed = {matrix_key(key) if isinstance(key, str) else tuple(key): value for key, value in values.items()}
     if any(len(key) != 2 for key in keyed):

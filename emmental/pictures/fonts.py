@@ -1,6 +1,6 @@
-"""Fonts for what is written on a picture: Matplotlib's own, and for what that lacks one of the system.
+"""Fonts for texts on a picture: Matplotlib's own, and a font of the system for letters that it lacks.
 
-Matplotlib's DejaVu Sans has Latin, Greek, Cyrillic, Arabic and Hebrew letters, and no Chinese, Japanese or Korean.
+Matplotlib's DejaVu Sans has Latin, Greek, Cyrillic, Arabic and Hebrew letters, but no Chinese, Japanese or Korean.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _BOX = "□"
 
 
 def text_artist(text: str, size: float, **options: object) -> Text:
-    """A text of `size` pixels in fonts that have its letters; `options` as for Matplotlib's `Text`."""
+    """A text of `size` pixels in fonts that have its letters; `options` are those of Matplotlib's `Text`."""
     return Text(0.0, 0.0, fontsize=size, parse_math=False, **drawable(text), **options)
 
 
 def drawable(text: str) -> dict[str, object]:
     """What Matplotlib needs to draw `text`: `text` itself, and `family`, the names of fonts that have its letters.
 
-    Fonts of the system often come in one weight only, so what needs them is not bold.
-    Letters that no font of the system has become boxes, and the log names them, once each.
+    Fonts of the system often have only one weight, so such texts are never bold.
+    Letters that no font has become boxes, and the log names each of them once.
     """
     missing = frozenset(ord(letter) for letter in text if not letter.isspace()) - _letters_of(_own_path())
     if not missing:
@@ -39,7 +39,7 @@ def drawable(text: str) -> dict[str, object]:
 
 @lru_cache(maxsize=256)
 def _system_families(missing: frozenset[int]) -> tuple[list[str], frozenset[int]]:
-    """Names of fonts, and the letters that none has."""
+    """Names of fonts, and the letters that no font has."""
     chosen: list[str] = []
     while missing:
         path = min(system_fonts(), key=lambda path: _preference(path, missing), default="")
@@ -52,7 +52,7 @@ def _system_families(missing: frozenset[int]) -> tuple[list[str], frozenset[int]
 
 
 def _preference(path: str, missing: frozenset[int]) -> tuple[int, bool, str]:
-    """The most letters first, then regular ones, then by name: a system draws the same picture in every run."""
+    """Order of fonts: most letters first, then regular ones, then by name, so every run draws the same picture."""
     return -len(missing & _letters_of(path)), "regular" not in path.lower(), path
 
 
@@ -84,7 +84,7 @@ def _own_path() -> str:
 
 @lru_cache(maxsize=4096)
 def _letters_of(path: str) -> frozenset[int]:
-    """Code points that a font file has; none for a file that cannot be drawn from, such as one of coloured bitmaps."""
+    """Code points that a font file has; none if Matplotlib cannot draw from it, for example coloured bitmaps."""
     try:
         return frozenset(FT2Font(path).get_charmap())
     except (RuntimeError, OSError, ValueError):

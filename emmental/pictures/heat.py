@@ -1,4 +1,4 @@
-"""Heat maps of remaining weights: layers down, matrices across, the number in each cell."""
+"""Heat maps of remaining weights: a row for each layer, a column for each matrix, the number in each cell."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class HeatTable:
     weights: int = 0
 
     def summary(self) -> str:
-        """For example "12.3 % of 85.0 M weights remain"; nothing when the sizes are not known."""
+        """For example "12.3 % of 85.0 M weights remain"; empty if the sizes are not known."""
         return f"{percent(self.cells[-1, -1])} % of {count_of(self.weights)} weights remain" if self.weights else ""
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] in percent, in a cell's width: 100, 12.3, 3.45, 0.02."""
+    """A share in [0, 1] in percent, short enough for a cell: 100, 12.3, 3.45, 0.02."""
     value = 100.0 * share
     if value in (0.0, 100.0):
         return f"{value:.0f}"
@@ -53,19 +53,19 @@ def percent(share: float) -> str:
 
 
 def count_of(number: int) -> str:
-    """A number of weights: 85.0 M, 590 k, 64."""
+    """A number of weights in short form: 85.0 M, 590 k, 64."""
     if number >= 999_500:
         return f"{number / 1e6:.1f} M"
     return f"{number / 1e3:.0f} k" if number >= 1000 else str(number)
 
 
 def scale_end(share: float) -> float:
-    """The end of a colour scale that begins at 0: the round number next to the largest share, at most 1."""
+    """The end of a colour scale that begins at 0: the next round number from the largest share up, at most 1."""
     return next((end for end in _SCALE_ENDS if share <= end), 1.0)
 
 
 def color_map() -> Colormap:
-    """Viridis, which rises evenly in lightness for every kind of colour vision, with grey for what does not exist."""
+    """Viridis, whose lightness rises evenly for every kind of colour vision; grey where there is no matrix."""
     return colormaps["viridis"].with_extremes(bad="#d9d9d9")
 
 
@@ -75,7 +75,7 @@ def heat_table(
     rows: Sequence[object] | None = None,
     columns: Sequence[object] | None = None,
 ) -> HeatTable:
-    """Arrange densities for a heat map.
+    """Arrange densities in rows and columns.
 
     Args:
         densities: module name or (layer, matrix) -> share in [0, 1]; or an array (layers, matrices) of shares.
@@ -141,7 +141,7 @@ def compare(
     first_sizes: Mapping[object, int] | None = None,
     second_sizes: Mapping[object, int] | None = None,
 ) -> Chart:
-    """Two runs side by side on one colour scale; arguments as for `overview`, twice.
+    """Two runs side by side on one colour scale. Arguments as for `overview`, one of each for each run.
 
     Raises:
         UserError: as `overview`, or not two names.
@@ -191,7 +191,7 @@ def write(
     """Write text with its upper left corner at (left, top) in pixels; text wider than `room` is made smaller or cut.
 
     Args:
-        room: width in pixels; None is what the chart has to the right of `left`.
+        room: width in pixels; None takes all of the chart to the right of `left`.
     """
     width, height = chart.bbox.size
     artist = chart.text(left / width, 1 - top / height, "", weight=weight, va="top", ha="left")
@@ -239,7 +239,7 @@ def _draw_cells(axes: Axes, shown: HeatTable, end: float, column: int) -> None:
 
 
 def _left_margin(shown: HeatTable) -> int:
-    """Pixels for the names of the rows; names that need more than 400 get a smaller font."""
+    """Pixels for the names of the rows, at most 400; longer names get a smaller font."""
     return int(np.clip(_INDENT + _LETTER * TEXT_FONT * max(len(name) for name in shown.rows), _LEFT, 400))
 
 

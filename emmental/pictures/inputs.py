@@ -1,4 +1,4 @@
-"""What callers may hand in, made into one form each, or refused with one line that says what is accepted."""
+"""Checks arguments of the pictures and gives each of them one form. A refusal says what is accepted."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3)
 
 
 def to_array(value: object, name: str) -> np.ndarray:
-    """A NumPy array from an array, a list of numbers, or a tensor on any device and with or without gradient.
+    """A NumPy array from an array, a list of numbers, or a tensor on any device, with or without gradient.
 
     Raises:
-        UserError: a ragged list, or something that is not numbers.
+        UserError: rows of different lengths, or something that is not numbers.
     """
     if hasattr(value, "detach"):  # a torch tensor; NumPy has no bfloat16
         value = value.detach().cpu()
@@ -39,18 +39,18 @@ def to_array(value: object, name: str) -> np.ndarray:
 
 
 def to_rgb_image(image: object, rgb: bool = True) -> np.ndarray:
-    """Any image as a (H, W, 3) uint8 RGB array of its own.
+    """Any image as a new (H, W, 3) uint8 RGB array.
 
     Args:
         image: an array or tensor (H, W), (H, W, C) or (C, H, W) with C = 1 (grey), 3 or 4 (with alpha, laid over
             white), of bool, integers in 0..255, uint16 in 0..65535, or floats in [0, 1] or else in [0, 255]; a PIL
-            image; or the path of an image file. A batch of one is accepted. Where both the first and the last axis
-            could be the channels, the last one is. Files and PIL images are turned upright as their EXIF data says;
-            boxes are given in pixels of the upright image.
-        rgb: False for arrays in OpenCV's BGR(A) order; files and PIL images know their own order.
+            image; or the path of an image file. A batch of one is accepted. If both the first and the last axis
+            could be the channels, the last one is taken. Files and PIL images are turned upright as their EXIF data
+            says; boxes are in pixels of the upright image.
+        rgb: False for arrays in OpenCV's BGR(A) order. It does not matter for files and PIL images.
 
     Raises:
-        UserError: a file that cannot be read, or an array that is no image; the line says which values are accepted.
+        UserError: a file that cannot be read, or an array that is no image; the message says what is accepted.
     """
     if isinstance(image, str | Path):
         pixels, rgb = _read_image(Path(image)), False
@@ -102,7 +102,7 @@ def to_boxes(boxes: object, name: str = "boxes") -> np.ndarray:
 
 
 def to_box(box: object, name: str = "box") -> np.ndarray:
-    """One box as (4,) float64; raises ValueError as `to_boxes` does, and for another number of boxes."""
+    """One box as (4,) float64. It raises UserError as `to_boxes` does, and for another number of boxes."""
     boxes = to_boxes(box, name)
     if len(boxes) != 1:
         raise UserError(f"{name}: expected one box of 4 numbers, got {len(boxes)} boxes")
@@ -110,7 +110,7 @@ def to_box(box: object, name: str = "box") -> np.ndarray:
 
 
 def to_scores(scores: object, count: int, name: str) -> list[str]:
-    """`count` scores as texts with two decimals; empty texts where there are none.
+    """`count` scores as texts with two decimals; empty texts if there are no scores.
 
     Raises:
         UserError: another number of scores, or a NaN or infinity.
@@ -124,10 +124,10 @@ def to_scores(scores: object, count: int, name: str) -> list[str]:
 
 
 def to_names(ids: object, names: object, count: int, name: str, names_name: str) -> list[str]:
-    """`count` texts from ids and the names they stand for; empty texts where there are none.
+    """`count` texts: the names of the ids; empty texts if there are no ids.
 
     Args:
-        ids: whole numbers in a list, array or tensor, or the names themselves; None among them: no name.
+        ids: whole numbers in a list, array or tensor, or the names themselves; None stands for no name.
         names: a list (id -> name), a dict (id, or id as text -> name), or None: the numbers themselves are shown.
 
     Raises:
@@ -147,7 +147,7 @@ def to_names(ids: object, names: object, count: int, name: str, names_name: str)
 def to_number(
     value: object, name: str, *, above: float | None = None, least: float | None = None, most: float | None = None
 ) -> float:
-    """A finite number within limits, or a ValueError that names the argument."""
+    """A finite number within limits. A UserError names the argument otherwise."""
     number = value if isinstance(value, int | float | np.number) and not isinstance(value, bool) else np.nan
     if not np.isfinite(number):
         raise UserError(f"{name}: expected a finite number, got {value!r}")
@@ -160,7 +160,7 @@ def to_number(
 
 
 def to_color(value: object, name: str) -> tuple[float, float, float]:
-    """Any colour that Matplotlib knows as (r, g, b) in [0, 1], or a ValueError that names the argument."""
+    """Any colour that Matplotlib knows, as (r, g, b) in [0, 1]. A UserError names the argument otherwise."""
     try:
         return matplotlib.colors.to_rgb(value)
     except (ValueError, TypeError) as error:
@@ -168,7 +168,7 @@ def to_color(value: object, name: str) -> tuple[float, float, float]:
 
 
 def to_linestyle(value: str) -> str:
-    """A line style that Matplotlib knows, or a ValueError."""
+    """A line style that Matplotlib knows. Anything else is a UserError."""
     try:
         Rectangle((0, 0), 1, 1, linestyle=value)
     except (ValueError, TypeError) as error:
@@ -209,7 +209,7 @@ def _upright(pixels: np.ndarray, exif: bytes) -> np.ndarray:
 
 
 def _orientation(exif: bytes) -> int:
-    """The orientation, 1 to 8, that EXIF data gives (it has the form of a TIFF file); 1 where it gives none."""
+    """The orientation, 1 to 8, in EXIF data (which has the form of a TIFF file); 1 if there is none."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = ">" if exif.startswith(b"MM") else "<"
     try:

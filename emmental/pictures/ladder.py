@@ -1,4 +1,4 @@
-"""The models of one run beside each other: the metric against what it costs, in time and in weights."""
+"""Compares the models of one run: the metric against speed and against weights."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _LEFT, _TOP, _RIGHT, _BOTTOM, _BETWEEN, _INDENT, _HEIGHT = 110, 110, 60, 80, 100
 def ladder(
     names: Sequence[str], metric: str, values: object, speeds: object, shares: object, title: str = ""
 ) -> Chart:
-    """Two panels: the metric against speed, and against the encoder weights that are left; a point for each model.
+    """Two panels with a point for each model: the metric against speed, and against the encoder weights left.
 
     Args:
-        names: of the models, beside their points; the first is the one that the others were made from.
-        metric: what `values` are.
+        names: of the models, written beside their points. The first is the model that the others were made from.
+        metric: name of what `values` are.
         values: (models,) numbers.
         speeds: (models,) how many times as fast as the first.
         shares: (models,) encoder weights left, in % of the first model's.
@@ -41,7 +41,7 @@ def ladder(
         write(chart, _INDENT, 20, title, TITLE_FONT, weight="bold")
         left = axes_at(chart, (_LEFT, _TOP, width, _HEIGHT))
         right = axes_at(chart, (_LEFT + width + _BETWEEN, _TOP, width, _HEIGHT))
-        right.invert_xaxis()  # in both panels what costs least stands on the right
+        right.invert_xaxis()  # in both panels the cheapest model is on the right
         for axes, numbers, label in (
             (left, columns[1], "times as fast"),
             (right, columns[2], "encoder weights left (%)"),

@@ -1,4 +1,4 @@
-"""Colours: of boxes, of lines, and of text on a coloured ground."""
+"""Colours of boxes, of lines, and of text on a coloured background."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.colors import to_rgb
 
-# The seven hues of Okabe and Ito (2008), which people with any colour vision tell apart.
+# The seven hues of Okabe and Ito (2008): people with any colour vision can tell them apart.
 LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 BOX_COLORS = tuple(
     to_rgb(name)
@@ -21,10 +21,10 @@ BOX_COLORS = tuple(
 
 
 def box_colors(boxes: np.ndarray, labels: Sequence[str]) -> list[tuple[float, float, float]]:
-    """One colour for each box, which depends on the box and not on the order in which the boxes come.
+    """One colour for each box. It depends on the box, not on the order of the boxes.
 
-    A box's coordinates choose its place in `BOX_COLORS`; where two boxes choose the same, one takes the next free
-    place. Up to `len(BOX_COLORS)` boxes therefore get different colours.
+    A box's coordinates choose its place in `BOX_COLORS`. If two boxes choose the same place, one of them takes
+    the next free one. So up to `len(BOX_COLORS)` boxes get different colours.
 
     Args:
         boxes: (n, 4) float, x0 y0 x1 y1.
@@ -53,7 +53,7 @@ def luminance(color: object) -> float:
 
 
 def on_dark(color: object) -> tuple[float, float, float]:
-    """`color`, mixed with as much white as text in it needs to be read on a dark plate (luminance of at least 0.5)."""
+    """`color`, mixed with white until text in it can be read on a dark plate (a luminance of at least 0.5)."""
     rgb = np.asarray(to_rgb(color))
     for white in np.linspace(0, 1, 11):
         mixed = (1 - white) * rgb + white
@@ -63,5 +63,5 @@ def on_dark(color: object) -> tuple[float, float, float]:
 
 
 def text_color_on(color: object) -> str:
-    """Black or white, whichever has the higher contrast on `color`."""
+    """Black or white: the one with the higher contrast on `color`."""
     return "black" if luminance(color) > 0.179 else "white"

@@ -1,4 +1,4 @@
-"""Where a label goes: at its box, inside the picture and, where there is room, off the labels that stand already.
+"""Places labels: at their box, inside the picture and, if there is room, not over earlier labels.
 
 All rectangles are (x0, y0, x1, y1) in pixels of the drawn picture, y downward.
 """
@@ -20,7 +20,7 @@ def fit_text(
     room: tuple[float, float],
     measure: Callable[[str, float], tuple[float, float]],
 ) -> tuple[str, float, tuple[float, float]] | None:
-    """Make a label fit into a picture: first by a smaller font, then in one line, then cut off with an ellipsis.
+    """Make a label fit into a picture: first with a smaller font, then in one line, then cut with an ellipsis.
 
     Args:
         text: one or more lines; unprintable characters become spaces.
@@ -29,7 +29,7 @@ def fit_text(
         measure: (text, font size) -> (width, height) of the label.
 
     Returns:
-        (text, font size, label size), or None when there is no text or not room for a letter.
+        (text, font size, label size), or None if there is no text or no room for one letter.
     """
     text = "\n".join("".join(c if c.isprintable() else " " for c in line) for line in str(text).splitlines()).strip()
     while text:
@@ -57,16 +57,16 @@ def place_label(
 ) -> Rectangle:
     """Choose the place of a label.
 
-    The first choice is the upper left corner inside the box; for a small box (`outside`) it is below the box, or to
-    its right when the box ends at the lower edge. The other corners and sides of the box follow, then places further
-    down and up. Where none is free, the place that covers least of other labels is taken.
+    The first choice is the upper left corner inside the box. For a small box (`outside`) it is below the box, or to
+    its right if the box ends at the lower edge. Next come the other corners and sides of the box, then places further
+    down and up. If no place is free, the one that covers least of other labels is taken.
 
     Args:
         size: (width, height) of the label, at most that of the picture.
         box: the label's box; it may reach out of the picture.
         picture: (width, height) of the picture.
-        taken: the labels that stand already.
-        outside: the box is too small to carry its label.
+        taken: the labels placed so far.
+        outside: the box is too small to hold its label.
 
     Returns:
         The label's rectangle.

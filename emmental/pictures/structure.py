@@ -1,4 +1,4 @@
-"""What structured pruning left: which attention heads, and how many feed-forward neurons, of each layer."""
+"""Pictures of what structured pruning left of each layer: its attention heads and feed-forward neurons."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _GONE = "#e6e6e6"
 
 
 def heads_and_neurons(heads: object, neurons: object, of_neurons: object, title: str = "") -> Chart:
-    """A row for each layer: its attention heads, those that stay coloured, and a bar of the neurons that stay.
+    """A row for each layer: its attention heads (those that stay are coloured) and a bar of the neurons that stay.
 
     Args:
-        heads: (layers, heads) bool, True where the head stays. Where only the number of heads is known, as of a small
-            model, the pair (numbers that stay, number before): (layers,) integers and one integer.
+        heads: (layers, heads) bool, True where the head stays. If only their number is known, as for a small model,
+            the pair (numbers that stay, number before): (layers,) integers and one integer.
         neurons: (layers,) integers, neurons that stay.
         of_neurons: how many there were: one integer, or (layers,) integers.
         title: heading of the picture.
 
     Raises:
-        UserError: arrays that do not fit together, or more neurons than there were.
+        UserError: arrays that do not fit together, or more neurons stay than there were.
     """
     kept, numbered = _heads(heads)
     neurons, before = _neurons(neurons, of_neurons, len(kept))
@@ -93,7 +93,7 @@ def _draw_neurons(axes: Axes, neurons: np.ndarray, before: np.ndarray) -> None:
 
 
 def _heads(heads: object) -> tuple[np.ndarray, bool]:
-    """(layers, heads) bool, and whether the places of the heads are known."""
+    """(layers, heads) bool, and whether it is known which heads stay."""
     if isinstance(heads, tuple) and len(heads) == 2 and np.ndim(heads[1]) == 0:
         numbers, before = _whole(heads[0], "heads"), _whole([heads[1]], "heads")[0]
         if numbers.ndim != 1 or numbers.size == 0 or numbers.max() > before or before < 1:

@@ -1,4 +1,4 @@
-"""The ground of a mask's picture: its tiles of density with axes, legend and heading."""
+"""The background of a mask's picture: tiles coloured by density, axes, legend and heading."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _MIN_BLOCK = 62  # pixels along a block's side, so that its label fits into it
 
 
 def tiles_ground(mask: np.ndarray, block_count: int, axis: int) -> np.ndarray:
-    """Draw the tiles of a mask (out, in), outputs down and inputs across, stretched to a square.
+    """Draw the tiles of a mask (out, in): a row for outputs, a column for inputs, stretched to a square.
 
-    The side along `axis` grows where `block_count` labelled blocks need more room.
+    The side along `axis` is longer if `block_count` labelled blocks need more room.
 
     Returns:
         (height, width, 3) uint8 RGB with room for a heading of two lines.
     """
     tiles = density_tiles(mask)
-    # Single tiles stand out; one in two hundred may be beyond the end of the scale.
+    # A few dense tiles must not stretch the scale: one in two hundred may be beyond its end.
     end = scale_end(float(np.quantile(tiles, 0.995)) or float(tiles.max()))
     width, height = _sides(block_count, axis)
     ground = _frame(mask.shape, (width, height), end).copy()
@@ -67,7 +67,7 @@ def block_boxes(blocks: list[Block], mask_shape: tuple[int, int], axis: int) -> 
     return boxes
 
 
-@lru_cache(maxsize=16)  # the matrices of a model share few shapes and scales, and axes take longest to draw
+@lru_cache(maxsize=16)  # axes take longest to draw, and the matrices of a model have few different shapes and scales
 def _frame(shape: tuple[int, int], sides: tuple[int, int], end: float) -> np.ndarray:
     """Axes and legend around the tiles."""
     (outputs, inputs), (width, height) = shape, sides

@@ -1,4 +1,4 @@
-"""Hidden-state distillation in fine-pruning: which layers are compared, where the teacher's states come from, how.
+"""Hidden-state distillation: which layers are compared, how, and where the teacher's states come from.
 
 The losses are those of TinyBERT (Jiao et al. 2020, arXiv 1909.10351; squared error, a learned projection when the
 student is narrower) and of DistilBERT (Sanh et al. 2019, arXiv 1910.01108; cosine).
@@ -30,7 +30,7 @@ def layer_map(student_layers: int, teacher_layers: int, by_hand: Sequence[int] |
     By default they are spread evenly, and the last imitates the last.
 
     Raises:
-        UserError: by hand, but not one for each of the student's layers, or one that the teacher has not.
+        UserError: `by_hand` has not one number for each layer of the student, or a layer that the teacher lacks.
     """
     if by_hand is None:
         return [max(1, round(layer * teacher_layers / student_layers)) for layer in range(1, student_layers + 1)]
@@ -50,12 +50,12 @@ class TeacherStates(Protocol):
     """Where the teacher's hidden states come from."""
 
     def of(self, batch: dict[str, Tensor]) -> list[Tensor]:
-        """For each of the teacher's layers that are compared, (B, T, H) on the batch's device."""
+        """(B, T, H) on the batch's device, for each layer of the teacher that is compared."""
         ...
 
 
 class AskedTeacher:
-    """Hidden states of a teacher that is asked anew for every batch.
+    """Hidden states that the teacher computes again for every batch.
 
     Args:
         teacher: a frozen model in evaluation mode.
@@ -104,7 +104,7 @@ class CachedStates:
 
 
 class StateRecorder:
-    """Writes the hidden states of a pass over a data set, which any rank may have computed, into one file.
+    """Writes the hidden states of a pass over a data set into one file, whichever rank computed them.
 
     Args:
         path: the file that rank 0 writes, see `CachedStates`.
@@ -126,7 +126,7 @@ class StateRecorder:
             self._file = np.memmap(path, np.float16, "w+", shape=shape)
 
     def add(self, batch: dict[str, Tensor], outputs: Any) -> None:
-        """Take in what the teacher gave for a batch."""
+        """Add the teacher's states of one batch."""
         counted = (batch["attention_mask"] > 0) & (batch["weights"] > 0)[:, None]  # (B, T)
         starts = torch.from_numpy(self._starts)[batch["index"]]
         tokens = (starts[:, None] + torch.arange(counted.shape[1]))[counted]
@@ -207,7 +207,7 @@ def compared_layers(layers: Sequence[int]) -> list[int]:
 
 
 def projection_between(student_width: int, teacher_width: int, seed: int) -> nn.Module:
-    """The identity for equal widths, else a linear map without bias, the same for a seed."""
+    """The identity for equal widths, else a linear map without bias; one seed always gives the same one."""
     if student_width == teacher_width:
         return nn.Identity()
     projection = nn.Linear(student_width, teacher_width, bias=False)
@@ -218,7 +218,7 @@ def projection_between(student_width: int, teacher_width: int, seed: int) -> nn.
 
 
 def row_starts(lengths: np.ndarray) -> np.ndarray:
-    """Where each row begins when all follow one another, (N,) int64."""
+    """Where each row begins if all rows stand one after another, (N,) int64."""
     return np.cumsum(lengths, dtype=np.int64) - lengths
 
 

@@ -12,7 +12,7 @@ from emmental.data.joined import UNLABELLED
 from emmental.runs.processes import Processes
 
 IGNORED = -100
-"""Label of a position that asks nothing."""
+"""Label of a position that has no loss."""
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -56,11 +56,11 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LmOutputs:
-    """What a language model gives for a batch.
+    """Output of a language model for a batch.
 
     Attributes:
         logits: (B, T, V).
-        hidden: (B, T, H), the last hidden states; None when nobody asked.
+        hidden: (B, T, H), the last hidden states; None when no loss needs them.
     """
 
     logits: Tensor
@@ -69,7 +69,7 @@ class LmOutputs:
 
 @dataclass(frozen=True)
 class LmLossSum:
-    """A loss before it is averaged: ranks add up both numbers, so that many give the mean that one would.
+    """A loss before averaging. Ranks add up both numbers, so many ranks get the same mean as one.
 
     Attributes:
         total: sum over positions, a scalar.
@@ -81,9 +81,9 @@ class LmLossSum:
 
 
 def averaged(sums: dict[str, LmLossSum], processes: Processes) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Each loss' mean over the positions of all ranks, and what a rank's sum is to be multiplied by in training.
+    """The mean of each loss over the positions of all ranks, and the factor of a rank's own sum in training.
 
-    Ranks average their gradients, so each one's sum counts times the number of ranks.
+    Ranks average their gradients, so the factor includes the number of ranks.
     """
     local = [part.total.detach().double() for part in sums.values()] + [part.count for part in sums.values()]
     totals, counts = processes.sum(torch.stack(local)).chunk(2)
@@ -104,7 +104,7 @@ def lm_loss_sums(
     """The losses of language-model distillation (Sanh, Debut, Chaumond and Wolf 2019, arXiv 1910.01108).
 
     ce: `distillation_loss` at the selected positions. mlm: cross entropy at the labelled positions. clm: the same with
-    labels one position on. mse: squared differences of the logits, summed over the vocabulary, at the selected
+    labels shifted by one position. mse: squared differences of the logits, summed over the vocabulary, at the selected
     positions. cos: `cosine_distance` of the last hidden states at the attended positions.
 
     Args:

@@ -1,4 +1,4 @@
-"""Teachers of fine-pruning: loaded, checked against the student, and asked once for all rows."""
+"""Teachers: loaded, checked against the student, and run once over all rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 _LOGITS, _STATES = "logits.safetensors", "states.bin"
 _PROBE = "Café: the model, PRUNED to 10 %, isn't unaffordable."
-"""Case, accents, punctuation and word pieces: texts on which tokenizers of one vocabulary differ."""
+"""A text with case, accents, punctuation and word pieces: tokenizers that share a vocabulary can differ here."""
 
 
 def load_teacher(args: Run, tokenizer: Any, task: Task) -> nn.Module:
@@ -94,12 +94,12 @@ def teacher_logits(
 
 
 def _teachers_classes(args: Run) -> tuple[str, list[str] | None, str]:
-    """What messages call the teacher, the user's names of its classes, and the flag that takes them."""
+    """The teacher's name in messages, the class names that the user gave for it, and the flag that takes them."""
     return f"--teacher_name_or_path {args.teacher_name_or_path}", args.teacher_label_names, "--teacher_label_names"
 
 
 def check_hidden_states(args: Run, teacher: nn.Module, student: nn.Module, dataset: FeatureDataset) -> None:
-    """See, before anything is written, that hidden states can be compared as the flags ask for it.
+    """Check, before anything is written, that hidden states can be compared as the flags say.
 
     Raises:
         UserError: `--teacher_layers` does not fit, or the cache would be larger than allowed.
@@ -112,7 +112,7 @@ def check_hidden_states(args: Run, teacher: nn.Module, student: nn.Module, datas
     if 0 < args.hidden_cache_limit_gb * 1e9 < size:
         raise UserError(
             f"--hidden_cache_limit_gb {args.hidden_cache_limit_gb:g}: the hidden states take {size / 1e9:.3g} GB; "
-            "allow that much, compare fewer layers (--teacher_layers), or give 0 to ask the teacher for every batch"
+            "allow that much, compare fewer layers (--teacher_layers), or give 0 to run the teacher for every batch"
         )
 
 
@@ -124,10 +124,10 @@ def hidden_state_match(
     processes: Processes,
     cache_dir: Path,
 ) -> HiddenStateMatch | None:
-    """How hidden states are compared, as the flags ask for it; None when both its weights are 0.
+    """How hidden states are compared, as the flags say; None when both weights are 0.
 
     With `--hidden_cache_limit_gb` the teacher's states come from the cache, made in the same pass as the logits; call
-    this before `teacher_logits`. Without it the teacher is asked anew for every batch.
+    this before `teacher_logits`. Without it the teacher runs for every batch.
 
     Raises:
         UserError: see `check_hidden_states`.
@@ -176,17 +176,17 @@ def _ask(
     folder: Path,
     recorder: StateRecorder | None = None,
 ) -> Tensor:
-    """One pass over the rows, the longest first: logits, cached in `folder`, and hidden states where asked for."""
+    """Logits of all rows, in one pass, cached in `folder`; `recorder` gets the hidden states."""
     started = time.monotonic()
     precision = Precision(processes.device, args.fp16, args.bf16)
     observe = None if recorder is None else recorder.add
     logits = predict_logits(
         teacher.to(processes.device),
         dataset,
-        args.per_gpu_train_batch_size,  # not that of evaluation, which may change without changing the result
+        args.per_gpu_train_batch_size,  # a user may change that of evaluation without changing the result
         processes,
         precision,
-        "Asking the teacher",
+        "Running the teacher",
         observe,
     )
     if processes.is_main:
@@ -194,7 +194,8 @@ def _ask(
             save_file({"logits": logits}, temporary / _LOGITS)
     processes.barrier()
     what = "logits" if recorder is None else "logits and hidden states"
-    logger.info("asked the teacher for %s of %d rows in %.1f s, once", what, len(dataset), time.monotonic() - started)
+    seconds = time.monotonic() - started
+    logger.info("the teacher computed %s of %d rows in %.1f s, once for the whole run", what, len(dataset), seconds)
     return logits
 
 
@@ -228,7 +229,7 @@ def _check_tokenizers(student: Any, teacher: Any, name: str) -> None:
         return
     if not differing:
         raise UserError(
-            f"--teacher_name_or_path {name} has the student's vocabulary but cuts texts in another way (upper case, "
+            f"--teacher_name_or_path {name} has the student's vocabulary but splits texts differently (upper case, "
             "accents, special tokens); teacher and student must give the same token ids"
         )
     raise UserError(
