@@ -1,4 +1,4 @@
-"""Pruning of BERT-like encoders: masked models, their training, and what comes out of it."""
+"""Prunes BERT-like encoders: masked models, their training, and smaller models made from them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = [
 
 
 def register() -> None:
-    """Tell the Auto classes of Transformers about masked and small models.
+    """Register masked and small models with the Auto classes of Transformers.
 
-    Importing emmental does it. The command lines are the exception: they answer `--help` and mistakes in flags before
-    they load PyTorch, and call this after.
+    `import emmental` calls it. The programs are the exception: they answer `--help` and mistakes in flags before they
+    load PyTorch, and call this later.
     """
     from emmental import masked_models, small_models  # noqa: F401 - importing them registers
 
@@ -32,7 +32,7 @@ if not getattr(sys.modules["__main__"], "READS_FLAGS_FIRST", False):
 
 
 def __getattr__(name: str) -> Any:
-    """`prune`, `MaskedRobertaModel`, `SmallRobertaModel` and their like for every type, when first asked for."""
+    """`prune`, and `MaskedRobertaModel`, `SmallRobertaModel` and so on for every type, made at their first use."""
     if name == "prune":
         from emmental.structured.prune import prune
 

@@ -3,7 +3,7 @@
 This is the only file that knows names such as `attention.self.query`. To add an architecture, add one entry to
 `ARCHITECTURES` and one line to the list in `tests/tiny_models.py`.
 
-It imports nothing of emmental: the modelling file in the folder of a small model takes a copy of it along.
+It imports nothing of emmental, because the folder of a small model holds a copy of it.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ class Architecture:
         model_type: as `config.json` spells it.
         layers: dotted path of the encoder layers inside the base model; `*` stands for every member of a list.
         roles: role -> dotted path of its linear inside a layer. `qkv` has all query rows, then all key rows, then
-            all value rows. Optional roles (`position_key`, `position_query`) are skipped where a layer lacks them.
+            all value rows. A layer may lack optional roles (`position_key`, `position_query`).
         gated: `up` has 2 * I rows: row i is neuron i's input, row i + I is its gate.
         shared: layers are used several times in one forward pass (ALBERT).
         token_types: the model takes `token_type_ids`.
         attention: dotted path of the module that computes attention from the heads' linears.
-        head_counters: names of the attributes of `attention` that must follow the number of heads: the first counts
-            heads, the second (if any) counts rows.
-        broadcast_mask: with sdpa, attention takes a bool mask (B, 1, 1, T) as it is, instead of (B, T).
-        positions_after: number, or setting that gives it, after which positions are counted: so many rows of the
-            position embeddings, and one, are not for tokens.
-        pre_norm: the LayerNorm stands before a sublayer, not after its residual sum.
+        head_counters: attributes of `attention` that change with the heads: the first is the number of heads, the
+            second (if any) the number of rows.
+        broadcast_mask: with sdpa, attention takes a bool mask (B, 1, 1, T) unchanged, instead of (B, T).
+        positions_after: number, or the setting that holds it, after which positions are counted. So many rows of the
+            position embeddings, and one more, are not for tokens.
+        pre_norm: the LayerNorm is before a sublayer, not after its residual sum.
         attention_norm, feed_forward_norm: dotted paths of the sublayers' LayerNorms inside a layer.
         shared_position_bias: all layers add one table of position biases to their scores, a column for each head.
-        undeclared: settings that the modelling code reads although the configuration's class does not declare them.
-        before_down: dotted paths of the modules between the feed-forward's input and `down`; none where gated.
+        undeclared: settings that the modelling code reads but the configuration's class does not declare.
+        before_down: dotted paths of the modules between the feed-forward's input and `down`; none if gated.
     """
 
     model_type: str
@@ -77,8 +77,8 @@ class EncoderLayer:
     Attributes:
         name: dotted name inside the model.
         module: the layer.
-        linears: role -> dotted name inside the model, of the linears that the layer has.
-        uses: how often one forward pass runs through it.
+        linears: role -> dotted name inside the model, for each linear of the layer.
+        uses: how often one forward pass runs the layer.
     """
 
     name: str
@@ -215,7 +215,7 @@ ARCHITECTURES: dict[str, Architecture] = {entry.model_type: entry for entry in _
 
 
 def architecture_of(config: Any) -> Architecture:
-    """The entry of a configuration's model type; masked and small types have the entry of the type they come from.
+    """The entry of a configuration's model type. Masked and small types share the entry of their plain type.
 
     Raises:
         UnknownArchitectureError: there is none. The message names the known types and this file.
@@ -237,19 +237,19 @@ def base_model_type(model_type: str) -> str:
 
 
 def takes_token_types(config: Any) -> bool:
-    """Whether the model reads `token_type_ids`: its type has them, and so has this one; any type is accepted."""
+    """Whether the model reads `token_type_ids`: its type has them, and its configuration too. Any type is accepted."""
     entry = ARCHITECTURES.get(base_model_type(config.model_type))
     return (entry is None or entry.token_types) and getattr(config, "type_vocab_size", 0) > 1
 
 
 def takes_broadcast_mask(config: Any) -> bool:
-    """Whether the model takes a bool attention mask (B, 1, 1, T) as it is, without looking at its values."""
+    """Whether the model takes a bool attention mask (B, 1, 1, T) unchanged, without reading its values."""
     entry = ARCHITECTURES.get(base_model_type(config.model_type))
     return entry is not None and entry.broadcast_mask and getattr(config, "_attn_implementation", None) == "sdpa"
 
 
 def longest_input(config: Any) -> int:
-    """Tokens, special ones included, that a text has at most: those that the model (of any type) has positions for."""
+    """Most tokens of a text, special ones included: the positions that the model (of any type) has."""
     entry = ARCHITECTURES.get(base_model_type(config.model_type))
     after = None if entry is None else entry.positions_after
     if isinstance(after, str):
@@ -258,7 +258,7 @@ def longest_input(config: Any) -> int:
 
 
 def encoder_room(config: Any) -> str:
-    """Name of the part of the base model that holds the layers: `encoder`, `transformer`, `layers`."""
+    """Name of the part of the base model that holds the layers: `encoder`, `transformer` or `layers`."""
     return architecture_of(config).layers.partition(".")[0]
 
 
@@ -300,7 +300,7 @@ def _matching(root: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _linears(layer: nn.Module, layer_name: str, architecture: Architecture) -> dict[str, str]:
-    from torch import nn  # here, so that tables are read without the seconds that PyTorch takes
+    from torch import nn  # here, because importing PyTorch takes seconds and the tables do not need it
 
     inside = dict(layer.named_modules())
     return {

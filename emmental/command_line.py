@@ -1,4 +1,4 @@
-"""What every command line of this project shares: a parser, checks of numbers, and one line per mistake."""
+"""Shared by all command lines: a parser, checks of numbers, and one line per mistake."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser that answers a mistake with one line, exit status 2, and takes no abbreviated flags."""
+    """A parser that answers a mistake with one line and exit status 2. It takes no abbreviated flags."""
 
     def __init__(self, description: str, prog: str | None = None) -> None:
         super().__init__(
@@ -32,20 +32,20 @@ class OneLineParser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Print the mistake and leave with status 2."""
+        """Print the mistake and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
     def format_help(self) -> str:
-        """As in argparse; a flag without a default says nothing about it."""
+        """As in argparse, without the empty defaults."""
         return re.sub(r"\s*\(default:\s+(None|False)\)", "", super().format_help())
 
     def declare(self, title: str, *flags: Flag, shown: Container[str] | None = None) -> None:
-        """Add a group of declared flags; those that the command line does not give are left out of what is parsed.
+        """Add a group of declared flags. The parsed result holds only those that the command line gives.
 
         Args:
-            title: of the group in `--help`.
-            flags: the group's.
-            shown: names of those that `--help` shows; None shows all.
+            title: heading of the group in `--help`.
+            flags: those of the group.
+            shown: names of the flags that `--help` shows; None shows all.
         """
         group = self.add_argument_group(title)
         for one in flags:
@@ -62,13 +62,13 @@ class OneLineParser(argparse.ArgumentParser):
 def parse_flags(
     description: str, groups: Mapping[str, Iterable[Flag]], argv: Sequence[str] | None, everyday: str
 ) -> Flags:
-    """The flags of `argv` (None: of the process).
+    """The flags of `argv` (None: the arguments of the process).
 
     Args:
         description: what the program does, for `--help`.
         groups: title of a group -> its flags.
         argv: the command line.
-        everyday: names of the flags that most people need, spaces between: `--help` shows these, `--help_all` all.
+        everyday: names of the flags that most people need, with spaces between. `--help` shows only these.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = OneLineParser(description)
@@ -90,7 +90,7 @@ def range_problems(
 
 
 def leave_if(problems: Iterable[str], program: str) -> None:
-    """Print the mistakes, a line each, and end the program with status 2; return when there is none."""
+    """Print the mistakes, a line each, and exit with status 2. Return if there is none."""
     lines = [f"{program}: error: {problem}" for problem in problems]
     if lines:
         _say("\n".join(lines))
@@ -98,7 +98,7 @@ def leave_if(problems: Iterable[str], program: str) -> None:
 
 
 def _say(mistake: str) -> None:
-    """Print what is wrong; torchrun, which ends with a long report, finds it in the file that it asks for."""
+    """Print what is wrong, and write it to the file that torchrun reads for its report."""
     print(mistake, file=sys.stderr)
     if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         Path(report).write_text(json.dumps({"message": mistake}), encoding="utf-8")
@@ -106,7 +106,7 @@ def _say(mistake: str) -> None:
 
 @contextmanager
 def user_mistakes() -> Iterator[None]:
-    """Turn what the user got wrong inside the block into one line on standard error and exit status 2."""
+    """Turn a `UserError` inside the block into one line on standard error and exit status 2."""
     try:
         yield
     except UserError as error:

@@ -1,6 +1,6 @@
-"""The last encoder layer for the first token alone, where a classifier reads no other.
+"""Computes the last encoder layer for the first token only, if the classifier reads no other.
 
-Keys and values of the last layer are of all tokens; query, output and feed-forward are needed for one. The layer and
+The last layer still needs the keys and values of all tokens, but query, output and feed-forward of one. The layer and
 its attention get subclasses of their own classes, so parameters, names, hooks and logits stay as they are.
 """
 
@@ -32,7 +32,7 @@ from .architectures import (
 
 
 class _FirstToken(NamedTuple):
-    """What takes the place of the attention mask on its way through a layer that gets the first token alone.
+    """Passed as the attention mask through a layer that gets only the first token.
 
     Attributes:
         mask: (B, 1 or heads, 1, T), bool (True: attend) or float (added), or None.
@@ -44,7 +44,7 @@ class _FirstToken(NamedTuple):
 
 
 def reads_first_token(model: nn.Module) -> bool:
-    """Whether a model's logits depend on nothing of its last layer but the first token."""
+    """Whether a model's logits depend on the first token of its last layer only."""
     if not type(model).__name__.endswith("ForSequenceClassification") or getattr(model.config, "is_decoder", False):
         return False
     config = model.config
@@ -55,7 +55,7 @@ def reads_first_token(model: nn.Module) -> bool:
 
 
 def install_first_token(model: nn.Module) -> bool:
-    """Compute the last layer of `model` for the first token alone from now on, if that is all it reads.
+    """From now on compute the last layer of `model` for the first token only, if the model reads no other.
 
     Returns:
         Whether it does.
@@ -65,7 +65,7 @@ def install_first_token(model: nn.Module) -> bool:
     layers = encoder_layers(model) if reads_first_token(model) else []
     architecture = architecture_of(model.config) if layers else None
     attention = dict(layers[-1].module.named_modules()).get(architecture.attention) if layers else None
-    if attention is None:  # all tokens are read, or another engine has taken the layer's place
+    if attention is None:  # all tokens are read, or another engine has replaced the layer
         return False
     layer = layers[-1].module
     if not isinstance(attention, BareAttention):
@@ -85,7 +85,7 @@ def is_installed(model: nn.Module) -> bool:
 
 @contextmanager
 def all_tokens(model: nn.Module) -> Iterator[None]:
-    """Inside, a model of `install_first_token` computes its last layer for all tokens."""
+    """Inside, a model changed by `install_first_token` computes its last layer for all tokens."""
     changed = {module: type(module) for module in model.modules() if hasattr(module, "every_token_class")}
     for module, changed_class in changed.items():
         module.__class__ = changed_class.every_token_class
@@ -98,10 +98,10 @@ def all_tokens(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def first_token_only(model: nn.Module) -> Iterator[bool]:
-    """Inside, a dense model that reads the first token alone computes its last layer for that one; same logits.
+    """Inside, a dense model that reads only the first token computes its last layer for that one; same logits.
 
-    Yields whether it does. Hidden states and attentions of the last layer are then those of one token: ask for
-    them outside.
+    Yields whether it does. The last layer then has the hidden states and attentions of one token: if you need
+    those of all tokens, run the model outside.
     """
     before = {module: type(module) for module in model.modules()}
     try:
@@ -134,7 +134,7 @@ def _layer_class(cls: type[nn.Module], model_type: str) -> type[nn.Module]:
 
 @functools.cache
 def _shared_encoder_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """ALBERT's encoder: its last layer is used before too, so the encoder itself knows which use is the last."""
+    """ALBERT's encoder. It uses its last layer several times, so the encoder itself knows which use is the last."""
 
     def forward(self: nn.Module, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Any:
         if attention_mask is not None and attention_mask.dim() != 4:
@@ -170,7 +170,7 @@ def _attention_class(cls: type[nn.Module], model_type: str) -> type[nn.Module]:
 
 
 def _finish(attention: nn.Module, architecture: Architecture, context: Tensor, hidden_states: Tensor) -> Tensor:
-    """What an attention module does after the heads, (B, T, heads * head size) -> (B, T, hidden)."""
+    """The part of an attention module after its heads, (B, T, heads * head size) -> (B, T, hidden)."""
     prefix, output, norm = f"{architecture.attention}.", architecture.roles[OUTPUT], architecture.attention_norm
     if not output.startswith(prefix):
         return context
@@ -184,7 +184,7 @@ def _finish(attention: nn.Module, architecture: Architecture, context: Tensor, h
 
 
 class BareAttention(nn.Module):
-    """An attention module without heads: what the dense one does after the heads, for an output of biases alone."""
+    """An attention module without heads: the part after the heads, for an output that is only biases."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class BareAttention(nn.Module):
 
     @classmethod
     def of(cls, attention: nn.Module, architecture: Architecture) -> BareAttention:
-        """`attention` without its heads; its other modules move here, by the same names."""
+        """`attention` without its heads. Its other modules move here under the same names."""
         bare = cls(architecture)
         heads = {path.rpartition(".")[2] for role, path in architecture.roles.items() if role in HEAD_ROLES}
         unused = {"dropout", "pos_dropout", "attention_dropout"}
@@ -218,7 +218,7 @@ def _projection(attention: nn.Module, architecture: Architecture, role: str) -> 
 def _context(
     attention: nn.Module, architecture: Architecture, hidden_states: Tensor, first: _FirstToken, kwargs: dict[str, Any]
 ) -> Tensor:
-    """(B, heads, 1, head size): what the first token's query finds."""
+    """(B, heads, 1, head size): the context of the first token."""
     if QKV in architecture.roles:
         size = attention.head_dim
         query, key, value = _fused(_projection(attention, architecture, QKV), hidden_states, first.all_tokens, size)
@@ -241,7 +241,7 @@ def _context(
 
 
 def _fused(linear: nn.Module, first: Tensor, every: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Query of the first token, key and value of all, from one linear with all query, key and value rows."""
+    """Query of the first token, keys and values of all tokens, from one linear that has the rows of all three."""
     if type(linear) is nn.Linear and not linear._forward_hooks and not linear._forward_pre_hooks:
         rows = linear.out_features // 3
         bias = (None, None) if linear.bias is None else (linear.bias[:rows], linear.bias[rows:])
@@ -254,7 +254,7 @@ def _fused(linear: nn.Module, first: Tensor, every: Tensor, size: int) -> tuple[
 
 
 def _turn(rows: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary positions (Su 2021): the two halves of each head turn by the angle of their position."""
+    """Rotary positions (Su 2021): the two halves of each head are rotated by the angle of their position."""
     low, high = rows.float().chunk(2, -1)
     return (rows.float() * cosine + torch.cat((-high, low), -1) * sine).to(rows.dtype)
 
@@ -262,7 +262,7 @@ def _turn(rows: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 def _disentangled_context(
     attention: nn.Module, architecture: Architecture, hidden_states: Tensor, first: _FirstToken, kwargs: dict[str, Any]
 ) -> Tensor:
-    """(B, heads, 1, head size) of DeBERTa's attention (He 2021): content and position score apart."""
+    """(B, heads, 1, head size) of DeBERTa's attention (He 2021), which scores content and position separately."""
     size, kinds = attention.attention_head_size, attention.pos_att_type
     query = _split(_projection(attention, architecture, QUERY)(hidden_states), size)
     key = _split(_projection(attention, architecture, KEY)(first.all_tokens), size)

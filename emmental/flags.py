@@ -1,4 +1,4 @@
-"""Flags of a command line, declared once: meaning, default, what they accept, and whether they change the result."""
+"""Flags of a command line. Each is declared once: help, default, accepted values, whether it changes the result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 MOST = 10**15
-"""No whole number that a flag takes is larger: computing with it stays within 64 bits."""
+"""The largest whole number that a flag takes, so that computing with it stays within 64 bits."""
 Value = str | int | float | bool | None
 
 
@@ -20,14 +20,14 @@ class Flag:
     Attributes:
         name: without the leading `--`.
         help: a line for `--help`.
-        default: None also where something else decides, such as the task or the number of examples.
-        type: makes the value of what stands on the command line; `bool` is a switch, with a `--no-` form.
-        changes_result: whether other weights come out when it changes; a run that resumes must have the same ones.
+        default: None also if something else decides, such as the task or the number of examples.
+        type: converts the text on the command line; `bool` is a switch, with a `--no-` form.
+        changes_result: whether another value gives other weights. A resumed run must have the same values of these.
         at_least: the smallest number accepted.
         above_zero: whether only numbers above 0 are accepted.
         accepts: the values accepted; None: all.
-        several: whether it takes one value or more, as a list.
-        earlier: what a run did before the flag existed, as a recorded run without it is read; None: the default.
+        several: whether it takes a list of one or more values.
+        earlier: the value that runs had before the flag existed, for recorded runs without it; None: the default.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Flag:
     earlier: Any = None
 
     def problem(self, value: Any) -> str | None:
-        """Why it does not accept a value, in a line; None when it does."""
+        """Why the flag does not accept a value, in one line; None if it does."""
         if self.several:
             single = replace(self, several=False)
             return next((problem for one in value or () if (problem := single.problem(one))), None)
@@ -61,7 +61,7 @@ class Flag:
 
 
 def flag(name: str, help: str, default: Any = None, type: Callable[[str], Any] | None = None, **rules: Any) -> Flag:
-    """Declare a flag that takes a value, of its default's type unless `type` names another; `rules`: see `Flag`."""
+    """Declare a flag that takes a value, of the type of its default or of `type`; `rules`: see `Flag`."""
     return Flag(name, help, default, type or (str if default is None else default.__class__), **rules)
 
 
@@ -74,12 +74,12 @@ class Flags(argparse.Namespace):
     """The values of a program's flags, each an attribute.
 
     Args:
-        groups: the program's flags by the titles that they stand under in `--help`.
-        given: name -> value of those that the user gave; the others have their defaults.
+        groups: title in `--help` -> the program's flags under it.
+        given: name -> value of the flags that the user gave; the others have their defaults.
 
     Attributes:
         declared: the program's flags.
-        explicit: names of those that the user gave, whatever their value.
+        explicit: names of the flags that the user gave, with any value.
     """
 
     __slots__ = ("declared", "explicit")
@@ -90,7 +90,7 @@ class Flags(argparse.Namespace):
         super().__init__(**{one.name: one.default for one in self.declared} | dict(given))
 
     def problems(self) -> Iterator[str]:
-        """A line for each flag whose value its declaration does not accept."""
+        """A line for each flag whose value is not accepted."""
         return (problem for one in self.declared if (problem := one.problem(getattr(self, one.name))))
 
     def all(self) -> dict[str, Value]:
@@ -98,5 +98,5 @@ class Flags(argparse.Namespace):
         return {one.name: getattr(self, one.name) for one in self.declared}
 
     def of_result(self) -> dict[str, Value]:
-        """Name -> value of the flags that decide which weights come out."""
+        """Name -> value of the flags that change the resulting weights."""
         return {one.name: getattr(self, one.name) for one in self.declared if one.changes_result}

@@ -1,8 +1,8 @@
-"""The masked form of any encoder of Transformers, made from its own classes: the same model, its encoder masked.
+"""The masked form of any encoder of Transformers: its own classes, with masked linear layers in the encoder.
 
-`MaskedRobertaModel`, `MaskedRobertaConfig` and so on are attributes of this module, made when they are first asked
-for. Importing it registers `masked_<type>` with `AutoConfig` for every type in `emmental/architectures.py`; the model
-classes of a type follow when its first configuration is made, because modelling code takes seconds to import.
+`MaskedRobertaModel`, `MaskedRobertaConfig` and so on are attributes of this module, made at their first use. Importing
+it registers `masked_<type>` with `AutoConfig` for every type in `emmental/architectures.py`. The model classes of a
+type follow when its first configuration is made, because modelling code takes seconds to import.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from emmental.errors import UserError
 from emmental.methods import MASK_INITS, canonical_pruning_method
 from emmental.modules.masked_nn import MaskedLinear, refuse_tracing
 from emmental.patching import mask_linears, set_threshold
-from emmental.small_models import model_classes
+from emmental.small_models import model_classes, pooler_option
 
 
 class MaskedConfig:
@@ -31,7 +31,7 @@ class MaskedConfig:
 
     Attributes:
         pruning_method: topK, threshold, sigmoied_threshold, magnitude, l0 or fisher.
-        mask_init: constant, uniform, kaiming or magnitude: how mask scores start that no checkpoint gives.
+        mask_init: constant, uniform, kaiming or magnitude: how mask scores start if no checkpoint has them.
         mask_scale: scale of that start.
         threshold: the threshold the model predicts with; None keeps every weight (`l0` has no threshold).
         global_boundary: [score, ties per masked layer] of a global top-k, which then replaces `threshold`.
@@ -52,7 +52,7 @@ class MaskedConfig:
 
     @classmethod
     def from_dense(cls, config: PreTrainedConfig, **masking: object) -> MaskedConfig:
-        """The masked configuration of a dense (or masked) model's: everything as there, `masking` set on top.
+        """The masked configuration of a dense (or masked) model: its own settings, and `masking`.
 
         Raises:
             UserError: `config` is of another type.
@@ -64,14 +64,14 @@ class MaskedConfig:
         return cls(**{**inherited, **masking})
 
     def to_plain(self) -> PreTrainedConfig:
-        """The configuration of the plain model: everything as here, less what is about masks."""
+        """The configuration of the plain model: the same without the settings of masks."""
         gone = {*MaskedConfig.__annotations__, "model_type", "architectures", "transformers_version", "dtype"}
         plain = CONFIG_MAPPING[self.model_type.removeprefix("masked_")]
         return plain(**{key: value for key, value in self.to_dict().items() if key not in gone})
 
 
 def masked_config(config: PreTrainedConfig, **masking: object) -> MaskedConfig:
-    """The masked configuration of a dense, small or masked model's, of whatever type: see `MaskedConfig.from_dense`.
+    """The masked configuration of a dense, small or masked model of any type: see `MaskedConfig.from_dense`.
 
     Raises:
         UnknownArchitectureError: a type without an entry in `emmental/architectures.py`.
@@ -102,10 +102,10 @@ def masked_config_class(model_type: str) -> type[MaskedConfig]:
 
 
 class MaskedModel:
-    """What all masked models share: mask scores that start as asked where no checkpoint gives them, frozen embeddings.
+    """What all masked models share: mask scores, with a start if no checkpoint has them, and frozen embeddings.
 
     Each is also the plain class of its type, with every linear layer of the encoder masked. Pooler and head train
-    unmasked; `forward` takes `threshold` besides.
+    unmasked. `forward` takes a `threshold` too.
     """
 
     _keys_to_ignore_on_load_missing = (r"mask_scores$",)
@@ -126,9 +126,7 @@ class MaskedModel:
         else:
             # Transformers starts missing weights through the nearest PreTrainedModel above them: a plain base there
             # would leave mask scores as uninitialised memory.
-            has_choice = "add_pooling_layer" in inspect.signature(type(base)).parameters
-            options = {"add_pooling_layer": getattr(base, "pooler", None) is not None} if has_choice else {}
-            setattr(self, self.base_model_prefix, masked_class(type(base))(config, **options))
+            setattr(self, self.base_model_prefix, masked_class(type(base))(config, **pooler_option(type(base), base)))
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -137,7 +135,7 @@ class MaskedModel:
             module.reset_mask_scores()
 
     def initialize_weights(self) -> None:
-        """As in Transformers, which calls it for new models and for loaded ones; it freezes the embeddings too."""
+        """As in Transformers, which calls it for new and for loaded models. It freezes the embeddings too."""
         super().initialize_weights()
         self.base_model.embeddings.requires_grad_(False)
 
@@ -157,7 +155,7 @@ def masked_class(plain: type[nn.Module]) -> type[MaskedModel]:
 
 
 def plain_class(masked: type[nn.Module]) -> type[nn.Module]:
-    """The class that a masked one was made from; any other class is given back as it is."""
+    """The class that a masked one was made from; any other class is returned unchanged."""
     return masked.__mro__[2] if issubclass(masked, MaskedModel) else masked
 
 
@@ -182,7 +180,7 @@ def _with_threshold(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.cache
 def _register_models(config_class: type[MaskedConfig]) -> None:
-    """Tell the Auto classes which models a masked configuration has."""
+    """Register the models of a masked configuration with the Auto classes."""
     for auto, unmasked in model_classes(config_class.model_type.removeprefix("masked_")).items():
         getattr(transformers, auto).register(config_class, masked_class(unmasked), exist_ok=True)
 

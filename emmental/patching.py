@@ -1,4 +1,4 @@
-"""nn.Linear to MaskedLinear and back, in place, by a filter on names and modules."""
+"""Replaces nn.Linear by MaskedLinear and back, in place, by a filter on names and modules."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def mask_linears(
 
 @torch.no_grad()
 def unmask_linears(model: nn.Module, apply_masks: bool = True) -> list[str]:
-    """Replace in place each `MaskedLinear` by the `nn.Linear` it came from: the inverse of `mask_linears`.
+    """Replace in place each `MaskedLinear` by an `nn.Linear`: the inverse of `mask_linears`.
 
     Args:
         model: a model with masked layers.
-        apply_masks: multiply the weights by their masks (evaluation form), so that the model's logits in evaluation
-            stay as they are; False gives the weights back untouched.
+        apply_masks: multiply the weights by their masks of evaluation, so that the logits of evaluation stay the same.
+            False leaves the weights as they are.
 
     Returns:
         The dotted names of the layers that were replaced.
@@ -95,7 +95,7 @@ def unmask_linears(model: nn.Module, apply_masks: bool = True) -> list[str]:
 def set_threshold(
     model: nn.Module, threshold: float | None, global_threshold: tuple[float, Sequence[int]] | None = None
 ) -> None:
-    """Give every masked layer its threshold, and record it in `model.config` where that has a place for it.
+    """Set the threshold of every masked layer, and record it in `model.config` if that has a place for it.
 
     Args:
         model: a model with masked layers.
@@ -104,7 +104,7 @@ def set_threshold(
             each masked layer in order, how many scores equal to it stay too. `config.global_boundary` records it.
 
     Raises:
-        UserError: `global_threshold` is of another number of layers.
+        UserError: `global_threshold` is for another number of layers.
     """
     layers = masked_layers(model).values()
     score, ties = (None, [None] * len(layers)) if global_threshold is None else global_threshold
@@ -125,12 +125,12 @@ def masked_layers(model: nn.Module) -> dict[str, MaskedLinear]:
 
 
 def renew_masks(model: nn.Module) -> None:
-    """Make the masks from the scores as they are now: once an update, and before what is compiled evaluates."""
+    """Make the masks from the scores as they are now: once an update, and before a compiled model evaluates."""
     for layer in masked_layers(model).values():
         layer.renew_mask()
 
 
 def drop_masks(model: nn.Module) -> None:
-    """Give up the masks that were made: training makes its own in each forward pass, evaluation at its next use."""
+    """Drop the masks. Training then makes new ones in each forward pass, evaluation at its next use."""
     for layer in masked_layers(model).values():
         layer.drop_mask()

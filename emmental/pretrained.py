@@ -1,4 +1,4 @@
-"""Models, configurations and tokenizers that others made, loaded without trusting them."""
+"""Loads models, configurations and tokenizers of others without trusting them."""
 
 from __future__ import annotations
 
@@ -30,29 +30,28 @@ from emmental.errors import UserError, folders_near
 logger = logging.getLogger(__name__)
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Where the weights of a folder are looked for, in this order; each may be in parts that `<name>.index.json` lists."""
+"""Files that may hold a folder's weights, in this order. Each may be in parts that `<name>.index.json` lists."""
 MOST_LAYERS = 1000
 MOST_WEIGHTS = 1 << 31
-"""Of one matrix; the largest of BERT-large has 3.1e7."""
+"""Weights of one matrix; the largest of BERT-large has 3.1e7."""
 _NOT_MODELS = (AutoConfig, AutoTokenizer, PreTrainedConfig)
 
 
 def from_pretrained(loader: Any, name: str, *, flag: str = "", **options: Any) -> Any:
-    """`loader.from_pretrained(name, **options)`, which never runs code that lies beside a model, nor asks to.
+    """`loader.from_pretrained(name, **options)`. It never runs code of the model's folder, and never asks to.
 
-    Models come in float32, whatever they are stored in: weights of 16 bits lose the small steps of a training. A
-    folder that this program made is compared with its manifest before its weights are read.
+    Models are loaded in float32: weights of 16 bits lose the small steps of training. If this program made the folder,
+    it is compared with its manifest before its weights are read.
 
     Args:
         loader: a class of Transformers, one of the Auto classes or another.
         name: folder or Hub name.
-        flag: the one that gave the name, for messages.
-        options: as the loader takes them.
+        flag: the flag that gave the name, for messages.
+        options: those of the loader.
 
     Raises:
-        UserError: it cannot be loaded, is damaged, wants code of its own to run, or is a configuration as
-            `check_sizes` refuses.
-        UserError: it cannot be found.
+        UserError: it cannot be found or loaded, is damaged, needs code of its own, or `check_sizes` refuses its
+            configuration.
     """
     called = f"{flag} {name}".strip()
     check_folder(name, called)
@@ -69,7 +68,7 @@ def from_pretrained(loader: Any, name: str, *, flag: str = "", **options: Any) -
 
 @contextmanager
 def loading(name: object) -> Iterator[None]:
-    """Around whatever reads what someone else wrote: every failure names it; all but an OSError are ValueErrors."""
+    """Wraps the reading of somebody's files. Every failure becomes a `UserError` that names them."""
     try:
         yield
     except OSError as error:
@@ -77,18 +76,18 @@ def loading(name: object) -> Iterator[None]:
         raise UserError(f"{name} cannot be loaded: {' '.join(str(error).split())[:300]}{where}") from error
     except SafetensorError as error:
         raise UserError(f"{name}: a .safetensors file is damaged: {error}") from error
-    except Exception as error:  # a library meets what it did not expect in many ways
+    except Exception as error:  # libraries fail on unexpected files with many types
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
-            message = "it brings code of its own, which is never run here"
+            message = "it needs code of its own, which this program never runs"
         raise UserError(f"{name} cannot be loaded: {message[:300] or type(error).__name__}") from error
 
 
 def check_folder(name: str | os.PathLike[str], called: str) -> None:
-    """Refuse what is written as a path and is no folder, and a folder that holds an adapter in the place of a model.
+    """Refuse a path that is no folder, and a folder that holds an adapter instead of a model.
 
     Raises:
-        UserError: with the folders whose names are near, or what to do with the adapter.
+        UserError: it names folders with similar names, or says what to do with the adapter.
     """
     name = os.fspath(name)
     folder = Path(name)
@@ -144,10 +143,10 @@ def weight_files(folder: str | Path) -> list[Path]:
 
 
 def read_weights(folder: str | Path) -> dict[str, Tensor]:
-    """Name -> tensor of a folder's weights, on the CPU; old names of LayerNorms become those of today.
+    """Name -> tensor of a folder's weights, on the CPU. Old names of LayerNorms (gamma, beta) become weight and bias.
 
     Raises:
-        UserError: there are none, a file is damaged, or holds something else than named tensors.
+        UserError: there are none, or a file is damaged or holds something else than named tensors.
     """
     weights: dict[str, Tensor] = {}
     for file in weight_files(folder):
@@ -171,7 +170,7 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
 
 
 def require_encoder(config: PreTrainedConfig, called: str) -> None:
-    """Refuse a model that is no encoder of a known type.
+    """Refuse a model that is not an encoder of a known type.
 
     Args:
         config: of the model.
@@ -201,15 +200,15 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def bytes_of(value: Tensor) -> memoryview:
-    """The bytes of a tensor of any type, also of those that NumPy does not know."""
+    """The bytes of a tensor of any dtype, also of one that NumPy does not know."""
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def check_sizes(config: PreTrainedConfig, name: object) -> None:
-    """Refuse a configuration whose model no machine holds, before anything of its size is made.
+    """Refuse a configuration whose model fits on no machine, before memory of its size is taken.
 
     Raises:
-        UserError: sizes are no numbers, below 1, or absurd; `name` says of what.
+        UserError: sizes are no numbers, below 1, or absurd. The message begins with `name`.
     """
     matrices = ("hidden_size", "vocab_size", "intermediate_size", "max_position_embeddings")
     sizes = {

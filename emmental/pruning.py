@@ -17,7 +17,7 @@ from emmental.modules.binarizer import L0_LEFT, L0_RIGHT, L0_TEMPERATURE, count_
 from emmental.patching import masked_layers, set_threshold
 
 INFORMATION_MEMORY = 0.98
-"""How much of the information of `fisher` an update takes over from the one before."""
+"""beta of `gather_information`: the part of the information that an update takes over from the one before."""
 
 
 def schedule_threshold(
@@ -30,7 +30,7 @@ def schedule_threshold(
     final_warmup: int,
     final_lambda: float,
 ) -> tuple[float, float]:
-    """Threshold and weight of the regularization at an update.
+    """Threshold, and weight of the regularization, at an update.
 
     Constant at the start for initial_warmup * warmup_steps updates, cubic from there, constant at the end for
     final_warmup * warmup_steps updates. Training counts updates from 1: the last is at `final_threshold` exactly.
@@ -85,7 +85,7 @@ def global_threshold(model: nn.Module, fraction: float) -> tuple[float, list[int
 
     Returns:
         (score, ties): weights with a higher score stay, and in each matrix the first `ties[i]` that equal it. The
-        score is finite always; all or none stay whatever the scores become later, when that is the fraction.
+        score is always finite. For the fractions 0 and 1, none or all stay even if the scores change later.
 
     Raises:
         UserError: the model has no mask scores, or the fraction is outside [0, 1].
@@ -106,9 +106,9 @@ def refresh_masks(
     global_threshold: tuple[float, list[int]] | None = None,
     noise_seed: int | None = None,
 ) -> None:
-    """Make the masks of one optimizer update: all its forward passes use them, recomputed ones included.
+    """Make the masks of one optimizer update. All its forward passes use them, also recomputed ones.
 
-    Without it, every forward pass in training makes its own masks, which for `l0` draws noise anew.
+    Without it, every forward pass in training makes its own masks, with new noise for `l0`.
 
     Args:
         model: a model with masked layers.
@@ -123,10 +123,10 @@ def refresh_masks(
 
 @torch.no_grad()
 def mask_churn(model: nn.Module) -> float:
-    """Share of mask entries (for `l0`: of open gates) that differ between the masks last used and those of now.
+    """Share of mask entries (for `l0`: of open gates) that differ between the last used masks and new ones.
 
-    Called after an update, and before the masks are used again, it tells how much of the masks that update changed
-    through the scores alone, threshold and noise being the same; in [0, 1]. The new masks are kept.
+    Call it after an update and before the masks are used again: threshold and noise are then the same, so it measures
+    what the update of the scores changed. In [0, 1]. The new masks are kept.
     """
     changed = total = 0
     for layer in masked_layers(model).values():
@@ -139,7 +139,7 @@ def mask_churn(model: nn.Module) -> float:
 
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:
-    """Dotted name -> bool mask (out_features, in_features) in use, of every masked layer; `l0`: gates above 0."""
+    """Dotted name -> bool mask (out_features, in_features) in use, for every masked layer; `l0`: gates above 0."""
     return {name: layer.mask > 0 for name, layer in masked_layers(model).items()}
 
 
@@ -151,7 +151,7 @@ def densities(model: nn.Module) -> dict[str, float]:
 
 
 def remaining_weights(model: nn.Module) -> float:
-    """Weights that remain in the masked layers, in % of theirs; 100 for a dense model."""
+    """Weights that remain in the masked layers, in % of all their weights; 100 for a dense model."""
     masks = [layer.mask for layer in masked_layers(model).values()]
     if not masks:
         return 100.0
@@ -160,16 +160,16 @@ def remaining_weights(model: nn.Module) -> float:
 
 @torch.no_grad()
 def gather_information(model: nn.Module, update: int, loss_scale: float = 1.0) -> None:
-    """Take the gradients of an update into the scores of `fisher`: I <- beta I + (1 - beta) (dL/dm)^2.
+    """Add the gradients of an update to the scores of `fisher`: I <- beta I + (1 - beta) (dL/dm)^2.
 
-    m is the weight's mask, so dL/dm = w dL/d(w m), open or closed, and I is w^2 F with F the mean squared gradient:
-    twice what the loss is expected to rise by when the weight goes (Optimal Brain Damage with the empirical Fisher
-    information). beta is `INFORMATION_MEMORY`; the first updates count alike. The gradients are removed.
+    m is the weight's mask, so dL/dm = w dL/d(w m), open or closed. I is w^2 F, with F the mean squared gradient: twice
+    the expected rise of the loss if the weight is pruned (Optimal Brain Damage with the empirical Fisher information).
+    beta is `INFORMATION_MEMORY`; the first updates have equal weight. The gradients are removed.
 
     Args:
-        model: its masked layers hold the gradient of a whole update, as all processes share it.
+        model: its masked layers hold the gradient of a whole update, averaged over all processes.
         update: number of the update, from 1.
-        loss_scale: the gradients are of the loss times this; entries that overflowed are left out.
+        loss_scale: factor of the loss; entries that overflowed are left out.
     """
     new = max(1 - INFORMATION_MEMORY, 1 / update)
     for scores in _scores_of(model):

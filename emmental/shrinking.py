@@ -1,8 +1,7 @@
-"""Cutting closed heads and neurons out of a model: the same logits from smaller matrices."""
+"""Cuts closed heads and neurons out of a model: the same logits from smaller matrices."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
 import torch
@@ -30,20 +29,21 @@ from emmental.small_models import (
     SmallModel,
     neurons_name,
     plain_class,
+    pooler_option,
     small_class,
     small_config_class,
 )
 
 Openings = Sequence[tuple[Sequence[int], Sequence[int]]]
-"""For each distinct encoder layer, from the bottom: the heads and the feed-forward neurons that stay, by their number
-in the layer as it is."""
+"""For each distinct encoder layer, from the bottom: the heads and the feed-forward neurons that stay, numbered as
+before the cut."""
 
 
 def shrink(model: PreTrainedModel, openings: Openings) -> PreTrainedModel:
     """The small model without the heads and neurons that are not open; `model` stays as it is.
 
-    Its logits are those of `model` with the closed heads' and neurons' parts multiplied by zero. Device, dtype, mode
-    and what trains are as in `model`.
+    Its logits are those of `model` with the outputs of closed heads and neurons multiplied by zero. Device, dtype,
+    mode, and which parameters train, are as in `model`.
 
     Args:
         model: a plain or a small model of a known type, with any head or none.
@@ -68,13 +68,13 @@ def shrink(model: PreTrainedModel, openings: Openings) -> PreTrainedModel:
 
 @torch.no_grad()
 def fold_constants(model: PreTrainedModel) -> list[tuple[list[int], list[int]]]:
-    """Move what a model computes in vain into its biases, in place; its logits in evaluation stay as they are.
+    """Move constants that a model computes into its biases, in place. Its logits in evaluation stay the same.
 
-    A head whose value rows are all zero gives its value bias whatever it attends to, and a neuron whose up row is zero
-    gives one number. A head or neuron whose output columns are zero is never read.
+    A head whose value rows are all zero always gives its value bias, and a neuron whose up row is zero always gives
+    the same number. A head or neuron whose output columns are zero is never read.
 
     Returns:
-        What `shrink` may keep: the heads and neurons of each layer that are neither constant nor unread.
+        The heads and neurons of each layer that `shrink` must keep: neither constant nor unread.
     """
     openings = []
     for layer, size in zip(encoder_layers(model), layer_sizes(model), strict=True):
@@ -114,7 +114,7 @@ def _fold_neurons(linears: dict[str, nn.Linear], config: PreTrainedConfig) -> li
 
 
 def _add_constants(linear: nn.Linear, inputs: Tensor) -> None:
-    """Add to the bias what constant inputs give; one is made where there is none."""
+    """Add the outputs of constant inputs to the bias; a bias is made if there is none."""
     added = (linear.weight.double() @ inputs.double()).to(linear.weight.dtype)
     if linear.bias is not None:
         linear.bias += added
@@ -123,10 +123,10 @@ def _add_constants(linear: nn.Linear, inputs: Tensor) -> None:
 
 
 def as_plain(model: PreTrainedModel) -> PreTrainedModel | None:
-    """The plain Transformers model of a small one whose layers are all alike and keep every head; else None.
+    """The plain Transformers model of a small one, if all its layers are alike and keep every head; else None.
 
-    (The plain types give a head's size as hidden size / heads, so they have no room for fewer heads; and a layer
-    without anything is still its LayerNorms, so it cannot be left out.)
+    The plain types compute a head's size as hidden size / heads, so they cannot have fewer heads. A layer without
+    heads and neurons still has its LayerNorms, so it cannot be left out.
     """
     config, sizes = model.config, layer_sizes(model)
     whole = tuple(range(config.num_attention_heads))
@@ -164,7 +164,7 @@ def _cut(
     heads: Sequence[int],
     neurons: Sequence[int],
 ) -> None:
-    """Keep the rows and columns of open heads and neurons, in `state`."""
+    """Cut closed heads and neurons out of the matrices in `state`."""
     head_size = config.hidden_size // config.num_attention_heads
     of_heads = torch.tensor([head * head_size + row for head in heads for row in range(head_size)], dtype=torch.long)
     of_neurons = torch.tensor(neurons, dtype=torch.long)
@@ -214,17 +214,15 @@ def _build(model: PreTrainedModel, sizes: Sequence[LayerSize], state: dict[str, 
 
 
 def _has_biases(config: PreTrainedConfig) -> bool:
-    """Whether the type's own attention output and down projection have biases."""
+    """Whether attention output and down projection of the plain type have biases."""
     return getattr(config, "attention_bias", True) and getattr(config, "mlp_bias", True)
 
 
 def _filled(
     like: PreTrainedModel, cls: type[PreTrainedModel], config: PreTrainedConfig, state: dict[str, Tensor]
 ) -> PreTrainedModel:
-    """A model of `cls` that holds `state`; device, dtype, mode and what trains are those of `like`."""
-    options = {}
-    if like.base_model is like and "add_pooling_layer" in inspect.signature(plain_class(type(like))).parameters:
-        options["add_pooling_layer"] = getattr(like, "pooler", None) is not None
+    """A model of `cls` that holds `state`; device, dtype, mode, and which parameters train, are as in `like`."""
+    options = pooler_option(plain_class(type(like)), like) if like.base_model is like else {}
     with no_init_weights(), torch.random.fork_rng(devices=()):
         model = cls(config, **options)
     model.set_attn_implementation(like.config._attn_implementation)

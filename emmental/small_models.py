@@ -1,11 +1,11 @@
-"""Small models: Transformers' own classes, each encoder layer with heads and feed-forward neurons of its own number.
+"""Small models: Transformers' own classes, whose layers have their own numbers of heads and feed-forward neurons.
 
 `SmallBertConfig`, `SmallBertForSequenceClassification` and so on, for every type in `architectures.py`, are attributes
 of this module, made when they are first asked for. Configurations give the sizes in Transformers' `per_layer_config`.
-Global values are those of the dense original: they hold where a layer gives none, and say how large a head is.
+Global values are those of the dense original: they hold for layers without own sizes, and give the size of a head.
 
-The folder of a small model takes copies of this file and of those it imports along, so that it loads without emmental:
-it imports nothing but PyTorch, Transformers, and its neighbours by relative imports.
+The folder of a small model holds copies of this file and of those it imports, so it loads without emmental. That is
+why this file imports only PyTorch, Transformers, and its neighbours by relative imports.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from .architectures import (
 from .first_token import BareAttention, all_tokens, install_first_token, is_installed
 
 FORMAT = 1
-"""Version of what a small configuration says."""
+"""Version of the settings of a small configuration."""
 MODELLING_FILES = ("small_models.py", "first_token.py", "architectures.py")
-"""The files that make a folder independent of emmental."""
+"""Files that let a folder load without emmental."""
 _MOST_LAYERS = 1000
 HEADS, COLUMNS = "num_attention_heads", "relative_attention_heads"
 _AUTO_CLASSES = {
@@ -56,12 +56,12 @@ _AUTO_CLASSES = {
 
 @dataclass(frozen=True)
 class LayerSize:
-    """What is left of an encoder layer.
+    """Sizes of an encoder layer.
 
     Attributes:
         heads: attention heads, 0 for none.
         neurons: feed-forward neurons, 0 for none.
-        columns: of an architecture whose layers share one table of position biases: the column of each head.
+        columns: if all layers share one table of position biases: the column of each head.
     """
 
     heads: int
@@ -74,11 +74,11 @@ class SmallConfig:
 
     Attributes:
         small_format: version of these settings.
-        dense_encoder_weights: weights of the encoder's matrices before pruning; None where nobody knows.
+        dense_encoder_weights: weights of the encoder's matrices before pruning; None if unknown.
         refit_biases: the attention's output and the down projection have biases although the type has none.
-        first_token_only: a classifier that reads the first token alone computes its last layer for that one alone.
-        shared_layer_config: what `per_layer_config` is elsewhere, where layers are used several times (ALBERT): by
-            number of the distinct layer, since Transformers counts each use.
+        first_token_only: a classifier that reads only the first token computes its last layer for that token only.
+        shared_layer_config: stands in for `per_layer_config` where layers are used several times (ALBERT). Its keys
+            are numbers of distinct layers, since Transformers counts each use.
     """
 
     small_format: int
@@ -153,7 +153,7 @@ class SmallConfig:
 
     @classmethod
     def from_dense(cls, config: PreTrainedConfig, sizes: Sequence[LayerSize], **settings: Any) -> SmallConfig:
-        """The configuration of a model whose layers have these sizes; the rest as in the dense (or small) `config`."""
+        """The configuration of a model with layers of these sizes; the rest is as in the dense (or small) `config`."""
         gone = ("model_type", "architectures", "per_layer_config", "shared_layer_config", "auto_map")
         inherited = {key: value for key, value in config.to_dict().items() if key not in gone}
         layers = {}
@@ -165,8 +165,8 @@ class SmallConfig:
         return cls(**{**inherited, **settings, key: layers})
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> Any:
-        """As in Transformers; the modelling files go along, for who has no emmental."""
-        if not self.model_type.startswith("small_"):  # a masked small model: a checkpoint, which only emmental reads
+        """As in Transformers; it also writes the modelling files, for users without emmental."""
+        if not self.model_type.startswith("small_"):  # a masked small model is a checkpoint, which only emmental reads
             return super().save_pretrained(save_directory, **kwargs)
         config_class, module = type(self).__name__, Path(MODELLING_FILES[0]).stem
         self.auto_map = {"AutoConfig": f"{module}.{config_class}"}
@@ -179,12 +179,12 @@ class SmallConfig:
 
 
 def neurons_name(config: PreTrainedConfig) -> str:
-    """How a type's configuration calls the number of feed-forward neurons."""
+    """The setting that holds the number of feed-forward neurons in a type's configuration."""
     return "hidden_dim" if base_model_type(config.model_type) == "distilbert" else "intermediate_size"
 
 
 def _check_per_layer(said: Any, name: str, known: Sequence[str]) -> None:
-    """The shape of a table of sizes, before Transformers reads it."""
+    """Check the form of a table of sizes before Transformers reads it."""
     if not isinstance(said, Mapping) or not all(isinstance(sizes, Mapping) for sizes in said.values()):
         raise ValueError(f"{name} accepts a table of sizes for each layer")
     for index, sizes in said.items():
@@ -192,6 +192,12 @@ def _check_per_layer(said: Any, name: str, known: Sequence[str]) -> None:
             raise ValueError(f"{name} accepts numbers of layers, not {index!r}")
         if surplus := set(sizes) - set(known):
             raise ValueError(f"{name} accepts {', '.join(known)} for a layer, not {sorted(map(str, surplus))[0]!r}")
+
+
+def pooler_option(base_class: type[nn.Module], like: nn.Module) -> dict[str, bool]:
+    """Options that build a base model with a pooler if `like` has one; empty if its class leaves no choice."""
+    has_choice = "add_pooling_layer" in inspect.signature(base_class).parameters
+    return {"add_pooling_layer": getattr(like, "pooler", None) is not None} if has_choice else {}
 
 
 class SmallModel:
@@ -207,20 +213,18 @@ class SmallModel:
             for layer, size in zip(encoder_layers(self), config.layer_sizes(), strict=True):
                 _resize(layer.module, architecture_of(config), size, config)
             return
-        has_choice = "add_pooling_layer" in inspect.signature(type(base)).parameters
-        options = {"add_pooling_layer": getattr(base, "pooler", None) is not None} if has_choice else {}
-        setattr(self, self.base_model_prefix, small_class(type(base))(config, **options))
+        setattr(self, self.base_model_prefix, small_class(type(base))(config, **pooler_option(type(base), base)))
         self.post_init()
 
     def post_init(self) -> None:
-        """As in Transformers, which ends every construction with it."""
+        """As in Transformers, which calls it at the end of every construction."""
         super().post_init()
         if self.config.first_token_only and isinstance(self.base_model, SmallModel) and self.base_model is not self:
             install_first_token(self)
 
     @classmethod
     def from_pretrained(cls, source: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As in Transformers, but an encoder that the weights do not fill is an error.
+        """As in Transformers, but weights that do not fill the encoder are an error.
 
         Raises:
             ValueError: the sizes of the configuration do not fit the weights.
@@ -321,7 +325,7 @@ class _BareFeedForward(nn.Module):
 
 
 def _resize(layer: nn.Module, architecture: Architecture, size: LayerSize, config: SmallConfig) -> None:
-    """Give a freshly built dense layer its sizes, in place."""
+    """Resize a newly built dense layer in place."""
     rows = size.heads * (config.hidden_size // config.num_attention_heads)
     outputs = {
         QKV: 3 * rows,
@@ -359,7 +363,7 @@ def _resize(layer: nn.Module, architecture: Architecture, size: LayerSize, confi
 
 
 def _remove_neurons(layer: nn.Module, architecture: Architecture) -> None:
-    """Leave the down projection's bias alone: nothing before it is computed."""
+    """Leave only the down projection's bias: nothing before it is computed."""
     if architecture.gated:
         block, _, name = architecture.roles[DOWN].rpartition(".")
         layer.set_submodule(block, _BareFeedForward(name, layer.get_submodule(f"{block}.{name}")))
@@ -369,7 +373,7 @@ def _remove_neurons(layer: nn.Module, architecture: Architecture) -> None:
 
 @functools.cache
 def _with_own_columns(attention_class: type[nn.Module]) -> type[nn.Module]:
-    """An attention that takes its heads' columns of the position biases that all layers share: (B, heads, T, T)."""
+    """An attention that picks the columns of its heads from the position biases of all layers: (B, heads, T, T)."""
 
     def forward(
         self: nn.Module, hidden_states: Tensor, attention_mask: Any = None, position_bias: Any = None, **kwargs: Any
@@ -382,7 +386,7 @@ def _with_own_columns(attention_class: type[nn.Module]) -> type[nn.Module]:
 
 @functools.cache
 def model_classes(model_type: str) -> dict[str, type[nn.Module]]:
-    """Auto class -> model class of a plain or small type, for the heads that the type has."""
+    """Auto class -> model class of a plain or small type, for the tasks that the type has."""
     base = base_model_type(model_type)
     found = {
         auto: getattr(transformers, mapping).get(CONFIG_MAPPING[base], None) for auto, mapping in _AUTO_CLASSES.items()
@@ -400,7 +404,7 @@ def _register_models(config_class: type[SmallConfig]) -> None:
 
 
 def register_configurations() -> None:
-    """Let `AutoConfig` know `small_<type>` for every type; models follow when a configuration is first made."""
+    """Register `small_<type>` with `AutoConfig` for every type. Models follow when the first configuration is made."""
     for model_type in ARCHITECTURES:
         transformers.AutoConfig.register(f"small_{model_type}", small_config_class(model_type), exist_ok=True)
 

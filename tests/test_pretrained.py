@@ -47,7 +47,7 @@ def test_code_is_not_run_and_not_asked_for(tmp_path: Path, monkeypatch: pytest.M
     names = {"AutoConfig": "evil.Evil", "AutoModelForSequenceClassification": "evil.Evil"}
     folder = changed(tmp_path / "bert", "config.json", model_type="evil", auto_map=names)
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\nclass Evil: pass\n")
-    with pytest.raises(ValueError, match="brings code of its own, which is never run here"):
+    with pytest.raises(ValueError, match="needs code of its own, which this program never runs"):
         from_pretrained(AutoConfig, folder)
     assert not (tmp_path / "canary").exists()
 
