@@ -79,7 +79,7 @@ FLAGS = {
     "two precisions": (["--fp16", "--bf16"], "--fp16 and --bf16 exclude each other"),
     "apex on CPU": (["--use_apex", "--no_cuda"], "--use_apex runs on GPUs only"),
     "hub": (["--push_to_hub", "--dry_run"], "--push_to_hub contradicts --dry_run"),
-    "hub in no reach": (["--push_to_hub"], "--push_to_hub needs the Hub, and the environment variable HF_HUB_OFFLINE"),
+    "hub in no reach": (["--push_to_hub"], "--push_to_hub needs the Hub, but the environment variable HF_HUB_OFFLINE"),
     "teacher type alone": (["--teacher_type=bert"], "--teacher_type does nothing without a teacher"),
     "files and task": (["--train_file=x.csv"], "--train_file cannot be used with --data_dir or --task_name"),
     "short": (["--max_seq_length=2"], "--max_seq_length accepts numbers from 3"),

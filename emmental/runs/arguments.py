@@ -1,4 +1,4 @@
-"""Flags that every training has, whatever it trains, and the checks that they share."""
+"""Flags that both trainers have, and their checks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from emmental.flags import Flag, Flags, flag, switch
 def optimization_flags(
     accumulation: int, learning_rate: float, epsilon: float, max_grad_norm: float
 ) -> tuple[Flag, ...]:
-    """Flags of the optimizer and its precision, with a program's own defaults."""
+    """Flags of the optimizer and its precision, with the defaults of a program."""
     return (
         flag("gradient_accumulation_steps", "batches of one update", accumulation, at_least=1),
         flag("learning_rate", "learning rate of the weights, after the warm-up", learning_rate, at_least=0),
         flag("weight_decay", "not on biases, LayerNorm and mask scores", 0.0, at_least=0),
         flag("adam_epsilon", "epsilon of AdamW", epsilon, above_zero=True),
-        flag("max_grad_norm", "clip the gradient's norm; 0: do not", max_grad_norm, at_least=0),
+        flag("max_grad_norm", "clip gradients to this norm; 0: no clipping", max_grad_norm, at_least=0),
         switch("fp16", "mixed precision in float16 with loss scaling"),
         flag(
             "fp16_opt_level",
@@ -30,7 +30,7 @@ def optimization_flags(
 
 
 def run_flags(seed: int, kept: int | None, what_is_kept: str) -> tuple[Flag, ...]:
-    """Flags of a run as a whole, with a program's own defaults."""
+    """Flags of a run as a whole, with the defaults of a program."""
     return (
         switch(
             "accept_changes",
@@ -51,7 +51,7 @@ def run_flags(seed: int, kept: int | None, what_is_kept: str) -> tuple[Flag, ...
 
 
 def distillation_flags(ce: str) -> tuple[Flag, ...]:
-    """Flags of learning from a teacher; `ce` says what `--alpha_ce` weighs."""
+    """Flags of learning from a teacher; `ce` is the help text of `--alpha_ce`."""
     return (
         flag("alpha_ce", ce, 0.5, at_least=0),
         flag("temperature", "temperature of the distillation", 2.0, above_zero=True),
@@ -59,14 +59,14 @@ def distillation_flags(ce: str) -> tuple[Flag, ...]:
 
 
 def settle(flags: Flags) -> None:
-    """Give the flags that the environment or another flag decides their value."""
+    """Set the flags whose value the environment or another flag decides."""
     flags.local_rank = int(os.environ.get("LOCAL_RANK", flags.local_rank))
     if flags.fp16_opt_level == "O0":
         flags.fp16 = False
 
 
 def common_problems(flags: Flags) -> list[str]:
-    """What is wrong with single flags, and with those that every training has, a line each."""
+    """Mistakes in single flags, and in those that both trainers have, a line each."""
     problems = list(flags.problems())
     if flags.seed >= 2**32:
         problems.append(f"--seed accepts numbers below 4294967296, not {flags.seed}")
@@ -83,6 +83,6 @@ def common_problems(flags: Flags) -> list[str]:
 def _is_utf8(name: str) -> bool:
     try:
         name.encode()
-    except UnicodeEncodeError:  # bytes of another encoding, as Python stands for them in file names
+    except UnicodeEncodeError:  # how Python shows bytes of another encoding in file names
         return False
     return True

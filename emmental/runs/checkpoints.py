@@ -40,7 +40,7 @@ def checkpoints_in(folder: str | Path) -> list[Path]:
 
 
 def newest_good_checkpoint(folder: str | Path) -> Path | None:
-    """The newest checkpoint whose every file is as it was written; damaged ones are named in the log, passed over."""
+    """The newest checkpoint whose files are all as they were written. The log names damaged ones."""
     for path in _named_checkpoints(folder)[::-1]:
         try:
             atomic.verify_folder(path)
@@ -70,12 +70,12 @@ def save_checkpoint(
         model: the model, unwrapped; saved by its own `save_pretrained`.
         tokenizer: saved beside it; None where there is none.
         optimizer: its tensors are saved under the names of the model's parameters.
-        state: whatever else the run needs to go on, as JSON can hold it.
+        state: whatever else the run needs to resume, as values of JSON.
         processes: this process; each rank's random states are saved.
         projection: of the hidden states, which trains beside the model without being part of it.
 
     Raises:
-        NonFiniteError: a parameter, or what the optimizer knows of it, is NaN or infinite; nothing is written.
+        NonFiniteError: a parameter or its optimizer state is NaN or infinite; nothing is written.
     """
     require_finite(step, model, optimizer, projection)
     rng = _gather_rng(processes)
@@ -102,10 +102,10 @@ def load_checkpoint(
     processes: Processes,
     projection: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Put everything back as `save_checkpoint` found it, and return the `state` it was given.
+    """Restore everything that `save_checkpoint` saved, and return its `state`.
 
     Raises:
-        UserError: the checkpoint is of another model, or of another number of processes.
+        UserError: the checkpoint is for another model, or for another number of processes.
     """
     path = Path(path)
     with fitting(path):
@@ -119,10 +119,10 @@ def load_checkpoint(
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Put the weights of a checkpoint of the same run into `model`, in place.
+    """Load the weights of a checkpoint of the same run into `model`, in place.
 
     Raises:
-        UserError: they are damaged, or of another model.
+        UserError: they are damaged, or are those of another model.
     """
     with fitting(path):
         _load_weights(load_file(path / WEIGHTS, device=str(next(model.parameters()).device)), model)
@@ -130,10 +130,10 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 @contextmanager
 def fitting(path: str | Path) -> Iterator[None]:
-    """Around taking up what a checkpoint holds.
+    """Wraps the loading of a checkpoint.
 
     Raises:
-        UserError: the block failed, because the checkpoint is of another run or not what this program writes.
+        UserError: the block failed, because the checkpoint is damaged or belongs to another run.
     """
     try:
         yield
@@ -164,7 +164,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
 def require_finite(
     step: int, model: nn.Module, optimizer: torch.optim.Optimizer, projection: nn.Module | None = None
 ) -> None:
-    """Look at every parameter, and at what the optimizer knows of it; waits for the GPU.
+    """Check every parameter and its optimizer state. Waits for the GPU.
 
     Raises:
         NonFiniteError: one is NaN or infinite.
@@ -177,8 +177,8 @@ def require_finite(
 def prune_checkpoints(folder: str | Path, keep_newest: int | None, best_step: int | None, step: int) -> None:
     """Delete all checkpoints but the newest `keep_newest` (None: all stay) and the best.
 
-    Those of updates after `step`, the present one, neither count nor go: they are damaged, or a run that goes on from
-    an earlier one would not be at `step`.
+    Checkpoints after `step`, the current update, are not counted and stay: they are damaged, since this run started
+    from an earlier one.
     """
     if keep_newest is None:
         return
@@ -188,14 +188,14 @@ def prune_checkpoints(folder: str | Path, keep_newest: int | None, best_step: in
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Delete a checkpoint; one into which the user put something is renamed instead, and counts no longer."""
+    """Delete a checkpoint. One with files of the user is renamed instead, and no longer counts."""
     _set_aside_foreign(path)
     if path.exists():
         atomic.remove_folder(path)
 
 
 def _named_checkpoints(folder: str | Path) -> list[Path]:
-    """Folders that are called checkpoints, in numeric order."""
+    """Folders that are named like checkpoints, in numeric order."""
     inside = Path(folder).iterdir() if Path(folder).is_dir() else ()
     return sorted((path for path in inside if _NAME.fullmatch(path.name) and path.is_dir()), key=_step_of)
 
@@ -205,7 +205,7 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def _set_aside_foreign(path: Path) -> None:
-    """Rename what stands in a checkpoint's place and may be the user's, as without a manifest: it is kept."""
+    """Rename a file or folder at a checkpoint's place that may be the user's (it has no manifest). It is kept."""
     if not os.path.lexists(path) or atomic.is_ours(path, damaged_too=True):
         return
     number = 1

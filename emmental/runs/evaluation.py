@@ -29,16 +29,16 @@ def predict_logits(
 ) -> Tensor:
     """Logits of every row, in the order of the rows, the same on every rank.
 
-    The model is left in the mode it came in, and nothing is drawn from the random generators.
+    The model keeps its mode, and no random numbers are drawn.
 
     Args:
         model: a classifier, not wrapped; its masks are those of evaluation.
         dataset: the rows.
-        batch_size: of one process; every rank computes the batches that a single process would.
+        batch_size: of one process. Each batch holds the same rows for any number of ranks.
         processes: this process.
         precision: of the forward pass.
-        description: of the bar.
-        observe: is given every batch with the model's outputs, hidden states among them.
+        description: label of the progress bar.
+        observe: called with every batch and the model's outputs, which then include hidden states.
 
     Returns:
         (N, C) float32 on the CPU.
@@ -68,10 +68,10 @@ def predict_logits(
 
 
 def model_inputs(batch: dict[str, Tensor], device: torch.device, model: nn.Module) -> dict[str, Tensor]:
-    """What the forward of a model takes of a batch, on `device`: no token types where it has none.
+    """The inputs that a model takes from a batch, on `device`; no token types if it has none.
 
-    On a GPU the mask has the form that attention takes as it is, where the model allows that: a look at its values
-    would wait for the GPU.
+    On a GPU the mask has the form that attention uses unchanged, if the model allows that: reading its values would
+    wait for the GPU.
     """
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if takes_token_types(model.config) else [])]
     inputs = {name: batch[name].to(device, non_blocking=True) for name in names}

@@ -1,4 +1,4 @@
-"""What every training loop does besides learning: go on, count, log and save when due, stop when asked."""
+"""What both training loops do besides learning: resume, count, log and save when due, stop on a signal."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Intervals:
     """How often a training logs and saves.
 
     Attributes:
-        log: from one log entry to the next.
-        save: from one checkpoint to the next.
-        in_batches: whether these numbers count micro-batches; else they count updates.
+        log: distance between two log entries.
+        save: distance between two checkpoints.
+        in_batches: these numbers count micro-batches; otherwise updates.
     """
 
     log: int
@@ -48,7 +48,7 @@ class Intervals:
 
 
 class RunLoop:
-    """The surroundings of a training loop, which reads:
+    """Everything around a training loop, which looks like this:
 
         loop.resume()
         with loop:
@@ -64,21 +64,21 @@ class RunLoop:
     Args:
         run: flags, processes and output folder; `run.folder` None: nothing is saved.
         learner: makes the updates.
-        batches: of every process or of this one, in the order of an epoch.
+        batches: of all processes or of this one, in the order of an epoch.
         total_updates: of the whole run.
         intervals: how often to log and save.
-        tokenizer: saved beside the model; None: none.
+        tokenizer: saved beside the model; None saves none.
 
     Attributes:
-        epoch: passes over the data completed before the present update.
-        batches_made: micro-batches taken into account.
+        epoch: passes over the data completed before the current update.
+        batches_made: micro-batches counted so far.
         averages: of the losses.
-        best: step and metric of the best checkpoint, which is kept; None where nothing was evaluated.
-        carried: name -> JSON value of what else a training must find again when it goes on.
+        best: step and metric of the best checkpoint, which is kept; None before the first evaluation.
+        carried: name -> JSON value that a resumed training gets back.
         progress: bar, log file and TensorBoard; None outside the loop.
-        log_is_due, save_is_due: now, after an update; a stop makes saving due too.
+        log_is_due, save_is_due: whether to log and save after this update. A stop makes saving due too.
         save_is_scheduled: saving is due by its interval or because the training ends.
-        stopping: the program was asked to stop, in one process or another.
+        stopping: some process received a signal to stop.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class RunLoop:
         self._opened.close()
 
     def resume(self) -> None:
-        """Take up the newest good checkpoint of the run's folder, if there is one."""
+        """Load the newest good checkpoint of the run's folder, if there is one."""
         found = None if self.run.folder is None else newest_good_checkpoint(self.run.folder)
         if found is None:
             return
@@ -140,7 +140,7 @@ class RunLoop:
         logger.info("resuming after update %d of %d (%s)", learner.global_step, self.total_updates, found)
 
     def updates(self, loader: Iterable[dict[str, Tensor]]) -> Iterator[list[dict[str, Tensor]]]:
-        """Yield the micro-batches of each update that is left.
+        """Yield the micro-batches of each remaining update.
 
         Raises:
             StoppedBySignal: SIGTERM or Ctrl-C came; the caller has saved.
@@ -158,7 +158,7 @@ class RunLoop:
                 raise StoppedBySignal(128 + (self._signals.received or 15))
 
     def count(self) -> None:
-        """Take the losses of a micro-batch into account; after the last one of an update, see what is due.
+        """Count a micro-batch and its losses. After the last one of an update, find out what is due.
 
         Raises:
             NonFiniteError: something is due, and a loss or gradient was not finite.
@@ -182,7 +182,7 @@ class RunLoop:
             learner.check_finite()
 
     def _say_how_long(self) -> None:
-        """After the first updates, log how long the others will take."""
+        """After the first updates, log how long the rest will take."""
         made = self.learner.global_step - self._started_at
         if made == _UPDATES_TO_TIME and self.learner.global_step < self.total_updates:
             seconds = (time.monotonic() - self._started) / made * (self.total_updates - self.learner.global_step)
@@ -202,7 +202,7 @@ class RunLoop:
         self.progress.log(learner.global_step, row)
 
     def log_results(self, results: dict[str, float], metric: float, may_be_best: bool = True) -> None:
-        """Log an evaluation on the way; of checkpoints that may be the best, that with the highest metric is kept."""
+        """Log an evaluation during training, and note the best checkpoint among those that may be the best."""
         step = self.learner.global_step
         if self.progress is not None:
             self.progress.log(step, {"eval": results})
@@ -210,7 +210,7 @@ class RunLoop:
             self.best = {"step": step, "metric": metric}
 
     def load_best(self) -> None:
-        """Put the weights of the best checkpoint back into the model, for handing it over."""
+        """Load the weights of the best checkpoint into the model."""
         step = self.best["step"]
         if step in (None, self.learner.global_step) or self.run.folder is None:
             return
@@ -218,7 +218,7 @@ class RunLoop:
         logger.info("handing over checkpoint-%d, the best on the dev data (%.4f)", step, self.best["metric"])
 
     def require_finite(self) -> None:
-        """See that there is a state worth evaluating.
+        """Check that loss, gradients and parameters are finite.
 
         Raises:
             NonFiniteError: see `emmental.runs.checkpoints.require_finite`.
@@ -227,7 +227,7 @@ class RunLoop:
         require_finite(learner.global_step, learner.student, learner.optimizer, learner.projection)
 
     def save(self) -> None:
-        """Write `checkpoint-<updates>` into the run's folder, unless this loop has done so; older ones go."""
+        """Write `checkpoint-<updates>` into the run's folder, unless this loop has written it. Delete older ones."""
         learner = self.learner
         if self.run.folder is None or self._saved_step == learner.global_step:
             return

@@ -1,4 +1,4 @@
-"""From a loss to updated parameters: the one implementation that every training in this project uses."""
+"""From a loss to updated parameters: the one implementation for both trainers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _SMALLEST_LOSS_SCALE = 1e-3
 def parameter_groups(
     model: nn.Module, learning_rate: float, weight_decay: float, mask_scores_learning_rate: float | None = None
 ) -> list[dict[str, Any]]:
-    """AdamW groups: mask scores at their own rate (None: in no group); weights with decay; biases, LayerNorms without.
+    """AdamW groups: mask scores at their own rate (None: untrained), weights with decay, biases and norms without.
 
-    Each group has a `name` besides: "mask_scores", "weights" or "undecayed". Frozen parameters are left out.
+    Each group has a `name`: "mask_scores", "weights" or "undecayed". Frozen parameters are left out.
     """
     norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
     groups: dict[str, dict[str, Any]] = {
@@ -65,23 +65,23 @@ def linear_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_s
 class UpdateLoop:
     """Turns the losses of micro-batches into parameter updates.
 
-    A caller announces each group of micro-batches by `begin_update`, runs each forward pass inside `micro_batch`,
-    and hands each loss to `optimize`.
+    The caller announces each group of micro-batches with `begin_update`, runs each forward pass inside `micro_batch`,
+    and passes each loss to `optimize`.
 
     Args:
-        model: what computes the losses, wrapped for distribution or not.
+        model: the module whose outputs give the losses, wrapped for distribution or not.
         optimizer: over its parameters.
         scheduler: of the learning rates, stepped once an update.
         precision: autocast and loss scaling.
-        max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
+        max_grad_norm: gradients are scaled down to this norm; 0 does not clip.
         student: the model inside, which a checkpoint saves; None: `model` itself.
         projection: of the hidden states, which trains beside the student without being part of it.
 
     Attributes:
         losses: of the last micro-batch, name -> scalar tensor; `total` is their weighted sum.
-        group_size: micro-batches of the update that is being made.
+        group_size: micro-batches of the current update.
         global_step: updates made.
-        skipped_updates: updates left out because float16 gradients overflowed; they count in `global_step`.
+        skipped_updates: updates left out because float16 gradients overflowed; `global_step` counts them.
         measuring: if True, the next update also computes what only the log needs (gradient norms).
         gradient_norms: parameter group -> norm before clipping, scalar tensors, of the last update measured.
     """
@@ -114,33 +114,33 @@ class UpdateLoop:
 
     @property
     def between_updates(self) -> bool:
-        """Whether every micro-batch of the last update has been taken into account."""
+        """Whether the last update is complete."""
         return self._seen == 0
 
     def begin_update(self, micro_batches: int) -> None:
         """Announce that the next update takes this many micro-batches."""
-        assert self.between_updates, "the update before is not complete"
+        assert self.between_updates, "the previous update is not complete"
         self.group_size = micro_batches
 
     @contextmanager
     def micro_batch(self) -> Iterator[None]:
-        """Around forward and `optimize` of one micro-batch: ranks exchange gradients on the last of an update only."""
+        """Wraps forward and `optimize` of a micro-batch. Ranks exchange gradients only in the last of an update."""
         last = self._seen + 1 == self.group_size
         distributed = isinstance(self.model, DistributedDataParallel)
         with self.model.no_sync() if distributed and not last else nullcontext():
             yield
 
     def optimize(self, loss: Tensor) -> bool:
-        """Take one micro-batch's loss (a scalar, mean over its examples) into account.
+        """Process the loss of one micro-batch: a scalar, the mean over its examples.
 
-        Finite check, backward, and on the last micro-batch of the update: clip, update, learning rates, zero.
+        Finite check, backward, and in the last micro-batch of the update: clip, update, learning rates, zero.
 
         Returns:
             True when an update was made.
 
         Raises:
-            NonFiniteError: the loss or, without float16, the gradient's norm is NaN or infinite. On a GPU this is
-                noticed at the next `check_finite`, so that no update waits for the host.
+            NonFiniteError: the loss or, without float16, the gradient's norm is NaN or infinite. On a GPU the next
+                `check_finite` raises it, so that no update waits for the GPU.
         """
         self._note(loss.detach(), "loss")
         self.precision.scaler.scale(loss / self.group_size).backward()
@@ -152,16 +152,16 @@ class UpdateLoop:
         return True
 
     def check_finite(self) -> None:
-        """Raise `NonFiniteError` if a loss or gradient was not finite since the start; waits for the GPU."""
+        """Raise `NonFiniteError` if a loss or gradient was ever not finite. Waits for the GPU."""
         if self._first_bad is not None and math.isfinite(step := float(self._first_bad)):
             raise NonFiniteError(f"loss or gradient of update {int(step)} is NaN or infinite")
 
     def learning_rates(self) -> dict[str, float]:
-        """Parameter group -> rate of the next update."""
+        """Parameter group -> learning rate of the next update."""
         return {group["name"]: group["lr"] for group in self.optimizer.param_groups}
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters, schedule and scaler as JSON can hold them; the optimizer's tensors are saved apart."""
+        """Counters, schedule and scaler as values of JSON. The optimizer's tensors are saved separately."""
         return {
             "global_step": self.global_step,
             "skipped_updates": self.skipped_updates,

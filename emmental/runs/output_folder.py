@@ -1,4 +1,4 @@
-"""The folder a run writes to: locked while it runs, and cleared of nothing but what this program wrote."""
+"""The folder a run writes to: locked while it runs. Only files of this program are ever removed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
 
 def _set_aside(file: Path) -> None:
-    """Rename a file that this program did not write and is about to."""
+    """Rename a file of the user that stands where this program will write."""
     number = 1
     while os.path.lexists(kept := file.with_name(f"{file.name}.kept-{number}")):
         number += 1
@@ -36,20 +36,20 @@ def _let_go_of_locks() -> None:
         lock.close()
 
 
-# A forked child, such as a process that loads batches, shares its parent's lock and would hold it on after a crash.
+# A forked child, such as a process that loads batches, shares its parent's lock and would keep it after a crash.
 os.register_at_fork(after_in_child=_let_go_of_locks)
 
 
 class OutputFolder:
     """A run's output folder.
 
-    Whatever the program writes there is recorded in `.emmental.json`, so that `start_afresh` can remove that and
-    nothing else; a file of the user's under such a name is renamed, not overwritten. A lock, which the system gives up
-    when the process ends in whatever way, keeps a second run away.
+    `.emmental.json` records every file that the program writes there, so that `start_afresh` can remove these and
+    nothing else. A file of the user with such a name is renamed, not overwritten. A lock keeps a second run out; the
+    system releases it however the process ends.
 
     Args:
-        path: the folder; made when missing.
-        flag: how the user named it, for messages.
+        path: the folder; it is made if missing.
+        flag: the flag that named it, for messages.
 
     Raises:
         UserError: another run is using it, it cannot be written to, or its record is damaged.
@@ -68,7 +68,7 @@ class OutputFolder:
             self._lock.close()
             raise UserError(f"{flag} {path} is in use by another run; wait for it or choose another") from error
         _HELD.add(self._lock)
-        # A damaged record is deleted by the user: the files of a run that stands here are still this program's.
+        # The user may have deleted a damaged record: the files of a run in this folder are still this program's.
         self._lost_its_record = bool(checkpoints_in(self.path)) and not (self.path / RECORD).exists()
         try:
             places = {(self.path / name).parent for name in self._recorded()}
@@ -81,13 +81,13 @@ class OutputFolder:
             atomic.remove_folder(self.path / _STAGED)
 
     def close(self) -> None:
-        """Let other runs in."""
+        """Release the lock."""
         self._lock.close()
 
     def record(self, *names: str) -> None:
-        """Note that this program is about to write these files, named relative to the folder.
+        """Record that this program will write these files, named relative to the folder.
 
-        What stands there and is not recorded is the user's: it is renamed and kept.
+        An existing file that is not recorded is the user's: it is renamed and kept.
         """
         for name in sorted(set(names) - set(self._recorded())):
             if os.path.lexists(self.path / name) and not self._lost_its_record:
@@ -95,20 +95,20 @@ class OutputFolder:
         self.adopt(*names)
 
     def record_folder(self, name: str) -> Path:
-        """Note that this program is about to write a folder with `emmental.atomic`; one of the user's is renamed."""
+        """Record that this program will write a folder with `emmental.atomic`; one of the user is renamed."""
         if os.path.lexists(self.path / name) and not atomic.is_ours(self.path / name, damaged_too=True):
             _set_aside(self.path / name)
         self.adopt(name)
         return self.path / name
 
     def adopt(self, *names: str) -> None:
-        """Note that this program wrote these files."""
+        """Record that this program wrote these files."""
         known = self._recorded()
         if not set(names) <= set(known):
             atomic.write_json(self.path / RECORD, {"written": sorted({*known, *names})})
 
     def start_afresh(self) -> None:
-        """Remove every checkpoint, every recorded file, and folders left empty by that; all else stays."""
+        """Remove every checkpoint, every recorded file, and folders that are empty then. Everything else stays."""
         for checkpoint in checkpoints_in(self.path):
             remove_checkpoint(checkpoint)
         for name in self._recorded():
@@ -135,7 +135,7 @@ class OutputFolder:
         return self.path / name
 
     def save_model(self, model: Any, tokenizer: Any | None) -> None:
-        """Put model and tokenizer directly into the folder; `config.json` comes last, so that half a model is none."""
+        """Save model and tokenizer directly in the folder. `config.json` comes last, so half a model never loads."""
         staged = self.path / _STAGED
         with atomic.atomic_folder(staged) as temporary:
             model.save_pretrained(temporary)
@@ -162,7 +162,7 @@ class OutputFolder:
         return names
 
     def _holds(self, name: str) -> bool:
-        """Whether a name is that of a file inside the folder, links followed."""
+        """Whether a name is that of a file inside the folder, after following links."""
         path = Path(name)
         if path.is_absolute() or ".." in path.parts or not path.name or "\0" in name:
             return False

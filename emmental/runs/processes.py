@@ -27,13 +27,13 @@ _POLLS = 10
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all.
+    """This process, one of all that train together.
 
     Attributes:
         rank: number of this process, from 0; rank 0 writes.
         local_rank: its number on this machine.
-        world_size: how many processes there are.
-        device: where it computes.
+        world_size: number of processes.
+        device: the device of its tensors.
         control: a gloo group for small messages in CPU memory; None in a single process.
     """
 
@@ -45,11 +45,11 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """True in the one process that writes."""
+        """True in rank 0, the only process that writes files."""
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait for all processes."""
         if self.world_size > 1:
             dist.barrier(group=self.control)
 
@@ -66,7 +66,7 @@ class Processes:
             self.barrier()
 
     def any(self, flag: bool) -> bool:
-        """True in every process when `flag` is true in one."""
+        """True in every process if `flag` is true in one of them."""
         if self.world_size == 1:
             return flag
         votes = torch.tensor([int(flag)])
@@ -87,7 +87,7 @@ class Processes:
         return [part[: int(count)] for part, count in zip(gathered, counts, strict=True)]
 
     def sum(self, value: Tensor) -> Tensor:
-        """Sum of a tensor over all ranks, where it is: in CPU memory, or on the GPU without waiting for it."""
+        """Sum of a tensor over all ranks, on its own device; does not wait for a GPU."""
         if self.world_size > 1:
             value = value.clone()
             dist.all_reduce(value, group=self.control if value.device.type == "cpu" else None)
@@ -95,7 +95,7 @@ class Processes:
 
 
 def start(no_cuda: bool = False) -> Processes:
-    """Join the processes that torchrun started (it sets RANK, LOCAL_RANK, WORLD_SIZE), or be alone.
+    """Join the processes that torchrun started (it sets RANK, LOCAL_RANK, WORLD_SIZE), or run as a single process.
 
     Sets the CUDA device, and asks for algorithms that give the same bits in every run.
 
@@ -115,7 +115,7 @@ def start(no_cuda: bool = False) -> Processes:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.cuda.set_device(device)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a search for reads of it, at the price of a write
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it costs time and only finds bugs
     if "RANK" not in os.environ or world_size == 1:
         return Processes(device=device)
     if not dist.is_initialized():
@@ -133,15 +133,15 @@ def start(no_cuda: bool = False) -> Processes:
 
 
 def attempt_store(store: dist.Store, rank: int, world_size: int, timeout: timedelta = _TIMEOUT) -> dist.Store:
-    """A part of `store` that no earlier attempt has written to; the same one in every rank.
+    """A part of `store` that no earlier attempt has written to, the same part in every rank.
 
-    torchrun keeps one store through its restarts and names no attempt that every machine would agree on (a machine
+    torchrun keeps one store for all its restarts, and gives attempts no number that all machines agree on (a machine
     counts only its own failures). Without this a restarted rank may read the address of a killed one and be refused.
-    Rank 0 announces a new name and answers each rank that took it up, by a token of that rank's: an old name is never
-    answered again.
+    Rank 0 announces a new name and answers each rank that uses it, with a token of that rank. It never answers an old
+    name.
 
     Raises:
-        TimeoutError: a rank did not come.
+        TimeoutError: a rank did not answer in time.
     """
     token = uuid.uuid4().hex
     if rank == 0:
@@ -162,10 +162,10 @@ def attempt_store(store: dist.Store, rank: int, world_size: int, timeout: timede
 
 
 def wrapped(model: nn.Module, processes: Processes, compiled: bool = False) -> nn.Module:
-    """The model, made to average its gradients over all ranks; in a single process as it is.
+    """The model, wrapped to average its gradients over all ranks; unchanged in a single process.
 
-    With `compiled` it goes through torch.compile: once for the first batch, and once for batches of any length; masks
-    and thresholds are inputs of what is compiled, so that a change of theirs compiles nothing.
+    With `compiled`, torch.compile compiles it twice: for the first batch, and for batches of any length. Masks and
+    thresholds are inputs of the compiled code, so their changes compile nothing.
     """
     if compiled:
         model.compile()
@@ -181,16 +181,16 @@ def wrapped(model: nn.Module, processes: Processes, compiled: bool = False) -> n
 
 
 def peak_memory(processes: Processes) -> float:
-    """The most memory this process has used so far, in GiB: of its GPU, or else of the machine."""
+    """Peak memory of this process so far, in GiB: on its GPU, or else in the machine."""
     if processes.device.type == "cuda":
         return torch.cuda.max_memory_allocated(processes.device) / 2**30
     return peak_resident() / 2**30
 
 
 def peak_resident() -> int:
-    """The most bytes of memory this process has held so far.
+    """Peak memory of this process so far, in bytes.
 
-    Linux tells it of the process itself; `getrusage` would count what its parent held when it started this one.
+    Read from Linux' status of the process; `getrusage` would include what its parent held when it started this one.
     """
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")

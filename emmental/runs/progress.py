@@ -1,4 +1,4 @@
-"""What the user sees of a running training: bar, log file and TensorBoard. Only the main process shows and writes."""
+"""Bar, log file and TensorBoard of a running training. Only the main process shows and writes them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOG_FILE, TENSORBOARD = "train_log.jsonl", "tensorboard"
 
 
 def configure_logging(is_main: bool) -> None:
-    """Lines with time, level and module; other ranks than the main one speak up only for warnings."""
+    """Log lines with time, level and module. Ranks other than the main one log only warnings."""
     logging.basicConfig(
         level=logging.INFO if is_main else logging.WARNING,
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
@@ -43,8 +43,8 @@ def configure_logging(is_main: bool) -> None:
 class Progress:
     """Bar, `train_log.jsonl` and TensorBoard of one training.
 
-    The log file holds nothing that differs between two runs of one command: times go to TensorBoard. A resumed run
-    cuts it back to the checkpoint it starts from.
+    The log file is the same for every run of one command, so it has no times: those go to TensorBoard. A resumed run
+    cuts the file back to its checkpoint.
 
     Args:
         output: the run's folder; None in a process that does not write.
@@ -84,16 +84,16 @@ class Progress:
             self._log.close()
 
     def advance(self) -> None:
-        """One update more."""
+        """Move the bar by one update."""
         self._bar.update(1)
         slow = self._pace.update()
         if slow and self._log is not None:
             logger.warning("%s", slow)
 
     def log(self, step: int, row: dict[str, Any]) -> None:
-        """Write one row, flat or one level deep, under the number of updates; numbers reach TensorBoard too.
+        """Write one row, flat or one level deep, under the number of updates. Its numbers go to TensorBoard too.
 
-        The norm of float16 gradients that overflow is infinite, which JSON cannot say: null stands for it.
+        The norm of float16 gradients that overflow is infinite, which JSON cannot hold: it is written as null.
         """
         if self._log is None:
             return
@@ -106,19 +106,19 @@ class Progress:
         self._bar.set_postfix({name: f"{row[name]:.4g}" for name in ("loss", "threshold", "remaining") if name in row})
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Numbers for TensorBoard alone."""
+        """Write numbers to TensorBoard only."""
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
     def picture(self, step: int, path: Path) -> None:
-        """A PNG file for TensorBoard, under the file's name."""
+        """Show a PNG file in TensorBoard, under the file's name."""
         if self._writer is not None:
             _add_picture(self._writer, step, path)
 
 
 def add_pictures(output: OutputFolder, step: int, paths: list[Path]) -> None:
-    """Give TensorBoard the PNG files of a finished run."""
+    """Show the PNG files of a finished run in TensorBoard."""
     if not is_there("TensorBoard"):
         return
     with _writer(output, filename_suffix=".pictures") as writer:
@@ -146,7 +146,7 @@ def _record_events(output: OutputFolder) -> None:
 
 
 def keep_rows(path: Path, last_step: int) -> None:
-    """Cut a log file back to the rows up to `last_step`; a half-written last row goes too."""
+    """Cut a log file back to the rows up to `last_step`, without a half-written last row."""
     if not path.exists():
         return
     kept = []
@@ -160,7 +160,7 @@ def keep_rows(path: Path, last_step: int) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log file; empty when there is none. Lines that are damaged are named in the program's own log."""
+    """The rows of a log file; empty if there is no file. The program's log names damaged lines."""
     if not path.exists():
         return []
     rows = []

@@ -1,4 +1,4 @@
-"""Opening a run's folder: which checkpoint it goes on from, and whether it is that run at all."""
+"""Opens a run's folder: finds the checkpoint to resume from, and checks that it belongs to this run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from emmental.runs.run import Run
 
 
 def open_output(run: Run) -> None:
-    """Lock a run's folder, unless it is, and see that a run which stands there is this one.
+    """Lock a run's folder, if it is not locked yet, and check that it holds no other run.
 
-    Every rank calls it once everything else has been checked; rank 0 alone gets the folder, as `run.output`.
+    Every rank calls it after all other checks. Only rank 0 gets the folder, as `run.output`.
 
     Raises:
         UserError: see `OutputFolder` and `checkpoint_to_resume`.
@@ -30,7 +30,7 @@ def open_output(run: Run) -> None:
 
 
 def lock_output(run: Run) -> None:
-    """Lock a run's folder, as `run.output`, and clear it if asked; for rank 0.
+    """Lock a run's folder, as `run.output`, and clear it if the flags say so. For rank 0.
 
     Raises:
         UserError: see `OutputFolder`.
@@ -41,11 +41,11 @@ def lock_output(run: Run) -> None:
 
 
 def checkpoint_to_resume(run: Run, flags_only: bool = False) -> Path | None:
-    """The newest good checkpoint in the run's folder, seen to be of this run; None when there is none.
+    """The newest good checkpoint in the run's folder; it belongs to this run. None if there is none.
 
     Args:
-        run: about to start or to go on.
-        flags_only: compare flags alone: what they stand for (data, teacher) is not known yet.
+        run: the run to start or to resume.
+        flags_only: compare only flags, because data and teacher are not known yet.
 
     Raises:
         UserError: every checkpoint is damaged, or they belong to another run and `--accept_changes` is not given.
@@ -79,5 +79,5 @@ def checkpoint_to_resume(run: Run, flags_only: bool = False) -> Path | None:
 
 
 def _shown(value: Any) -> str:
-    """A value as a message shows it: of a fingerprint, the first eight digits."""
+    """A value as messages show it: fingerprints with their first eight digits."""
     return repr(value[:8] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else value)

@@ -1,4 +1,4 @@
-"""One run of a program: its flags, and what it makes of them."""
+"""One run of a program: its flags, and the objects made from them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class FolderFlags:
     """A program's names for the flags of its output folder.
 
     Attributes:
-        folder: where the run writes.
-        afresh: starts afresh there.
+        folder: the flag of the output folder.
+        afresh: the flag that starts afresh there.
     """
 
     folder: str
@@ -42,16 +42,16 @@ TRAINER, DISTILLER = FolderFlags("output_dir", "overwrite_output_dir"), FolderFl
 
 
 class Run:
-    """What a run works with. A flag is read, and set, as its attribute: `run.learning_rate`.
+    """Everything a run works with. A flag is read and set as its attribute: `run.learning_rate`.
 
     Attributes:
-        flags: as the command line gave them.
-        names: what the flags of the output folder are called.
-        processes: this process among all.
-        task: what is learned; None for a language model.
-        datasets: (task's name, split) -> rows, of those opened so far.
+        flags: those of the command line.
+        names: the program's names for the flags of its output folder.
+        processes: this process, one of all that train together.
+        task: the task to learn; None for a language model.
+        datasets: (name of the task, split) -> rows, for the data opened so far.
         output: the locked output folder; None in a process that does not write, or before it is opened.
-        contents: fingerprints of what the result depends on beside the flags, such as data and teacher.
+        contents: fingerprints of other things that change the result, such as data and teacher.
     """
 
     def __init__(self, flags: Flags, names: FolderFlags = TRAINER, processes: Processes | None = None) -> None:
@@ -65,12 +65,12 @@ class Run:
 
     def __getattr__(self, name: str) -> Any:
         """The value of a flag."""
-        if name == "flags":  # while a copy of a run is being made
+        if name == "flags":  # true while the run is being copied
             raise AttributeError(name)
         return getattr(self.flags, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a flag, or what the run makes."""
+        """Set a flag or an attribute of the run."""
         if name != "flags" and name in vars(self.flags):
             setattr(self.flags, name, value)
         else:
@@ -78,12 +78,12 @@ class Run:
 
     @property
     def folder(self) -> Path | None:
-        """The output folder as the flags name it; None when they do not."""
+        """The output folder that the flags name; None if they name none."""
         name = getattr(self, self.names.folder)
         return None if name is None else Path(name)
 
     def identity(self) -> dict[str, Any]:
-        """What decides which weights come out: flags, contents, number of processes. Checkpoints hold it."""
+        """Everything that changes the resulting weights: flags, contents, number of processes. Checkpoints hold it."""
         return {**self.flags.of_result(), **self.contents, "world_size": self.processes.world_size}
 
     def _record(self) -> dict[str, Any]:
@@ -110,17 +110,17 @@ def _s(count: int) -> str:
 
 @contextmanager
 def set_up(flags: Flags, names: FolderFlags, no_cuda: bool, remedies: str) -> Iterator[Run]:
-    """A run with its processes and its log; when it ends, in whatever way, folder and processes are let go.
+    """A run with its processes and its log. However it ends, its folder and processes are released.
 
     Args:
         flags: of the program.
         names: see `Run`.
         no_cuda: stay on the CPU.
-        remedies: what may help when a loss is not finite, for the log.
+        remedies: advice for the log if a loss is not finite.
 
     Raises:
         UserError: see `emmental.runs.processes.start`.
-        SystemExit: with status 1 when a loss or gradient was not finite.
+        SystemExit: with status 1 if a loss or gradient was not finite.
     """
     emmental.register()
     run = Run(flags, names, processes.start(no_cuda))

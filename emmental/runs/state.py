@@ -1,4 +1,4 @@
-"""What a training run carries from update to update beside model and optimizer."""
+"""State of a training besides model and optimizer: average losses, signals, position in the data."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class LossAverages:
         self._updates = {"recent": 0, "all": 0}
 
     def add(self, losses: dict[str, Tensor], micro_batches: int) -> None:
-        """Take in the losses, `total` among them, of one of an update's `micro_batches`."""
+        """Add the losses of one micro-batch, `total` among them; the update has `micro_batches`."""
         shares = {f"recent/{name}": value for name, value in losses.items()} | {"all/total": losses["total"]}
         for name, value in shares.items():
             share = value.detach().double() / micro_batches
             self._sums[name] = self._sums[name] + share if name in self._sums else share
 
     def update_done(self) -> None:
-        """An update is complete."""
+        """Count a completed update."""
         self._updates = {name: count + 1 for name, count in self._updates.items()}
 
     def take_recent(self) -> dict[str, float]:
@@ -66,12 +66,12 @@ class LossAverages:
         return self._means(["all/total"], self._updates["all"])["all/total"] if self._sums else 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums of every rank, as JSON can hold them, exactly."""
+        """The exact sums of every rank, as values of JSON."""
         ranks = self._processes.gather(self._values(list(self._sums))[None])
         return {"names": list(self._sums), "sums": [rank[0].tolist() for rank in ranks], "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         values = state["sums"][self._processes.rank]
         device = self._processes.device
         tensors = (torch.tensor(value, dtype=torch.float64, device=device) for value in values)
@@ -89,10 +89,10 @@ class LossAverages:
 
 
 class StopSignals:
-    """Inside this context, SIGTERM and the first Ctrl-C are remembered instead of obeyed at once.
+    """Inside this context, SIGTERM and the first Ctrl-C do not stop the program at once: they are remembered.
 
     Attributes:
-        received: number of the signal; None before one came.
+        received: number of the signal; None if there was none.
     """
 
     def __init__(self) -> None:
@@ -121,8 +121,8 @@ def batches_of_updates(
 ) -> Iterator[tuple[int, list[dict[str, Tensor]]]]:
     """Yield (epoch, micro-batches) for each update after `updates_made`, without end.
 
-    The position in the data follows from the number of updates alone: every epoch has the same number, and its last
-    update takes the batches that are left.
+    The position in the data depends only on the number of updates: every epoch has the same number of them, and its
+    last update takes the remaining batches.
     """
     per_epoch = -(-len(batches) // accumulation)
     epoch, done = divmod(updates_made, per_epoch)

@@ -1,8 +1,8 @@
-"""Threads on a machine that is shared: how many, how long they spin for one another, and when others slow a run down.
+"""Threads on a shared machine: how many, how long they wait in a loop, and when other processes slow a run down.
 
-PyTorch on a CPU brings GNU OpenMP along (`torch/lib/libgomp.so.1`). Its threads wait for one another in a busy loop.
-When another process takes the core of one thread, the others burn theirs until that thread is back: an update takes
-several times as long. `bound_spinning` shortens the loop. It must run before PyTorch is loaded, so this module
+PyTorch contains GNU OpenMP (`torch/lib/libgomp.so.1`). Its threads wait for one another in a busy loop. If another
+process takes the core of one thread, the other threads waste their cores until it is back: an update takes several
+times as long. `bound_spinning` shortens the loop. It must run before PyTorch is loaded, so this module
 imports nothing heavy.
 """
 
@@ -18,21 +18,21 @@ from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path, PurePosixPath
 
 SPIN_COUNT = "3000"
-"""Turns of the loop before a thread sleeps; GNU OpenMP takes 300,000. `benchmarks/shared_machine.py` compares."""
+"""Turns of the loop before a thread sleeps; GNU OpenMP's are 300,000. `benchmarks/shared_machine.py` compares."""
 _SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
 def bound_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let waiting threads sleep soon, unless the user has set `GOMP_SPINCOUNT` or `OMP_WAIT_POLICY`.
+    """Make waiting threads sleep soon, unless the user has set `GOMP_SPINCOUNT` or `OMP_WAIT_POLICY`.
 
-    OpenMP reads its variables when it is loaded: once PyTorch is there, this does nothing.
+    OpenMP reads its variables when it is loaded: after PyTorch is loaded, this does nothing.
     """
     if "torch" not in sys.modules and not any(name in environment for name in _SPIN_VARIABLES):
         environment["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def available_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may use: those of its affinity, and no more than its CPU quota, rounded up.
+    """Cores that this process may use: those of its affinity, but at most its CPU quota, rounded up.
 
     Args:
         root: where `proc` and `sys` are found.
@@ -43,7 +43,7 @@ def available_cores(root: Path = Path("/")) -> int:
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """Cores' worth of time that the control groups (version 1 or 2) of this process allow; None without a limit."""
+    """CPU quota of the control groups (version 1 or 2) of this process, in cores; None without a limit."""
     quotas = [quota for folder in _cgroup_folders(root) if (quota := _quota_of(folder)) is not None]
     return min(quotas, default=None)
 
@@ -53,7 +53,7 @@ def choose_threads(asked: int | None, processes: int = 1, environment: MutableMa
 
     Args:
         asked: `--threads`. None takes `OMP_NUM_THREADS`, which torchrun sets; without it the cores decide.
-        processes: that share the cores of this machine.
+        processes: number of processes that share the cores of this machine.
     """
     if asked is not None:
         return asked
@@ -64,7 +64,7 @@ def choose_threads(asked: int | None, processes: int = 1, environment: MutableMa
 
 
 def _cgroup_folders(root: Path) -> Iterator[Path]:
-    """The process's own control groups for CPU time, each with its parents. A limit of any of them holds."""
+    """The control groups for CPU time of this process, each with its parents. The limit of each of them applies."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -98,7 +98,7 @@ class Pace:
     """Tells when the updates of a run become much slower than its first ones.
 
     Args:
-        clock: seconds, as `time.monotonic` gives them.
+        clock: returns seconds, like `time.monotonic`.
     """
 
     UNCOUNTED, WINDOW, MUCH, GOOD = 5, 20, 2.0, 1.3
@@ -114,8 +114,8 @@ class Pace:
     def update(self) -> str | None:
         """Called after each update. A line for the log when the updates have become slow; None otherwise.
 
-        Medians of 20 updates are compared, so that an evaluation or a checkpoint in between does not count. The line
-        comes once, and again only after the pace was good in between.
+        It compares medians of 20 updates, so an evaluation or a checkpoint in between does not count. The line comes
+        once, and again only after updates were fast in between.
         """
         now, last = self._clock(), self._last
         self._last = now

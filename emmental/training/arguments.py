@@ -1,4 +1,4 @@
-"""The trainer's flags: names, defaults, groups, and the checks that need nothing but the flags themselves."""
+"""The trainer's flags: names, defaults, groups, and the checks that need only the flags."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ MODEL_TYPES = (*(f"masked_{name}" for name in ARCHITECTURES), *ARCHITECTURES)
 TASK_KINDS = ("classification", "regression")
 SAVE_DTYPES = ("float32", "float16", "bfloat16")
 DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
-"""Names that `--delimiter` takes beside the character itself."""
+"""Names that `--delimiter` accepts besides the character itself."""
 
 
 _READING = (
     flag("text_column", "column of the text; default sentence1", changes_result=False),
     flag("text_pair_column", "column of the second text of pairs; default sentence2, if any", changes_result=False),
     flag("label_column", "column of the label; default label", changes_result=False),
-    flag("delimiter", "what parts the cells, or tab, semicolon, ...; default: recognised", changes_result=False),
+    flag("delimiter", "character between the cells, or tab, semicolon, ...; default: detected", changes_result=False),
     flag(
         "encoding",
-        "of text files, such as latin-1; default: UTF-8, or UTF-16 where that is recognised",
+        "encoding of text files, such as latin-1; default: UTF-8, or UTF-16 if detected",
         changes_result=False,
     ),
     flag("task_kind", f"{' or '.join(TASK_KINDS)}; default: as the labels look", accepts=(*TASK_KINDS, None)),
 )
-"""How own files are read."""
+"""Flags that say how to read own files."""
 FLAGS = {
     "task and data": (
         flag("data_dir", "folder of the GLUE task's files, .tsv or as the Hub has them", changes_result=False),
@@ -54,8 +54,12 @@ FLAGS = {
             "your own data: .csv, .tsv, .jsonl or .parquet with sentence1, [sentence2], label",
             changes_result=False,
         ),
-        flag("validation_file", "as --train_file, for evaluation; default: a tenth of it", changes_result=False),
-        flag("test_file", "as --train_file, for --do_predict; labels are not needed", changes_result=False),
+        flag(
+            "validation_file",
+            "like --train_file, for evaluation; default: a tenth of that",
+            changes_result=False,
+        ),
+        flag("test_file", "like --train_file, for --do_predict; needs no labels", changes_result=False),
         flag(
             "unlabeled_file",
             "more text for the teacher to label: .txt (a text a line), .csv, .tsv, .jsonl or .parquet",
@@ -64,9 +68,13 @@ FLAGS = {
         ),
         *_READING,
         flag("label_names", "the classes in the order of the model's outputs", several=True),
-        flag("positive_label", "class whose F1 is meant, of two; default: the second one", changes_result=False),
-        flag("max_seq_length", "longer inputs are cut to this many tokens", 128, at_least=3),
-        flag("feature_cache_dir", "tokenised data; default ~/.cache/emmental", "", changes_result=False),
+        flag(
+            "positive_label",
+            "of two classes, the one for F1; default: the second",
+            changes_result=False,
+        ),
+        flag("max_seq_length", "longer inputs are cut to this number of tokens", 128, at_least=3),
+        flag("feature_cache_dir", "folder for tokenised data; default: ~/.cache/emmental", "", changes_result=False),
         switch("overwrite_cache", "tokenise again even if the cache is good", changes_result=False),
         flag("num_workers", "processes that load batches", 0, at_least=0, changes_result=False),
     ),
@@ -78,10 +86,10 @@ FLAGS = {
             accepts=MODEL_TYPES,
         ),
         flag("model_name_or_path", "folder or Hub name", "google-bert/bert-base-uncased"),
-        flag("config_name", "configuration, where it is not the model's own", ""),
-        flag("tokenizer_name", "tokenizer, where it is not the model's own", "", changes_result=False),
-        flag("cache_dir", "where downloaded models are kept", "", changes_result=False),
-        switch("new_classifier", "start the classifier anew, also where the model has one for other classes"),
+        flag("config_name", "configuration, if not the model's own", ""),
+        flag("tokenizer_name", "tokenizer, if not the model's own", "", changes_result=False),
+        flag("cache_dir", "folder for downloaded models", "", changes_result=False),
+        switch("new_classifier", "start with a new classifier, even if the model has one"),
         switch("do_lower_case", "lower-case the input; default: as the tokenizer says", default=None),
     ),
     "what to do (none of --do_train, --do_eval, --do_predict: train and evaluate)": (
@@ -94,7 +102,7 @@ FLAGS = {
             "evaluate every checkpoint of the output folder, in numeric order; all are kept",
             changes_result=False,
         ),
-        switch("dry_run", "check everything, show the plan, and stop", changes_result=False),
+        switch("dry_run", "check everything, show the plan, stop before training", changes_result=False),
     ),
     "how much to prune": (
         flag(
@@ -143,17 +151,17 @@ FLAGS = {
             "topK",
             accepts=PRUNING_METHODS,
         ),
-        flag("initial_threshold", "threshold the schedule starts from", 1.0),
-        flag("final_threshold", "threshold the schedule ends at", 0.7),
-        flag("initial_warmup", "first phase, in multiples of --warmup_steps", 1, at_least=0),
-        flag("final_warmup", "last phase, in multiples of --warmup_steps", 2, at_least=0),
+        flag("initial_threshold", "threshold at the start of the schedule", 1.0),
+        flag("final_threshold", "threshold at the end of the schedule", 0.7),
+        flag("initial_warmup", "length of the first phase, in multiples of --warmup_steps", 1, at_least=0),
+        flag("final_warmup", "length of the last phase, in multiples of --warmup_steps", 2, at_least=0),
         flag("mask_init", f"start of the mask scores: {', '.join(MASK_INITS)}", "constant", accepts=MASK_INITS),
         flag("mask_scale", "scale of that start", 0.0),
         flag("mask_scores_learning_rate", "learning rate of the scores", 1e-2, at_least=0),
         flag("regularization", "l1, l0 or none: penalty on the mask scores", accepts=(*REGULARIZATIONS, None)),
         flag("final_lambda", "weight of that penalty at the end", 0.0, at_least=0),
         switch("global_topk", "one threshold for all matrices together (topK, threshold; fisher always)"),
-        flag("global_topk_frequency_compute", "updates between two of its computations", 25, at_least=1),
+        flag("global_topk_frequency_compute", "updates between two computations of it", 25, at_least=1),
     ),
     "distillation": (
         flag("teacher_type", "bert, masked_bert, distilbert, ...; default: what it is"),
@@ -162,7 +170,7 @@ FLAGS = {
         *distillation_flags("weight of the task's loss"),
         flag("alpha_distil", "weight of the distillation loss", 0.5, at_least=0),
         flag("alpha_hidden_cos", "weight of the hidden states' cosine distance", 0.0, at_least=0),
-        flag("alpha_hidden_mse", "weight of their squared difference", 0.0, at_least=0),
+        flag("alpha_hidden_mse", "weight of the hidden states' squared difference", 0.0, at_least=0),
         flag(
             "teacher_layers",
             "for each layer of the student the teacher's, from 1; 0 for none (such as 2,4,6); default: spread evenly",
@@ -176,13 +184,13 @@ FLAGS = {
     ),
     "optimization": (
         flag("per_gpu_train_batch_size", "batch size of one process", 8, at_least=1),
-        flag("per_gpu_eval_batch_size", "the same in evaluation", 8, at_least=1, changes_result=False),
+        flag("per_gpu_eval_batch_size", "batch size in evaluation", 8, at_least=1, changes_result=False),
         flag("num_train_epochs", "may be fractional; 0: cut heads and neurons without training", 3.0, at_least=0),
         flag("max_steps", "number of updates, in place of epochs", -1),
         flag("warmup_steps", "updates; default: a tenth of all", type=int, at_least=0),
         *optimization_flags(accumulation=1, learning_rate=5e-5, epsilon=1e-8, max_grad_norm=1.0),
-        switch("torch_compile", "torch.compile: two compilations at the start, results equal to rounding"),
-        switch("use_apex", "the fused optimizer of NVIDIA apex, where that is installed"),
+        switch("torch_compile", "use torch.compile; two compilations at the start, same results to rounding"),
+        switch("use_apex", "use the fused optimizer of NVIDIA apex, which must be installed"),
     ),
     "run, output and logging": (
         flag("output_dir", "default: outputs/<task_name>", changes_result=False),
@@ -208,7 +216,7 @@ FLAGS = {
         *run_flags(seed=42, kept=2, what_is_kept="keep this many newest checkpoints + the best"),
         switch(
             "load_best_model_at_end",
-            "hand over the best checkpoint that prunes as much as the last, as the dev data says",
+            "finish with the best checkpoint on the dev data, of those at the final budget",
         ),
         flag("save_dtype", "of the finished model: float32, float16, bfloat16", "float32", accepts=SAVE_DTYPES),
         switch("pictures", "pictures of the masks", default=True, changes_result=False),
@@ -237,7 +245,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Flags:
 def _normalise(args: Flags) -> None:
     if args.regularization in ("null", "none", "None", ""):
         args.regularization = None
-    with suppress(UserError):  # an unknown one is named among all mistakes
+    with suppress(UserError):  # find_problems names an unknown one
         args.pruning_method = canonical_pruning_method(args.pruning_method)
     if args.do_train is None and args.do_eval is None:
         args.do_train = args.do_eval = not args.do_predict
@@ -258,7 +266,7 @@ def _normalise(args: Flags) -> None:
 
 
 def _start_thresholds_of_scores(args: Flags) -> None:
-    """A method whose threshold is no share, given alone, has a schedule of its own: from 0 up to 0.1."""
+    """A threshold method given without thresholds gets its own schedule: from 0 up to 0.1."""
     if args.pruning_method not in ("threshold", "sigmoied_threshold") or args.global_topk or args.keep:
         return
     if "initial_threshold" not in args.explicit:
@@ -268,7 +276,7 @@ def _start_thresholds_of_scores(args: Flags) -> None:
 
 
 def find_problems(args: Flags) -> list[str]:
-    """Every mistake that can be seen without opening a file, a line each, naming the flag and what it accepts."""
+    """Every mistake that can be found without opening a file: a line each, with the flag and what it accepts."""
     return [
         *_task_problems(args),
         *_reading_problems(args),
@@ -287,7 +295,7 @@ def _task_problems(args: Flags) -> list[str]:
     if own_files and (args.data_dir or args.task_name not in (None, "custom")):
         problems.append(f"--{own_files[0]} cannot be used with --data_dir or --task_name; give either")
     elif own_files:
-        wants_dev = args.do_eval and not args.train_file  # of which a part is set aside otherwise
+        wants_dev = args.do_eval and not args.train_file  # without it a part of --train_file is set aside
         needed = {"train_file": args.do_train, "validation_file": wants_dev, "test_file": args.do_predict}
         problems += [
             f"--{flag} is needed beside --{own_files[0]}: it takes a .csv, .tsv, .jsonl or .parquet file"
@@ -328,13 +336,13 @@ def _is_encoding(name: str) -> bool:
 
 
 def _hub_problem(dry_run: bool) -> str | None:
-    """Why `--push_to_hub` would fail when the training is over, in a line; None when nothing is known against it."""
+    """Why `--push_to_hub` would fail after the training, in one line; None if no reason is known."""
     if dry_run:
         return "--push_to_hub contradicts --dry_run, which stops before training"
     from huggingface_hub import constants, get_token
 
     if constants.HF_HUB_OFFLINE:
-        return "--push_to_hub needs the Hub, and the environment variable HF_HUB_OFFLINE keeps it out; unset that"
+        return "--push_to_hub needs the Hub, but the environment variable HF_HUB_OFFLINE forbids it; unset it"
     if get_token() is None:
         return "--push_to_hub needs an account on the Hub: log in with `hf auth login`, or set HF_TOKEN"
     return None
@@ -443,7 +451,7 @@ def _teacher_problems(args: Flags) -> list[str]:
 
 
 def apex_problem(no_cuda: bool) -> str | None:
-    """Why `--use_apex` cannot be had here, in a line; None when it can."""
+    """Why `--use_apex` cannot work here, in one line; None if it can."""
     from importlib.util import find_spec
 
     if no_cuda:

@@ -1,4 +1,4 @@
-"""What a run will need and what of its flags has no effect, said before it starts."""
+"""What a run will need, and which of its flags have no effect. Shown before it starts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from emmental.training.recipe import STRUCTURED
 logger = logging.getLogger(__name__)
 
 _NUMBER, _AVERAGES = 4, 8
-"""Bytes of a weight, and of what Adam keeps of it."""
+"""Bytes of a weight, and of its state in Adam."""
 
 
 def forecast(run: Run, examples: int) -> list[str]:
-    """Lines on the disk that the run needs and on flags without effect; warns where the disk is too small.
+    """Lines about the disk space that the run needs and about flags without effect. Warns if the disk is too small.
 
     Args:
         run: whose flags are complete.
@@ -43,9 +43,9 @@ def forecast(run: Run, examples: int) -> list[str]:
 
 
 def disk_needed(run: Run, examples: int) -> tuple[int, int]:
-    """(bytes that the run writes at most at one time, bytes of its largest checkpoint), to a few per cent."""
+    """(most bytes that the run has on the disk at one time, bytes of its largest checkpoint), to a few per cent."""
     weights, encoder, embeddings = _sizes(run)
-    trainings: list[tuple[Run, int, int]] = []  # run, numbers in the model, numbers that Adam knows
+    trainings: list[tuple[Run, int, int]] = []  # run, numbers in the model, numbers that Adam updates
     if in_phases(run):
         if run.dense_first is not False:
             trainings.append((dense_phase(run, examples), weights, weights))
@@ -70,7 +70,7 @@ def disk_needed(run: Run, examples: int) -> tuple[int, int]:
 
 
 def without_effect(run: Run) -> list[str]:
-    """The flags that the user gave and that change nothing in this run, with the reason."""
+    """Flags that the user gave and that change nothing in this run, with the reason."""
     structured = run.granularity == STRUCTURED and in_phases(run)
     reasons = {
         "no teacher": (
@@ -126,7 +126,7 @@ def _sizes(run: Run) -> tuple[int, int, int]:
 
 
 def _kept(run: Run, plan: Plan) -> int:
-    """Checkpoints that lie in the folder at once, the one that is being written included."""
+    """Most checkpoints that are in the folder at one time, including the one being written."""
     if run.num_train_epochs == 0 and run.max_steps < 1:
         return 0
     written = -(-plan.total_updates // (run.save_steps or plan.updates_per_epoch))

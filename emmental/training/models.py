@@ -1,4 +1,4 @@
-"""Tokenizer and model as the flags ask for them."""
+"""Loads the tokenizer and the model that the flags name."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 def load_tokenizer(args: argparse.Namespace) -> Any:
     """The fast tokenizer of the model, or the one that `--tokenizer_name` names.
 
-    Where `--max_seq_length` was not given, it becomes the length of the model if that is shorter.
+    If `--max_seq_length` was not given, it becomes the length of the model if that is shorter.
 
     Raises:
-        UserError: there is none, or no fast one, or `--max_seq_length` is more than its model takes.
+        UserError: there is none, or no fast one, or `--max_seq_length` is more than the model accepts.
         UserError: it cannot be found.
     """
     casing = {} if args.do_lower_case is None else {"do_lower_case": args.do_lower_case}
@@ -52,7 +52,7 @@ def load_tokenizer(args: argparse.Namespace) -> Any:
 
 
 def load_config(args: argparse.Namespace) -> tuple[PreTrainedConfig, str]:
-    """The configuration of the model to train or evaluate, and what the user calls that: flag and value."""
+    """The configuration of the model to train or evaluate, and its name in messages: flag and value."""
     flag = "--config_name" if args.config_name else "--model_name_or_path"
     name = args.config_name or args.model_name_or_path
     return from_pretrained(AutoConfig, name, flag=flag, cache_dir=args.cache_dir or None), f"{flag} {name}"
@@ -62,7 +62,7 @@ def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrain
     """The model to train or evaluate, with the task's outputs.
 
     A dense checkpoint gets masks as the flags say, unless `--model_type` names its own type. A masked one keeps its
-    own pruning method, threshold and scores. The tokenizer is made to give what the model reads.
+    own pruning method, threshold and scores. The tokenizer is set to return the inputs that the model reads.
 
     Raises:
         UserError: the checkpoint contradicts the flags, or is no encoder of a known type.
@@ -86,7 +86,7 @@ def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrain
 
 
 def _check_model_type(args: argparse.Namespace, config: PreTrainedConfig) -> None:
-    """Refuse a `--model_type` that was given and is not that of the model."""
+    """Refuse a `--model_type` that is not the type of the model."""
     if "model_type" not in args.explicit:
         return
     asked, name = args.model_type, args.model_name_or_path
@@ -97,7 +97,7 @@ def _check_model_type(args: argparse.Namespace, config: PreTrainedConfig) -> Non
 
 
 def _loaded(args: argparse.Namespace, config: PreTrainedConfig) -> PreTrainedModel:
-    """The model; a head that the checkpoint lacks, or has for other labels, starts anew, which only training mends."""
+    """The model. A head that the checkpoint lacks, or has for other labels, is new: without training it is refused."""
     model, info = from_pretrained(
         AutoModelForSequenceClassification,
         args.model_name_or_path,
@@ -118,7 +118,7 @@ def _loaded(args: argparse.Namespace, config: PreTrainedConfig) -> PreTrainedMod
 
 
 def _start_classifier_anew(model: PreTrainedModel) -> None:
-    """Give everything outside the encoder the random values of a new model."""
+    """Set everything outside the encoder to the random values of a new model."""
     new = type(model)(model.config)
     for name, module in model.named_children():
         if name != model.base_model_prefix:
@@ -126,15 +126,15 @@ def _start_classifier_anew(model: PreTrainedModel) -> None:
 
 
 def in_dtype(model: nn.Module, name: str) -> nn.Module:
-    """The model, or a copy of it whose weights are rounded to a dtype of PyTorch's."""
+    """The model, or a copy with its weights rounded to a dtype of PyTorch."""
     return model if name == "float32" else copy.deepcopy(model).to(getattr(torch, name))
 
 
 def model_to_evaluate(args: argparse.Namespace) -> str:
-    """Without training: the finished model of the output folder, unless `--model_name_or_path` names another.
+    """The model of a run without training: that of the output folder, unless `--model_name_or_path` names another.
 
-    The name of the model that the output folder's training started from does not count as another: it stands in the
-    command that trained.
+    The model that the output folder's training started from does not count as another: the command that trained
+    names it too.
     """
     output = Path(args.output_dir)
     if not (output / "config.json").is_file():
@@ -152,7 +152,7 @@ def _trained_from(output: Path) -> str | None:
 
 
 def _outputs(args: argparse.Namespace, task: Task) -> dict[str, Any]:
-    """What the configuration says of the outputs and, for later uses of the model, of how it was trained."""
+    """Settings of the configuration about the outputs and, for later uses of the model, about its training."""
     settings = {"max_seq_length": args.max_seq_length, "positive_label": task.positive_name} if args.do_train else {}
     if task.is_regression:
         return {"num_labels": 1, "problem_type": "regression", **settings}
@@ -179,10 +179,10 @@ def _masking(args: argparse.Namespace, config: PreTrainedConfig) -> dict[str, An
 
 
 def _evaluated_at(args: argparse.Namespace, config: MaskedConfig) -> dict[str, Any]:
-    """The threshold of a masked model that is not trained: `--final_threshold` if given, else what it was saved with.
+    """The threshold of a masked model that is not trained: `--final_threshold` if given, else the saved one.
 
     Raises:
-        UserError: neither is there, as in masked BERTs of other programs: without one it would be evaluated as dense.
+        UserError: there is neither, as in masked BERTs of other programs. It would be evaluated as dense.
     """
     if config.pruning_method == "l0":
         return {}

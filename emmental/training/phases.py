@@ -1,4 +1,4 @@
-"""The phases of one command: dense first, then pruning, one after the other for each share that is to stay."""
+"""The phases of one command: dense first, then one pruning phase for each share."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _ROWS_TO_JUDGE = 200
 
 
 def phase(run: Run, folder: Path | None = None, **flags: Any) -> Run:
-    """A part of a run: its task, data and processes, with other flags and, if given, a folder of its own."""
+    """A part of a run: the same task, data and processes, other flags and, if given, another folder."""
     changed = copy.copy(run.flags)
     changed.__dict__.update(run.flags.__dict__)
     for name, value in flags.items():
@@ -65,7 +65,7 @@ def phase(run: Run, folder: Path | None = None, **flags: Any) -> Run:
 
 @contextmanager
 def opened(part: Run, whole: Run) -> Iterator[None]:
-    """The part's folder, locked for the time of the block; that of the whole run is locked already.
+    """The part's folder, locked inside the block. The folder of the whole run is locked already.
 
     Raises:
         UserError: see `open_output`.
@@ -81,7 +81,7 @@ def opened(part: Run, whole: Run) -> Iterator[None]:
 
 
 def lock_whole(run: Run) -> None:
-    """Lock the folder that the parts of a run share; `--overwrite_output_dir` clears it, and those of earlier parts.
+    """Lock the folder that the parts of a run share. `--overwrite_output_dir` clears it and those of earlier parts.
 
     Raises:
         UserError: another run is using it, or the model to start from would be removed.
@@ -102,12 +102,12 @@ def lock_whole(run: Run) -> None:
 
 
 def in_phases(run: Run) -> bool:
-    """Whether the run is more than one training."""
+    """Whether the run has several phases."""
     return dense_model_teaches(run.flags)
 
 
 def facts_of(run: Run, examples: int) -> Facts:
-    """What the recipe looks at."""
+    """The facts that the recipe depends on."""
     config, _ = load_config(run)
     on_gpu = run.processes.device.type == "cuda"
     has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else bf16_in_hardware()
@@ -115,7 +115,7 @@ def facts_of(run: Run, examples: int) -> Facts:
 
 
 def apply_recipe(run: Run, examples: int) -> dict[str, Any]:
-    """Fill in what the recipe decides for the last phase; returns flag -> value of what the user did not give."""
+    """Set the flags that the recipe decides for the last phase. Returns flag -> value of those that it set."""
     if run.recipe != "auto":
         return {}
     facts = facts_of(run, examples)
@@ -127,10 +127,10 @@ def apply_recipe(run: Run, examples: int) -> dict[str, Any]:
 
 
 def dense_phase(run: Run, examples: int) -> Run:
-    """The run that fine-tunes dense, in a folder of its own; its length and rates are the recipe's own."""
+    """The run that fine-tunes dense, in its own folder. The recipe decides its length and rates."""
     config, _ = load_config(run)
     flags: dict[str, Any] = {"model_type": base_model_type(config.model_type), "alpha_ce": 0.5, "alpha_distil": 0.5}
-    flags["save_dtype"] = "float32"  # what is pruned from it starts from all its bits
+    flags["save_dtype"] = "float32"  # pruning starts from the unrounded weights
     if run.recipe == "auto":
         values = dense_values(facts_of(run, examples)) | {"warmup_steps": None, "max_steps": -1}
         own = {"num_train_epochs", "max_steps", "learning_rate", "warmup_steps"}
@@ -157,7 +157,7 @@ def _recipe_decides_rate(run: Run) -> bool:
 
 
 def settle_rate(part: Run) -> None:
-    """Take the recipe's learning rate for what a cut has left, where only the cut says how much: with `--speedup`."""
+    """With `--speedup`, set the recipe's learning rate for the share that the cut left: only the cut decides it."""
     if part.speedup is None or not _recipe_decides_rate(part) or (left := share_left(part.folder)) is None:
         return
     part.learning_rate = facts_of(part, 0).recovery_rate(left)
@@ -166,7 +166,7 @@ def settle_rate(part: Run) -> None:
 
 
 def plan_of_run(run: Run, examples: int) -> list[str]:
-    """Fill in what the recipe decides, and say what the run is about to do, a line each.
+    """Set the flags that the recipe decides, and describe the run, a line for each phase.
 
     Raises:
         UserError: it makes no sense.
@@ -178,12 +178,12 @@ def plan_of_run(run: Run, examples: int) -> list[str]:
     if problem := (plan.problem() if trains else None) or (phases_problem(run) if in_phases(run) else None):
         raise UserError(problem)
     if run.unlabeled_file and run.recipe == "auto" and trains:
-        run.max_steps = plan.total_updates  # more text, the same number of updates
+        run.max_steps = plan.total_updates  # more text must not change the number of updates
     if warning := plan.warning():
         logger.warning("%s", warning)
     lines = phases_text(run, examples) if in_phases(run) else []
     if run.granularity == STRUCTURED:
-        filled.pop("learning_rate", None)  # the line of the phase says it, of each share
+        filled.pop("learning_rate", None)  # the line of the phase has it for each share
     if filled:
         lines.insert(
             0, "filled in by --recipe auto: " + ", ".join(f"--{name} {value}" for name, value in filled.items())
@@ -192,15 +192,15 @@ def plan_of_run(run: Run, examples: int) -> list[str]:
 
 
 def refuse_early(run: Run, dataset: FeatureDataset, load: Callable[[Run], PreTrainedModel]) -> None:
-    """See, before the plan is shown, that the output folder and the model are what the run needs.
+    """Check, before the plan is shown, that the output folder and the model fit the run.
 
     Args:
-        run: whose flags are complete.
+        run: a run whose flags are complete.
         dataset: training rows.
-        load: the model that a part of the run starts from.
+        load: loads the model that a part of the run starts from.
 
     Raises:
-        UserError: another run stands in a folder, or nothing is to be trained and the model does not know the task.
+        UserError: a folder holds another run, or nothing is trained and the model does not know the task.
     """
     parts = [pruning_phase(run, share, folder) for share, folder in keep_folders(run)] if in_phases(run) else [run]
     for part in parts if not run.overwrite_output_dir else []:
@@ -211,11 +211,11 @@ def refuse_early(run: Run, dataset: FeatureDataset, load: Callable[[Run], PreTra
 
 
 def phases_text(run: Run, examples: int) -> list[str]:
-    """What the run is about to do, a line for each phase."""
+    """What the run will do, a line for each phase."""
     dense = plan_updates(dense_phase(run, examples), examples, run.processes.world_size)
     after = plan_updates(run, examples, run.processes.world_size)
     first = "omitted" if run.dense_first is False else f"{dense.total_updates} updates"
-    unless = " (skipped where the model knows the task)" if run.dense_first is None else ""
+    unless = " (skipped if the model knows the task)" if run.dense_first is None else ""
     lines = [f"phase 1, dense: {first}{unless}"]
     each = " each" if len(run.keep or ()) > 1 else ""
     updates = 0 if run.num_train_epochs == 0 and run.max_steps < 1 else after.total_updates
@@ -240,7 +240,7 @@ def _rates_text(run: Run) -> str:
 
 
 def phases_problem(run: Run) -> str | None:
-    """Why the parts of a run cannot be made, in one line; None when nothing is known against it."""
+    """Why a part of the run cannot work, in one line; None if no reason is known."""
     config, called = load_config(run)
     if run.speedup is not None and run.speedup_length > longest_input(config):
         return f"--speedup_length {run.speedup_length} is more than the {longest_input(config)} positions of {called}"
@@ -248,22 +248,22 @@ def phases_problem(run: Run) -> str | None:
 
 
 def keep_folders(run: Run) -> list[tuple[float, Path]]:
-    """(share, folder) of every model that the run makes, the largest first; a single one is the run's own folder."""
+    """(share, folder) of every model of the run, the largest first. A single model is in the run's own folder."""
     if len(run.keep or ()) < 2:
         return [(run.keep[0] if run.keep else run.final_threshold, run.folder)]
     return [(share, run.folder / f"{KEEP_FOLDER}{share:.12g}") for share in run.keep]
 
 
 def is_fine_tuned(model: PreTrainedModel, dataset: FeatureDataset) -> bool:
-    """Whether a model knows its task already: its classifier is trained, and it beats the majority class on 200 rows.
+    """Whether a model already knows its task: its classifier is trained, and it beats the majority class on 200 rows.
 
     Args:
-        model: a classifier with the task's outputs; one output is a regression, which must beat the mean.
-        dataset: training rows; the first 200 are asked.
+        model: a classifier with the task's outputs. One output is a regression, which must beat the mean.
+        dataset: training rows; the first 200 are used.
     """
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     if last.bias is not None and not last.bias.any():
-        # Every type starts its classifier with a bias of exactly zero, and the first update ends that.
+        # Every type starts its classifier with a bias of exactly zero; the first update changes it.
         return False
     rows = np.arange(min(_ROWS_TO_JUDGE, len(dataset)))
     device = next(model.parameters()).device
@@ -283,7 +283,7 @@ def needs_dense_phase(run: Run, model: PreTrainedModel, dataset: FeatureDataset)
     """Whether the model is fine-tuned dense before it is pruned.
 
     Raises:
-        UserError: nothing is to be trained, and the model does not know the task.
+        UserError: nothing is trained, and the model does not know the task.
     """
     if run.dense_first is not None:
         return run.dense_first
@@ -299,10 +299,10 @@ def needs_dense_phase(run: Run, model: PreTrainedModel, dataset: FeatureDataset)
 def budget_of(
     run: Run, model: PreTrainedModel, keep: float, dense: PreTrainedModel, timed: Timed | None = None
 ) -> tuple[Budget, str]:
-    """What of `model` may stay, and its name: a share of the dense one's weights, or milliseconds for `--speedup`.
+    """The budget of `model`, and its name: a share of the dense model's weights, or milliseconds for `--speedup`.
 
-    The table of milliseconds is measured once, by rank 0, and lies in the output folder: a resumed run reads it.
-    `timed` is the engine that it is measured in.
+    Rank 0 measures the table of milliseconds once, in the engine `timed`, and writes it to the output folder. A
+    resumed run reads it.
     """
     if run.speedup is None:
         return weight_budget(model, min(1.0, keep * encoder_weights(dense) / encoder_weights(model))), f"keep {keep:g}"
@@ -317,7 +317,7 @@ def budget_of(
 
 
 def measured_speed(file: Path, key: dict[str, Any]) -> SpeedTable | None:
-    """The table that was measured for what the key says; None where there is none, or a damaged one."""
+    """The table that was measured for `key`; None if it is missing or damaged."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
         return SpeedTable.of(stored["table"]) if stored["of"] == key else None

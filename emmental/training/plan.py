@@ -1,4 +1,4 @@
-"""The plan of a run: how many updates, at which threshold, and whether that makes sense. Made before training."""
+"""The plan of a run, made before training: how many updates, at which thresholds, and whether that can work."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LOG_ENTRIES = 40
 
 @dataclass(frozen=True)
 class Plan:
-    """What the flags and the number of training examples amount to.
+    """The numbers that follow from the flags and the number of training examples.
 
     Attributes:
         batches_per_epoch: batches of one process in one pass over the data.
-        accumulation: batches of one update; the last update of an epoch takes what is left.
+        accumulation: batches of one update; the last update of an epoch takes the remaining ones.
         updates_per_epoch: updates in one pass.
         total_updates: updates in all.
         warmup_steps: updates over which learning rates rise.
-        prunes: whether the model is masked at all.
+        prunes: whether the model is masked.
         method, initial_threshold, final_threshold, initial_warmup, final_warmup, final_lambda, global_topk: the flags.
     """
 
@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def constant_end(self) -> int:
-        """Updates at the final threshold; the last update is always one of them."""
+        """Updates at the final threshold, always including the last update."""
         return min(max(self.final_warmup * self.warmup_steps, 1), self.total_updates)
 
     def is_final(self, update: int) -> bool:
@@ -57,11 +57,11 @@ class Plan:
 
     @property
     def pruning_updates(self) -> int:
-        """Updates between the two, over which the threshold moves; negative when the phases overlap."""
+        """Updates between the two, in which the threshold moves; negative if the phases overlap."""
         return self.total_updates - self.constant_start - self.constant_end
 
     def at(self, update: int) -> tuple[float | None, float]:
-        """(threshold, regu_lambda) of update 1 .. `total_updates`; threshold None for a dense model."""
+        """(threshold, regu_lambda) of an update from 1 to `total_updates`; the threshold is None for a dense model."""
         if not self.prunes:
             return None, 0.0
         return schedule_threshold(
@@ -76,7 +76,7 @@ class Plan:
         )
 
     def problem(self) -> str | None:
-        """Why this plan would not prune as asked, with the flags that mend it, in one line; None for a sound one."""
+        """Why this plan cannot work, and the flags to change, in one line; None if it can."""
         if self.warmup_steps > self.total_updates:
             return (
                 f"--warmup_steps {self.warmup_steps} is longer than the training of {self.total_updates} updates: "
@@ -94,7 +94,7 @@ class Plan:
         )
 
     def warning(self) -> str | None:
-        """What will go otherwise than a user may think, in one line; None where nothing is known."""
+        """A warning about a result that the user may not expect, in one line; None if there is none."""
         by_scores = self.prunes and self.method in SCORE_METHODS and not self.global_topk
         if not by_scores or self.final_lambda > 0:
             return None
@@ -104,7 +104,7 @@ class Plan:
         )
 
     def _shorter_warmup(self) -> str:
-        """The flag that leaves the threshold an update to move in, if a shorter warm-up can."""
+        """The flag for a shorter warm-up, if that leaves the threshold an update to move in."""
         phases = self.initial_warmup + self.final_warmup
         end_without_warmup = 0 if self.final_warmup else 1
         if self.total_updates < 2 or not phases:
@@ -134,7 +134,7 @@ class Plan:
         return lines
 
     def shown_updates(self) -> list[int]:
-        """A dozen updates spread over the run: the first, the last, and the ends of the phases among them."""
+        """About a dozen updates over the run, including the first, the last, and the ends of the phases."""
         last = self.total_updates
         spread = {max(1, round(last * part / (SHOWN_POINTS - 3))) for part in range(SHOWN_POINTS - 2)}
         ends = {min(max(self.constant_start, 1), last), max(last - self.constant_end, 1)}
@@ -147,14 +147,14 @@ class Plan:
 
 
 def log_interval(args: Flags, updates: int) -> int:
-    """Updates between two log entries: what `--logging_steps` says, or fewer where the recipe decides."""
+    """Updates between two log entries: `--logging_steps`, or fewer if the recipe decides."""
     if args.recipe != "auto" or "logging_steps" in args.explicit:
         return args.logging_steps
     return max(1, min(args.logging_steps, updates // LOG_ENTRIES))
 
 
 def plan_updates(args: Flags, examples: int, world_size: int) -> Plan:
-    """The plan that the flags give for a number of training examples.
+    """The plan of these flags for a number of training examples.
 
     Args:
         args: the trainer's flags.

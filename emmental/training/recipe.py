@@ -1,4 +1,4 @@
-"""`--recipe auto`: what is filled in for the flags that the user did not give.
+"""`--recipe auto`: the values of flags that the user did not give.
 
 The rule, from the number of training rows N, batches of 32, and the width H of the encoder:
 
@@ -28,7 +28,7 @@ MOST_UPDATES, MOST_EPOCHS = 3000, 20.0
 DENSE_UPDATES, RECOVERY_UPDATES = 600, 600
 PRUNING_UPDATES, PRUNING_UPDATES_BELOW_A_TENTH = 1500, 2500
 UPDATES_BETWEEN_RANKINGS = 10
-"""Of `fisher`, whose scores change with every batch."""
+"""Batches of one update with `fisher`, whose scores change with every batch."""
 HARD_CUT = 0.15
 KEEP = {STRUCTURED: 0.25, UNSTRUCTURED: 0.15}
 
@@ -44,18 +44,18 @@ _ORIGINAL_LANGUAGE = (
     "regularization",
     "global_topk",
 )
-"""Flags of the original scripts: a command that gives one, and no `--recipe`, is taken as they take it."""
+"""Flags of the original scripts. A command with one of them and without `--recipe` does what those scripts did."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rule looks at.
+    """The facts that the rule depends on.
 
     Attributes:
         examples: training rows.
         hidden_size: width of the encoder.
-        processes: that share a batch.
-        has_bf16: the processor, or the GPU, computes in bfloat16.
+        processes: number of processes that share a batch.
+        has_bf16: the processor or the GPU has bfloat16 in hardware.
     """
 
     examples: int
@@ -95,7 +95,7 @@ def settle_recipe(flags: Flags) -> None:
         flags.keep = [KEEP.get(flags.granularity, KEEP[STRUCTURED])]
     if flags.keep and flags.granularity == UNSTRUCTURED and not trains_dense(flags):
         flags.final_threshold = flags.keep[-1]
-        # Where the threshold does not say what stays, one boundary for the scores of all matrices does.
+        # If the threshold is no share, one threshold for the scores of all matrices decides what stays.
         flags.global_topk = flags.global_topk or flags.pruning_method in SCORE_METHODS
     if flags.pruning_method == "fisher" and flags.granularity == UNSTRUCTURED:
         flags.global_topk = True
@@ -104,31 +104,31 @@ def settle_recipe(flags: Flags) -> None:
 
 
 def trains_dense(flags: Flags) -> bool:
-    """Whether `--model_type` names a plain type: nothing is pruned."""
+    """Whether `--model_type` names a plain type, so that nothing is pruned."""
     return "model_type" in flags.explicit and not flags.model_type.startswith("masked_")
 
 
 def dense_model_teaches(flags: Flags) -> bool:
-    """Whether the run has phases: a dense model comes first, or is given, and teaches what is pruned from it."""
+    """Whether a dense model, trained first or given, teaches the pruned one."""
     if trains_dense(flags):
         return False
     return flags.recipe == "auto" or flags.granularity == STRUCTURED or bool(flags.dense_first)
 
 
 def recipe_problems(flags: Flags) -> list[str]:
-    """What contradicts itself among the flags of recipe and budget, a line each."""
+    """Contradictions among the flags of recipe and budget, a line each."""
     given, problems = flags.explicit, []
     if "keep" in given and "final_threshold" in given:
-        problems.append("--keep stands in the place of --final_threshold; give one of them")
+        problems.append("--keep replaces --final_threshold; give one of them")
     if "speedup" in given and "keep" in given:
-        problems.append("--speedup stands in the place of --keep; give one of them")
+        problems.append("--speedup replaces --keep; give one of them")
     if flags.keep and any(not 0 < share <= 1 for share in flags.keep):
         shown = " ".join(f"{share:g}" for share in flags.keep)
         problems.append(f"--keep is the share of weights that stays, above 0 and up to 1 (25 % is 0.25), not {shown}")
     elif flags.keep and any(later >= earlier for earlier, later in itertools.pairwise(flags.keep)):
         problems.append(f"--keep accepts falling shares, such as 0.5 0.25 0.1, not {flags.keep}")
     if flags.granularity == UNSTRUCTURED and "speedup" in given:
-        problems.append("--speedup needs --granularity structured: single weights make plain engines no faster")
+        problems.append("--speedup needs --granularity structured: ordinary engines gain no speed from single weights")
     if flags.recipe == "paper" and flags.dense_first and flags.num_train_epochs == 0:
         problems.append("--num_train_epochs 0 with --recipe paper leaves --dense_first nothing to train; omit one")
     if flags.granularity == UNSTRUCTURED and flags.num_train_epochs == 0:
@@ -169,7 +169,7 @@ def structured_values(facts: Facts, keep: float) -> dict[str, Any]:
 def unstructured_values(facts: Facts, method: str, keep: float) -> dict[str, Any]:
     """Flag -> value of the pruning of single weights by a method, down to the share `keep`."""
     updates = PRUNING_UPDATES if keep >= 0.1 else PRUNING_UPDATES_BELOW_A_TENTH
-    scale = 5.0 if method == "l0" else 1.0  # magnitudes that the noise of the gates does not drown
+    scale = 5.0 if method == "l0" else 1.0  # large enough for the noise of the gates
     return (
         _common(facts)
         | _teaching()
@@ -188,9 +188,9 @@ def unstructured_values(facts: Facts, method: str, keep: float) -> dict[str, Any
 
 
 def fill_in(flags: Flags, values: dict[str, Any]) -> dict[str, Any]:
-    """Set the flags that the user did not give; returns those that it set.
+    """Set the flags that the user did not give. Returns flag -> value of those.
 
-    `--max_steps` of the user's stands in the place of the recipe's epochs.
+    `--max_steps` of the user replaces the recipe's epochs.
     """
     given = set(flags.explicit)
     if "max_steps" in given:
@@ -212,7 +212,7 @@ def _teaching() -> dict[str, Any]:
 
 
 def _epochs(facts: Facts, updates: float) -> float:
-    """Epochs of about so many updates: whole ones from three on, quarters below."""
+    """Epochs for about so many updates: whole ones from three up, quarters below."""
     epochs = min(updates, MOST_UPDATES) / facts.updates_per_epoch
     step = 1.0 if epochs >= 3 else 0.25
     return float(min(max(math.ceil(round(epochs / step, 6)) * step, 0.25), MOST_EPOCHS))

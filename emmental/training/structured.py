@@ -1,4 +1,4 @@
-"""The phase of a run that cuts heads and neurons: kept in a folder of its own, so that a resumed run has the same."""
+"""The phase of a run that cuts heads and neurons. It saves its result, so a resumed run has the same one."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _FEWEST_ROWS = 8
 
 
 def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budget, name: str) -> PreTrainedModel:
-    """The small model that the budget pays for, from `<output_dir>/pruned` if it lies there.
+    """The small model for the budget, read from `<output_dir>/pruned` if it is there.
 
     Each rank goes through its share of the rows. All choose by the sums over all ranks; rank 0 writes, all read it.
 
     Args:
-        run: its seed draws the rows.
+        run: its seed chooses the rows.
         dense: a fine-tuned classifier, plain or small.
         dataset: training rows.
         budget: of weights or milliseconds.
-        name: of the budget, such as `keep 0.25`: another one is another result.
+        name: name of the budget, such as `keep 0.25`; a result for another name is not used.
 
     Raises:
-        UserError: fewer rows than pruning needs.
+        UserError: too few rows.
     """
     folder = run.folder / FOLDER
     identity = {"budget": name, "dense": weights_fingerprint(dense), "data": dataset.fingerprint, "seed": run.seed}
@@ -65,7 +65,7 @@ def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budge
 
 
 def share_left(folder: Path) -> float | None:
-    """The share of the encoder's weights that the cut in an output folder left; None where there is none."""
+    """The share of the encoder's weights that the cut in an output folder left; None if there is no cut."""
     left = _facts(folder / FOLDER).get("left")
     return left if isinstance(left, float) else None
 
@@ -103,7 +103,7 @@ def _inputs(dataset: FeatureDataset, rows: np.ndarray, model: PreTrainedModel) -
 
 
 def _stands(folder: Path, identity: dict[str, Any]) -> bool:
-    """Whether the folder holds, undamaged, what this identity gives."""
+    """Whether the folder holds the undamaged result of this identity."""
     try:
         atomic.verify_folder(folder)
     except (OSError, ValueError, RecursionError):

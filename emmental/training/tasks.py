@@ -1,4 +1,4 @@
-"""The task as flags, files and the given model say it."""
+"""Makes the task from flags, files and the given model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from emmental.training.models import load_config
 def find_task(args: argparse.Namespace) -> Task:
     """The task with its classes in the order of the model's outputs.
 
-    Without training, what the flags leave open takes the value that the model was trained with (see `_settle`).
+    Without training, flags that are not given take the values of the model's training (see `_settle`).
 
     Raises:
         UserError: the files cannot be read, or the model has other classes.
@@ -43,8 +43,8 @@ def _in_order_of_student(
 ) -> Task:
     """The task with its classes in the order of the model's outputs; a new classifier takes the task's own order.
 
-    Training makes a new one where the model has none, where the user wants it, and in the place of one of another
-    size whose classes nobody named.
+    Training makes a new classifier if the model has none, if the user wants it, or if the model's has another size and
+    unnamed classes.
     """
     if args.do_train:
         own = model_classes(config, called)
@@ -60,7 +60,7 @@ def _in_order_of_student(
 
 
 def _settle(args: argparse.Namespace, config: PreTrainedConfig) -> None:
-    """Take the length that texts were cut to in training, and its positive label, unless flags say others."""
+    """Use the text length and the positive label of the model's training, unless flags say others."""
     if "max_seq_length" not in args.explicit:
         args.max_seq_length = trained_length(config) or args.max_seq_length
     if args.positive_label is None and args.task_kind != "regression":
@@ -68,7 +68,7 @@ def _settle(args: argparse.Namespace, config: PreTrainedConfig) -> None:
 
 
 def _names(given: list[str] | None) -> list[str] | None:
-    """The class names of `--label_names`, which come as several words or in one with commas between."""
+    """The class names of `--label_names`: several words, or one word with commas."""
     if given is None:
         return None
     parts = given[0].split(",") if len(given) == 1 else given

@@ -1,4 +1,4 @@
-"""More text without labels, which the dense model, or a given teacher, labels for the model that is pruned."""
+"""More text without labels. The dense model, or a given teacher, labels it for the model that is pruned."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _MOST_BYTES = 1 << 30
 
 
 def with_unlabelled(run: Run, dataset: FeatureDataset, tokenizer: Any, cache: Path) -> FeatureDataset:
-    """The training rows and, after them, those of `--unlabeled_file`; the training rows alone where there is none.
+    """The training rows, followed by those of `--unlabeled_file` if it is given.
 
     Raises:
-        UserError: a file is empty, too large, no text, or of other columns than the task's.
+        UserError: a file is empty, too large, no text, or has other columns than the task.
     """
     for file in run.unlabeled_file or ():
         more = _features(run, file, tokenizer, cache)
