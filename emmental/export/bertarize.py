@@ -39,7 +39,8 @@ _PIPELINES = {
 def bertarize(model: PreTrainedModel) -> PreTrainedModel:
     """The plain Transformers model that computes what `model` computes in evaluation; `model` stays as it is.
 
-    Weights are multiplied by their masks (`l0`: by the gates of evaluation); a pruned one is +0.0 exactly.
+    It is on the same device. Weights are multiplied by their masks (`l0`: by the gates of evaluation); a pruned one is
+    +0.0 exactly.
 
     Raises:
         UserError: the model is not masked.
@@ -49,7 +50,7 @@ def bertarize(model: PreTrainedModel) -> PreTrainedModel:
         weight = plain.get_submodule(linear).weight.data
         weight.add_(0.0)  # -0.0 + 0.0 is +0.0
     cls = plain_class(type(model))
-    return build_model(cls, model.config.to_plain(), plain.state_dict(), cls.__name__)
+    return build_model(cls, model.config.to_plain(), plain.state_dict(), cls.__name__).to(model.device)
 
 
 def bertarize_folder(

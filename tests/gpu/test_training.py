@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -141,6 +142,15 @@ def test_heads_and_neurons_as_on_a_cpu(flags, tmp_path):
     with torch.no_grad():
         on_cpu, on_device = (model.eval()(ids).logits for model in models)
     torch.testing.assert_close(on_device, on_cpu, atol=1e-2, rtol=0)
+
+
+def test_single_weights_in_phases(flags, tmp_path):
+    """Dense, pruned, evaluated, handed over: what is left is the share asked for."""
+    given = "--recipe auto --granularity unstructured --keep 0.3 --do_eval --no-floor"
+    masked_run_glue.main(flags("device", *given.split()))
+    summary = json.loads((tmp_path / "device" / "summary.json").read_text())
+    assert summary["remaining"] == pytest.approx(30, abs=0.1)
+    assert [row["name"] for row in summary["compared"]] == ["dense", "30.0% kept"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
