@@ -1,4 +1,4 @@
-"""Which rows make a batch: rows of similar length, so that little is padded, in an order that all ranks agree on."""
+"""Chooses the rows of each batch: rows of similar length, for little padding, in the same order on all ranks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RowBatch:
 
 
 class _RankBatches(Sampler[RowBatch], ABC):
-    """Cuts an order of rows into global batches of `batch_size * world_size` and yields one rank's share of each."""
+    """Cuts ordered rows into global batches of `batch_size * world_size`, and yields one rank's share of each."""
 
     def __init__(self, lengths: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
@@ -55,7 +55,7 @@ class _RankBatches(Sampler[RowBatch], ABC):
 
     @property
     def global_batch_size(self) -> int:
-        """Rows of a complete batch over all ranks."""
+        """Number of rows of a complete batch over all ranks."""
         return self.batch_size * self.world_size
 
     @abstractmethod
@@ -68,7 +68,7 @@ class _RankBatches(Sampler[RowBatch], ABC):
         ]
 
     def _share(self, members: np.ndarray) -> RowBatch:
-        """This rank's rows of a global batch; several ranks get full batches, filled by repeats of weight 0."""
+        """This rank's rows of a global batch. Several ranks get full batches: repeated rows of weight 0 fill them."""
         size = len(members) if self.world_size == 1 else self.global_batch_size
         weights = ((np.arange(size) < len(members)) * (size / len(members))).astype(np.float32)
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
@@ -89,7 +89,7 @@ class LengthGroupedBatches(_RankBatches):
         batch_size: rows of one rank's batch.
         rank, world_size: which share is yielded.
         shuffle: False keeps the pools and the batches in file order.
-        seed: of the order.
+        seed: seed of the order.
         grouped: False leaves the lengths alone: batches are cut from the shuffled rows as they come.
 
     Raises:
@@ -113,10 +113,10 @@ class LengthGroupedBatches(_RankBatches):
         self.epoch = 0
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the order of an epoch, and skip its first `start_batch` batches: a run resumes there exactly.
+        """Set the epoch, and skip its first `start_batch` batches: a resumed run goes on exactly there.
 
         Raises:
-            UserError: the epoch has fewer batches than are to be skipped.
+            UserError: the epoch has fewer batches than that.
         """
         if not 0 <= start_batch <= len(self):
             raise UserError(f"batch {start_batch} of an epoch with {len(self)} batches")
@@ -137,10 +137,10 @@ class LengthGroupedBatches(_RankBatches):
 
 
 class SequentialBatches(_RankBatches):
-    """Batches for evaluation: every row once over all ranks, the longest first, so that memory peaks at once.
+    """Batches for evaluation: every row once over all ranks, the longest first, so that memory peaks at the start.
 
-    All ranks have the same number of batches; rows of weight 0 fill the last one. The order of the file is found again
-    through the rows' `index`.
+    All ranks have the same number of batches; rows of weight 0 fill the last one. The rows' `index`
+    gives their order in the file.
 
     Args:
         lengths: (N,) tokens of each row.

@@ -1,4 +1,4 @@
-"""What the data is, in lines for people: kind of task, rows and classes of each file, texts that are cut."""
+"""Describes the data in lines for people: kind of task, rows and classes of each file, texts that are cut."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _TITLES = {"train": "training data", "dev": "dev data", "test": "test data"}
 
 
 def description(task: Task, splits: Mapping[str, FeatureDataset], max_seq_length: int) -> list[str]:
-    """Lines on a task and its data.
+    """Lines about a task and its data.
 
     Args:
         task: its classes are in the order of the class ids.
-        splits: `"train"`, `"dev"`, `"test"`, as far as they are read.
-        max_seq_length: tokens beyond which texts were cut.
+        splits: those of `"train"`, `"dev"`, `"test"` that were read.
+        max_seq_length: number of tokens that texts were cut to.
     """
     lines = [f"task {task.name}: {_kind(task)}"]
     for split, dataset in splits.items():

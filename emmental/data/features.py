@@ -1,7 +1,7 @@
-"""Token ids of a split: made once in batches, kept in a cache that is keyed by content, and mapped into memory.
+"""Token ids of a split: made once, cached under a key of their content, and mapped into memory.
 
 A cache is a folder with one safetensors file, which holds all rows one after the other without padding, and the
-manifest of `emmental.atomic`. Its key covers all that the token ids depend on: a cache is either right or unused.
+manifest of `emmental.atomic`. Its key covers all that the token ids depend on: a cache is right or unused.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _CHUNK = 2048
 class FeatureDataset(Dataset):
     """The rows of one split, read from a memory-mapped file that all processes of a machine share.
 
-    A batch is asked for as a whole (`batch`, or `__getitems__` for a `DataLoader`): it is cut out of the map and
-    padded to its longest member. Worker processes get the path and map the file themselves.
+    A batch is made as a whole (by `batch`, or `__getitems__` for a `DataLoader`): its rows are copied out of the map
+    and padded to the longest. Worker processes get the path and map the file themselves.
 
     Attributes:
         cut: how many texts were longer than `max_seq_length`.
         longest: tokens of the longest text before it was cut, special ones included.
-        notes: how the files were read, as far as a user should know.
+        notes: for the user, on how the files were read.
 
     Args:
         folder: a cache folder made by `load_features`.
@@ -94,7 +94,7 @@ class FeatureDataset(Dataset):
         return features
 
     def __getitems__(self, rows: RowBatch | Sequence[int]) -> dict[str, torch.Tensor]:
-        """What a `DataLoader` calls with what its batch sampler yields."""
+        """Called by a `DataLoader` with a batch of its sampler."""
         if isinstance(rows, RowBatch):
             return self.batch(rows.indices, rows.weights, self.pad_to_multiple_of)
         return self.batch(rows, pad_to_multiple_of=self.pad_to_multiple_of)
@@ -106,12 +106,12 @@ class FeatureDataset(Dataset):
 
         Args:
             indices: (B,) positions in the dataset.
-            weights: (B,) float, 1 for every row when absent.
+            weights: (B,) float; default: 1 for every row.
             pad_to_multiple_of: T is rounded up to a multiple of it.
 
         Returns:
             `input_ids`, `attention_mask`, `token_type_ids` (B, T) int64; `labels` (B,) int64, or float32 for scores,
-            absent where they are unknown; `index` (B,) int64; `weights` (B,) float32.
+            absent if they are unknown; `index` (B,) int64; `weights` (B,) float32.
         """
         rows = np.asarray(indices, dtype=np.int64)
         starts, lengths, boundaries = self._offsets[:-1][rows], self.lengths[rows], self._boundaries[rows]
@@ -124,7 +124,7 @@ class FeatureDataset(Dataset):
 
 
 def collate(rows: list[dict], pad_token_id: int = 0, pad_to_multiple_of: int = 1) -> dict[str, torch.Tensor]:
-    """Pad single rows, as `FeatureDataset.__getitem__` gives them, to a batch as `FeatureDataset.batch` makes it.
+    """Pad single rows of `FeatureDataset.__getitem__` to a batch like that of `FeatureDataset.batch`.
 
     `batch` is the fast way; this one serves rows that were chosen or changed one by one. A row may have a `weight`.
     """
@@ -142,7 +142,7 @@ def collate(rows: list[dict], pad_token_id: int = 0, pad_to_multiple_of: int = 1
 def batch_loader(
     dataset: FeatureDataset, batches: Sampler[RowBatch], num_workers: int = 0, pin_memory: bool = False
 ) -> DataLoader:
-    """A loader of ready batches, which draws nothing from the global random state (a plain `DataLoader` does)."""
+    """A loader of ready batches. Unlike a plain `DataLoader`, it does not use the global random state."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -163,16 +163,16 @@ def load_features(
     overwrite_cache: bool = False,
     show_progress: bool = True,
 ) -> FeatureDataset:
-    """The token ids of a split, from its cache when there is a sound one, else made and cached.
+    """The token ids of a split, from its cache if that is sound; otherwise they are made and cached.
 
     Pairs longer than `max_seq_length` lose tokens from the longer sentence first. Special tokens are added round the
     text; what looks like one inside the text (`[SEP]`) is tokenised as ordinary text. The tokenizer is left unchanged.
-    Of the ranks of one run, one makes the cache and the others wait; runs that share `cache_dir` need no such care.
+    In one run, one rank makes the cache and the others wait. Separate runs may share `cache_dir` without waiting.
 
     Args:
         task, data_dir, split: what to read, as for `read_split`.
         tokenizer: a fast one (with a `backend_tokenizer`).
-        max_seq_length: tokens, special ones included, that a row has at most.
+        max_seq_length: most tokens of a row, special ones included.
         cache_dir: folder of the caches; `<task>-<split>-<length>-<key>` is made inside it.
         overwrite_cache: make the cache again even if there is a sound one.
         show_progress: show a bar while tokenising.
@@ -285,7 +285,7 @@ def _verified(folder: Path, fingerprint: str) -> FeatureDataset:
 def _encoded(
     backend: Tokenizer, whole: Tokenizer, examples: Split, bar: tqdm
 ) -> tuple[dict[str, np.ndarray], list[int]]:
-    """Ragged arrays of all rows: `input_ids`, `offsets`, `boundaries`; and the lengths that were cut, before that."""
+    """Arrays of all rows: `input_ids`, `offsets`, `boundaries`; and the full lengths of the texts that were cut."""
     ids, lengths, boundaries, cut = [], [], [], []
     limit = backend.truncation["max_length"]
     for texts in _chunks(examples):
@@ -327,7 +327,7 @@ def _boundaries(encodings: list[Encoding], counts: np.ndarray) -> np.ndarray:
 
 
 def _names_and_labels(examples: Split, task: Task) -> dict[str, np.ndarray]:
-    """What is known of the rows besides their tokens: the names, and the labels where they are published."""
+    """Arrays about the rows besides their tokens: the names, and the labels if they are published."""
     arrays = {"index_text": np.frombuffer("\n".join(examples.indices).encode("utf-8"), dtype=np.uint8)}
     if examples.labels is not None:
         arrays["labels"] = np.asarray(examples.labels, np.float32 if task.is_regression else np.int64)
@@ -339,14 +339,14 @@ def _store(folder: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]
         with writing_cache(folder), atomic_folder(folder, damaged_too=True) as temporary:
             save_file(arrays, temporary / FEATURES_FILE, metadata)
     except UserError:
-        # Two runs may make the same cache at once: the second cannot rename its own, and needs not.
+        # Two runs may make the same cache at the same time: the second cannot rename its own, and need not.
         if not (folder / MANIFEST).is_file():
             raise
 
 
 @contextmanager
 def writing_cache(folder: Path) -> Iterator[None]:
-    """Around the making of a cache: a place where nothing can be written is a mistake that names the flag.
+    """Wraps the making of a cache. If the place cannot be written to, the error names the flag.
 
     Raises:
         UserError: the disk is full, or the place is read-only or no folder.
@@ -355,9 +355,9 @@ def writing_cache(folder: Path) -> Iterator[None]:
         yield
     except UserError as error:
         if not isinstance(error.__cause__, OSError | SafetensorError) or str(error).startswith("--"):
-            raise  # it is not about the folder, or names its flag
+            raise  # it is not about the folder, or it names its flag
         raise UserError(f"--feature_cache_dir: {error}; the flag takes another folder") from error.__cause__
-    except (OSError, SafetensorError) as error:  # the second is what a full disk is to safetensors
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk with the second type
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(
             f"--feature_cache_dir: {folder.parent} cannot be written ({reason}); the flag takes another folder"

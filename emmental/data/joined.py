@@ -1,4 +1,4 @@
-"""Rows with labels and, after them, rows without, as one data set: a teacher teaches all, labels only theirs."""
+"""Rows with labels, then rows without, as one data set. A teacher teaches all; labels count where known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from emmental.data.features import FeatureDataset
 
 UNLABELLED = -100
-"""Label of a row that has none, among classes; among scores it is NaN."""
+"""Label of a row without a label, among classes. Among scores it is NaN."""
 
 
 class JoinedDataset(FeatureDataset):
@@ -17,7 +17,7 @@ class JoinedDataset(FeatureDataset):
 
     Args:
         labelled: rows of a task, with labels.
-        unlabelled: more rows, tokenised alike, whose labels are not known.
+        unlabelled: more rows, tokenised in the same way, without known labels.
     """
 
     def __init__(self, labelled: FeatureDataset, unlabelled: FeatureDataset) -> None:
@@ -39,5 +39,5 @@ class JoinedDataset(FeatureDataset):
 
     @property
     def indices(self) -> list[str]:
-        """The examples' names, those of both parts."""
+        """The examples' names, of both parts."""
         return [name for part in self._parts for name in part.indices]

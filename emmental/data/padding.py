@@ -1,4 +1,4 @@
-"""Rows of different length as one rectangle."""
+"""Pads rows of different length to one rectangle."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ def pad_rows(
     """Cut B rows out of `flat` (total,) and pad them on the right to the longest.
 
     Args:
-        flat: the rows' elements, one row after the other.
+        flat: the elements of all rows, one row after another.
         starts, lengths: (B,) where each row begins, and how long it is.
-        value: of the padding.
+        value: value of the padding.
         multiple_of: T is rounded up to a multiple of it.
 
     Returns:

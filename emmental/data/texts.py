@@ -1,4 +1,4 @@
-"""Texts without labels, from files that people have."""
+"""Reads texts without labels from common kinds of files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Text = str | tuple[str, str]
 
 
 def read_texts(source: str) -> Iterator[Text]:
-    """The sentences, or pairs of them, that a file holds.
+    """The sentences, or pairs of sentences, in a file.
 
     Args:
         source: a table with a header (.tsv, .csv, .jsonl, .json: column `sentence1`, `sentence` or `text`, and for

@@ -1,4 +1,4 @@
-"""Tokenizers as data preparation needs them: text is only ever text, whatever it looks like."""
+"""Loads tokenizers. Text is always read as text, even if it looks like a special token."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ def load_tokenizer(name: str | Path, *, flag: str = "", **options: Any) -> PreTr
 
     Args:
         name: folder or Hub name.
-        flag: the one that gave the name, for messages.
-        options: as `AutoTokenizer.from_pretrained` takes them.
+        flag: the flag that gave the name, for messages.
+        options: those of `AutoTokenizer.from_pretrained`.
 
     Raises:
-        UserError: there is none, no fast one, or it cannot be loaded.
+        UserError: there is none, or no fast one, or it cannot be loaded.
     """
     model_type = _model_type(Path(name) / "config.json")
     if model_type not in ARCHITECTURES and base_model_type(model_type) in ARCHITECTURES:
-        options["config"] = CONFIG_MAPPING[base_model_type(model_type)]()  # Transformers goes by types that it knows
+        options["config"] = CONFIG_MAPPING[base_model_type(model_type)]()  # Transformers knows only its own types
     tokenizer = from_pretrained(AutoTokenizer, str(name), flag=flag, **options)
     called = f"{flag} {name}".strip()
     if not tokenizer.is_fast:
         raise UserError(f"{called} is no fast tokenizer; it needs a tokenizer.json")
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Transformers makes where it finds no files
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers makes this one if it finds no files
         raise UserError(f"{called} holds no tokenizer; it needs a tokenizer.json or vocab.txt")
     return tokenizer
 
 
 def trained_length(config: PreTrainedConfig) -> int | None:
-    """Tokens that texts were cut to when a model was trained here; None where its configuration does not say it."""
+    """Number of tokens that texts were cut to in the model's training; None if its configuration lacks it."""
     length = getattr(config, "max_seq_length", None)
     return length if type(length) is int and 1 <= length <= longest_input(config) else None
 
 
 def give_token_types(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Let a tokenizer make the token types that its model reads; those of some types (ALBERT) leave them out.
+    """Set a tokenizer to return the token types that its model reads; that of ALBERT, for example, omits them.
 
-    They are what training uses. Saved with the model, the tokenizer gives them to pipelines too.
+    Training uses them. The tokenizer is saved with the model, so pipelines get them too.
     """
     if takes_token_types(config) and "token_type_ids" not in tokenizer.model_input_names:
         tokenizer.model_input_names = [*tokenizer.model_input_names, "token_type_ids"]
@@ -59,11 +59,11 @@ def _model_type(file: Path) -> str:
         settings = json.loads(file.read_text(encoding="utf-8"))
         return settings["model_type"] if isinstance(settings["model_type"], str) else ""
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ""  # what is wrong with it is said where the model is loaded
+        return ""  # the loading of the model reports what is wrong
 
 
 def plain_text_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A copy of the tokenizer's backend that neither pads nor truncates, and reads special tokens in a text as text.
+    """A copy of the tokenizer's backend that does not pad or truncate, and reads special tokens in a text as text.
 
     Raises:
         UserError: a slow tokenizer, which has no such backend.
@@ -78,12 +78,12 @@ def plain_text_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hexadecimal SHA-256 over every token and its id: equal for tokenizers whose ids mean the same tokens."""
+    """Hexadecimal SHA-256 over every token and its id: equal if the ids of two tokenizers mean the same tokens."""
     vocabulary = sorted(tokenizer.get_vocab().items())
     return hashlib.sha256(json.dumps(vocabulary).encode("utf-8")).hexdigest()
 
 
 def differing_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> list[str]:
-    """Tokens that the two tokenizers give different ids, or that one of them lacks, in alphabetical order."""
+    """Tokens with different ids in the two tokenizers, or missing in one, in alphabetical order."""
     ours, theirs = one.get_vocab(), other.get_vocab()
     return sorted(token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token))

@@ -1,4 +1,4 @@
-"""What the commands on finished models share: their flags, and the folder that some of them write."""
+"""Shared by the commands for finished models: flags, and the writing of a model folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from emmental.methods import PRUNING_METHODS
 
 
 def folder_parser(description: str, accepts: str, prefix: str) -> OneLineParser:
-    """The parser of a command that makes one model folder of another: `<prefix>_<name>` beside it by default."""
+    """The parser of a command that makes a model folder from another; default: `<prefix>_<name>` beside it."""
     parser = OneLineParser(description)
     parser.add_argument("--model_name_or_path", required=True, help=f"folder of the model, {accepts}")
     parser.add_argument(
@@ -32,7 +32,7 @@ def folder_parser(description: str, accepts: str, prefix: str) -> OneLineParser:
 
 
 def read_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Add the flags that override what a masked model records, and parse; Transformers prints no bars after it."""
+    """Add the flags that replace settings of a masked model, parse, and switch off the bars of Transformers."""
     parser.add_argument(
         "--pruning_method",
         choices=(*PRUNING_METHODS, "sigmoid_threshold"),
@@ -51,13 +51,13 @@ def read_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) 
 
 
 def folders(args: argparse.Namespace) -> tuple[Path, Path]:
-    """The model's folder and the one to write, of the flags of a `folder_parser`."""
+    """(folder of the model, folder to write), for the flags of a `folder_parser`."""
     source = Path(args.model_name_or_path)
     return source, Path(args.target_model_path or source.resolve().parent / f"{args.prefix}_{source.resolve().name}")
 
 
 def refuse_foreign(target: Path, mark: str) -> None:
-    """Refuse to replace a folder without our card: a checkpoint has a manifest too, but no card with this `mark`."""
+    """Refuse to replace a folder that has no card with this `mark`: a manifest alone may be that of a checkpoint."""
     card = target / "README.md"
     ours = (target / atomic.MANIFEST).is_file() and card.is_file() and mark in card.read_text("utf-8", "replace")
     if target.exists() and not ours:

@@ -1,4 +1,4 @@
-"""A masked model to the plain one it computes: pruned weights become exact zeros, and nothing else of it stays.
+"""Makes a plain model from a masked one: pruned weights become exact zeros, and mask scores go.
 
 python -m emmental.export.bertarize --model_name_or_path out --target_model_path plain
 """
@@ -37,7 +37,7 @@ _PIPELINES = {
 
 
 def bertarize(model: PreTrainedModel) -> PreTrainedModel:
-    """The plain Transformers model that computes what `model` computes in evaluation; `model` stays as it is.
+    """The plain Transformers model with the logits of `model` in evaluation; `model` stays as it is.
 
     It is on the same device. Weights are multiplied by their masks (`l0`: by the gates of evaluation); a pruned one is
     +0.0 exactly.
@@ -63,7 +63,7 @@ def bertarize_folder(
     Args:
         source: folder of a masked model, see `read_model`.
         target: a new folder, or one that this function made.
-        pruning_method, threshold: override what the model records.
+        pruning_method, threshold: replace the recorded ones.
 
     Raises:
         UserError: as `read_model`; the model is not masked; `target` is something else.

@@ -1,4 +1,4 @@
-"""How many weights remain of a model: per matrix, and of the encoder, with the embeddings, and in all.
+"""Counts the weights that remain: of each matrix, of the encoder, with the embeddings, and of the whole model.
 
 python -m emmental.export.counts_parameters --model_name_or_path out --picture remaining.png
 """
@@ -28,14 +28,14 @@ from emmental.pruning import masks_of
 
 @dataclass(frozen=True)
 class Count:
-    """Weights that remain, of how many."""
+    """Remaining weights, and all weights."""
 
     remaining: int
     total: int
 
     @property
     def percent(self) -> float:
-        """Share that remains, in %; 100 of nothing."""
+        """Share that remains, in %; 100 if there are no weights."""
         return 100.0 * self.remaining / self.total if self.total else 100.0
 
     def __add__(self, other: Count) -> Count:
@@ -48,10 +48,10 @@ class ModelCounts:
 
     Attributes:
         matrices: dotted module name -> count, of each weight matrix of the encoder.
-        encoder_matrices: these together: the remaining weights that training reports.
+        encoder_matrices: all of these together, as training reports them.
         encoder: with the encoder's biases and LayerNorms, which are never pruned.
         encoder_and_embeddings: with the embeddings and their LayerNorm.
-        model: with pooler and head. Mask scores are no part of what a model needs, and count nowhere.
+        model: with pooler and head. Mask scores are never counted.
     """
 
     matrices: dict[str, Count]
@@ -71,7 +71,7 @@ class ModelCounts:
 
 
 def count_parameters(model: PreTrainedModel) -> ModelCounts:
-    """Count what remains: by the masks in use where layers are masked, by exact zeros in the encoder where not.
+    """Count what remains: by the masks of masked layers, by exact zeros in other layers of the encoder.
 
     Raises:
         UserError: the model has no encoder.
@@ -134,7 +134,7 @@ def _as_json(counts: ModelCounts) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser("Count the weights that remain of a masked, bertarized or packed model.")
     parser.add_argument("--model_name_or_path", required=True, help="folder of a model, or a package's file")
-    parser.add_argument("--json", action="store_true", help="print JSON in the place of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--picture", help="picture to write: a heat map, a row for each layer; .png, .pdf, ...")
     return parser
 

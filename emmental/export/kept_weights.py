@@ -1,4 +1,4 @@
-"""What a finished model keeps: masks of a masked one, non-zeros of a plain one, sizes of a small one. For pictures."""
+"""Reads what a finished model keeps, for pictures: masks, non-zeros of a plain model, or sizes of a small one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read_structure(folder: str | Path) -> tuple[tuple[np.ndarray, int], np.ndarr
 
 def _read(folder: str | Path) -> PreTrainedModel:
     if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"--model_dir: {folder} has no config.json; a folder that the trainer or bertarize wrote is")
+        raise UserError(f"--model_dir: {folder} has no config.json; it accepts a folder of the trainer or bertarize")
     emmental.register()
     logging.disable_progress_bar()
     try:

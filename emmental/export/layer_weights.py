@@ -1,8 +1,8 @@
-"""One encoder layer in the form that inference needs: q, k and v as one matrix, and nothing that computes a constant.
+"""One encoder layer in the form for inference: q, k and v as one matrix, without parts that compute constants.
 
-A head whose value rows are all pruned gives its value bias whatever it attends to, and one whose columns of the output
-matrix are pruned is never read; likewise an intermediate neuron with a pruned row is a constant, and one with a pruned
-column is never read. They go, and the constants move into the biases.
+A head whose value rows are all pruned always gives its value bias, and a head whose columns of the output matrix are
+pruned is never read. Likewise a neuron with a pruned row is constant, and one with a pruned column is never read. All
+of these are removed, and the constants move into the biases.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading a model folder, masked, plain or small, without trusting it, whichever head it has."""
+"""Reads a model folder without trusting it: masked, plain or small, with any head."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from emmental.small_models import model_classes
 logger = logging.getLogger(__name__)
 
 MOST_LABELS = 1 << 20
-"""A configuration makes a table of so many names, whatever the weights say."""
+"""Most labels: a configuration makes a table of their names, whatever the weights hold."""
 _OF_CALLS = ("return_dict", "output_attentions", "output_hidden_states")
-"""Settings of what a call returns, which the caller says."""
+"""Settings of what a call returns. They belong to the caller, not to the model."""
 
 
 def read_model(
@@ -36,9 +36,9 @@ def read_model(
     """The model of a folder in evaluation mode, masked ones with the masks they predict with.
 
     Args:
-        folder: what the trainer, `bertarize` or Transformers wrote, or an earlier masked BERT with pytorch_model.bin.
-        pruning_method: overrides the method of a masked model's configuration.
-        threshold: overrides its threshold, and a global top-k with it.
+        folder: a folder of the trainer, `bertarize` or Transformers, or an earlier masked BERT with pytorch_model.bin.
+        pruning_method: replaces the method of a masked model's configuration.
+        threshold: replaces its threshold, and a global top-k.
 
     Raises:
         UserError: no such folder, no known encoder, damaged or incomplete weights, NaN among them, a masked model
@@ -70,7 +70,7 @@ def read_model(
 def build_model(cls: type[PreTrainedModel], config: PreTrainedConfig, state: dict[str, Tensor], source: str) -> Any:
     """A model in evaluation mode that holds exactly the tensors of `state`.
 
-    A base model has a pooler when `state` has one. Position numbers, which earlier models saved, may be there.
+    A base model gets a pooler if `state` has one. Position numbers, which earlier models saved, are ignored.
 
     Raises:
         UserError: a tensor is missing, too many, of the wrong shape, or not finite; `source` names the place.
@@ -81,7 +81,7 @@ def build_model(cls: type[PreTrainedModel], config: PreTrainedConfig, state: dic
     try:
         with torch.device("meta"):
             expected = {key: value.shape for key, value in cls(config, **options).state_dict().items()}
-    except Exception as error:  # a configuration that makes no model fails in many ways
+    except Exception as error:  # a bad configuration fails with many types
         raise UserError(f"{source}: its configuration makes no model ({_one_line(error)})") from error
     for key in sorted({*expected, *state}):
         if key not in state or key not in expected:
@@ -94,11 +94,11 @@ def build_model(cls: type[PreTrainedModel], config: PreTrainedConfig, state: dic
 
 
 def make_config(cls: type[PreTrainedConfig], settings: dict[str, Any], source: str) -> Any:
-    """A configuration of untrusted settings, less those of what calls return.
+    """A configuration of untrusted settings, without those of what calls return.
 
     Raises:
-        UserError: it refuses them, or they claim more labels than any task has, or weights quantised by another
-            program; `source` names the place.
+        UserError: the class refuses them, or they have too many labels, or weights quantised by another program;
+            `source` names the place.
     """
     labels = settings.get("num_labels")
     if labels is not None and not (type(labels) is int and 1 <= labels <= MOST_LABELS):
@@ -152,7 +152,7 @@ def class_of(model_type: str, architectures: object, source: str) -> type[PreTra
 
 
 def _override(config: MaskedConfig, method: str | None, threshold: float | None, folder: Path) -> None:
-    """Settle method, threshold and boundary in `config`, or refuse."""
+    """Set method and threshold in `config`, or refuse them."""
     method = config.pruning_method if method is None else canonical_pruning_method(method)
     if method != config.pruning_method or threshold is not None:
         config.threshold, config.global_boundary = threshold, None

@@ -3,8 +3,8 @@
     python -m emmental.export.onnx --model_name_or_path out --target_model_path served
 
 The folder has the layout that transformers.js and text-embeddings-inference read: `onnx/model.onnx` and
-`onnx/model_quantized.onnx` beside config.json, the tokenizer's files and a card. Single weights that were pruned are
-exact zeros there, and ONNX Runtime multiplies by them: what makes those pay is `sparse`.
+`onnx/model_quantized.onnx` beside config.json, the tokenizer's files and a card. Pruned single weights
+are exact zeros there, and ONNX Runtime still multiplies by them; only `sparse` skips them.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ __all__ = [
 
 TOLERANCE = 1e-5
 ROUNDINGS = 10.0
-"""Times a model's own rounding to float32 that a file may differ: another order of sums rounds otherwise."""
+"""A file may differ by so many times the model's own rounding: sums in another order round differently."""
 _OPSET = 17  # the first with LayerNormalization as one node
 _SHAPES = ((1, 1), (1, 7), (2, 16), (3, 5), (5, 29))
 
 
 @dataclass(frozen=True)
 class OnnxExport:
-    """What `export_onnx_folder` wrote.
+    """Sizes and differences of the files of `export_onnx_folder`.
 
     Attributes:
         difference: of the float32 file to PyTorch, see `largest_difference`.
@@ -136,9 +136,9 @@ def export_onnx(model: PreTrainedModel, path: str | Path, tolerance: float = TOL
 
 @torch.no_grad()
 def largest_difference(model: PreTrainedModel, other: Callable[..., Mapping[str, Tensor]]) -> float:
-    """The largest difference of an output's element, over batches of several shapes, padded and full.
+    """The largest difference of any element of an output, over batches of several shapes, padded and full.
 
-    Outputs whose largest element exceeds 1 are compared relative to it: float32 rounds that way.
+    Outputs with an element above 1 are compared relative to the largest one, as float32 rounds.
     """
     largest = []
     for inputs in _batches(model):
@@ -149,7 +149,7 @@ def largest_difference(model: PreTrainedModel, other: Callable[..., Mapping[str,
 
 
 def own_rounding(model: PreTrainedModel) -> float:
-    """How far rounding to float32 moves a model's outputs: `largest_difference` to itself in float64."""
+    """How much rounding to float32 changes a model's outputs: `largest_difference` to itself in float64."""
     return largest_difference(model, _Named(copy.deepcopy(model).double()).named)
 
 
@@ -171,8 +171,7 @@ def export_onnx_folder(
         calibration_file: texts or pairs, see `read_texts`; with them int8 with fixed scales is tried too.
 
     Raises:
-        UserError: as `read_model`, `export_onnx` and `read_texts`.
-        UserError: `target` is something else.
+        UserError: as `read_model`, `export_onnx` and `read_texts`; `target` is something else.
     """
     source, target = Path(source), Path(target)
     _refuse_foreign(target)
@@ -198,7 +197,7 @@ def write_onnx_folder(
 ) -> OnnxExport:
     """Write `model` as the folder `target`: two ONNX files, config.json, the tokenizer, a card and a manifest.
 
-    config.json has the type of the stock model: of a small model the ONNX file itself holds the sizes.
+    config.json has the plain model type, because the ONNX file itself holds the sizes of a small model.
 
     Args:
         model: masked, plain or small, in evaluation mode; it stays as it is.
@@ -228,7 +227,7 @@ def write_onnx_folder(
 
 
 def stock_config(model: PreTrainedModel) -> PreTrainedConfig:
-    """The configuration as Transformers itself knows it: less what masks or a small model added to it."""
+    """The configuration of the plain type, without the settings of masked and small models."""
     settings = model.config.to_dict()
     stock = CONFIG_MAPPING[base_model_type(model.config.model_type)]
     known = {*stock().to_dict(), "id2label", "label2id", "problem_type"} - {
@@ -242,7 +241,7 @@ def stock_config(model: PreTrainedModel) -> PreTrainedConfig:
 
 
 def _trace(plain: PreTrainedModel, path: Path) -> None:
-    """Write the graph with PyTorch's tracing exporter: the other one needs two more packages for the same graph."""
+    """Write the graph with PyTorch's tracing exporter. The newer one needs two more packages for the same graph."""
     named = _Named(plain).eval()  # the exporter restores the mode of the whole
     example = _batch(plain, 2, 7)
     with torch.no_grad():

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 
 def onnx_card(card: str, name: str, class_name: str, files: Sequence[tuple[str, str, int, float]]) -> str:
-    """A model's own card with what is said of its ONNX files on top.
+    """A model's own card, with a part about its ONNX files on top.
 
     Args:
-        card: the model's own, in Markdown with metadata on top, or nothing.
+        card: the model's own card, in Markdown with metadata on top, or nothing.
         name: of the model.
         class_name: its class in Transformers.
-        files: path in the folder, dtype as transformers.js calls it, bytes, largest difference to PyTorch.
+        files: path in the folder, dtype under its name in transformers.js, bytes, largest difference to PyTorch.
     """
     lines = [f"| {file} | `{dtype}` | {size / 1e6:.1f} | {diff:.1e} |" for file, dtype, size, diff in files]
     front, body = _front_matter(card)
@@ -22,7 +22,7 @@ def onnx_card(card: str, name: str, class_name: str, files: Sequence[tuple[str, 
     table = ["| file | dtype | MB | largest difference to PyTorch |", "|---|---|---:|---:|", *lines]
     call = ["```js", 'import { pipeline } from "@huggingface/transformers";', ""]
     call += [f'const classify = await pipeline("{task}", "{name}", {{ dtype: "fp32" }});', "```", ""] if task else []
-    text = f"ONNX files of `{name}`, for ONNX Runtime, transformers.js and what else reads this layout."
+    text = f"ONNX files of `{name}`, for ONNX Runtime, transformers.js and other programs that read this layout."
     return "\n".join(
         ["---", *front, "---", f"# {name}, ONNX", "", text, "", *table, "", *(call if task else []), body]
     )

@@ -1,4 +1,4 @@
-"""int8 forms of ONNX files: scales of activations found as they come, or fixed by calibration data."""
+"""int8 forms of ONNX files: scales of activations are computed for each batch, or fixed by calibration data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def quantize_int8(path: str | Path, target: str | Path, calibration: Sequence[Ma
     """Write `path`, an ONNX file of `export_onnx`, as `target` with int8 weights, whole or not at all.
 
     Matrices get a scale for each output, embeddings one for each table. Weights use 7 of the 8 bits: processors
-    without VNNI saturate otherwise. Activations are quantised as they come. With calibration data, fixed scales for
+    without VNNI saturate otherwise. Activations are quantised by batch. With calibration data, fixed scales for
     activations are tried too, and the form whose outputs change less on these data is kept.
 
     Args:
@@ -41,9 +41,7 @@ def quantize_int8(path: str | Path, target: str | Path, calibration: Sequence[Ma
     checked = read_checked(Path(path))
     with _without_remarks(), atomic.atomic_file(target) as temporary:
         prepared = copy.deepcopy(checked)
-        add_pre_process_metadata(
-            prepared
-        )  # the shape inference that is missed otherwise is what quantising starts with
+        add_pre_process_metadata(prepared)  # shape inference is done by the quantisation itself
         quantize_dynamic(prepared, temporary, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
         if not calibration:
             return
@@ -58,7 +56,7 @@ def quantize_int8(path: str | Path, target: str | Path, calibration: Sequence[Ma
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """ONNX Runtime's quantisation logs a line for each tensor to the root logger, at the level of a program's own."""
+    """Silence ONNX Runtime's quantisation: it logs a line for each tensor to the root logger."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(max(level, logging.WARNING))
@@ -97,7 +95,7 @@ def calibration_batches(
 
 
 class _Batches(CalibrationDataReader):
-    """Calibration data, as ONNX Runtime reads them."""
+    """Calibration data in the form that ONNX Runtime reads."""
 
     def __init__(self, batches: Iterable[Mapping[str, Tensor]], names: Iterable[str]) -> None:
         self._batches = iter([{name: batch[name].numpy() for name in names} for batch in batches])
@@ -107,7 +105,7 @@ class _Batches(CalibrationDataReader):
 
 
 def _quantize_static(path: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]]) -> None:
-    """Products and embeddings in int8 with the scales of activations that the calibration data have."""
+    """Products and embeddings in int8, with scales of activations from the calibration data."""
     prepared, names = target.with_name("prepared.onnx"), load_session(path).input_names
     quant_pre_process(path, prepared, skip_symbolic_shape=True)
     quantize_static(
@@ -127,7 +125,7 @@ def _main_output(session: OnnxModel, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def _distance(exact: Sequence[Tensor], rounded: Sequence[Tensor]) -> tuple[float, float]:
-    """Share of the rows whose largest output is another one, then the mean difference."""
+    """(share of the rows with another largest output, mean difference)."""
     pairs = list(zip(exact, rounded, strict=True))
     changed = sum(int((a.argmax(-1) != b.argmax(-1)).sum()) for a, b in pairs)
     return changed / sum(len(a) for a, _ in pairs), float(np.mean([(a - b).abs().mean() for a, b in pairs]))

@@ -1,4 +1,4 @@
-"""Reading ONNX files without trusting them, and running them in ONNX Runtime like Transformers models."""
+"""Reads ONNX files without trusting them, and runs them in ONNX Runtime like Transformers models."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from emmental.export.model_folder import make_config, read_settings
 FOLDER = "onnx"
 MODEL_FILE, INT8_FILE = f"{FOLDER}/model.onnx", f"{FOLDER}/model_quantized.onnx"
 EARLIER_FILES = {MODEL_FILE: "model.onnx", INT8_FILE: "model-int8.onnx"}
-"""Where version 0.1 wrote these two; its folders are still read."""
+"""Where version 0.1 wrote these two files. Its folders are still read."""
 LARGEST_FILE = 2_000_000_000
-"""Bytes; protocol buffers end at 2 GiB."""
+"""In bytes: protocol buffers end at 2 GiB."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output")
 
@@ -31,7 +31,7 @@ class OnnxModel(nn.Module):
     """A session of ONNX Runtime that is called like the Transformers model it was made from.
 
     Attributes:
-        config: of the model; None where the file stands alone.
+        config: of the model; None if the file is alone.
         input_names, output_names: some of `INPUTS`, and fields of the output, some of `OUTPUTS`.
     """
 
@@ -47,7 +47,7 @@ class OnnxModel(nn.Module):
     ) -> ModelOutput:
         """All inputs (batch, length) int64, multiple choice (batch, choices, length); outputs float32 on the CPU.
 
-        Models without token types are not given any.
+        Models without token types get none.
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
@@ -63,7 +63,7 @@ def load_session(path: str | Path, threads: int = 1, int8: bool = False) -> Onnx
     Args:
         path: a file, or a folder of `export_onnx_folder`.
         threads: of ONNX Runtime.
-        int8: of a folder, its int8 model and not the float32 one.
+        int8: load the int8 model of a folder, not the float32 one.
 
     Raises:
         UserError: no such file, a damaged one, no export of an encoder, one that refers to other files; a folder
@@ -91,7 +91,7 @@ def load_session(path: str | Path, threads: int = 1, int8: bool = False) -> Onnx
 
 
 def onnx_file(folder: str | Path, int8: bool = False) -> Path:
-    """Where the float32 or the int8 file of an exported folder lies, of this version or of an earlier one."""
+    """The float32 or int8 file of an exported folder, of this version or of an earlier one."""
     name = INT8_FILE if int8 else MODEL_FILE
     earlier = Path(folder) / EARLIER_FILES[name]
     return earlier if earlier.is_file() else Path(folder) / name
@@ -103,7 +103,7 @@ def _folder_of(path: Path) -> Path:
 
 
 def read_checked(path: Path) -> onnx.ModelProto:
-    """The graph of a file, once it is known to be whole, an encoder's, and to need nothing outside itself."""
+    """The graph of a file, after checking that it is whole, that of an encoder, and needs no other file."""
     if not path.is_file():
         raise UserError(f"{path} is no ONNX file: it does not exist")
     if path.stat().st_size > LARGEST_FILE:
@@ -133,12 +133,12 @@ def read_checked(path: Path) -> onnx.ModelProto:
 
 
 def _has_code(message: onnx.FunctionProto | onnx.AttributeProto) -> bool:
-    """Loops and branches hold graphs; ONNX Runtime would run some of them while it loads."""
+    """Loops and branches hold graphs, and ONNX Runtime would run some of them while it loads the file."""
     return isinstance(message, onnx.FunctionProto) or message.HasField("g") or bool(message.graphs)
 
 
 def _messages(message: Message) -> Iterator[Message]:
-    """A protocol buffer and all that it is made of."""
+    """A protocol buffer and all its parts."""
     yield message
     for field, value in message.ListFields():
         if field.message_type is not None:

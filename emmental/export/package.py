@@ -1,4 +1,4 @@
-"""The stored form of a pruned model: one safetensors file, read without executing or trusting anything in it.
+"""The stored form of a pruned model: one safetensors file. Nothing in it is executed or trusted.
 
 Metadata: `format`, `config` (a plain BERT's, JSON), `matrices` (JSON, see `_Entry`), `sha256` of all the rest.
 Tensors: `<parameter>` as it is, or as int8 with `<parameter>|scales`; of a pruned matrix `<parameter>|values`, for
@@ -35,9 +35,9 @@ TOKENIZER_FILES = (
 )
 """Files of a tokenizer that a package may hold."""
 LARGEST_TOKENIZER_FILE = 1 << 26
-"""Bytes of such a file at most; that of 250,000 words has 1.7e7."""
+"""Most bytes of such a file; one of 250,000 words has 1.7e7."""
 MOST_WEIGHTS = 1 << 31
-"""Weights of a package at most, counted dense; BERT-large has 3.4e8."""
+"""Most weights of a package, counted dense; BERT-large has 3.4e8."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Package:
         config: of the plain model, as in its config.json.
         matrices: parameter name -> pruned matrix.
         tensors: parameter name -> array, float32 or float16, or (int8 values, float32 scale of each row).
-        tokenizer: name of a file of the tokenizer -> its text; empty where none was stored.
+        tokenizer: name of a file of the tokenizer -> its text; empty if none was stored.
     """
 
     config: dict[str, Any]
@@ -129,7 +129,7 @@ def quantize_rows(values: np.ndarray, rows: np.ndarray, count: int) -> tuple[np.
 
 
 def write_package(path: str | Path, package: Package) -> None:
-    """Write the file; `path` is a temporary one that the caller renames."""
+    """Write the file. `path` is temporary: the caller renames it."""
     tensors: dict[str, np.ndarray] = {}
     entries = []
     for name, matrix in package.matrices.items():
@@ -138,7 +138,7 @@ def write_package(path: str | Path, package: Package) -> None:
         parts = {"values": matrix.values, "table": code.table, "states": code.states, "positions": code.data}
         if matrix.scales is not None:
             parts["scales"] = _upper_half(matrix.scales)
-        # Empty arrays are left out, and read back as such.
+        # Empty arrays are left out; the reader makes them again.
         tensors |= {f"{name}|{part}": array for part, array in parts.items() if array.size}
     for name, value in package.tensors.items():
         if isinstance(value, tuple):
@@ -152,7 +152,7 @@ def write_package(path: str | Path, package: Package) -> None:
 
 
 def read_package(path: str | Path) -> Package:
-    """Read a package and check all of it; sizes are checked before anything of that size is allocated.
+    """Read a package and check all of it. Sizes are checked before memory of that size is allocated.
 
     Raises:
         UserError: no such file, no package, or a damaged one; one line that names the file.
@@ -179,7 +179,7 @@ def read_package(path: str | Path) -> Package:
 
 
 def is_package(path: str | Path) -> bool:
-    """Whether the file says of itself that it is a package; nothing more of it is checked."""
+    """Whether the file claims to be a package. Nothing else of it is checked."""
     try:
         with safe_open(path, framework="numpy") as file:
             return (file.metadata() or {}).get("format") == FORMAT
@@ -188,7 +188,7 @@ def is_package(path: str | Path) -> bool:
 
 
 def array_sizes(path: str | Path) -> dict[str, int]:
-    """Array name -> bytes in the file of a package that has been read."""
+    """Array name -> bytes in the file, for a package that has been read."""
     with safe_open(path, framework="numpy") as file:
         return {name: file.get_tensor(name).nbytes for name in file.keys()}  # noqa: SIM118 - no mapping
 

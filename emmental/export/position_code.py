@@ -1,4 +1,4 @@
-"""Positions of non-zeros in few bits: gaps between them, entropy-coded with rANS, or a bitmap where many are left.
+"""Stores positions of non-zeros in few bits: gaps, entropy-coded with rANS, or a bitmap if there are many.
 
 rANS after Duda 2013 (arXiv 1311.2540), interleaved: symbol i belongs to lane i mod L, each lane has a 32-bit state,
 and all lanes of a step decode at once in NumPy. States stay in [2^16, 2^32) and move 16-bit words in and out.
@@ -23,7 +23,7 @@ _LOWEST = 1 << 16
 _SYMBOLS_PER_LANE = 256
 _MOST_LANES = 4096
 _BITMAP_GAIN = 0.8
-"""Gaps are worth their decoding when they take less than this share of a bitmap."""
+"""Gaps are used if they take less than this share of a bitmap; decoding them takes longer."""
 
 
 class PositionCode(NamedTuple):
@@ -50,7 +50,7 @@ class PositionCode(NamedTuple):
 
 
 def entropy_bits(nonzeros: int, size: int) -> float:
-    """The entropy size * H(nonzeros / size): the least bits that independent positions take on average."""
+    """The entropy size * H(nonzeros / size): the fewest bits for independent positions, on average."""
     if nonzeros in (0, size):
         return 0.0
     p = nonzeros / size
@@ -85,7 +85,7 @@ def decode_positions(code: PositionCode, nonzeros: int, size: int) -> np.ndarray
         (nonzeros,) int64, ascending.
 
     Raises:
-        UserError: the code is not one of `nonzeros` positions in [0, size); nothing larger than that is allocated.
+        UserError: the code is not one of `nonzeros` positions in [0, size). Nothing larger than that is allocated.
     """
     if not 0 <= nonzeros <= size:
         raise UserError(f"{nonzeros} non-zeros of {size} weights")
@@ -149,7 +149,7 @@ def _encode_symbols(symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _decode_symbols(code: PositionCode) -> np.ndarray:
-    """(symbols,) uint8; every state must come back to where encoding began, with all words used."""
+    """(symbols,) uint8. Every state must return to where encoding began, and all words must be used."""
     table, states, words = code.table.astype(np.int64), code.states.astype(np.uint32), code.data
     if code.symbols == 0:
         if len(table) or len(states) or len(words):

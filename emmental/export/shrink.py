@@ -1,4 +1,4 @@
-"""Cut what pruning has emptied: rows and columns of zeros go, and the model becomes smaller on whatever runs it.
+"""Cuts heads and neurons that pruning has emptied: matrices become smaller, so every engine is faster.
 
 python -m emmental.export.shrink --model_name_or_path out --target_model_path small
 """
@@ -25,7 +25,7 @@ _MARK = "<!-- written by emmental.export.shrink -->"
 def shrink_emptied(model: PreTrainedModel) -> PreTrainedModel:
     """The model without the heads and neurons whose weights pruning has emptied; `model` stays as it is.
 
-    Logits in evaluation stay as they are. What comes back is a small model, or a plain one where that says the same.
+    Logits in evaluation stay the same. Returns a small model, or a plain one if a plain type can hold it.
 
     Args:
         model: masked, plain or small, of a known type.

@@ -1,4 +1,4 @@
-"""A pruned model in one small file: the non-zeros exactly or in int8, their positions near the entropy.
+"""Stores a pruned model in one small file: non-zeros exactly or in int8, positions in nearly the fewest bits.
 
     python -m emmental.export.storage --model_name_or_path out --package model.emmental --weights int8
 
@@ -41,9 +41,9 @@ from emmental.export.tokenizer import read_tokenizer_files
 from emmental.patching import masked_layers
 
 _WORDS = ("embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight")
-"""Ends of the name of the table of words."""
+"""Possible ends of the name of the word embeddings."""
 _UNSET = ("problem_type", "classifier_dropout")
-"""Settings that a package may have although not every configuration shows them."""
+"""Settings that a package may have, although not every configuration has them."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,15 @@ def save_package(
     embeddings: str = "fp32",
     tokenizer_folder: str | Path | None = None,
 ) -> PackageSizes:
-    """Write a model as a package, whole or not at all, and check that it reads back as it was meant.
+    """Write a model as a package, whole or not at all, and check that it reads back the same.
 
     Args:
         model: a masked or plain model, or the folder of one. A masked one is converted by `bertarize`.
-        path: the file; one that is there already is replaced if it is a package.
+        path: the file. An existing one is replaced if it is a package.
         weights: of the encoder's matrices: fp32 (exact), fp16, or int8 with a scale for each row.
         embeddings: of the embedding matrices, likewise. LayerNorms, biases, pooler and head are always fp32.
-        tokenizer_folder: where the files of the tokenizer are, which the package holds too; the folder of the model
-            where one is given.
+        tokenizer_folder: folder of the tokenizer's files, which the package holds too; default: the folder of the
+            model, if one is given.
 
     Raises:
         UserError: an unknown type, a weight too large for fp16, or as `read_model`.
@@ -117,7 +117,7 @@ def load_package(path: str | Path) -> PreTrainedModel:
 
 
 def to_model(package: Package, source: str) -> PreTrainedModel:
-    """The plain Transformers model of a package that was read from `source`; errors as of `load_package`."""
+    """The plain Transformers model of a package that was read from `source`. Errors are those of `load_package`."""
     config = checked_config(package, source)
     cls = class_of(config.model_type, package.config.get("architectures"), source)
     state = {key: torch.from_numpy(matrix.dense()) for key, matrix in package.matrices.items()}
@@ -167,7 +167,7 @@ def to_package(model: PreTrainedModel, weights: str = "fp32", embeddings: str = 
     }
     settings |= {"architectures": [type(model).__name__], "model_type": model.config.model_type}
     settings.pop("dtype", None)
-    settings = json.loads(json.dumps(settings))  # names of labels get the string keys that JSON has
+    settings = json.loads(json.dumps(settings))  # names of labels get string keys, as in JSON
     matrices, tensors = {}, {}
     for name, parameter in model.state_dict().items():
         array = parameter.detach().cpu().float().numpy()
@@ -190,7 +190,7 @@ def _to_matrix(name: str, array: np.ndarray, weights: str) -> StoredMatrix:
         values, scales = quantize_rows(values, positions // array.shape[1], len(array))
     else:
         values = _cast(name, values, weights)
-    kept = values != 0  # what rounds to zero needs no position
+    kept = values != 0  # values that round to zero need no position
     return StoredMatrix(array.shape, positions[kept], values[kept], scales)
 
 
@@ -201,7 +201,7 @@ def _cast(name: str, array: np.ndarray, to: str) -> np.ndarray:
 
 
 def _require_same(meant: Package, written: Package) -> None:
-    """The round trip: every array bit for bit."""
+    """Check the round trip: every array bit for bit."""
     same = meant.config == written.config and meant.matrices.keys() == written.matrices.keys()
     same = same and meant.tokenizer == written.tokenizer and meant.tensors.keys() == written.tensors.keys()
     for one, other in [(meant.matrices[k], written.matrices[k]) for k in meant.matrices if same]:
@@ -221,7 +221,7 @@ def _same_array(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 
 
 def checked_config(package: Package, path: str | Path) -> PreTrainedConfig:
-    """The configuration, once the arrays bear out the sizes in it that decide how much is built from it."""
+    """The configuration, after checking that its sizes are those of the arrays."""
     given: dict[str, Any] = dict(package.config)
     model_type = given.pop("model_type", None)
     if not isinstance(model_type, str) or base_model_type(model_type) not in ARCHITECTURES or "masked_" in model_type:

@@ -1,4 +1,4 @@
-"""The tokenizer that belongs to a model: of its folder, or of the package it was stored in."""
+"""Reads the tokenizer of a model: from its folder, or from its package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emmental.export.package import TOKENIZER_FILES, read_package
 
 
 def read_tokenizer_files(folder: str | Path) -> dict[str, str]:
-    """Name -> text of the tokenizer's files in a folder; empty where there are none.
+    """Name -> text of the tokenizer's files in a folder; empty if there are none.
 
     Raises:
         UserError: a file that is not UTF-8.
@@ -36,7 +36,7 @@ def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model's folder or of a package.
 
     Raises:
-        UserError: there is none, or it is damaged, or it asks for code of its own; one line that names the path.
+        UserError: there is none, or it is damaged, or it needs code of its own. The message names the path.
     """
     path = Path(path)
     package = read_package(path) if path.is_file() else None

@@ -1,7 +1,7 @@
-"""The engines that a classifier runs on: what this machine has, what they cost in quality, how fast they are.
+"""The engines that a classifier runs on: which of them this machine has, their quality, their speed.
 
-`prepare` makes a model ready in one engine; all are called alike. `measure` times it. `compare` tries several on the
-same rows, and `best_engine` names the fastest of those that cost no more than `MOST_POINTS` on them.
+`prepare` loads a model into one engine; all engines are called in the same way. `measure` times it. `compare` tries
+several on the same rows, and `best_engine` names the fastest of those that lose at most `MOST_POINTS` on them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TORCH, TORCH_BF16, SPARSE = "torch", "torch-bf16", "sparse"
 ONNX, ONNX_INT8 = "onnx", "onnx-int8"
 OPENVINO, OPENVINO_BF16 = "openvino", "openvino-bf16"
 MOST_POINTS = 0.3
-"""An engine that rounds is offered where it loses at most so many points of the metric on the dev data."""
+"""An engine that rounds is offered if it loses at most this number of points of the metric on the dev data."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Engine:
     """One way to run a model.
 
     Attributes:
-        title: for people.
-        package: what must be installed for it besides PyTorch, and how pip calls it; None: nothing.
-        bf16: it computes in bfloat16, which pays only where the processor has it in hardware.
-        rounds: its answers may differ, so it must prove itself on data.
+        title: its name for people.
+        package: the package that it needs besides PyTorch, as pip calls it; None: none.
+        bf16: it computes in bfloat16, which is only fast if the processor has it in hardware.
+        rounds: its answers may differ, so it is compared on data first.
         code: a line of Python that loads the model; `{folder}` is the model's folder, `{onnx}` that of its ONNX files.
     """
 
@@ -75,12 +75,12 @@ ENGINES = {
 
 
 def costs_little(points: float) -> bool:
-    """Whether a change of the metric, in points of 100, is one that an engine may make."""
+    """Whether an engine may change the metric by this number of points (of 100)."""
     return points >= -MOST_POINTS - 1e-9
 
 
 def why_not(engine: str) -> str | None:
-    """Why this machine does not offer an engine, in words; None where it does.
+    """Why this machine does not offer an engine, in words; None if it does.
 
     Raises:
         UserError: no such engine.
@@ -102,9 +102,9 @@ def available() -> list[str]:
 
 
 class TorchEngine(nn.Module):
-    """A Transformers classifier in plain PyTorch, called like every engine.
+    """A Transformers classifier in plain PyTorch, called like every other engine.
 
-    Where it reads no token but the first, its last layer is computed for that one alone: same logits, less work.
+    If it reads only the first token, its last layer is computed for that one: same logits, less work.
     """
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> None:
@@ -160,13 +160,13 @@ def prepare(
     onnx_folder: Path | None = None,
     calibration: Sequence[Mapping[str, Tensor]] = (),
 ) -> nn.Module:
-    """A model ready to be called in one engine: `engine(input_ids, attention_mask, token_type_ids).logits`.
+    """A model loaded into one engine: call `engine(input_ids, attention_mask, token_type_ids).logits`.
 
     Args:
         model: masked, plain or small; it stays as it is.
         engine: a name among `ENGINES`.
-        threads: of engines with threads of their own; PyTorch's number if absent.
-        onnx_folder: where `export_onnx_folder` wrote the model; without one it is exported on the way.
+        threads: number of threads of engines that have their own; default: PyTorch's number.
+        onnx_folder: where `export_onnx_folder` wrote the model; without one it is exported here.
         calibration: batches of inputs; with some, int8 with fixed scales is tried too, and the better kept.
 
     Raises:
@@ -197,17 +197,17 @@ def prepare(
 
 
 def _named_config(model: PreTrainedModel) -> PreTrainedConfig:
-    """The configuration with the name of the class, which files record and models in memory do not."""
+    """The configuration with the name of the class: files record it, models in memory do not."""
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     return config
 
 
 def from_onnx(path: Path, engine: str, threads: int, config: Any = None) -> nn.Module:
-    """The model of an ONNX file in ONNX Runtime or OpenVINO; `config` is used where no config.json lies beside it."""
+    """The model of an ONNX file in ONNX Runtime or OpenVINO; `config` is used if there is no config.json beside it."""
     from emmental.export.onnx import load_session
 
-    session = load_session(path, threads)  # reads and checks the file, whoever runs it
+    session = load_session(path, threads)  # reads and checks the file for every engine
     session.config = config if session.config is None else session.config
     if engine in (ONNX, ONNX_INT8):
         return session
@@ -217,9 +217,9 @@ def from_onnx(path: Path, engine: str, threads: int, config: Any = None) -> nn.M
 def measure(
     model: PreTrainedModel, batch: int, length: int, engine: str = TORCH, *, threads: int | None = None
 ) -> float:
-    """Milliseconds that a batch without padding takes, the median of repeated calls.
+    """Median milliseconds of repeated calls with a batch without padding.
 
-    To compare models, give them all to `measure_together`, which lets them take turns.
+    To compare models, use `measure_together`: there they take turns.
     """
     return measure_together({"": model}, batch, length, engine, threads=threads)[""]
 
@@ -250,7 +250,7 @@ def measure_together(
 
 @dataclass(frozen=True)
 class Trial:
-    """One engine on this machine, on the dev data of a task.
+    """Results of one engine on this machine, on the dev data of a task.
 
     Attributes:
         engine: its name.
@@ -272,7 +272,7 @@ class Trial:
         return not ENGINES[self.engine].rounds or costs_little(self.points)
 
     def __str__(self) -> str:
-        """One line for a table's foot or a log."""
+        """One line for the foot of a table, or for a log."""
         title = ENGINES[self.engine].title
         text = f"{title}: {self.ms:.2f} ms, {self.speedup:.1f} times PyTorch fp32"
         if ENGINES[self.engine].rounds:
@@ -325,12 +325,12 @@ def changed_answers(exact: np.ndarray, rounded: np.ndarray) -> float:
 
 
 def best_engine(trials: Iterable[Trial]) -> Trial:
-    """The fastest one among those whose quality allows them."""
+    """The fastest of those that lose little enough."""
     return min((trial for trial in trials if trial.offered), key=lambda trial: trial.ms)
 
 
 def advice(trials: Sequence[Trial], folder: str | Path, model_type: str, batch: int = 1, length: int = 128) -> str:
-    """What a run says at its end: the best engine, the lines that load the model in it, those that lose too much."""
+    """The last lines of a run: the best engine, the code that loads the model there, engines that lose too much."""
     best = best_engine(trials)
     refused = [str(trial) for trial in trials if not trial.offered]
     absent: dict[str, list[str]] = {}
@@ -343,7 +343,7 @@ def advice(trials: Sequence[Trial], folder: str | Path, model_type: str, batch: 
 
 
 def code_line(engine: str, folder: str | Path, model_type: str = "bert") -> str:
-    """The lines of Python that load the model of `folder` in an engine, for people to copy.
+    """Lines of Python that load the model of `folder` in an engine, for users to copy.
 
     ONNX files are expected in `<folder>-onnx`, where the command of the first line writes them.
     """

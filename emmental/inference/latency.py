@@ -1,6 +1,6 @@
-"""How long models take for a batch on this machine: the one place where inference is timed.
+"""Times models for a batch on this machine: the one place where inference is timed.
 
-Models take turns, so that whatever else slows the machine down slows all of them, and ratios stay fair.
+Models take turns, so other work on the machine slows all of them down, and ratios stay fair.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Runner = Callable[[Tensor, Tensor, Tensor], object]
 
 _CALLS_PER_TURN = 3
 _PAUSE_SECONDS = 0.1
-"""Before each turn: the threads of an engine spin for a while after its last call, and take the cores of the next."""
+"""Pause before each turn: after its last call, the threads of an engine keep the cores busy for a while."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Latency:
     Attributes:
         model: the name it was measured under.
         batch, length: sequences, and tokens of each; no padding.
-        threads: of PyTorch. Other engines bring their own number.
+        threads: number of threads of PyTorch. Other engines have their own number.
         median_ms: of the calls, in milliseconds.
-        low_ms, high_ms: the quarter of the calls that was faster, and slower, lies beyond these.
-        calls: how many were timed.
+        low_ms, high_ms: a quarter of the calls was faster than low_ms, and a quarter slower than high_ms.
+        calls: number of timed calls.
     """
 
     model: str
@@ -64,8 +64,8 @@ def measure(
 ) -> list[Latency]:
     """Time models on the same random tokens, in turns of three calls.
 
-    A classifier that reads the first token alone computes its last layer for that one, as in every other engine.
-    Before each turn a model runs once untimed: it does not pay for what the one before it drove out of the caches.
+    A classifier that reads only the first token computes its last layer for that one, as in every other engine.
+    Before each turn a model runs once untimed, because the model before it has emptied the caches.
 
     Args:
         models: name -> model or session.
@@ -73,7 +73,7 @@ def measure(
         threads: of PyTorch while this runs.
         vocab_size: token numbers are drawn below it.
         seconds: turns begin until this much time for each model is spent; each model has at least two turns.
-        most_turns: and not more than this many.
+        most_turns: most turns.
 
     Returns:
         One row for each model, in the order given.
@@ -120,7 +120,7 @@ def speedups(rows: Iterable[Latency], baseline: str = "dense") -> dict[tuple[str
 
 
 def machine() -> dict[str, Any]:
-    """What latencies depend on: processor, number of cores, versions."""
+    """Things that latencies depend on: processor, number of cores, versions."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),

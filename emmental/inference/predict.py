@@ -37,7 +37,7 @@ AUTO = "auto"
 
 @contextmanager
 def _writer(target: str) -> Iterator[IO[str]]:
-    """Standard output for `-`; else a file that appears when it is complete, in the place of earlier predictions."""
+    """Standard output for `-`; else a file that appears when it is complete, and replaces earlier predictions."""
     if target == STANDARD_INPUT:
         yield sys.stdout
         return
@@ -50,7 +50,7 @@ def _writer(target: str) -> Iterator[IO[str]]:
 
 
 def _holds_predictions(path: Path) -> bool:
-    """Whether the file is empty or begins as what `main` writes."""
+    """Whether the file is empty or begins like a file of `main`."""
     beginning = json_line(0, {}).removesuffix("}").encode()
     with open(path, "rb") as file:
         return file.read(len(beginning)) in (b"", beginning)
@@ -69,13 +69,13 @@ def load(
     Args:
         path: a file or a folder.
         engine: a name among `ENGINES`; `auto`: ONNX Runtime for ONNX files, else the sparse runtime, which runs
-            what is hardly pruned in plain PyTorch.
+            models that are hardly pruned in plain PyTorch.
         threads: of engines with threads of their own; PyTorch's number if absent.
         pruning_method, threshold: override what a masked model records.
-        dense_above: of the sparse runtime, see `load_sparse`.
+        dense_above: a setting of the sparse runtime, see `load_sparse`.
 
     Raises:
-        UserError: no model there, no such engine here, or one that cannot run this form.
+        UserError: there is no model or no such engine, or the engine cannot run this form.
     """
     if not path.is_file():
         check_folder(path, f"--model {path}")
@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         default=AUTO,
         help=f"{', '.join(ENGINES)}; {AUTO}: the sparse runtime, and ONNX Runtime for a folder of ONNX files",
     )
-    parser.add_argument("--tokenizer_name", help="folder of the tokenizer, where the model does not hold it")
+    parser.add_argument("--tokenizer_name", help="folder of the tokenizer, if not in the model's")
     parser.add_argument("--batch_size", type=int, default=32, help="sentences computed together, of similar length")
     parser.add_argument(
         "--max_seq_length", type=int, help="tokens after which text is cut; as in its training, or the model's most"

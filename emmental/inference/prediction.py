@@ -23,18 +23,18 @@ from emmental.runs.evaluation import model_inputs
 from emmental.tasks.classes import model_classes
 
 _BATCHES_AT_ONCE = 32
-"""So many batches are read before they are sorted by length and answered."""
+"""Number of batches that are read, then sorted by length and answered."""
 
 
 class Predictor:
     """A sequence classifier with its tokenizer.
 
-    Text is only ever text: "[SEP]" in a sentence is not the token, as in training.
+    "[SEP]" in a sentence is ordinary text and not the token, as in training.
     """
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> None:
         """Args:
-            model: of any engine, called as a Transformers model; `config` has the labels.
+            model: a model of any engine, called like a Transformers model; its `config` has the labels.
             max_seq_length: tokens, the special ones with them, beyond which text is cut.
 
         Raises:
@@ -61,7 +61,7 @@ class Predictor:
         self._pad_token_id = tokenizer.pad_token_id
 
     def predict(self, texts: Iterable[Text], batch_size: int) -> Iterator[dict[str, Any]]:
-        """One answer for each text, in their order, see `answer`; texts are read as they are needed."""
+        """One answer for each text, in order, see `answer`. Texts are read as they are needed."""
         texts = iter(texts)
         while window := list(islice(texts, batch_size * _BATCHES_AT_ONCE)):
             yield from self._predict_window(window, batch_size)
@@ -80,7 +80,7 @@ class Predictor:
         return answers
 
     def answer(self, logits: Tensor) -> dict[str, Any]:
-        """What (labels,) logits say.
+        """The answer for (labels,) logits.
 
         Returns:
             `label`, `score` (its probability) and `probabilities` of all labels; of a regression `score` alone.

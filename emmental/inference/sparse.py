@@ -1,7 +1,7 @@
 """A pruned model for CPU inference that computes with its non-zeros only.
 
-`load_sparse` gives a Transformers model whose encoder is a `SparseEncoder`: it is called, and used in pipelines, like
-any other. A model that is hardly pruned stays dense.
+`load_sparse` returns a Transformers model whose encoder is a `SparseEncoder`. It is called, and used in pipelines,
+like any other model. A model that is hardly pruned stays dense.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SPARSE_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "disti
 """Model types whose encoders `SparseEncoder` computes: attention over all tokens, and LayerNorms after the sums."""
 _MASK_AS_GIVEN = "emmental_mask_as_given"
 _WORTH_IT = 0.9
-"""The products of a sparse model must take less than this share of the dense ones, or its packing gains nothing."""
+"""The products of a sparse model must take less than this share of the dense time, or packing is not worth it."""
 
 
 def load_sparse(
@@ -50,7 +50,7 @@ def load_sparse(
 
     It is of the plain Transformers class and called like it, with any batch size and length:
     `model(input_ids, attention_mask, token_type_ids).logits`. Padding is not computed: hidden states there are 0.
-    `torch.set_num_threads` decides on how many threads.
+    `torch.set_num_threads` sets the number of threads.
 
     Args:
         path: a package, or the folder of a bertarized or masked model.
@@ -111,13 +111,13 @@ def _layers_path(config: PreTrainedConfig) -> str:
 
 
 def _is_plain(config: PreTrainedConfig) -> bool:
-    """Whether tokens attend to all others, and the activation has nothing learnt in it."""
-    known = _act(config) in ACT2FN  # another one is refused where the layers are made
+    """Whether every token attends to all others, and the activation has no parameters."""
+    known = _act(config) in ACT2FN  # unknown ones are refused when the layers are made
     return not (getattr(config, "is_decoder", False) or (known and list(ACT2FN[_act(config)].parameters())))
 
 
 def _cost(package: Package, dense_above: float) -> float:
-    """Modelled time of the encoder's products, each in its faster form, as a share of that of the dense ones."""
+    """Modelled time of the encoder's products, each in its faster form, as a share of the dense time."""
     if dense_above <= 0:
         return 1.0
     sizes = {name: math.prod(matrix.shape) for name, matrix in package.matrices.items()}
@@ -126,14 +126,14 @@ def _cost(package: Package, dense_above: float) -> float:
 
 
 def _mask_as_given(attention_mask: Tensor | None = None, **_: object) -> Tensor | None:
-    """In the place of the masks of scores that other kinds of attention need."""
+    """Replaces the masks that other kinds of attention need."""
     return attention_mask
 
 
 def _all_layers(
     package: Package, arrays: dict[str, np.ndarray], config: PreTrainedConfig, layer: nn.Module, source: str
 ) -> Iterator[LayerWeights]:
-    """The layers one by one, so that intermediate forms of one at a time are held."""
+    """The layers one by one, so only one of them is in an intermediate form at a time."""
     expected = {name: tuple(value.shape) for name, value in layer.state_dict().items()}
     part, entry = _layers_path(config), architecture_of(config)
     prefix = next(iter(package.matrices)).partition(part)[0] + part
@@ -156,20 +156,20 @@ def _all_layers(
 
 
 def _example_layer(cls: type[PreTrainedModel], config: PreTrainedConfig, source: str) -> nn.Module:
-    """A layer of the model, whose weights have shapes only."""
+    """A layer of the model whose weights have only shapes."""
     one = copy.deepcopy(config)
     one.num_hidden_layers = 1
     try:
         with torch.device("meta"):
             return encoder_layers(cls(one))[0].module
-    except Exception as error:  # a configuration that makes no layer fails in many ways
+    except Exception as error:  # a bad configuration fails with many types
         raise UserError(f"{source}: its configuration makes no model ({' '.join(str(error).split())})") from error
 
 
 def _checked(
     package: Package, arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...], source: str
 ) -> csr_array | np.ndarray:
-    """A matrix, as it was stored or not, or a vector, of that shape and with finite numbers."""
+    """A matrix (stored or dense) or a vector, after checking its shape and that its numbers are finite."""
     stored = package.matrices.get(name)
     found = arrays[name] if stored is None else stored_to_csr(stored)
     if found.shape != shape:

@@ -1,7 +1,7 @@
-"""The encoder of a pruned model for CPU inference: it runs on the non-zeros, and on no padding.
+"""The encoder of a pruned model for CPU inference: it computes only with non-zeros, and without padding.
 
-The tokens that the attention mask keeps are packed, sequences of a length side by side. Activations are feature-major
-from the first layer to the last, in the blocks of `sparse_matrix.py`, so that nothing is transposed on the way.
+The tokens that the attention mask keeps are packed, sequences of equal length side by side. Activations are
+feature-major from the first layer to the last, in the blocks of `sparse_matrix.py`, so nothing is transposed.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from emmental.export.layer_weights import LayerWeights
 from emmental.inference.sparse_matrix import DENSE_ABOVE, block_shape, make_linear
 
 _SCORES_AT_ONCE = 1 << 20
-"""Attention scores, and probabilities, that are held at a time: 4 MB each, so that they stay in the caches."""
+"""Attention scores, and probabilities, held at one time: 4 MB each, so they stay in the caches."""
 TOKENS_AT_ONCE = 256
 """Tokens that go through a layer together, if no sequence is longer: their activations stay in the caches."""
 _SHORT = 48
-"""Sequences up to this many tokens attend together where their lengths agree; longer ones fill the processor alone."""
+"""Sequences up to this length attend together if their lengths are equal; longer ones attend one by one."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Tokens that are computed together, and where they lie.
+    """Tokens that are computed together, and their places.
 
     Attributes:
         index: (tokens,) int64, places in the flattened (batch * length) input, in the order of the columns.
@@ -48,19 +48,19 @@ class Packing:
 
     @property
     def columns(self) -> int:
-        """Columns, the idle ones with them."""
+        """Number of columns, including idle ones."""
         return self.blocks * self.width
 
 
 def pack(mask: Tensor, tokens_at_once: int = TOKENS_AT_ONCE) -> list[Packing]:
-    """Cut a batch into parts of whole sequences, the shortest first; no part of a batch without any.
+    """Cut a batch into parts of whole sequences, the shortest first; an empty batch has no parts.
 
     Args:
         mask: (batch, length) bool, False at padding.
-        tokens_at_once: of a part, unless a single sequence is longer.
+        tokens_at_once: most tokens of a part, unless a single sequence is longer.
 
     Raises:
-        UserError: a sequence whose first token is padding: BERT's heads read it.
+        UserError: the first token of a sequence is padding, but BERT's classifiers read it.
     """
     if not bool(mask[:, :1].all()):
         raise UserError("attention_mask must keep the first token of every sequence: padding goes to the right")
@@ -87,16 +87,16 @@ def _groups(lengths: list[int]) -> Iterator[tuple[int, int]]:
 
 
 class Workspace:
-    """Memory that layers use one after the other.
+    """Memory that layers use one after another.
 
-    Fresh memory for each of them would cost as much as their products: the system hands it out page by page.
+    New memory for each of them would take as long as their products: the system gives it page by page.
     """
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
     def take(self, name: str, *shape: int) -> Tensor:
-        """A float32 tensor of that shape with any content, good until the name is taken again."""
+        """A float32 tensor of that shape with any content, valid until the name is used again."""
         size = math.prod(shape)
         if name not in self._buffers or self._buffers[name].numel() < size:
             self._buffers[name] = torch.empty(size)
@@ -104,7 +104,7 @@ class Workspace:
 
 
 class SparseEncoder(nn.Module):
-    """In the place of `BertEncoder` and its like; CPU, float32, inference only.
+    """Replaces `BertEncoder` and similar ones; CPU, float32, inference only.
 
     Args:
         config: of the model.
@@ -135,7 +135,7 @@ class SparseEncoder(nn.Module):
         Args:
             hidden_states: float32.
             attention_mask: (batch, length), 0 or False at padding; None where there is none.
-            options: what else Transformers passes on; nothing in it changes what an encoder computes.
+            options: other arguments of Transformers; none of them changes what an encoder computes.
 
         Raises:
             UserError: as `pack`; a mask of another shape; attentions or hidden states of all layers are asked for.
@@ -151,7 +151,7 @@ class SparseEncoder(nn.Module):
         packings = pack(attention_mask.bool())
         tokens = hidden_states.reshape(-1, hidden)
         states = [_gather(tokens, packing) for packing in packings]
-        # Layer by layer, so that the weights of a layer stay in the caches while all parts pass through it.
+        # Layer by layer, so the weights of a layer stay in the caches while all parts pass through it.
         workspace = Workspace()
         for layer in self.layer:
             for state, packing in zip(states, packings, strict=True):
@@ -185,7 +185,7 @@ class SparseLayer(nn.Module):
         return self.last_norm(self.down.add_to(neurons, state), workspace)
 
     def _attention(self, state: Tensor, packing: Packing, workspace: Workspace) -> Tensor:
-        """What the heads read, (blocks, heads * head size, width)."""
+        """Output of the heads, (blocks, heads * head size, width)."""
         qkv = workspace.take("qkv", len(self.qkv.bias), packing.columns)
         self.qkv(state, _as_blocks(qkv, packing))
         qkv = qkv.view(3, self.heads, -1, packing.columns)
@@ -212,7 +212,7 @@ def attend(qkv: Tensor, out: Tensor, sequences: int, workspace: Workspace) -> No
     _, heads, size, columns = qkv.shape
     length = columns // sequences
     apart = qkv.view(3, heads, size, sequences, length).transpose(2, 3)
-    query, key, value = apart.reshape(3, heads * sequences, size, length)  # a view where there is one sequence
+    query, key, value = apart.reshape(3, heads * sequences, size, length)  # a view if there is one sequence
     context = workspace.take("attended", heads * sequences, size, length)
     step = max(1, _SCORES_AT_ONCE // (length * length))
     for begin in range(0, heads * sequences, step):
@@ -258,7 +258,7 @@ def _as_blocks(columns: Tensor, packing: Packing) -> Tensor:
 
 
 def _in_place(name: str) -> Callable[[Tensor], object]:
-    """The activation of that name, writing over its input."""
+    """The activation of that name; it overwrites its input."""
     if name == "gelu":
         return torch.ops.aten.gelu_
     function = F.relu if name == "relu" else ACT2FN[name]

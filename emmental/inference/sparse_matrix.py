@@ -1,7 +1,7 @@
-"""Matrices of a pruned encoder at work: compressed sparse rows over MKL, or dense where that is faster.
+"""Products with the matrices of a pruned encoder: compressed sparse rows in MKL, or dense if that is faster.
 
 Activations are feature-major and lie in blocks: (blocks, features, width), each block contiguous, a column for each
-token. The sparse product of MKL is fastest on `WIDTH` columns: their 32 sums stay in registers while it walks a row.
+token. The sparse product of MKL is fastest on `WIDTH` columns: their 32 sums stay in registers for a whole row.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from emmental.export.package import StoredMatrix
 WIDTH = 32
 """Most columns of a block. With 33 to 128 the sparse product has 3/4 of the speed of 32."""
 _STEP = 8
-"""Widths are multiples of this: other ones are slower by up to a third."""
+"""Widths are multiples of this; others are slower by up to a third."""
 DENSE_ABOVE = 0.3
-"""Density from which a matrix is multiplied dense.
+"""Density from which up a matrix is multiplied dense.
 
 Modelled cost: a sparse product takes time with its non-zeros, a dense one with all weights, and one non-zero costs as
 much as 2.5 dense weights where it was measured (AVX-512, 1 and 2 threads, 32 to 1024 tokens), 3 with some reserve.
@@ -30,7 +30,7 @@ much as 2.5 dense weights where it was measured (AVX-512, 1 and 2 threads, 32 to
 
 
 def block_shape(tokens: int) -> tuple[int, int]:
-    """(blocks, width) that hold a number of tokens with little padding."""
+    """(blocks, width) for a number of tokens, with little padding."""
     blocks = math.ceil(tokens / WIDTH)
     return blocks, _STEP * math.ceil(tokens / blocks / _STEP)
 
@@ -85,7 +85,7 @@ class BlockLinear(nn.Module, ABC):
 
     @abstractmethod
     def add_to(self, blocks: Tensor, out: Tensor) -> Tensor:
-        """Add W x + b to `out`; arguments as of `forward`."""
+        """Add W x + b to `out`; arguments as for `forward`."""
 
 
 class SparseBlockLinear(BlockLinear):
@@ -98,7 +98,7 @@ class SparseBlockLinear(BlockLinear):
         parts = (matrix.indptr.astype(np.int32), matrix.indices.astype(np.int32), matrix.data.astype(np.float32))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
-            # MKL takes 32-bit indices as they are; PyTorch would convert 64-bit ones at every call.
+            # MKL takes 32-bit indices unchanged; PyTorch would convert 64-bit ones at every call.
             weight = torch.sparse_csr_tensor(*map(torch.from_numpy, parts), size=matrix.shape, check_invariants=True)
         self.register_buffer("weight", weight)
 

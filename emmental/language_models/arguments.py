@@ -1,4 +1,4 @@
-"""The flags of `distiller.py`: names, defaults, groups, and the checks that need nothing but the flags themselves."""
+"""The flags of `distiller.py`: names, defaults, groups, and the checks that need only the flags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from emmental.runs.arguments import common_problems, distillation_flags, optimiz
 MASKED_STUDENTS = {"distilbert": ("bert", "distilbert"), "bert": ("bert",), "roberta": ("roberta",)}
 CAUSAL_STUDENTS = {"gpt2": ("gpt2",)}
 TEACHERS_OF = {**MASKED_STUDENTS, **CAUSAL_STUDENTS}
-"""Student type -> the teacher types it learns from."""
+"""Student type -> teacher types that it can learn from."""
 LOSSES = ("ce", "mlm", "clm", "mse", "cos")
 _REQUIRED = ("dump_path", "data_file", "student_type", "student_config", "teacher_type", "teacher_name")
 
@@ -34,10 +34,10 @@ FLAGS = {
     "student and teacher": (
         flag("student_type", ", ".join(TEACHERS_OF)),
         flag("student_config", "configuration of the student: .json file, folder or Hub name"),
-        flag("student_pretrained_weights", "what the student starts from: folder or Hub name"),
+        flag("student_pretrained_weights", "weights to start from: folder or Hub name"),
         flag("teacher_type", "bert or distilbert, roberta, gpt2"),
         flag("teacher_name", "folder or Hub name; its tokenizer made the corpus"),
-        flag("initializer_range", "spread of weights that start at random", 0.02, above_zero=True),
+        flag("initializer_range", "standard deviation of weights that start at random", 0.02, above_zero=True),
         switch("freeze_pos_embs", "do not train the position embeddings"),
         switch("freeze_token_type_embds", "do not train the token-type embeddings, if the student has any"),
     ),
@@ -55,7 +55,7 @@ FLAGS = {
         flag("word_mask", "share of those that become the mask token", 0.8),
         flag("word_keep", "share that stay as they are", 0.1),
         flag("word_rand", "share that become a random token", 0.1),
-        flag("mlm_smoothing", "mask rare tokens more; 0: all alike", 0.7, at_least=0),
+        flag("mlm_smoothing", "mask rare tokens more often; 0: all equally often", 0.7, at_least=0),
     ),
     "optimization": (
         flag("n_epoch", "passes over the corpus", 3, at_least=1),
@@ -68,7 +68,7 @@ FLAGS = {
     "run and logging": (
         flag(
             "n_gpu",
-            "0 stays on the CPU; else all that torchrun's processes name",
+            "0: stay on the CPU; else all that torchrun's processes name",
             type=int,
             at_least=0,
             changes_result=False,
@@ -98,7 +98,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Flags:
 
 
 def with_defaults(params: argparse.Namespace) -> Flags:
-    """The parameters as flags: every flag that is missing has its default."""
+    """The parameters as flags; missing flags have their defaults."""
     return Flags(FLAGS, vars(params))
 
 
@@ -110,7 +110,7 @@ def _normalise(args: Flags) -> None:
 
 
 def find_problems(args: Flags) -> list[str]:
-    """Every mistake that can be seen without opening a file, a line each, naming the flag and what it accepts."""
+    """Every mistake that can be found without opening a file: a line each, with the flag and what it accepts."""
     return [
         *(f"--{flag} is required" for flag in _REQUIRED if not getattr(args, flag)),
         *_type_problems(args),

@@ -1,10 +1,10 @@
-"""Corpora for language models: a text file becomes token ids on the disk, mapped into memory when they are read.
+"""Corpora for language models: token ids of a text file on the disk, read through a memory map.
 
 python -m emmental.data.corpus binarize --file_path text.txt --tokenizer bert-base-uncased --dump_file corpus
 
 A corpus is a folder made by `emmental.atomic`: `tokens.bin`, all sequences one after the other with their special
 tokens; `starts.bin` and `lengths.bin`, where each sequence lies, in the order of the corpus; `counts.bin`, how often
-each token occurs; and `corpus.json`, which says what the numbers are. Nothing in it is ever executed.
+each token occurs; and `corpus.json`, which describes them. Nothing in it is ever executed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _TOKENS, _STARTS, _LENGTHS, _COUNTS, _DESCRIPTION = (
     "corpus.json",
 )
 _LINES, _BYTES = 4096, 4_000_000
-"""A chunk of text is tokenised at once: at most so many lines, and no further line after so many bytes."""
+"""Text is tokenised in chunks: at most this number of lines, and no further line after this number of bytes."""
 _LONGEST_LINE = 64_000_000
 _UNLIMITED = 1_000_000
 
@@ -59,9 +59,9 @@ class CorpusDataset(Dataset):
 
     Attributes:
         lengths: (N,) int32, tokens of each sequence.
-        token_counts: (V,) int64, occurrences of each token id in the corpus; None where they were not counted.
-        description: what `corpus.json` says.
-        pad_token_id: what batches are filled up with.
+        token_counts: (V,) int64, occurrences of each token id in the corpus; None if they were not counted.
+        description: content of `corpus.json`.
+        pad_token_id: the token that pads batches.
 
     Raises:
         DamagedError: the folder is no corpus of this version, or its files contradict each other.
@@ -84,10 +84,10 @@ class CorpusDataset(Dataset):
             raise DamagedError(f"{folder}: the longest sequence is not as long as {_DESCRIPTION} says")
 
     def check_tokens(self) -> None:
-        """Read every token.
+        """Check every token.
 
         Raises:
-            DamagedError: one is not in the vocabulary that the corpus says it was made with.
+            DamagedError: one is not in the vocabulary of the corpus.
         """
         vocabulary = self.description["vocabulary"]
         if len(self._tokens) and not (self._tokens.min() >= 0 and self._tokens.max() < vocabulary):
@@ -110,7 +110,7 @@ class CorpusDataset(Dataset):
 
     @property
     def fingerprint(self) -> str | None:
-        """SHA-256 of the tokens and their order, known of a corpus on the disk."""
+        """SHA-256 of the tokens and their order; only a corpus on the disk has it."""
         return self.description.get("fingerprint")
 
     def __len__(self) -> int:
@@ -135,7 +135,7 @@ class CorpusDataset(Dataset):
 
 @dataclass
 class BinarizeReport:
-    """What became of a text.
+    """Counts of what `binarize` did with a text.
 
     Attributes:
         lines: of the text; empty: those without a character; split: those cut into several sequences.
@@ -154,7 +154,7 @@ class BinarizeReport:
 
 @dataclass(frozen=True)
 class SequenceRules:
-    """How the tokens of a line become sequences.
+    """Rules that make sequences from the tokens of a line.
 
     Attributes:
         begin, end: ids of the special tokens round every sequence.
@@ -171,7 +171,7 @@ class SequenceRules:
     max_unknown: float
 
     def sequences(self, ids: list[int], report: BinarizeReport) -> Iterator[list[int]]:
-        """Cut one line's tokens into sequences that fit, each with its special tokens, and drop what is worthless."""
+        """Cut the tokens of a line into sequences that fit, add special tokens, and drop short and unknown ones."""
         room = self.max_length - 2
         report.split += len(ids) > room
         for start in range(0, len(ids), room):
@@ -187,7 +187,7 @@ class SequenceRules:
 def sequence_rules(
     tokenizer: PreTrainedTokenizerBase, min_length: int = 12, max_length: int | None = None, max_unknown: float = 0.5
 ) -> SequenceRules:
-    """The rules for a tokenizer: `cls` and `sep` round a sequence, or `bos` and `eos` where those are missing.
+    """The rules for a tokenizer: `cls` and `sep` around a sequence, or `bos` and `eos` if those are missing.
 
     Raises:
         UserError: the tokenizer has no such tokens, or the lengths leave no room.
@@ -214,16 +214,16 @@ def binarize(
     seed: int | None = 56,
     show_progress: bool = True,
 ) -> BinarizeReport:
-    """Tokenise a text, one sequence a line, into a corpus folder; the text passes through memory in chunks.
+    """Tokenise a text, one sequence a line, into a corpus folder. The text is read in chunks.
 
-    The order of the corpus is shuffled by the seed. Memory grows by 24 bytes for each sequence and no more.
+    The seed shuffles the order of the corpus. Memory grows only by 24 bytes for each sequence.
 
     Args:
         file_path: UTF-8 text; only the newline character ends a line.
         tokenizer: a fast one; special tokens in the text are tokenised as text.
-        dump_file: the folder to make; a corpus that stands there is replaced when the new one is complete.
+        dump_file: the folder to make. An existing corpus is replaced when the new one is complete.
         rules: how lines become sequences; by default `sequence_rules(tokenizer)`.
-        seed: of the order; None keeps that of the text.
+        seed: seed of the order; None keeps the order of the text.
         show_progress: show a bar.
 
     Raises:
@@ -300,7 +300,7 @@ def _sequences(encodings: list[Encoding], rules: SequenceRules, report: Binarize
 
 
 def _chunks(text: Path, report: BinarizeReport, bar: tqdm) -> Iterator[list[str]]:
-    """The lines that are not empty, many at a time."""
+    """Chunks of lines that are not empty."""
     chunk: list[str] = []
     size = 0
     with open(text, "rb") as file:
@@ -327,7 +327,7 @@ def _chunks(text: Path, report: BinarizeReport, bar: tqdm) -> Iterator[list[str]
 
 
 def _write_order(folder: Path, seed: int | None) -> None:
-    """Write `starts.bin`, and `lengths.bin` anew, in a shuffled order."""
+    """Write `starts.bin`, and write `lengths.bin` again, in a shuffled order."""
     lengths = np.fromfile(folder / _LENGTHS, "<i4")
     starts = np.cumsum(lengths, dtype="<i8")
     starts -= lengths

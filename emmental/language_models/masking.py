@@ -1,4 +1,4 @@
-"""What a masked language model is asked: which tokens are hidden, and what stands in their place."""
+"""Masking for language models: which tokens are hidden, and what replaces them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def token_probabilities(counts: np.ndarray | Tensor, smoothing: float, special_i
 
     Args:
         counts: (V,) occurrences of each token id in the corpus.
-        smoothing: 0 masks all tokens alike.
+        smoothing: 0 masks all tokens equally often.
         special_ids: never masked.
 
     Returns:
@@ -38,7 +38,7 @@ class Masking:
 
     Attributes:
         probabilities: (V,) float, see `token_probabilities`.
-        proportion: of the tokens, in [0, 1].
+        proportion: share of the tokens to hide, in [0, 1].
         replacement: shares of the hidden tokens that become the mask token, stay, and become a random token (uniform
             over the tokens of a probability above 0).
         mask_id: the mask token.
@@ -55,13 +55,13 @@ def mask_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Hide ceil(proportion * number of tokens) tokens of a batch, drawn without replacement.
 
-    Tokens of probability 0 are never drawn; when there are fewer others than that, all others are.
+    Tokens of probability 0 are never drawn. If there are too few others, all of them are hidden.
 
     Args:
         token_ids: (B, T) int64.
-        attended: (B, T) bool, False at padding, which neither counts as tokens nor is drawn.
-        masking: what to draw, and what to put there.
-        generator: on the CPU.
+        attended: (B, T) bool, False at padding, which is neither counted nor drawn.
+        masking: how to draw tokens, and how to replace them.
+        generator: random generator on the CPU.
 
     Returns:
         The token ids with the hidden ones replaced, and the labels: the hidden tokens, `IGNORED` elsewhere. (B, T).
@@ -86,13 +86,13 @@ def mask_tokens(
 
 
 class LmBatchMaker:
-    """Turns padded sequences into what a language model is asked.
+    """Makes inputs and labels of a language model from padded sequences.
 
     Args:
-        pad_token_id: what lengths are rounded up with.
+        pad_token_id: the token that pads sequences.
         pad_to_multiple_of: lengths are rounded up to a multiple of it; no sequence is dropped.
-        masking: of a masked language model; None for a causal one.
-        seed: of what is masked.
+        masking: for a masked language model; None for a causal one.
+        seed: seed of the masking.
     """
 
     def __init__(self, pad_token_id: int, pad_to_multiple_of: int, masking: Masking | None, seed: int) -> None:
@@ -121,18 +121,18 @@ class LmBatchMaker:
         return token_ids, attended, token_ids.masked_fill(~attended, IGNORED)
 
     def share(self, batch: dict[str, Tensor], epoch: int, rank: int, world_size: int) -> list[Tensor | None]:
-        """One rank's part of a batch of all ranks; all mask it alike, whatever their number, so it stays the same.
+        """One rank's part of a global batch. All ranks mask the global batch in the same way, whatever their number.
 
-        What is masked depends on the seed, the epoch and the batch's first row, which leads no other batch of it.
+        The masking depends on the seed, the epoch and the batch's first row, which no other batch begins with.
 
         Args:
             batch: `input_ids` (B, T), `lengths` (B,) and `index` (B,) of a `CorpusDataset`.
-            epoch: the pass over the data.
+            epoch: number of the pass over the data.
             rank: takes the rows from rank * ceil(B / world_size) on.
-            world_size: ranks; where B is no multiple of it, repeated rows that do not count fill up the last ones.
+            world_size: number of ranks. If B is no multiple of it, repeated rows that do not count fill the last ones.
 
         Returns:
-            Token ids, attention mask, labels, (b, T) each, and which rows count, (b,) bool; None when all do.
+            Token ids, attention mask, labels, (b, T) each, and which rows count, (b,) bool; None if all do.
         """
         number = np.random.SeedSequence([self.seed, epoch, int(batch["index"][0])]).generate_state(1, np.uint64)
         self._generator.manual_seed(int(number[0] >> 1))

@@ -1,4 +1,4 @@
-"""Students and teachers of language-model distillation: loaded, and checked against each other and the corpus."""
+"""Loads students and teachers of language-model distillation, and checks that they fit each other and the corpus."""
 
 from __future__ import annotations
 
@@ -43,14 +43,13 @@ LANGUAGE_MODELS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]]
 def load_lm_run(
     run: Run,
 ) -> tuple[CorpusDataset, Tensor | None, PreTrainedModel, PreTrainedModel]:
-    """Corpus, masking probabilities (None for a causal model), student and teacher, seen to fit together.
+    """Corpus, masking probabilities (None for a causal model), student and teacher, which are checked to fit.
 
-    The run gets its tokenizer and special_tok_ids, and the fingerprints of what its result depends on: data, counted
-    (the corpus of the token counts) and teacher_weights.
+    The run gets its tokenizer and special_tok_ids, and the fingerprints that its result depends on: data, counted (the
+    corpus of the token counts) and teacher_weights.
 
     Raises:
-        UserError: something does not fit, or a corpus is damaged.
-        UserError: something cannot be found.
+        UserError: something does not fit, cannot be found, or a corpus is damaged.
     """
     run.tokenizer = load_lm_tokenizer(run)
     corpus = open_corpus(run.data_file, run.processes)
@@ -73,7 +72,7 @@ def load_lm_run(
 
 
 def open_corpus(folder: str, processes: Processes) -> CorpusDataset:
-    """The corpus, every byte of it checked by rank 0."""
+    """The corpus. Rank 0 checks every byte of it."""
     with processes.main_first():
         if processes.is_main:
             verify_folder(folder)
@@ -119,7 +118,7 @@ def load_lm_teacher(args: Run) -> PreTrainedModel:
 
 
 def load_lm_student(args: Run) -> PreTrainedModel:
-    """The student, from its configuration alone or from `--student_pretrained_weights`; parts of it frozen as asked.
+    """The student, new or from `--student_pretrained_weights`, with parts frozen as the flags say.
 
     Raises:
         UserError: configuration or weights are of another type or shape than the flags say.
@@ -140,10 +139,10 @@ def load_lm_student(args: Run) -> PreTrainedModel:
 
 
 def check_lm_models(args: Run, corpus: CorpusDataset, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """See that corpus, tokenizer, student and teacher fit together.
+    """Check that corpus, tokenizer, student and teacher fit together.
 
     Raises:
-        UserError: they do not; the flag at fault is named.
+        UserError: they do not. The message names the flag.
     """
     ours, theirs = student.config.vocab_size, teacher.config.vocab_size
     if ours != theirs:

@@ -1,9 +1,9 @@
-"""A student that starts from its teacher's layers.
+"""Starts a student from layers of its teacher.
 
 python -m emmental.training.student_init --model_name bert-base-uncased --dump_checkpoint student
 python distiller.py --student_config student/config.json --student_pretrained_weights student ...
 
-BERT gives a DistilBERT (or a shallower BERT), RoBERTa a shallower RoBERTa, GPT-2 a shallower GPT-2.
+BERT becomes a DistilBERT or a shallower BERT, RoBERTa a shallower RoBERTa, GPT-2 a shallower GPT-2.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ _DISTILBERT_REST = {
 
 
 def spread_layers(teacher_layers: int, student_layers: int) -> list[int]:
-    """The teacher's layers, from 0, that a student takes by default: every n-th, from the first one on.
+    """The teacher's layers, from 0, that a student gets by default: every n-th, starting with the first.
 
     Raises:
-        UserError: the student has no layer, or more than the teacher.
+        UserError: the student has no layer, or more layers than the teacher.
     """
     if not 1 <= student_layers <= teacher_layers:
         raise UserError(f"--num_layers accepts 1 to {teacher_layers}, the teacher's layers, not {student_layers}")
@@ -80,17 +80,17 @@ def student_from_teacher(
 ) -> PreTrainedModel:
     """A student with some of the teacher's layers, its embeddings and its language-model head.
 
-    BERT's embedding of token type 0, which DistilBERT lacks, is added to the position embeddings: with all layers the
-    student computes what the teacher computes for single sentences.
+    DistilBERT has no token types, so BERT's embedding of type 0 is added to its position embeddings. With all layers,
+    the student then computes what the teacher computes for single sentences.
 
     Args:
         teacher: a language model: BERT, RoBERTa or GPT-2.
         layers: which of its layers, from 0, the student gets, in this order.
         student_type: by default distilbert for BERT, and the teacher's own type for the others.
-        vocab_transform: False leaves the dense layer before the vocabulary as it starts at random.
+        vocab_transform: False leaves the dense layer before the vocabulary random.
 
     Raises:
-        UserError: another model type, or a layer that the teacher has not.
+        UserError: another model type, or a layer that the teacher lacks.
     """
     kind = teacher.config.model_type
     if kind not in _STUDENTS:
@@ -139,7 +139,7 @@ def _depth_name(config: PreTrainedConfig) -> str:
 
 
 def _chosen_layers(weights: dict[str, Tensor], layer_list: str, layers: Sequence[int]) -> dict[str, Tensor]:
-    """The weights with the chosen layers numbered anew; all that is in no layer stays."""
+    """The weights with the chosen layers, renumbered; weights outside the layers stay."""
     chosen = {name: value for name, value in weights.items() if not name.startswith(f"{layer_list}.")}
     for new, old in enumerate(layers):
         prefix = f"{layer_list}.{old}."
@@ -188,7 +188,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument(
         "--random_head", action="store_true", help="take a model without a language-model head; it starts at random"
     )
-    parser.add_argument("--seed", type=int, default=56, help="seed of what is not copied")
+    parser.add_argument("--seed", type=int, default=56, help="seed of weights that are not copied")
     return parser
 
 
@@ -217,7 +217,7 @@ def _load_teacher(name: str, random_head: bool) -> PreTrainedModel:
     teacher, info = from_pretrained(LANGUAGE_MODELS[kind][1], name, config=config, output_loading_info=True)
     if info["missing_keys"] and not random_head:
         raise UserError(
-            f"--model_name_or_path {name} has no trained language-model head, which distiller.py asks of a teacher: "
+            f"--model_name_or_path {name} has no trained language-model head, which distiller.py needs in a teacher: "
             f"it lacks {sorted(info['missing_keys'])[0]}; --random_head starts it at random"
         )
     if info["missing_keys"]:

@@ -1,4 +1,4 @@
-"""The table that a run ends with: the dense model, the pruned one, and the bag of words that both must beat."""
+"""The table at the end of a run: the dense model, the pruned one, and the bag of words that both must beat."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from emmental.tasks.bag_of_words import Floor, bag_of_words
 logger = logging.getLogger(__name__)
 
 BATCH, LENGTH = 1, 128
-"""Shape of the timed input: one sentence of so many tokens."""
+"""Shape of the timed input: one sentence of this number of tokens."""
 _SECONDS, _SECONDS_OF_MANY = 2.0, 0.5
-"""For each model of a comparison of few, and of a table of many."""
+"""Seconds for each model, in a comparison of few models and in a table of many."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Candidate:
 
     Attributes:
         name: dense, pruned, bag of words.
-        metric: on the dev data; None where it was not evaluated.
+        metric: on the dev data; None if it was not evaluated.
         weights: non-zero weights of the encoder's matrices; None for a bag of words.
-        bytes: of the weights' file; None where there is none.
-        milliseconds: for one sentence of 128 tokens; None where it was not timed.
+        bytes: size of the file of weights; None if there is none.
+        milliseconds: for one sentence of 128 tokens; None if it was not timed.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Candidate:
 
 @dataclass
 class Made:
-    """What a run has made: the finished model, and the models that it is compared with.
+    """Results of a run: the finished model, and the models that it is compared with.
 
     Attributes:
         model: the finished one.
-        candidates: rows of the table, the dense model first; empty where there is nothing to compare.
+        candidates: rows of the table, the dense model first; empty if there is nothing to compare.
         models: name of a candidate -> model, to be timed together.
-        floor: what a bag of words reaches; None where it was not asked.
+        floor: result of a bag of words; None if it was not fitted.
         masks: layer -> mask, of a model in plain form that was pruned with them.
     """
 
@@ -67,20 +67,20 @@ class Made:
     _times: dict[str, float] = field(default_factory=dict)
 
     def add(self, one: Candidate, model: nn.Module) -> None:
-        """Take in a finished model; the last one is that of the run."""
+        """Add a finished model; the last one is that of the run."""
         self.model = self.models[one.name] = model
         self.candidates.append(one)
 
     @property
     def remaining(self) -> float:
-        """Encoder weights that remain, in % of the dense model's where there is one to compare with."""
+        """Encoder weights that remain, in % of the dense model's if there is one."""
         if len(self.models) < 2:
             return remaining_weights(self.model)
         return 100 * encoder_weights(self.model) / max(encoder_weights(next(iter(self.models.values()))), 1)
 
     @property
     def sizes(self) -> list[list[tuple[int, int]]]:
-        """(heads, neurons) of each layer: those that are left, and those of the first model."""
+        """(heads, neurons) of each layer: of the last model, and of the first one."""
         models = (self.model, next(iter(self.models.values())))
         return [[(size.heads, size.neurons) for size in layer_sizes(model)] for model in models]
 
@@ -93,7 +93,7 @@ class Made:
 
 
 def floor_of(run: Run) -> Floor | None:
-    """What a bag of words reaches on the dev data; None where it is not asked for, and beside rank 0."""
+    """Result of a bag of words on the dev data; None if the flags exclude it, and on ranks other than 0."""
     if not (run.floor and run.do_train and run.do_eval and run.processes.is_main):
         return None
     floor = bag_of_words(run.task, *(read_split(run.task, run.data_dir, split) for split in ("train", "dev")))
@@ -103,13 +103,13 @@ def floor_of(run: Run) -> Floor | None:
 
 
 def candidate(name: str, model: nn.Module, folder: Path, metric: float | None) -> Candidate:
-    """The row of a model whose weights lie in `folder`; its time is measured later, in turn with the others'."""
+    """The row of a model whose weights are in `folder`. Its time is measured later, together with the others."""
     file = folder / "model.safetensors"
     return Candidate(name, metric, encoder_weights(model), file.stat().st_size if file.exists() else None)
 
 
 def encoder_weights(model: nn.Module) -> int:
-    """Non-zero weights of the encoder's matrices; those that layers share count once."""
+    """Non-zero weights of the encoder's matrices. Matrices that layers share count once."""
     modules = dict(model.named_modules())
     return sum(
         int(modules[name].weight.count_nonzero())
@@ -129,7 +129,7 @@ def sentence_times(models: Mapping[str, nn.Module]) -> dict[str, float]:
 
 
 def timed_in(engine: str) -> Callable[[Sequence[PreTrainedModel], int, int], list[float]]:
-    """What times models for a table of speed: models, rows, tokens of each -> milliseconds of each in an engine."""
+    """A function that times models for a table of speed: models, rows, tokens of each -> milliseconds in an engine."""
 
     def timed(models: Sequence[PreTrainedModel], batch: int, length: int) -> list[float]:
         return [*measure_together(dict(enumerate(models)), batch, length, engine, seconds=_SECONDS_OF_MANY).values()]
@@ -138,7 +138,7 @@ def timed_in(engine: str) -> Callable[[Sequence[PreTrainedModel], int, int], lis
 
 
 def save_ladder(made: Made, metric: str, folder: Path, title: str) -> list[Path]:
-    """Write `ladder.png`, several models of one run beside the dense one; nothing for one, or without a metric."""
+    """Write `ladder.png`, if the run made several models and has a metric: they are compared with the dense one."""
     from emmental.pictures.ladder import ladder
 
     first, *others = made.candidates or [Candidate("none")]
@@ -157,7 +157,7 @@ def save_ladder(made: Made, metric: str, folder: Path, title: str) -> list[Path]
 
 
 def speed_reached(run: Run, made: Made) -> str:
-    """How many times as fast as the first model the last one was asked to be, and is, for the shape asked for."""
+    """How many times as fast as dense the last model should be, and is, for the shape in the flags."""
     models = {name: on_cpu(model) for name, model in made.models.items()}
     times = [*measure_together(models, run.speedup_batch_size, run.speedup_length, run.speedup_engine).values()]
     shape = f"{run.speedup_batch_size} x {run.speedup_length}, {ENGINES[run.speedup_engine].title}"
@@ -165,12 +165,12 @@ def speed_reached(run: Run, made: Made) -> str:
 
 
 def on_cpu(model: nn.Module) -> nn.Module:
-    """The model, or a copy of it where it lies on another device."""
+    """The model, or a copy of it if it is on another device."""
     return model if next(model.parameters()).device.type == "cpu" else copy.deepcopy(model).cpu()
 
 
 def before_and_after(candidates: Sequence[Candidate], metric: str) -> list[str]:
-    """The table as lines of text; the first candidate is what the others are compared with."""
+    """The table as lines of text; the others are compared with the first candidate."""
     head = ("", metric, "encoder weights", "MB", f"ms ({BATCH} x {LENGTH})")
     first = candidates[0]
     rows = [head, *(_cells(one, first) for one in candidates)]

@@ -1,4 +1,4 @@
-"""The last lines of a run: which engine of this machine runs the finished model best, and how it is loaded there."""
+"""The last lines of a run: the best engine of this machine for the finished model, and how to load it there."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from emmental.runs.run import Run
 from emmental.tasks import compute_metrics, predictions_from_logits
 
 MOST_ROWS = 1000
-"""Dev rows that every engine answers; drawn evenly where there are more."""
+"""Most dev rows that every engine answers, evenly over all."""
 _ROWS_AT_ONCE = 32
 
 
 def best_engine_lines(run: Run, made: Made) -> list[str]:
-    """What every engine costs in quality and what the best one brings, for one sentence of 128 tokens.
+    """The quality of every engine, and the speed of the best one, for one sentence of 128 tokens.
 
     Args:
-        run: of a task whose dev data is open.
-        made: what it has made; its models were timed.
+        run: a run whose dev data is open.
+        made: its results; the models were timed.
     """
     dev = run.datasets[run.task.name, "dev"]
     rows = np.unique(np.linspace(0, len(dev) - 1, min(len(dev), MOST_ROWS)).astype(int))
@@ -45,7 +45,7 @@ def best_engine_lines(run: Run, made: Made) -> list[str]:
     length = min(LENGTH, longest_input(model.config))
     try:
         trials = compare(model, answer, score, BATCH, length)
-    except UserError as error:  # the model is finished and saved; another engine is a gift
+    except UserError as error:  # the model is finished and saved, so a failing engine must not end the run
         return [f"other engines could not be tried: {error}"]
     dense, *_, own = [row for row in made.timed(run.task.primary_metric) if row.milliseconds is not None]
     best = best_engine(trials)

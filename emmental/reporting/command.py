@@ -1,8 +1,8 @@
-"""All that is to be said of a fine-pruned model, on one page: quality, speed, size, what remains, how it was made.
+"""A fine-pruned model on one page: quality, speed, size, what remains, how it was made.
 
     python -m emmental.export.report --model_name_or_path out --data_dir glue/SST-2 --task_name sst-2 --target out.html
 
-Every exported form of the model is made on the way, into `--work_dir`.
+It writes every exported form of the model into `--work_dir`.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ CARD_BEGIN, CARD_END = "<!-- report:begin -->", "<!-- report:end -->"
 
 
 def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
-    """Make, evaluate, weigh and time every form of a model.
+    """Make every form of a model, and measure its quality, size and speed.
 
     Args:
         args: the flags of the command line.
-        command: what was called, for the record.
+        command: the command line, for the record.
 
     Returns:
         What `page.page` shows, ready for JSON.
 
     Raises:
-        UserError: a model that is no classifier of the task, or as `make_artifacts` and `read_split`.
+        UserError: the model is no classifier of the task, or as `make_artifacts` and `read_split`.
     """
     source = Path(args.model_name_or_path)
     model = read_model(source, args.pruning_method, args.threshold)
@@ -111,7 +111,7 @@ def draw(results: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, by
 
 
 def training_history(folder: Path) -> list[dict[str, Any]]:
-    """The trainer's log in its output folder, which `curves` can draw; empty when there is none.
+    """The trainer's log in its output folder, if `curves` can draw it; empty if there is none.
 
     Raises:
         UserError: it is damaged.
@@ -125,7 +125,7 @@ def training_history(folder: Path) -> list[dict[str, Any]]:
 
 
 def insert_tables(card: str, tables: str) -> str:
-    """A model card with the tables between the markers of an earlier report, or at its end."""
+    """A model card with the tables, between the markers of an earlier report or at the end."""
     before, begin, rest = card.partition(CARD_BEGIN)
     _, end, after = rest.partition(CARD_END)
     if not (begin and end):
@@ -134,7 +134,7 @@ def insert_tables(card: str, tables: str) -> str:
 
 
 def find_problems(args: argparse.Namespace) -> list[str]:
-    """Every mistake that can be seen before a model is read, a line each."""
+    """Every mistake that can be found before a model is read, a line each."""
     problems = range_problems(
         args, {"threads": 1, "max_seq_length": 3, "per_gpu_eval_batch_size": 1}, above_zero=("seconds",)
     )
@@ -154,7 +154,7 @@ def find_problems(args: argparse.Namespace) -> list[str]:
 
 
 def _output_problems(flag: str, name: str | None) -> list[str]:
-    """A file that is no earlier report is left alone."""
+    """Refuse to replace a file that is not an earlier report."""
     if name is None:
         return []
     path = Path(name)
@@ -174,7 +174,7 @@ def _card_problems(folder: Path) -> list[str]:
 
 
 def _task(args: argparse.Namespace, config: PreTrainedConfig) -> Task:
-    """The task with its classes in the model's order; its dev files are there."""
+    """The task with its classes in the model's order, after checking that its dev files exist."""
     called = f"--model_name_or_path {args.model_name_or_path}"
     positive = getattr(config, "positive_label", None)
     if args.validation_file is None:
@@ -217,8 +217,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model_name_or_path", required=True, help="folder of a masked or bertarized classifier")
     parser.add_argument("--data_dir", help="folder of the GLUE task's .tsv files")
     parser.add_argument("--task_name", help="cola, sst-2, mrpc, sts-b, qqp, mnli, mnli-mm, qnli, rte or wnli")
-    parser.add_argument("--validation_file", help="your own data in the place of these two, as for the trainer")
-    parser.add_argument("--dense", help="folder of the dense model it came from; what the training recorded if absent")
+    parser.add_argument("--validation_file", help="your own data instead of these two, as for the trainer")
+    parser.add_argument("--dense", help="folder of the dense model it came from; default: as the training recorded")
     parser.add_argument(
         "--calibration_file", help="texts for int8 with fixed scales, tried beside scales found as they come"
     )

@@ -1,4 +1,4 @@
-"""The numbers of a report: every exported form of a model is made, evaluated, weighed and timed."""
+"""The numbers of a report: makes every exported form of a model, and measures its quality, size and speed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FORM_TITLES = {
     INT8_PACKAGE: "int8 package, PyTorch",
     **{name: engine.title for name, engine in ENGINES.items()},
 }
-"""Form or engine -> what a report calls it. `dense` is the model that the pruned one came from."""
+"""Form or engine -> its name in a report. `dense` is the model that the pruned one came from."""
 FILE_TITLES = {
     DENSE: "dense model, safetensors",
     "checkpoint": "checkpoint, with mask scores",
@@ -67,14 +67,14 @@ FILE_TITLES = {
 
 @dataclass(frozen=True)
 class Artifacts:
-    """Where the exported forms of one model lie.
+    """Folders and files of the exported forms of one model.
 
     Attributes:
         source: the folder that was fine-pruned.
-        plain: its bertarized folder; `source` itself when that is plain.
+        plain: its bertarized folder; `source` itself if that is plain.
         onnx: the folder of its two ONNX models.
         packages: type of the values -> package, matrices and embeddings both of that type.
-        dense: folder of the dense model it came from; None where that is not known.
+        dense: folder of the dense model it came from; None if unknown.
     """
 
     source: Path
@@ -86,7 +86,7 @@ class Artifacts:
 
 @dataclass(frozen=True)
 class DevData:
-    """What forms of a model are judged by.
+    """Data and settings for evaluating the forms of a model.
 
     Attributes:
         task: GLUE's, or own files.
@@ -131,14 +131,14 @@ def make_artifacts(
 
 
 def engines(artifacts: Artifacts, threads: int) -> dict[str, nn.Module]:
-    """What answers requests: the dense model, if it is known, and the model in every engine of this machine."""
+    """Models to serve: the dense model, if it is known, and the model in every engine of this machine."""
     plain = read_model(artifacts.plain)
     dense = {} if artifacts.dense is None else {DENSE: prepare(read_model(artifacts.dense), TORCH, threads)}
     return dense | {name: prepare(plain, name, threads, artifacts.onnx) for name in available()}
 
 
 def not_offered(rows: Sequence[dict], primary_metric: str) -> dict[str, str]:
-    """Engine -> why not, of those that round and lose too much on the dev data; `rows` are those of `quality`."""
+    """Engine -> reason, for engines that round and lose too much on the dev data; `rows` are those of `quality`."""
     refused = {}
     exact = rows[0]["metrics"][primary_metric]
     for row in rows:
@@ -151,7 +151,7 @@ def not_offered(rows: Sequence[dict], primary_metric: str) -> dict[str, str]:
 
 
 def quality(source: PreTrainedModel, models: dict[str, nn.Module], data: DevData, tokenizer: Any) -> list[dict]:
-    """Metrics of each form on the dev data, and how far its logits are from those of `source`, which comes first.
+    """Metrics of each form on the dev data, and the distance of its logits from those of `source`, the first row.
 
     Returns:
         A row for each: `name`, `metrics` (name -> value), `rows`, `largest_difference` of a logit, and `agreement`,
@@ -215,7 +215,7 @@ def latencies(
 ) -> list[dict]:
     """Times of each model for every batch size and length, see `latency.measure`.
 
-    `speedup` is over the dense model, or without one over plain PyTorch.
+    `speedup` is against the dense model, or, if that is unknown, against plain PyTorch.
     """
     rows, baseline = [], DENSE if DENSE in models else TORCH
     for batch in batch_sizes:
@@ -251,7 +251,7 @@ def remaining(model: PreTrainedModel, dense: PreTrainedModel | None = None) -> d
 
 
 def environment(threads: int) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Versions and hardware that the numbers depend on."""
     return {
         **machine(),
         "onnxruntime": onnxruntime.__version__,
@@ -261,7 +261,7 @@ def environment(threads: int) -> dict[str, Any]:
 
 
 def training(folder: Path) -> dict[str, Any]:
-    """What the trainer left in its output folder: `command` and `summary`, as far as they are there.
+    """Records of the trainer in its output folder: `command` and `summary`, if they exist.
 
     Raises:
         UserError: a file of it is damaged.
@@ -282,7 +282,7 @@ def dense_origin(source: Path, model: PreTrainedModel, named: str | None = None)
     """Folder of the dense model that `model` in `source` came from.
 
     Args:
-        named: by the user. Without it: `source`/dense, then the teacher or the model that the training's flags name,
+        named: the user's choice. Default: `source`/dense, then the teacher or the model in the training's flags,
             if that is a folder here with a classifier of the same classes that is not masked.
 
     Raises:
@@ -303,13 +303,13 @@ def dense_origin(source: Path, model: PreTrainedModel, named: str | None = None)
 def _is_dense_classifier(settings: dict[str, Any], model: PreTrainedModel) -> bool:
     names, labels = settings.get("architectures"), settings.get("id2label")
     name = names[0] if isinstance(names, list) and names else None
-    outputs = len(labels) if labels and isinstance(labels, dict) else 2  # which Transformers leaves out
+    outputs = len(labels) if labels and isinstance(labels, dict) else 2  # Transformers leaves it out
     plain = isinstance(name, str) and "SequenceClassification" in name and not name.startswith("Masked")
     return plain and outputs == model.config.num_labels
 
 
 def training_command(flags: dict[str, Any], processes: int = 1) -> str:
-    """The command line of `masked_run_glue.py` that the user gave; older records name only what is not the default."""
+    """The command line of `masked_run_glue.py`. Older records hold only flags that differ from their defaults."""
     start = "python" if processes == 1 else f"torchrun --nproc_per_node={processes}"
     words = [*start.split(), "masked_run_glue.py"]
     given = flags.get("given")
@@ -335,7 +335,7 @@ def int8_package(artifacts: Artifacts) -> PreTrainedModel:
 def _answers(model: nn.Module, data: DevData, tokenizer: Any, title: str) -> tuple[np.ndarray, dict[str, float]]:
     """Logits of all dev rows in the task's order of classes, and the metrics; `mnli` has two dev files."""
     logits, metrics = [], {}
-    columns = np.argsort(class_order(data.task, model.config, title))  # a dense model may have an order of its own
+    columns = np.argsort(class_order(data.task, model.config, title))  # a dense model may have its own order
     alone = Processes(device=torch.device("cpu"))
     for task in evaluation_tasks(data.task):
         rows = load_features(

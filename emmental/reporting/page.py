@@ -63,10 +63,10 @@ def page(results: Results, pictures: Mapping[str, bytes]) -> str:
 
 
 def best_engine(results: Results) -> dict[str, Any] | None:
-    """The row of `latency` in which the best engine is at its best.
+    """The row of `latency` with the highest speed-up of the best engine.
 
-    The best one has the highest speed-up over all shapes (geometric mean). The dense model does not take part, nor do
-    engines that lose too much; the masked form is timed nowhere.
+    The best engine has the highest speed-up over all shapes (geometric mean). The dense model and engines that lose
+    too much are left out; the masked form is never timed.
     """
     rows = [row for row in results["latency"] if row["model"] not in (DENSE, *results["not_offered"])]
     names = dict.fromkeys(row["model"] for row in rows)
@@ -77,7 +77,7 @@ def best_engine(results: Results) -> dict[str, Any] | None:
 
 
 def headline(results: Results) -> str:
-    """The best engine, what it is best at, and the dense model beside it."""
+    """The best engine, its best shape, and the dense model in comparison."""
     best, baseline = best_engine(results), _baseline(results)
     if best is None:
         return "No engine was timed."
@@ -98,11 +98,11 @@ def headline(results: Results) -> str:
     if DENSE in found:
         change = 100 * (value - found[DENSE])
         return f"{text}, dense {_points(found[DENSE])} % ({change:+.1f} points)."
-    return f"{text}. The dense model is not known: name it with --dense."
+    return f"{text}. The dense model is not known: give it with --dense."
 
 
 def best_code(results: Results) -> str:
-    """The lines of Python that load the model in its best engine."""
+    """Lines of Python that load the model in its best engine."""
     best = best_engine(results)
     return "" if best is None else code_line(best["model"], results["folder"], results["model_type"])
 
@@ -140,7 +140,7 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _baseline(results: Results) -> str:
-    """What speeds are compared with: the dense model where it is known."""
+    """The model that speeds are compared with: the dense one if it is known."""
     return DENSE if any(row["model"] == DENSE for row in results["latency"]) else TORCH
 
 

@@ -1,4 +1,4 @@
-"""Warnings on the way, and what a finished run says of itself: final table, model card, upload."""
+"""Warnings during a run, and what it reports at its end: final table, model card, upload."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 
 HIGH_CHURN, PATIENCE = 0.02, 3
 MOSTLY_THERE = 95.0
-"""% of the weights: a pruning that leaves more has not done what it is for."""
+"""In % of the weights: if more remain, the run says that hardly anything was pruned."""
 
 
 def warn_of_churn(args: Run, churn: float, high_before: int) -> int:
-    """Warn, once in a row, when masks keep changing faster than weights can follow; returns the new count of highs."""
+    """Warn once if masks keep changing faster than weights can follow. Returns how often in a row they did."""
     high = high_before + 1 if churn > HIGH_CHURN else 0
     if high == PATIENCE and args.processes.is_main:
         logger.warning(
@@ -45,7 +45,7 @@ def warn_of_churn(args: Run, churn: float, high_before: int) -> int:
 
 
 def warn_of_collapse(args: Run, predicted: int | None, checkpoint: str = "") -> None:
-    """Warn when every prediction is the same class, with what helps against it in this kind of run."""
+    """Warn if every prediction is the same class, with advice for this kind of run."""
     if predicted is not None and args.processes.is_main:
         label = args.task.labels[predicted]
         where = f"{checkpoint}: " if checkpoint else ""
@@ -53,7 +53,7 @@ def warn_of_collapse(args: Run, predicted: int | None, checkpoint: str = "") -> 
 
 
 def _against(args: Run) -> str:
-    """What a user may try against a collapse."""
+    """Advice against a collapse."""
     if not args.do_train:
         return f"{args.model_name_or_path} was trained so, or reads other inputs than it was trained on"
     slower = f"--learning_rate (now {args.learning_rate:g})"
@@ -78,9 +78,9 @@ def checkpoints_table(rows: Sequence[Mapping[str, float]]) -> list[str]:
 
 
 def final_table(args: Run, made: Made, results: dict[str, float], seconds: float) -> str:
-    """The table a run ends with: before and after, metrics, remaining weights, size on disk, and where things are.
+    """The table at the end of a run: before and after, metrics, remaining weights, size on disk, and places of files.
 
-    A run that only evaluates or predicts names the model it used, and what it wrote.
+    A run that only evaluates or predicts names its model and the files it wrote.
     """
     output = Path(args.output_dir)
     weights = output / "model.safetensors"
@@ -107,11 +107,11 @@ def final_table(args: Run, made: Made, results: dict[str, float], seconds: float
 
 
 def _advice(args: Run, made: Made, results: dict[str, float]) -> list[str]:
-    """What the user may want to know or do next, a line each."""
+    """Hints for the user: what to know or to do next, a line each."""
     lines = []
     words = None if made.floor is None or args.task.is_regression else made.floor.metrics.get("acc")
     if words is not None and no_better_than_words(results.get("acc", 0.0), words, len(made.floor.predictions)):
-        lines.append("no better than a bag of words by more than the noise: serve that, it is faster")
+        lines.append("no better than a bag of words by more than the noise: serve that: it is faster")
     if args.do_train and made_by(args, made) in SCORE_METHODS and made.remaining > MOSTLY_THERE:
         lines.append(
             f"{made.remaining:.1f} % of the weights remain, so hardly anything was pruned: give --keep, or a larger "
@@ -128,7 +128,7 @@ def _advice(args: Run, made: Made, results: dict[str, float]) -> list[str]:
 
 
 def _places(args: Run) -> list[tuple[str, str]]:
-    """(title, path in the output folder) of what a run may leave behind."""
+    """(title, path in the output folder) of files that a run may write."""
     places = [("results", str(place_of_results(args) / "eval_results.json"))] if args.do_eval else []
     if args.do_predict:
         places += [("predictions", task.prediction_file) for task in evaluation_tasks(args.task)]
@@ -136,13 +136,13 @@ def _places(args: Run) -> list[tuple[str, str]]:
 
 
 def place_of_results(args: Run) -> Path:
-    """Where results go in the output folder: a finished training keeps its own when it is evaluated once more."""
+    """Folder of results inside the output folder: a finished training keeps its own if it is evaluated again."""
     finished = not args.do_train and (Path(args.output_dir) / "training_args.json").is_file()
     return Path("evaluations", "again") if finished else Path()
 
 
 def made_by(args: Run, made: Made) -> str:
-    """How the model was pruned, in a word: a method, `structured`, or `dense`."""
+    """How the model was made, in a word: a pruning method, `structured`, or `dense`."""
     if made.model.config.model_type.startswith("small_") and args.granularity == "structured":
         return "structured"
     pruned = made.model.config.model_type.startswith("masked_") or len(made.models) > 1
@@ -156,7 +156,7 @@ def summary(
     history: list[dict[str, Any]],
     seconds: float,
 ) -> dict[str, Any]:
-    """The same for programs: metrics, remaining weights in %, updates made, seconds of this run, and where it ran."""
+    """The final table for programs: metrics, remaining weights in %, updates, seconds of this run, and machine."""
     return {
         "task": args.task.name,
         "method": made_by(args, made),
@@ -191,10 +191,10 @@ def model_card(args: Run, made: Made, results: dict[str, float]) -> str:
 
 
 def push_to_hub(args: Run) -> None:
-    """Upload the finished model: what `from_pretrained` needs, the card, results and pictures.
+    """Upload the finished model: the files for `from_pretrained`, the card, results and pictures.
 
     Raises:
-        UserError: the Hub cannot be reached, or refuses; the model is whole in the output folder all the same.
+        UserError: the Hub cannot be reached, or refuses. The model is still whole in the output folder.
     """
     try:
         _upload(args)
@@ -252,7 +252,7 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 
 
 def _compared(args: Run, made: Made) -> str:
-    """Dense, pruned and bag of words as a table of the card; nothing where there is nothing to compare."""
+    """Dense, pruned and bag of words as a table of the card; empty if there is nothing to compare."""
     rows = [(one.name, one.metric) for one in made.candidates]
     if made.floor is not None:
         rows.append(("bag of words", made.floor.metrics.get(args.task.primary_metric)))
@@ -268,7 +268,7 @@ def environment_line(args: Run) -> str:
 
 
 def environment_facts(args: Run) -> dict[str, Any]:
-    """Name -> version or number, of what a run's numbers depend on."""
+    """Name -> version or number, of everything that a run's numbers depend on."""
     processes = args.processes
     return {
         "emmental": emmental.__version__,

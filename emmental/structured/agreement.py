@@ -1,4 +1,4 @@
-"""How far a pruned model's answers are from the dense model's; no labels are needed."""
+"""Measures how far a pruned model's answers are from the dense model's, without labels."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from emmental.structured.stepping import evaluating, model_inputs
 
 @dataclass(frozen=True)
 class Agreement:
-    """A model against the dense one on the same texts.
+    """A model compared with the dense one on the same texts.
 
     Attributes:
-        changed: share of answers that are another class; of a regression the mean squared difference as a share of
-            the dense model's variance.
-        divergence: KL(dense || pruned), nats, mean over texts; of a regression the mean squared difference.
+        changed: share of texts that get another class; for regression the mean squared difference, divided by the
+            variance of the dense model's answers.
+        divergence: KL(dense || pruned), nats, mean over texts; for regression the mean squared difference.
     """
 
     changed: float

@@ -1,6 +1,6 @@
 """Gates of attention heads and feed-forward neurons, on any encoder that `emmental.architectures` knows.
 
-The gate of head h multiplies head h's part of what goes into the attention output, the gate of neuron n neuron n's
+The gate of head h multiplies head h's part of the input of the attention output. The gate of neuron n multiplies its
 activation before the down projection. Hooks on these two linears do it, so no model code changes.
 """
 
@@ -21,7 +21,7 @@ HEADS, NEURONS = "heads", "neurons"
 
 @dataclass(frozen=True)
 class Sublayer:
-    """The gates of one half of an encoder layer.
+    """The gates of one sublayer: the attention or the feed-forward of an encoder layer.
 
     Attributes:
         layer: number of the layer, from 0 at the bottom. Layers that share their weights have one number.
@@ -62,7 +62,7 @@ def sublayers(model: nn.Module) -> list[Sublayer]:
 
 
 def encoder_weights(model: nn.Module) -> int:
-    """Number of weights in the encoder's matrices, all of which belong to some gate."""
+    """Number of weights in the encoder's matrices. Each belongs to some gate."""
     return sum(part.count * part.cost for part in sublayers(model))
 
 
@@ -105,7 +105,7 @@ def all_open(model: nn.Module, examples: int | None = None) -> list[Tensor]:
 
 
 def openings(model: nn.Module, gates: Sequence[Tensor]) -> list[tuple[list[int], list[int]]]:
-    """Gates as `emmental.shrinking.shrink` takes them: for each layer the open heads and neurons, by their number.
+    """Gates in the form of `emmental.shrinking.shrink`: for each layer the numbers of its open heads and neurons.
 
     Args:
         gates: bool (count,) for each of `sublayers(model)`.

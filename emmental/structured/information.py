@@ -1,4 +1,4 @@
-"""Fisher information of gates: how much the model's answers hang on a head or neuron."""
+"""Fisher information of gates: how much the model's answers depend on a head or neuron."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from emmental.structured.gates import all_open, gated
 from emmental.structured.stepping import evaluating, model_inputs
 
 MOST_PASSES = 8
-"""Backward passes for one batch without labels: enough for nine classes exactly, and nearly all for more."""
+"""Most backward passes for one batch without labels: exact up to nine classes, and nearly so for more."""
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -22,10 +22,10 @@ def fisher_information(
 ) -> list[Tensor]:
     """Sum over examples of the squared gradient with respect to the gates of that example.
 
-    With `labels` in a batch it is the gradient of the example's loss. Without, it is the expectation over the model's
-    own distribution: the sum over classes of p_c (d log p_c / dz)^2. Dropout is off. A regression model (one output)
-    takes the squared gradient of its output. (Kwon et al. 2022, arXiv 2204.09656, section 3.2: the diagonal of the
-    empirical Fisher information; here of single examples, and of any distribution.)
+    With `labels` in a batch, it is the gradient of the example's loss. Without labels, it is the expectation over the
+    model's own distribution: the sum over classes of p_c (d log p_c / dz)^2. A regression model (one output) takes the
+    squared gradient of its output. Dropout is off. (Kwon et al. 2022, arXiv 2204.09656, section 3.2: the diagonal of
+    the empirical Fisher information; here of single examples, and of any distribution.)
 
     Args:
         model: gives `logits` of shape (B, C); it is left as it was.
@@ -55,7 +55,7 @@ def fisher_information(
 
 
 def _heights(logits: Tensor, labels: Tensor | None) -> Iterator[Tensor]:
-    """Sums over the examples of one value each: the squared gradients of all of them add up to the information."""
+    """Functions to differentiate, each summed over examples: their squared gradients add up to the information."""
     if logits.shape[1] == 1:
         yield logits.sum()
     elif labels is not None:

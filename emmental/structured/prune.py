@@ -1,4 +1,4 @@
-"""`emmental.prune`: a finished classifier and some texts in, a smaller classifier out, in about a minute."""
+"""`emmental.prune`: makes a smaller classifier from a fine-tuned one and some texts, in about a minute."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def prune(
         tokenizer: the model's own.
         texts: strings or pairs of strings, a list or an iterator, of the kind that the model will read. Some 2,000 are
             best; of more, 4,096 are read.
-        labels: of the texts: class ids or names, or scores; without them the model's own answers say what matters.
+        labels: class ids or names, or scores, of the texts. Without them the model's own answers say what matters.
         keep: share of the encoder's matrix weights that stays, above 0 and up to 1.
-        speedup: in the place of `keep`: how many times as fast as `model` the result must be, for one text of
+        speedup: instead of `keep`: how many times as fast as `model` the result must be, for one text of
             `max_length` tokens in PyTorch, measured on this machine.
         max_length: tokens beyond which a text is cut.
         batch_size: texts that go through the model at once.
-        refit: fit what is left to make up for what was cut.
+        refit: fit the remaining weights to make up for those that were cut.
 
     Returns:
         The small model, in evaluation mode.
@@ -57,7 +57,7 @@ def prune(
         UserWarning: more than 5 % of the answers to held-out texts differ from those of `model`.
 
     Raises:
-        UserError: an argument that cannot be; the message names it.
+        UserError: an argument is not accepted. The message names it.
     """
     if (keep is None) == (speedup is None):
         raise UserError("give either keep or speedup")
@@ -85,7 +85,7 @@ def prune(
 
 
 def _known(model: PreTrainedModel, labels: Iterable[Any]) -> Iterator[int | float]:
-    """Class ids, of names too, or the scores of a regression."""
+    """Class ids, from ids or names; or the scores of a regression."""
     names = model_classes(model.config, "model")
     for row, label in enumerate(labels):
         if len(names) == 1:
@@ -112,5 +112,5 @@ def _check_classifier(model: PreTrainedModel) -> None:
         raise UserError(f"model accepts a sequence classifier, not a {type(model).__name__}")
     bias = classifier_of(model).bias
     if bias is not None and not bias.any():
-        # Every type starts its classifier with a bias of exactly zero, and the first update ends that.
+        # Every type starts its classifier with a bias of exactly zero; the first update changes it.
         raise UserError("model has a classifier that was never trained: fine-tune it first")

@@ -1,7 +1,7 @@
-"""Least squares that let what is left of each sublayer make up for what was cut.
+"""Least squares: the remaining weights of each sublayer make up for those that were cut.
 
 From the bottom to the top, the attention output and the down projection get the weights and bias with which the pruned
-model's residual stream comes closest to the dense model's. So each sublayer also mends what those below it changed.
+model's residual stream comes closest to the dense model's. So each sublayer also corrects what those below it changed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from emmental.structured.agreement import answers
 from emmental.structured.stepping import LayerByLayer, evaluating, model_inputs
 
 RIDGE = 0.01
-"""In units of the mean diagonal of c^T c."""
+"""The ridge, in units of the mean diagonal of c^T c."""
 _SMALLEST_TOKEN_WEIGHT = 1e-3
 
 
 class NormalEquations:
-    """Sums for the weighted least squares of t on c, with an intercept: float64, added up batch by batch."""
+    """Sums for the weighted least squares of t on c, with an intercept, in float64, added up batch by batch."""
 
     def __init__(self, columns: int, outputs: int, device: torch.device | str = "cpu") -> None:
         sums = torch.zeros(columns + 1, columns + 1 + outputs, dtype=torch.float64, device=device)
@@ -54,7 +54,7 @@ class NormalEquations:
         if columns == 0:
             return moment.T, mean[columns + 1 :]
         strength = ridge * self._sums.diagonal()[:columns].mean()
-        # Columns that are constant, or copies of others, make the matrix singular: the floor decides those alone.
+        # Columns that are constant, or copies of others, make the matrix singular. The floor decides only those.
         floor = 1e-12 * self._sums.diagonal()[:columns].max() + 1e-300
         gram = gram + (strength + floor) * torch.eye(columns, dtype=gram.dtype, device=gram.device)
         weight = torch.linalg.solve(gram, moment).T
@@ -71,13 +71,13 @@ def refit(
 
     With x the dense and y the pruned model's residual stream before a sublayer, o the dense sublayer's output and c
     what the pruned model's open heads (neurons) give: W, b such that W c + b is closest to o + x - y over all tokens.
-    The ridge pulls towards the present weights: what needs no change gets none. In the last layer of a model whose
-    classifier reads the first token alone the other tokens have next to no weight. Dropout is off.
+    The ridge pulls towards the present weights, so weights that need no change stay. If the classifier reads only the
+    first token, the other tokens of the last layer have almost no weight. Dropout is off.
 
     Args:
-        dense: the model to come close to.
-        pruned: of the same layers, with fewer heads and neurons.
-        batches: inputs of the models, several times gone through; `labels` are not read.
+        dense: the model to approximate.
+        pruned: a model with the same layers, and fewer heads and neurons.
+        batches: inputs of the models, used several times; `labels` are not read.
         reduce: sums a float64 tensor over all processes and returns it.
     """
     with evaluating(dense), evaluating(pruned), all_tokens(dense), all_tokens(pruned), torch.no_grad():
@@ -96,8 +96,8 @@ def refit_classifier(
 ) -> None:
     """Refit the last linear of `pruned`, in place, so that its logits come closest to those of `dense`.
 
-    What the layers' refit could not mend in the hidden states is mended here for the answers alone. `reduce` is as in
-    `refit`.
+    This corrects, for the answers only, what the refit of the layers could not correct in the hidden states.
+    `reduce` is as in `refit`.
     """
     linear = classifier_of(pruned)
     given: list[Tensor] = []
@@ -146,7 +146,7 @@ class _Refit:
         self.layers, self.roles = encoder_layers(pruned), architecture_of(pruned.config).roles
 
     def layer_after_layer(self) -> None:
-        """Carry both models' states upward once."""
+        """Compute the states of both models, layer by layer, once."""
         count = len(self.batches)
         dense_states: list[Tensor | None] = [None] * count
         pruned_states: list[Tensor | None] = [None] * count
@@ -168,7 +168,7 @@ class _Refit:
                     pruned_states[index] = self.pruned.run(batch, use, pruned_states[index])[0]
 
     def shared_layers(self) -> None:
-        """Fit layers that are used several times to the tokens of all uses, on the dense model's states."""
+        """Fit layers that are used several times to the tokens of all their uses, on the dense model's states."""
         weights = self._token_weights(only_first=False)
         for role in (OUTPUT, DOWN):
             first_uses = {layer: self.pruned.order.index(layer) for layer in sorted(set(self.pruned.order))}
@@ -234,11 +234,11 @@ class _Refit:
 
 
 class _Problem:
-    """The least squares of one linear: by how much its weights and bias should change."""
+    """The least squares of one linear: they give the change of its weights and bias."""
 
     def __init__(self, linear: nn.Module) -> None:
         self.linear = linear
-        weight = getattr(linear, "weight", None)  # a layer without heads or neurons has its bias alone
+        weight = getattr(linear, "weight", None)  # a layer without heads or neurons has only its bias
         self.weight = linear.bias.new_zeros(linear.out_features, 0) if weight is None else weight
         self.equations = NormalEquations(self.weight.shape[1], linear.out_features, self.weight.device)
 

@@ -1,4 +1,4 @@
-"""Pruning a finished classifier in rungs: information, cut, refit, and the same again on what is left."""
+"""Prunes a fine-tuned classifier in rungs: information, cut, refit, then the same with the remaining model."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ LOGGER = logging.getLogger(__name__)
 
 RUNGS = 3
 CLIFF = 0.05
-"""Share of answers that may change before other gates are tried."""
+"""If a larger share of the answers changes, other gates are tried."""
 _TOLERANCE = 1.02
-"""A layer's last head may go where the divergence from the dense model grows by no more than this factor."""
+"""A layer may lose its last head if the divergence from the dense model grows at most by this factor."""
 
 Reduce = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A smaller model and how well it agrees with the dense one on texts that it was not fitted on.
+    """A smaller model, and how well it agrees with the dense one on held-out texts.
 
     Attributes:
         model: in small form.
         agreement: with the dense model.
-        rungs: how many it took.
+        rungs: number of rungs.
     """
 
     model: PreTrainedModel
@@ -54,23 +54,23 @@ def prune_in_rungs(
     refitted: bool = True,
     reduce: Reduce | None = None,
 ) -> Pruned:
-    """The small model that a budget pays for, without training; `dense` stays as it is.
+    """The small model for a budget, without training; `dense` stays as it is.
 
-    At the end of rung r of k the share s^(r/k) is left, so that each rung prunes as large a part of what it finds.
-    Every layer keeps its best head, unless that one's loss hardly changes what the model answers to held-out texts.
+    After rung r of k the share s^(r/k) is left, so each rung keeps the same share of the model before it.
+    Every layer keeps its best head, unless the answers to held-out texts hardly change without it.
 
     Args:
         dense: a fine-tuned classifier, plain or small.
         material: batches for information, refit and check; of each process its own ones if `reduce` is given.
         budget: of weights or of milliseconds.
-        refitted: False leaves the weights of what stays as they are.
+        refitted: False leaves the remaining weights as they are.
         reduce: sums a float64 tensor over all processes and returns it.
     """
     with fast_products(dense.device):
         expected = answers(dense, material.check)
         model, check = dense, Agreement(0.0, 0.0)
         for rung in range(1, rungs + 1):
-            if not sublayers(model):  # empty already
+            if not sublayers(model):  # the layer is empty already
                 break
             information = fisher_information(model, material.information, reduce)
             parts = sublayers(model)
@@ -108,9 +108,9 @@ def prune_carefully(
 
 
 def fast_products(device: torch.device) -> contextlib.AbstractContextManager:
-    """Autocast to bfloat16 where the processor has it in hardware; sums and solutions stay in float32 and float64."""
+    """Autocast to bfloat16 if the processor has it in hardware; sums and solutions stay in float32 and float64."""
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        # Weights change inside, so a cache of their casts would be stale.
+        # Weights change inside, so cached casts of them would be stale.
         return torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
     return contextlib.nullcontext()
 
@@ -125,7 +125,7 @@ def _needed_heads(
     present: Agreement,
     reduce: Reduce | None,
 ) -> list[int]:
-    """`least` without the layers that may lose all heads: the selection would take them, and the answers agree."""
+    """`least` without the layers that may lose all heads: the selection would cut them, and the answers agree."""
     needed = list(least)
     gates = all_open(model)
     for index, (part, mask) in enumerate(zip(parts, selected, strict=True)):

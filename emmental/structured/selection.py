@@ -1,4 +1,4 @@
-"""Which gates stay: as much information as a budget pays for."""
+"""Chooses the gates that stay: the most information for a budget."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def weight_prices(parts: Sequence[Sublayer]) -> list[Tensor]:
 def select(
     information: Sequence[Tensor], prices: Sequence[Tensor], budget: float, least: Sequence[int] | None = None
 ) -> list[Tensor]:
-    """The gates to keep: of each sublayer those with the most information, and as many as pay best for their price.
+    """The gates to keep: in each sublayer those with the most information; how many, information and price decide.
 
     A price may hold a fixed part (a sublayer that is there at all costs time): the numbers of open gates are those
     that maximise information - x * price, with the smallest x that stays within the budget; what is left of the
@@ -32,9 +32,9 @@ def select(
     Args:
         information: float (count,) of each sublayer.
         prices: float (count + 1,) of each sublayer: the price of keeping 0, 1, ..., count gates; rising.
-        budget: the sum of the prices is never above it.
-        least: gates that each sublayer keeps in any case, default 0. Where even these cost too much, the sublayers
-            whose last one has the least information for its price go down to 0.
+        budget: largest sum of the prices.
+        least: fewest gates of each sublayer, default 0. If even these cost too much, the sublayers whose last gate has
+            the least information for its price go down to 0.
 
     Returns:
         bool (count,) of each sublayer, True for open.
@@ -63,7 +63,7 @@ class Budget:
     Attributes:
         prices: sublayers -> for each float64 (count + 1,), the price of 0, 1, 2, ... open gates.
         whole: price of everything that can be pruned away from the dense model.
-        share: of it that may stay, from 0 to 1.
+        share: share of `whole` that may stay, from 0 to 1.
     """
 
     prices: Callable[[Sequence[Sublayer]], list[Tensor]]
@@ -84,7 +84,7 @@ def weight_budget(model: nn.Module, keep: float) -> Budget:
 
 
 def best_heads(parts: Sequence[Sublayer]) -> list[int]:
-    """`least` of `select` that keeps the best head of every layer."""
+    """The `least` of `select` that keeps the best head of every layer."""
     return [1 if part.kind == HEADS else 0 for part in parts]
 
 
@@ -102,7 +102,7 @@ def _affordable(gains: list[Tensor], prices: list[Tensor], budget: float, floors
 def _counts(gains: list[Tensor], prices: list[Tensor], budget: float, floors: list[int]) -> list[int]:
     def counts_at(rate: float) -> list[int]:
         return [
-            floor + int((gain[floor:] - rate * price[floor:]).argmax())  # the first of equals, the cheapest
+            floor + int((gain[floor:] - rate * price[floor:]).argmax())  # the first and cheapest of equal ones
             for gain, price, floor in zip(gains, prices, floors, strict=True)
         ]
 
@@ -139,7 +139,7 @@ def _spend_rest(gains: list[Tensor], prices: list[Tensor], budget: float, counts
     while waiting:
         _, index, price = heapq.heappop(waiting)
         if price > rest:
-            continue  # its later gates cost as much: nothing more here
+            continue  # the later gates of this sublayer cost as much
         rest -= price
         counts[index] += 1
         if counts[index] + 1 < len(prices[index]):

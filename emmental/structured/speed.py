@@ -1,4 +1,4 @@
-"""What heads and neurons cost in milliseconds on this machine, and budgets of speed that are spent by it."""
+"""Measures what heads and neurons cost in milliseconds on this machine, and makes budgets of speed from that."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from emmental.structured.stepping import evaluating
 
 _FRACTIONS = (16, 8, 4, 2, 1)
 _FEWEST_ROUNDS, _ROUNDS, _SECONDS = 5, 40, 6.0
-"""Every model is timed in turn: at least five rounds, at most so many, and no new one after so many seconds."""
+"""Models are timed in turn: five rounds or more, up to this number, and no new one after this number of seconds."""
 
 
 Timed = Callable[[Sequence[PreTrainedModel], int, int], list[float]]
@@ -32,11 +32,11 @@ Timed = Callable[[Sequence[PreTrainedModel], int, int], list[float]]
 
 @dataclass(frozen=True)
 class SpeedTable:
-    """Milliseconds of a forward pass.
+    """Milliseconds of a forward pass, and of its parts.
 
     Attributes:
         dense: of the model as it is.
-        rest: of what cannot be pruned: embeddings, LayerNorms, residual sums, pooler, classifier.
+        rest: of everything that cannot be pruned: embeddings, LayerNorms, residual sums, pooler, classifier.
         heads: number of heads -> of one layer's attention; 0 for none. The step from 0 to 1 holds its fixed price.
         neurons: number of neurons -> of one layer's feed-forward.
     """
@@ -79,12 +79,12 @@ class SpeedTable:
 def measure_speed(
     model: PreTrainedModel, batch_size: int = 1, length: int = 128, timed: Timed | None = None
 ) -> SpeedTable:
-    """Time the model and copies of it whose layers have fewer heads or neurons.
+    """Time the model, and copies of it with fewer heads or neurons.
 
     Args:
         model: stays as it is.
         batch_size, length: rows, and tokens of each; no padding.
-        timed: the engine that counts; plain PyTorch with its threads if absent.
+        timed: the engine to measure in; default: PyTorch with its own number of threads.
     """
     sizes = layer_sizes(model)
     most_heads, most_neurons = max(size.heads for size in sizes), max(size.neurons for size in sizes)
@@ -99,7 +99,7 @@ def measure_speed(
     for (heads, neurons), each in zip(shapes[2:], times, strict=True):
         table = tables[0] if heads else tables[1]
         table[heads or neurons] = max(*table.values(), (each - rest) / len(sizes))  # more gates are never cheaper
-    # What the two halves cost apart is not quite what they cost together, so both are scaled to the dense model.
+    # The two halves do not add up exactly to their cost together, so both are scaled to the dense model.
     together = len(sizes) * (tables[0][most_heads] + tables[1][most_neurons])
     scale = max(dense - rest, 0.0) / together if together else 0.0
     scaled = [{count: each * scale for count, each in table.items()} for table in tables]
@@ -107,10 +107,10 @@ def measure_speed(
 
 
 def speed_budget(table: SpeedTable, model: PreTrainedModel, speedup: float) -> Budget:
-    """The milliseconds that a model may take which is `speedup` times as fast as `model`.
+    """The milliseconds of a model that is `speedup` times as fast as `model`.
 
     Raises:
-        UserError: below 1, or more than an encoder without any head and neuron reaches.
+        UserError: it is below 1, or more than an encoder without heads and neurons reaches.
     """
     most = table.dense / table.rest
     if not 1.0 <= speedup < most:
@@ -152,7 +152,7 @@ def _medians(models: Sequence[nn.Module], batch_size: int, length: int) -> list[
             if turn >= _FEWEST_ROUNDS and time.perf_counter() >= end:
                 break
             for model, own in zip(models, times, strict=True):
-                model(**inputs)  # what the model before it drove out of the caches is not this one's time
+                model(**inputs)  # a first pass fills the caches, which the model before has emptied
                 own.append(_timed(model, inputs))
     return [1000.0 * statistics.median(own) for own in times]
 

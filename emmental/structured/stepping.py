@@ -1,7 +1,7 @@
-"""Running an encoder one layer at a time, by the model's own code.
+"""Runs an encoder one layer at a time, with the model's own code.
 
-The layers below are skipped: each hands up a state that was computed before. Everything else that the model does
-(masks, position biases, what stands between two layers) runs as always, so no architecture needs code of its own.
+The layers below are skipped: each returns a state that was computed before. Everything else in the model (masks,
+position biases, code between two layers) runs as always, so no architecture needs its own code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from emmental.architectures import architecture_of, encoder_layers
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside the block; every module's mode is as before afterwards."""
+    """Dropout is off inside the block. Afterwards every module has its old mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -30,23 +30,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def model_inputs(batch: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """What the model takes of a batch, without `labels`, on the model's device."""
+    """The inputs that the model takes from a batch, without `labels`, on the model's device."""
     device = next(model.parameters()).device
     return {name: each.to(device) for name, each in batch.items() if name != "labels"}
 
 
 class _Reached(Exception):
-    """Ends a forward pass that has nothing more to give."""
+    """Ends a forward pass whose result is already known."""
 
 
 class LayerByLayer:
-    """Runs single layers of a model on states that the caller keeps.
+    """Runs single layers of a model on states that the caller holds.
 
     A forward pass uses `len(self)` layers, one after the other (ALBERT uses the same one many times).
     """
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
-        """See in which order the first example of `inputs` runs through the layers."""
+        """Find the order in which the first example of `inputs` runs through the layers."""
         self.model = model
         self._modules = [layer.module for layer in encoder_layers(model)]
         architecture = architecture_of(model.config)
@@ -73,12 +73,12 @@ class LayerByLayer:
         Args:
             inputs: of the model: `input_ids` (B, T), `attention_mask`, ...
             use: which layer of the forward pass, from 0.
-            state: (B, T, H), what the layer below gave; not read for layer 0, which follows the embeddings.
-            seen: modules inside the layer whose inputs are wanted.
+            state: (B, T, H), output of the layer below; not read for layer 0, which follows the embeddings.
+            seen: modules inside the layer whose inputs to return.
             stop_at: module inside the layer whose input ends the pass; it must be the last of `seen` to run.
 
         Returns:
-            (what the layer gives (B, T, H), or None after an early stop; what it was given; inputs of `seen`)
+            (output of the layer (B, T, H), or None after an early stop; its input; inputs of `seen`)
         """
         noted: dict[int, Tensor] = {}
         result: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""From texts to batches: what a model is pruned on, and what it is checked on."""
+"""Makes batches from texts: to prune a model on, and to check it on."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Text = str | tuple[str, str]
 Batch = dict[str, Tensor]
 
 MOST_TEXTS, FEWEST_TEXTS = 4096, 32
-"""Texts that are read at most, and that are needed at least."""
+"""Most texts that are read, and fewest that are needed."""
 MOST_CHECKED = 400
 _CHECKED_SHARE = 5
-"""One text in so many is set aside for the check."""
+"""One text of this number is set aside for the check."""
 INFORMATION_TEXTS, INFORMATION_TOKENS = 1024, 32_000
 REFIT_TEXTS, REFIT_TOKENS = 1500, 60_000
-"""Texts are taken until there are so many of them, or of their tokens, which are what takes time."""
+"""Limits on the texts and on their tokens, which decide the time."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def material(
     max_length: int = 128,
     batch_size: int = 32,
 ) -> Material:
-    """Read and tokenise texts, evenly over a list, or the first ones of an iterator, and share them out.
+    """Read and tokenise texts (evenly over a list, or the first of an iterator), and divide them.
 
     Raises:
         UserError: an empty text, too few texts, or fewer labels than texts.
@@ -89,7 +89,7 @@ def padded_batches(
 
 
 def _spread(rows: Sequence[Any], most: int) -> list[Any]:
-    """At most so many rows, evenly over all: files are often sorted by class."""
+    """At most `most` rows, evenly over all: files are often sorted by class."""
     if len(rows) <= most:
         return list(rows)
     return [rows[number * len(rows) // most] for number in range(most)]

@@ -1,6 +1,6 @@
-"""The floor under every result: a bag of words, fitted in seconds, that a pruned encoder must beat.
+"""A bag of words, fitted in seconds: the baseline that a pruned encoder must beat.
 
-TF-IDF of words and of pieces of words, and on top a logistic regression (C = 10), or ridge regression for scores.
+TF-IDF of words and of pieces of words, then a logistic regression (C = 10), or ridge regression for scores.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from emmental.tasks.metrics import compute_metrics
 from emmental.tasks.task import Split, Task
 
 MOST_ROWS, MOST_CHARACTERS = 20_000, 1_500_000
-"""Training rows and characters that are looked at: a fit then takes under ten seconds on two cores."""
+"""Most training rows and characters that are used: a fit then takes under ten seconds on two cores."""
 _MOST_FEATURES = 60_000
 _INVERSE_REGULARIZATION = 10.0
 
 
 @dataclass(frozen=True)
 class Floor:
-    """What a bag of words reaches.
+    """Results of a bag of words.
 
     Attributes:
         metrics: of the dev rows, under the task's keys.
@@ -42,10 +42,10 @@ class Floor:
 def bag_of_words(task: Task, train: Split, dev: Split) -> Floor:
     """Fit a bag of words on the first training rows (shuffled by a fixed seed) and evaluate it on the dev rows.
 
-    A pair is described by what both texts share and by where they differ. The result is the same on every call.
+    The features of a pair are what both texts share and where they differ. Every call gives the same result.
 
     Args:
-        task: says whether classes or scores are predicted, and which metrics count.
+        task: says whether to predict classes or scores, and which metrics to compute.
         train: rows with labels; at least two classes must occur.
         dev: rows with labels.
     """
@@ -68,7 +68,7 @@ def bag_of_words(task: Task, train: Split, dev: Split) -> Floor:
 
 
 class _Encoder:
-    """Texts, or pairs, to sparse rows; fitted on the training texts when it is made."""
+    """Turns texts or pairs into sparse rows. The constructor fits it on the training texts."""
 
     def __init__(self, texts_a: list[str], texts_b: list[str] | None, rows: np.ndarray) -> None:
         chosen_b = None if texts_b is None else [texts_b[row] for row in rows]
@@ -95,7 +95,7 @@ class _Encoder:
 
 
 def _rows_within_limits(split: Split) -> np.ndarray:
-    """Positions of the rows to fit on: drawn evenly, as many as the limits allow."""
+    """Positions of the rows to fit on: a random sample, as large as the limits allow."""
     order = np.random.default_rng(0).permutation(len(split.texts_a))[:MOST_ROWS]
     lengths = np.array([len(split.texts_a[row]) + len(split.texts_b[row] if split.texts_b else "") for row in order])
     within = int(np.searchsorted(np.cumsum(lengths), MOST_CHARACTERS, side="right"))

@@ -1,4 +1,4 @@
-"""What a value of JSON or parquet is as the text of a cell."""
+"""A value of JSON or parquet as the text of a cell."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Row = tuple[int, list[str]]
 
 
 def cell_of(value: object, place: str, name: str) -> str:
-    """A string as it is; numbers as Python writes them; `true` and `false`.
+    """Strings unchanged; numbers as Python writes them; `true` and `false`.
 
     Args:
-        value: what stands there.
+        value: the value in the file.
         place: file and line, for messages.
-        name: of the column.
+        name: name of the column.
 
     Raises:
         UserError: null, NaN, a list (several labels), another type, or half of a surrogate pair.

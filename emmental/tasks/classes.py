@@ -1,7 +1,7 @@
-"""Which output of a model is which class of a task. Classes are matched by their names, never by their positions.
+"""Finds which output of a model is which class of a task. Classes are matched by name, never by position.
 
-The model's own order rules for its own logits: `in_order_of` gives a student's task that order, so that class ids,
-logits and the saved `id2label` agree; `class_order` says how to permute the logits of a teacher.
+The student keeps the order of its model: `in_order_of` gives its task that order, so class ids, logits and the saved
+`id2label` agree. `class_order` says how to permute the logits of a teacher.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _SYNONYMS = (
     ("acceptable", "grammatical"),
     ("not_entailment", "non_entailment"),
 )
-"""Names under which models on the Hub have the classes of GLUE. Each row is one class."""
+"""Names that models on the Hub use for the classes of GLUE. Each row is one class."""
 
 
 def model_classes(config: Any, called: str) -> tuple[str, ...]:
-    """The names that a model gives its classes, in the order of its outputs; `LABEL_0`, ... where it has none.
+    """A model's names of its classes, in the order of its outputs; `LABEL_0`, ... if it has none.
 
     Args:
         config: the model's configuration.
-        called: what the user calls the model, for messages: flag and value.
+        called: the model's name in messages: flag and value.
 
     Raises:
         UserError: `id2label` names a class twice, leaves out a number, or contradicts `label2id`.
@@ -67,17 +67,17 @@ def model_classes(config: Any, called: str) -> tuple[str, ...]:
 
 
 def _number(value: Any) -> int:
-    """A class id of `label2id`; -1, which is none, for what is no number."""
+    """A class id of `label2id`; -1 if it is no number."""
     return int(value) if re.fullmatch(r"[0-9]+", str(value)) else -1
 
 
 def are_numbered(names: Sequence[str] | dict[str, int]) -> bool:
-    """Whether all names are `LABEL_0`, `LABEL_1`, ..., which Transformers writes where nobody named the classes."""
+    """Whether all names are `LABEL_0`, `LABEL_1`, ...: Transformers writes these if nobody named the classes."""
     return all(re.fullmatch(r"LABEL_[0-9]+", name) for name in names)
 
 
 def is_classifier(config: Any) -> bool:
-    """Whether a saved model has a classifier of its own; a pretrained encoder has not, and gets a new one."""
+    """Whether a saved model has a classifier. A pretrained encoder has none, and gets a new one."""
     if not config.architectures:
         return not are_numbered((config.id2label or {}).values())
     return any(name.endswith("ForSequenceClassification") for name in config.architectures)
@@ -86,17 +86,17 @@ def is_classifier(config: Any) -> bool:
 def class_order(
     task: Task, config: Any, called: str, names: Sequence[str] | None = None, names_flag: str = "--label_names"
 ) -> tuple[int, ...]:
-    """For each output of a model the class id of the task that it stands for: a permutation of `range(num_labels)`.
+    """For each output of a model, the class id in the task: a permutation of `range(num_labels)`.
 
     Args:
-        task: its classes are known by the spelling of its files, by their names and by synonyms, whatever the case.
+        task: its classes are found by their spelling in its files, by their names and by synonyms, in any case.
         config: the model's configuration; `LABEL_k` means class k of the task.
         called: what the user calls the model, for messages: flag and value.
-        names: what the user says the outputs are, in their order, where the model's own names do not say it.
+        names: the user's names of the outputs, in their order, for models that do not name them.
         names_flag: the flag that takes these names.
 
     Raises:
-        UserError: another number of classes, or names that do not match; both lists are shown.
+        UserError: another number of classes, or names that do not match. The message has both lists.
     """
     own = model_classes(config, called)
     if len(own) != task.num_labels:
@@ -131,7 +131,7 @@ def in_order_of(task: Task, config: Any, called: str, names: Sequence[str] | Non
 
 
 def in_given_order(task: Task, names: Sequence[str]) -> Task:
-    """The task with its classes in the order that the user names them in.
+    """The task with its classes in the order of the user's list.
 
     Raises:
         UserError: the names are not those of the task.
@@ -140,7 +140,7 @@ def in_given_order(task: Task, names: Sequence[str]) -> Task:
 
 
 def say_if_unnamed(task: Task, config: Any, called: str) -> None:
-    """Say in the log how the classes of a model are taken that does not name them."""
+    """Log the class names assumed for a model that does not name its classes."""
     own = model_classes(config, called)
     if not task.is_regression and are_numbered(own) and _matching(task, own) is None:
         names = [task.names[number] for number in class_order(task, config, called)]
@@ -160,7 +160,7 @@ def _given_order(
 
 
 def same_class(name: str, others: Sequence[str]) -> str | None:
-    """The one of `others` that differs from a name by case, hyphens and spaces only; None unless it is one alone."""
+    """The one of `others` that differs from `name` only in case, hyphens and spaces; None if none or several do."""
     found = [each for each in others if _loosely(each) == _loosely(name)]
     return found[0] if len(found) == 1 else None
 
@@ -175,10 +175,9 @@ def _with_synonyms(words: set[str]) -> set[str]:
 
 
 def _matching(task: Task, names: Sequence[str]) -> tuple[int, ...] | None:
-    """For each name the class that alone is spelled so; None unless every name has one and every class is named.
+    """The class for each name; None unless names and classes match one to one.
 
-    A looser way of reading counts only where the stricter ones do not tell the classes: as it is spelled; whatever
-    the case; by synonyms.
+    Three ways are tried, each only if the one before fails: the exact spelling, any case, synonyms.
     """
     spelled = [{label, name} for label, name in zip(task.labels, task.names, strict=True)]
     ways: tuple[tuple[list[set[str]], Callable[[str], str]], ...] = (

@@ -1,4 +1,4 @@
-"""Bytes of a text file to lines: which encoding it has, and which character ends its lines."""
+"""Reads a text file as lines: finds its encoding, and the character that ends its lines."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Byte-order marks; that of UTF-32 begins with that of UTF-16, so it is looked for first."""
+"""Byte-order marks. That of UTF-32 begins with that of UTF-16, so it is tried first."""
 
 
 def read_lines(path: Path, encoding: str | None = None) -> tuple[list[str], list[str]]:
-    """The lines of a file without their ends, and what a user should know of how it was read.
+    """The lines of a file without their ends, and notes for the user on how it was read.
 
-    A newline ends a line, and a carriage return before it belongs to it; a file that has carriage returns and no
-    newline ends its lines with them. Other separators (U+2028, vertical tabs) are ordinary characters. The last line
-    needs no end.
+    A newline, or a carriage return and a newline, ends a line. In a file without newlines, carriage returns end the
+    lines. Other separators (U+2028, vertical tabs) are ordinary characters. The last line needs no end.
 
     Args:
-        path: UTF-8, with or without a byte-order mark, or UTF-16 or UTF-32, which are recognised.
-        encoding: as Python names it, where it is none of these.
+        path: UTF-8, with or without a byte-order mark, or UTF-16 or UTF-32, which are detected.
+        encoding: Python's name of any other encoding.
 
     Raises:
-        UserError: bytes that the encoding lacks, an empty file.
+        UserError: the file is empty, or has bytes that are invalid in its encoding.
     """
     data = path.read_bytes()
     found = encoding or _recognised(data)
@@ -49,7 +48,7 @@ def _recognised(data: bytes) -> str:
             return name
     start = data[:4096]
     if len(start) >= 4:
-        # Text in a Latin script: every second byte of UTF-16 is zero, which UTF-8 does not have at all.
+        # In UTF-16 every second byte of a Latin text is zero. UTF-8 has no zero bytes.
         if start[1::2].count(0) > len(start) // 4 and not start[::2].count(0):
             return "utf-16-le"
         if start[::2].count(0) > len(start) // 4 and not start[1::2].count(0):
@@ -65,7 +64,7 @@ def _decoded(path: Path, data: bytes, encoding: str) -> str:
         if encoding != "utf-8-sig":
             raise UserError(f"{path}:{line}: not {encoding.upper()} ({error.reason}); see --encoding") from None
         byte = error.object[error.start]
-        line = error.object.count(b"\n", 0, error.start) + 1  # the object lacks the byte-order mark
+        line = error.object.count(b"\n", 0, error.start) + 1  # the error counts bytes without the byte-order mark
         likely = "cp1252" if any(0x80 <= each < 0xA0 for each in data) else "latin-1"
         raise UserError(
             f"{path}:{line}: byte 0x{byte:02x} is not UTF-8; a text in Latin-1 or Windows-1252 is read with "

@@ -1,4 +1,4 @@
-"""Tables in text: tab-separated values, where `"` is an ordinary character, and comma-separated ones with quotes."""
+"""Reads tables in text: tab-separated, where `"` is an ordinary character, and comma-separated with quotes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LIMIT = csv.field_size_limit()
 
 
 def recognised_delimiter(header: str, expected: str, columns: Collection[str]) -> str:
-    """The delimiter that parts a header line into names of which one at least is in `columns`; else the expected."""
+    """The delimiter that splits the header into names with at least one of `columns`; else `expected`."""
     for delimiter in (expected, *DELIMITERS):
         if any(name.strip().strip('"') in columns for name in header.split(delimiter)):
             return delimiter
@@ -22,7 +22,7 @@ def recognised_delimiter(header: str, expected: str, columns: Collection[str]) -
 
 
 def tab_separated(lines: Sequence[str]) -> Rows:
-    """Rows with their line numbers. Lines are rows, also empty ones, unless they end a table of several columns."""
+    """Rows with their line numbers. Empty lines are rows too, except at the end of a table of several columns."""
     end = len(lines)
     while end > 1 and not lines[end - 1] and "\t" in lines[0]:
         end -= 1
@@ -30,7 +30,7 @@ def tab_separated(lines: Sequence[str]) -> Rows:
 
 
 def quoted(path: Path, lines: Sequence[str], delimiter: str) -> tuple[Rows, int]:
-    """Rows of a CSV file with the lines they begin in, and how many blank lines were skipped before the last row.
+    """Rows of a CSV file, each with the number of its first line, and the blank lines skipped before the last row.
 
     In a table of one column a blank line is an empty cell.
 
@@ -58,7 +58,7 @@ def quoted(path: Path, lines: Sequence[str], delimiter: str) -> tuple[Rows, int]
 
 
 def _fault(path: Path, lines: Sequence[str], first: int, delimiter: str, message: str) -> str:
-    """What is wrong with the row that begins in line `first`, and what to do."""
+    """A message: what is wrong with the row that begins in line `first`, and what to do."""
     opened, closed = _last_quote(lines, first, delimiter)
     if not closed and ("end of data" in message or "limit" in message):
         start = lines[opened - 1].strip()[:40]

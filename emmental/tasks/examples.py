@@ -1,4 +1,4 @@
-"""The examples of a split: its files found and read, its labels understood."""
+"""Reads the examples of a split: finds its files, reads rows and labels."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from emmental.tasks.tables import Table, read_table
 from emmental.tasks.task import CUSTOM, FILE_FLAGS, Layout, Split, Task
 
 SHARE, FEWEST, MOST = 10, 50, 2000
-"""Of the training rows one in `SHARE` is set aside for evaluation, but at least and at most so many."""
+"""One training row in `SHARE` is set aside for evaluation, within these limits."""
 
 
 def located(task: Task, data_dir: str | Path | None, split: str) -> tuple[Layout, list[Path]]:
-    """How a split is laid out and the files that hold it: `.tsv` files, or several of the Hub's parquet files.
+    """Layout and files of a split: `.tsv` files, or one or more parquet files of the Hub.
 
     Raises:
-        UserError: no such split, or the file is missing; names flag and file.
+        UserError: no such split, or the file is missing. The message names flag and file.
     """
     layout, folder = task.layout(split), Path(data_dir or ".")
     for name in layout.files:
@@ -71,13 +71,13 @@ def read_split(task: Task, data_dir: str | Path | None, split: str) -> Split:
 
 
 def set_aside(labels: list[int] | list[float], seed: int) -> np.ndarray:
-    """Which rows are kept back for evaluation: a tenth of each class, at least 50 rows and at most 2,000 in all.
+    """Which rows are set aside for evaluation: a tenth of each class, at least 50 and at most 2,000 rows in all.
 
-    Of fewer than 100 rows it is half of them. Scores are one class.
+    Of fewer than 100 rows it is half. All scores count as one class.
 
     Args:
         labels: (N,) class ids, or scores.
-        seed: of the draw.
+        seed: seed of the random choice.
 
     Returns:
         (N,) bool.
@@ -86,7 +86,7 @@ def set_aside(labels: list[int] | list[float], seed: int) -> np.ndarray:
     wanted = min(max(rows // SHARE, FEWEST), MOST, rows // 2)
     order = np.random.default_rng(seed).permutation(rows)
     classes = np.asarray(labels if labels and isinstance(labels[0], int) else [0] * rows)[order]
-    # Each class gives its rows in the order drawn: a row is ranked by its place within its class, as a share.
+    # A row's rank is its place in the shuffled order of its class, as a share, so each class gives the same share.
     place = np.empty(rows)
     for each in np.unique(classes):
         members = np.flatnonzero(classes == each)
@@ -138,7 +138,7 @@ def _chosen(whole: Split, rows: np.ndarray) -> Split:
 
 
 def _cells(table: Table, column: int | str) -> list[str]:
-    """One column; files without a header are checked row by row."""
+    """The cells of one column. Files without a header are checked row by row."""
     position = table.column(column)
     if table.header is None:
         for line, cells in table.rows:
@@ -149,7 +149,7 @@ def _cells(table: Table, column: int | str) -> list[str]:
 
 
 def _check_header(table: Table, task: Task, layout: Layout) -> None:
-    """Refuse a file whose first line is an example, or whose header has the columns in another order."""
+    """Refuse a file whose first line is an example, or whose header has its columns in another order."""
     header = table.header or []
     label = None if layout.label is None else header[table.column(layout.label)]
     is_score = task.is_regression and label is not None and number_in(label) is not None

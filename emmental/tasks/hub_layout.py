@@ -1,4 +1,4 @@
-"""GLUE as the Hub has it (`nyu-mll/glue`): a folder for each task, parquet files, integers for classes."""
+"""GLUE in the layout of the Hub (`nyu-mll/glue`): a folder for each task, parquet files, integers for classes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.parquet")
 
 @dataclass(frozen=True)
 class HubTask:
-    """Where the Hub has a task.
+    """Where a task is in the Hub's layout.
 
     Attributes:
         folder: of the task.
         texts: columns of the first and, of pairs, the second text.
-        codes: what 0, 1, ... mean, as the `.tsv` files spell it; empty for scores.
-        dev, test: how the names of these files begin.
+        codes: meaning of 0, 1, ..., spelled as in the `.tsv` files; empty for scores.
+        dev, test: beginnings of the names of these files.
     """
 
     folder: str
@@ -48,10 +48,10 @@ _HUB_TASKS = {
 
 
 def hub_files(task: Task, data_dir: Path, split: str) -> tuple[Layout, list[Path]] | None:
-    """Layout and files of a split in the Hub's layout, in `data_dir` or in the task's folder there; None: not there.
+    """Layout and files of a split in `data_dir` or in the task's folder there; None if it is not there.
 
     Raises:
-        UserError: a part of a split that lies in several files is missing.
+        UserError: the split is in several files, and one is missing.
     """
     known = _HUB_TASKS.get(task.name)
     if known is None:
@@ -76,7 +76,7 @@ def _shard(path: Path, prefix: str) -> tuple[int, int] | None:
 
 def _layout(task: Task, known: HubTask, split: str) -> Layout:
     label = None if split == "test" else "label"
-    named = task.layout(split).index is not None  # the .tsv files name these rows too
+    named = task.layout(split).index is not None  # the .tsv files have names for these rows too
     return Layout(
         files=(),
         text_a=known.texts[0],

@@ -1,4 +1,4 @@
-"""Tables in JSON lines: one object a line."""
+"""Reads tables in JSON lines: one object a line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from emmental.tasks.task import listed
 
 
 def json_table(path: Path, lines: Sequence[str], keys: Collection[str]) -> tuple[list[str], list[Row]]:
-    """Header and rows: of the objects' keys those in `keys`, in the order of the first line. Blank lines are no rows.
+    """Header and rows. Columns are the keys of the first object that are in `keys`. Blank lines are skipped.
 
     Raises:
         UserError: no JSON, no object, a key twice, lines with other keys than the first one, or a value that is no

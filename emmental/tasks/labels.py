@@ -1,4 +1,4 @@
-"""What stands in a label column: classes or scores, and what is neither."""
+"""Reads a label column: classes or scores. Refuses everything else."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from emmental.tasks.task import Task, listed
 
 MAX_CLASSES = 1000
 MISSING = ("", "nan", "+nan", "-nan", "nat", "null", "(null)", "<null>", "<na>", "\\n", "#n/a", "#null!")
-"""Cells, in small letters, without quotes and characters that are not drawn, that say that a label is missing: as
-pandas, databases and spreadsheets write it. `None` is a word."""
+"""Cells that mean a missing label, as pandas, databases and spreadsheets write it: in lower case, without quotes and
+invisible characters. `None` is not among them, because it is also a word."""
 _MAYBE_MISSING = ("na", "n/a", "-", "--", "?", "undefined", "nil", "missing")
 _NOT_DRAWN = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"  # fillers, joiners, an empty Braille cell
 LARGEST_SCORE = 1e18
-"""The loss squares scores: the square of a larger one comes near the end of float32."""
+"""The loss squares scores: the square of a larger one would nearly overflow float32."""
 _MANY_NUMBERS, _MOSTLY = 20, 0.5
 _SEPARATORS = ",;|"
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
@@ -28,7 +28,7 @@ _NOT_FINITE = ("inf", "infinity", "nan")
 
 
 def number_in(text: str) -> float | None:
-    """The number that a cell spells in ASCII, also `inf` and `nan`; None where it is none."""
+    """The number in a cell, in ASCII, also `inf` and `nan`; None if it is no number."""
     text = text.strip()
     if _NUMBER.fullmatch(text) or text.lower().lstrip("+-") in _NOT_FINITE:
         return float(text)
@@ -36,7 +36,7 @@ def number_in(text: str) -> float | None:
 
 
 def without_missing(place: str, rows: Sequence[Row], column: int) -> list[str]:
-    """The cells of a label column without outer spaces.
+    """The cells of a label column without spaces around them.
 
     Args:
         place: the file, with its flag, for messages.
@@ -60,13 +60,13 @@ def without_missing(place: str, rows: Sequence[Row], column: int) -> list[str]:
 def classes_in(
     place: str, rows: Sequence[Row], column: int, kind: str | None = None, decimal_comma: bool = False
 ) -> tuple[str, ...]:
-    """The classes of a labelled file, sorted (as numbers where all are integers); none where it holds scores.
+    """The classes of a labelled file, sorted (as numbers if all are integers); empty if it holds scores.
 
-    Labels are scores where all are numbers and some have a fractional part.
+    Labels are scores if all are numbers and some have a fractional part.
 
     Args:
         place, rows, column: see `without_missing`.
-        kind: `"classification"` or `"regression"` where the user says it.
+        kind: `"classification"` or `"regression"` if the user says it.
         decimal_comma: whether `3,5` is a number.
 
     Raises:
@@ -81,7 +81,7 @@ def classes_in(
     odd = [label for label, value in values.items() if value is None]
     fractions = any(value is not None and math.isfinite(value) and value % 1 for value in values.values())
     if kind is None and not odd and (fractions or not all(map(math.isfinite, values.values()))):
-        return ()  # infinite ones are refused where scores are read
+        return ()  # the reader of scores refuses infinite ones
 
     def line_of(label: str) -> int:
         return rows[cells.index(label)][0]
@@ -108,7 +108,7 @@ def classes_in(
 
 
 def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
-    """Labels in their order: as numbers where all are integers."""
+    """Labels sorted, as numbers if all are integers."""
     labels = list(labels)
     if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in labels):
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
@@ -116,16 +116,16 @@ def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def has_decimal_commas(cells: Iterable[str]) -> bool:
-    """Whether all cells are numbers and some have a comma where others have a point."""
+    """Whether all cells are numbers, and some have a comma instead of a point."""
     cells = list(cells)
     return all(_COMMA_NUMBER.fullmatch(cell.strip()) for cell in cells) and any("," in cell for cell in cells)
 
 
 def look_alikes(cells: Sequence[str]) -> list[str]:
-    """Warnings of labels that may not be meant as they stand.
+    """Warnings about labels that may be mistakes.
 
-    A line for each group of labels that differ by case, spaces, invisible characters or as `1` and `1.0` only, and one
-    for words such as `n/a`, which may stand for a missing label.
+    A line for each group of labels that differ only in case, spaces, invisible characters or like `1` and `1.0`; and
+    one for words such as `n/a`, which may mean a missing label.
     """
     counts = Counter(cells)
     groups: dict[str, list[str]] = {}
@@ -140,7 +140,7 @@ def look_alikes(cells: Sequence[str]) -> list[str]:
 
 
 def class_ids(place: str, rows: Sequence[Row], column: int, task: Task) -> list[int]:
-    """The class ids of a label column, spelled as in the task's files or by the names of its classes.
+    """The class ids of a label column. Labels are spelled as in the task's files, or are names of its classes.
 
     Raises:
         UserError: a label is missing, or no class of the task.
@@ -185,7 +185,7 @@ def _looks_like_scores(counts: Counter[str], values: dict[str, float | None]) ->
 
 
 def _several_labels(counts: Counter[str]) -> str | None:
-    """A cell whose parts, cut at a separator, all stand in other cells too."""
+    """A cell that a separator splits into parts that are all labels of other rows."""
     for separator in _SEPARATORS:
         parts = {label: [part.strip() for part in label.split(separator)] for label in counts}
         seen = Counter(part for each in parts.values() for part in set(each))
@@ -196,7 +196,7 @@ def _several_labels(counts: Counter[str]) -> str | None:
 
 
 def _visible(text: str) -> str:
-    """Without white space and characters that are not drawn (zero-width spaces, marks of direction, variants)."""
+    """Without white space and invisible characters (zero-width spaces, marks of direction, variants)."""
 
     def is_drawn(each: str) -> bool:
         unseen = each.isspace() or each in _NOT_DRAWN or "\ufe00" <= each <= "\ufe0f"

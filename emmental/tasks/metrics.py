@@ -1,4 +1,4 @@
-"""Scores of predictions, under GLUE's names."""
+"""Metrics of predictions, under GLUE's names."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def compute_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> 
         A value for every name in `task.metrics`. Correlations of constant values are 0, with a warning in the log.
 
     Raises:
-        UserError: no predictions, a different number of labels, a score that is not finite, or a task whose labels
-            are not published.
+        UserError: no predictions, a different number of labels, a score that is not finite, or a task without
+            published labels.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if predictions.ndim != 1 or predictions.shape != labels.shape or not len(labels):
         raise UserError(
-            f"{predictions.shape} predictions for {labels.shape} labels: as many, and one at least, needed"
+            f"{predictions.shape} predictions for {labels.shape} labels: the same number, at least one, is needed"
         )
     if not task.metrics:
         raise UserError(f"--task_name {task.name} has no published labels to compare with: use --do_predict")
@@ -45,7 +45,7 @@ def compute_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> 
 
 
 def metric_title(task: Task, name: str) -> str:
-    """A metric's name for people: that of F1 says of which class it is, or that it is a mean over classes."""
+    """A metric's name for people. For F1 it includes the class, or says that it is a mean over classes."""
     if name.rpartition("/")[2] not in ("f1", "acc_and_f1"):
         return name
     return f"{name} ({task.positive_name or 'mean of classes'})"
@@ -73,7 +73,7 @@ def prediction_entropy(logits: np.ndarray) -> float | None:
 
 
 def collapsed_to_one_class(predictions: np.ndarray, num_labels: int) -> int | None:
-    """The class that two or more predictions all have, or None; None for regression (`num_labels` 1)."""
+    """The class of all predictions, if there are two or more and all have the same; None for regression."""
     predictions = np.asarray(predictions)
     if num_labels < 2 or len(predictions) < 2 or np.any(predictions != predictions[0]):
         return None

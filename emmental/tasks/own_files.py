@@ -1,4 +1,4 @@
-"""Classification or regression on the user's own files."""
+"""Makes a task, classification or regression, from the user's own files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = ("classification", "regression")
 
 @dataclass(frozen=True)
 class Reading:
-    """How the user says that own files are to be read; what is None is recognised or has its default.
+    """The user's settings for reading own files. None means detected, or the default.
 
     Attributes:
         text, pair, label: names of the columns; `sentence1`, `sentence2` where the file has it, `label`.
@@ -42,7 +42,7 @@ class Reading:
     set_aside: int | None = None
 
     def columns(self, split: str) -> tuple[str, ...]:
-        """The columns that a reader is asked for."""
+        """The columns that a reader must find."""
         labels = () if split == "test" else (self.label or LABEL,)
         return (self.text or TEXT, self.pair or PAIR, *labels, INDEX)
 
@@ -67,7 +67,7 @@ def user_task(
         train_file, validation_file, test_file: paths, or None.
         labels: class names in the order of their ids; an empty sequence means regression; None reads them from
             `train_file`, or without it from `validation_file`.
-        reading: what the user says of the files.
+        reading: the user's settings.
 
     Raises:
         UserError: a file is missing or malformed, the files disagree on the second text, or the labels are neither
@@ -104,15 +104,15 @@ def user_task(
 
 
 def unlabelled_task(file: str | Path, labelled: Task, reading: Reading = _AS_RECOGNISED) -> Task:
-    """A task whose test rows are the texts of a file, for a teacher to label: `.txt` has a text a line.
+    """A task whose test rows are the texts of a file, for a teacher to label. A `.txt` file has a text a line.
 
     Args:
         file: as a test file of `user_task`; labels in it are not read.
-        labelled: the task that more text is wanted for: it says whether texts are pairs.
-        reading: what the user says of the file.
+        labelled: the task that gets more text. It says whether texts are pairs.
+        reading: the user's settings.
 
     Raises:
-        UserError: the file is missing, malformed or empty, or has pairs where the task has none, or the other way.
+        UserError: the file is missing, malformed or empty, or only one of file and task has pairs.
     """
     pairs = labelled.layout("train").text_b is not None
     if Path(file).suffix.lower() == ".txt":
@@ -162,7 +162,7 @@ def task_of_model(
 
 
 def _as_the_data_spells(names: tuple[str, ...], file: str | Path | None, reading: Reading) -> tuple[str, ...]:
-    """The names of a model's classes as a file spells them that differs by case only."""
+    """The names of a model's classes in the spelling of a file, if that differs only in case."""
     if file is None:
         return names
     table = _table(file, "dev", reading)
@@ -221,7 +221,7 @@ def _layout(table: Table, split: str, reading: Reading) -> Layout:
 
 
 def _has_decimal_commas(table: Table, label: str, reading: Reading) -> bool:
-    """Numbers such as `3,5` are scores where commas do not part the cells and several labels are not meant."""
+    """Numbers such as `3,5` are scores if commas do not separate the cells and several labels are not possible."""
     column = table.column(label)
     semicolons = reading.delimiter == ";" or any("semicolons" in note for note in table.notes)
     sure = semicolons or reading.kind == "regression"

@@ -1,4 +1,4 @@
-"""Tables in parquet, read by pyarrow where that is installed."""
+"""Reads tables in parquet with pyarrow, if that is installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from emmental.tasks.task import listed
 
 
 def parquet_table(path: Path, keys: Collection[str]) -> tuple[list[str], list[Row]]:
-    """Header and rows, numbered from 1: of the file's columns those in `keys`, in the order of the file.
+    """Header and rows, numbered from 1. Only columns in `keys` are read, in the order of the file.
 
     Raises:
         UserError: pyarrow is missing, the file is no parquet, or a value is no cell (see `cell_of`); names file and

@@ -1,4 +1,4 @@
-"""Files of predictions: as the GLUE server takes them, and for own files with the probabilities too."""
+"""Writes predictions: as the GLUE server takes them; for own files with the probabilities too."""
 
 from __future__ import annotations
 

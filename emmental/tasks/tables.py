@@ -1,6 +1,6 @@
-"""Tables as rows of cells with their line numbers, whatever the format: TSV, CSV, JSON lines, parquet.
+"""Reads tables as rows of cells with their line numbers: TSV, CSV, JSON lines, parquet.
 
-The same rows give the same cells in each of them.
+The same rows give the same cells in every format.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from emmental.tasks.parquet import parquet_table
 from emmental.tasks.task import listed
 
 FORMATS = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
-"""Suffix of a file's name -> how its table is read."""
+"""Suffix of a file's name -> its format."""
 TEXT_LINES = "lines"
-"""How text without columns is read: each line that is not blank is a row."""
+"""The format of text without columns: each line that is not blank is a row."""
 _BROKEN_SHOWN = 5
 
 
@@ -33,7 +33,7 @@ class Table:
         header: column names, or None where the file has no header line.
         rows: `(line, cells)`, the line (parquet: row) counted from 1; where there is a header, every row has as many
             cells as it.
-        notes: what a user should know of how it was read, a line each.
+        notes: for the user, on how it was read, a line each.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class Table:
         """Position of a column given by position (-1: the last one) or by name.
 
         Raises:
-            UserError: no column, or more than one, has that name; or the position is beyond the header.
+            UserError: no column, or more than one, has that name; or the header has fewer columns.
         """
         if isinstance(column, str):
             return self._named_column(column)
@@ -55,10 +55,10 @@ class Table:
         return column % width
 
     def require(self, columns: Collection[str]) -> None:
-        """See that each of these columns is there once.
+        """Check that each of these columns is there once.
 
         Raises:
-            UserError: names all that are missing, and those there are.
+            UserError: columns are missing. The message names them, and the columns of the file.
         """
         missing = [name for name in columns if name not in (self.header or [])]
         if len(missing) > 1:
@@ -146,7 +146,7 @@ def read_table(
 
 
 def _without_header(path: Path, header: list[str], rows: list[Row], keys: Collection[str]) -> list[Row]:
-    """The rows as they are; a header that stands among them, in capitals or not, is refused: files were joined."""
+    """The rows unchanged. A second header among them, in any case, is refused: somebody joined files."""
     names = [name.casefold() for name in header]
     again = next((line for line, cells in rows if [cell.strip().casefold() for cell in cells] == names), None)
     if again is not None and set(keys) & set(header):
@@ -170,7 +170,7 @@ def _text_rows(
 
 
 def _of_one_width(path: Path, header: list[str], rows: list[Row], broken_notes: list[str] | None) -> list[Row]:
-    """The rows, each with as many cells as the header; others are refused, or skipped and counted in the notes."""
+    """The rows with as many cells as the header. Others are refused, or skipped and counted in the notes."""
     kept, broken = [], []
     for line, cells in rows:
         if len(cells) != len(header) and broken_notes is None:

@@ -1,4 +1,4 @@
-"""What a task is: its classes or score, its metrics, and where its files keep what."""
+"""What a task is: its classes or score, its metrics, and the columns of its files."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ LONGEST_LIST = 10
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one split keeps its columns. A column is a position from 0 (-1: the last one), or a name.
+    """The columns of one split. A column is a position from 0 (-1: the last one), or a name.
 
     Attributes:
         files: names tried in order inside the data folder, or one absolute path.
         text_a, text_b: the sentence, and the second one of a pair or None.
-        label: None where the labels are not published.
+        label: None if the labels are not published.
         index: the example's name in a prediction file; None counts rows from 0.
         names: what the header calls text a, text b (of pairs) and label, as far as it is documented; a header that has
             such a name elsewhere is refused.
         kind: `"tsv"`, `"csv"`, `"jsonl"` or `"parquet"`.
         columns: what a reader is asked for of `"jsonl"` and `"parquet"`, and recognises a delimiter by.
-        delimiter, encoding: as the user says them, or None: recognised.
+        delimiter, encoding: the user's setting; None: detected.
         decimal_comma: whether `3,5` is a score.
-        codes: classes that integers of the label column mean, 0 first; empty where labels are spelled.
+        codes: the classes for 0, 1, ... in the label column; empty if labels are spelled.
         skips_broken_rows: whether rows broken over lines are skipped and counted.
         set_aside: seed by which a tenth of the rows are set aside for `"dev"`, out of the file that `"train"` has too.
     """
@@ -55,17 +55,17 @@ class Task:
     """One classification or regression task.
 
     Attributes:
-        name: as `--task_name` spells it; `"custom"` for own files.
+        name: the value of `--task_name`; `"custom"` for own files.
         labels: spelled as in the files, in the order of the class ids; empty for regression. GLUE's order, or that of
             the model (see `emmental.tasks.classes`).
         metrics: keys of `compute_metrics`, none where labels are not published.
         primary_metric: the key that ranks models, the higher the better.
         prediction_file: name of the file that the GLUE server takes.
-        train, dev, test: layouts; None where the task has no such split.
+        train, dev, test: layouts; None if the task has no such split.
         label_range: lowest and highest score of a regression task, or None.
         aliases: other accepted spellings of the name.
-        names: of the classes, for a model's configuration, in the order of `labels`; the labels where absent.
-        positive_label: whose F1 is meant, of a task of two classes; the second label where absent.
+        names: names of the classes for a model's configuration, in the order of `labels`; default: the labels.
+        positive_label: for two classes, the one that F1 is computed for; default: the second label.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Task:
 
     @property
     def positive_name(self) -> str | None:
-        """The name of the class whose F1 is meant; None unless there are two classes."""
+        """The name of the class that F1 is computed for; None unless there are two classes."""
         return None if self.positive_label is None else self.names[self.labels.index(self.positive_label)]
 
     @property
@@ -103,12 +103,12 @@ class Task:
         return len(self.labels) or 1
 
     def reordered(self, order: Sequence[int]) -> Task:
-        """This task, whose class number `i` is then the class `order[i]` of now."""
+        """The same task in another order of classes: its class `i` is the present class `order[i]`."""
         labels, names = (tuple(each[number] for number in order) for each in (self.labels, self.names))
         return replace(self, labels=labels, names=names)
 
     def with_positive(self, name: str) -> Task:
-        """This task, whose F1 is that of the class with this label or name.
+        """The same task with F1 computed for the class with this label or name.
 
         Raises:
             UserError: no such class, or not a task of two classes.
@@ -142,7 +142,7 @@ class Task:
 class Split:
     """The examples of a split: `texts_b` is None for single sentences, `labels` (class ids or scores) for test.
 
-    `notes` say how the files were read, as far as a user should know.
+    `notes` tell the user how the files were read.
     """
 
     texts_a: list[str]
@@ -153,7 +153,7 @@ class Split:
 
 
 def listed(names: Iterable[object]) -> str:
-    """Names with commas between them, for a message of one line; of a long list the first and how many more."""
+    """Names with commas between them, for a message of one line. Long lists are cut: "and 7 more"."""
     shown = [text if (text := " ".join(str(name).splitlines())).isprintable() else repr(text) for name in names]
     if len(shown) <= LONGEST_LIST:
         return ", ".join(shown)

@@ -99,7 +99,7 @@ def test_a_teacher_without_a_head_is_refused_or_gives_the_same_student_twice(
     flags = ["--model_name", str(tmp_path / "encoder"), "--layers", "1,3"]
     with pytest.raises(SystemExit):
         student_init.main([*flags, "--dump_checkpoint", str(tmp_path / "one")])
-    assert "has no trained language-model head, which distiller.py asks of a teacher" in capsys.readouterr().err
+    assert "has no trained language-model head, which distiller.py needs in a teacher" in capsys.readouterr().err
     flags.append("--random_head")
     one = student_init.main([*flags, "--dump_checkpoint", str(tmp_path / "one")])
     two = student_init.main([*flags, "--dump_checkpoint", str(tmp_path / "two")])

@@ -71,7 +71,7 @@ def test_constant_scores_give_zero_and_a_warning(
 def test_unusable_predictions() -> None:
     for task, predictions, labels, message in (
         ("rte", [0, 1], [0], r"\(2,\) predictions for \(1,\) labels"),
-        ("rte", [], [], "one at least"),
+        ("rte", [], [], "at least one"),
         ("sts-b", [math.nan, 1.0], [1.0, 2.0], "NaN or infinity"),
         ("ax", [0], [0], "--task_name ax has no published labels"),
     ):
