@@ -23,9 +23,9 @@ from emmental.errors import UserError
 MANIFEST = "manifest.json"
 _TEMPORARY = ".incomplete-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
-_FULL_IN_TEXT = re.compile(rf"\(os error ({'|'.join(map(str, _FULL))})\)")
-"""How Safetensors, which writes its files itself, reports a full disk."""
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EIO)
+_NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)")
+"""How Safetensors, which writes its files itself, reports the system's errors."""
 _UMASK = os.umask(0)  # the only way to read it is to set it
 os.umask(_UMASK)
 _FILE_MODE = 0o666 & ~_UMASK
@@ -62,15 +62,16 @@ def _noticing_the_disk(path: Path, written: Path) -> Iterator[None]:
     """Wrap the writing of `written`, which becomes `path` afterwards.
 
     Raises:
-        UserError: the disk or the user's quota is full, or the user may not write there.
+        UserError: the disk or the user's quota is full, the disk is broken, or the user may not write there.
     """
     try:
         yield
     except Exception as error:
-        number = getattr(error, "errno", None)
+        in_text = _NUMBER_IN_TEXT.search(str(error))
+        number = int(in_text[1]) if in_text else getattr(error, "errno", None)
         if number in _REFUSED:
-            raise UserError(f"{path} cannot be written: {error.strerror}") from error
-        if number not in _FULL and not _FULL_IN_TEXT.search(str(error)):
+            raise UserError(f"{path} cannot be written: {os.strerror(number)}") from error
+        if number not in _FULL:
             raise
         free = shutil.disk_usage(path.parent).free
         size = sum(file.stat().st_size for file in [written, *written.rglob("*")] if file.is_file())

@@ -361,6 +361,16 @@ class TestFullDisk:
             (temporary / "part" if temporary.is_dir() else temporary).write_bytes(b"12345")
             raise error
 
+    @pytest.mark.parametrize(
+        "error",
+        [OSError(errno.EIO, "Input/output error"), SafetensorError("I/O error: Input/output error (os error 5)")],
+        ids=["system", "safetensors"],
+    )
+    def test_a_broken_disk_is_one_line_too(self, tmp_path, error):
+        with pytest.raises(UserError, match=r"folder cannot be written: Input/output error$"):
+            self.write_five_bytes(atomic.atomic_folder, tmp_path / "folder", error)
+        assert list(tmp_path.iterdir()) == []
+
     def test_another_error_stays_what_it_is(self, tmp_path):
         with pytest.raises(OSError, match="is a bug"):
             self.write_five_bytes(atomic.atomic_folder, tmp_path / "folder", OSError(errno.EINVAL, "is a bug"))

@@ -135,7 +135,7 @@ def try_all(model: Path, world: World, folder: Path, count: int, seed: int) -> T
                 known[export.name] = contents(target), calls.made
             whole, calls_made = known[export.name]
             place = generator.randint(1, calls_made)
-            kind = kinds[number % len(kinds)]
+            kind = kinds[(number + number // len(found)) % len(kinds)]  # every export meets every kind
             fault = SaveCalls(place, last_call(kind, place), kind)
             tally.count(interrupted(export, folder / f"{number}", whole, fault, again=number // len(found) % 2 == 1))
     return tally
