@@ -65,7 +65,7 @@ PUBLIC_NAMES = {
 """Name that users give to `python -m` -> where its code lives. Such a module imports that one alone."""
 TAKEN_ALONG = ("emmental.small_models", "emmental.first_token")
 """Modules whose copies lie in the folder of a small model: they import their neighbours by relative imports."""
-LONGEST_FILE, LONGEST_FUNCTION = 520, 70
+LONGEST_FILE, LONGEST_FUNCTION = 500, 70
 
 
 def source_files() -> list[Path]:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
 
 import pytest
-import tiny_masked
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from emmental.errors import UserError
 from emmental.methods import PRUNING_METHODS, canonical_pruning_method
 from emmental.modules import MaskedLinear, ThresholdBinarizer, TopKBinarizer, masked_nn
 from emmental.modules.binarizer import hard_concrete_mask
-from emmental.patching import unmask_linears
 
 THRESHOLDS = {"topK": 0.4, "threshold": 0.1, "sigmoied_threshold": 0.55, "magnitude": 0.4, "l0": None, "fisher": 0.4}
 
@@ -471,44 +467,3 @@ def test_without_gradients_the_output_has_the_bits_of_a_plain_layer() -> None:
     input = torch.randn(7, 96)
     with torch.no_grad():
         assert torch.equal(layer(input), plain(input))
-
-
-TOOLS = {
-    "torch.ao.quantization.quantize_dynamic": lambda model, ids: torch.ao.quantization.quantize_dynamic(model),
-    "torch.jit.trace": lambda model, ids: torch.jit.trace(model, (ids,), strict=False),
-    "torch.fx": lambda model, ids: torch.fx.symbolic_trace(model.bert.encoder.layer[0].intermediate),
-    "torch.export": lambda model, ids: torch.export.export(model, (ids,)),
-}
-
-
-class TestToolsThatWouldLoseTheMasks:
-    """They are refused in one line; after `unmask_linears` they work."""
-
-    @pytest.fixture
-    def model(self):
-        return tiny_masked.make()
-
-    @pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
-    @pytest.mark.filterwarnings("ignore")
-    def test_refused_until_unmasked(self, model, tool):
-        ids = torch.tensor([[2, 5, 9, 3]])
-        with pytest.raises(UserError, match=r"make a plain model first, with python -m emmental.export.bertarize"):
-            tool(model, ids)
-        expected = model(ids).logits
-        unmask_linears(model)
-        made = tool(model, ids)
-        if tool is TOOLS["torch.jit.trace"]:
-            assert torch.allclose(made(ids)["logits"], expected, atol=1e-5)
-
-    @pytest.mark.filterwarnings("ignore")
-    def test_onnx_by_tracing(self, model):
-        with pytest.raises(UserError, match="make a plain model first"):
-            torch.onnx.export(model, (torch.tensor([[2, 5, 3]]),), io.BytesIO(), dynamo=False)
-
-    def test_adapters(self, model):
-        peft = pytest.importorskip("peft")
-        with pytest.raises(UserError, match="make a plain model first"):
-            peft.get_peft_model(model, peft.LoraConfig(target_modules=["query"]))
-
-    def test_looking_for_what_they_set_is_no_mistake(self, model):
-        assert not hasattr(model.bert.encoder.layer[0].output.dense, "qconfig")
