@@ -1,4 +1,4 @@
-r"""Training that distils: `TaskDistiller` fine-prunes a classifier, `Distiller` makes a smaller language model.
+r"""Training with distillation: `TaskDistiller` fine-prunes a classifier, `Distiller` makes a smaller language model.
 
 python distiller.py --student_type distilbert --student_config distilbert.json --teacher_type bert \
     --teacher_name bert-base-uncased --mlm --data_file corpus --dump_path distilled
@@ -71,7 +71,7 @@ class TaskDistiller(UpdateLoop):
         student: the model, masked or dense.
         plan: updates and thresholds of the run.
         teacher_logits: (N, C) float32, the teacher's logits of every training row; None without a teacher.
-        hidden: how the student's hidden states are compared with the teacher's; None when they are not.
+        hidden: how the student's hidden states are compared with the teacher's; None if they are not.
 
     Attributes:
         student, projection: the model, not wrapped for distribution; the projection of the hidden states, if any.
@@ -115,7 +115,7 @@ class TaskDistiller(UpdateLoop):
         Args:
             batch: on any device: input_ids, attention_mask, token_type_ids (B, T) int64; labels (B,) int64, or
                 float32 for regression; index (B,) int64, the rows in the training set; weights (B,) float32, 0 for
-                rows that only fill up the batch.
+                rows that only fill the batch.
             threshold: of this update; None for a dense model.
             regu_lambda: weight of the regularization.
 
@@ -149,7 +149,7 @@ class TaskDistiller(UpdateLoop):
         return {**super().state_dict(), "boundary": self.global_threshold}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave; the masks are again those of the last update."""
+        """Restore what `state_dict` returned. The masks are again those of the last update."""
         super().load_state_dict(state)
         self.global_threshold = None if state["boundary"] is None else tuple(state["boundary"])
         if self._masked:
@@ -193,19 +193,19 @@ class TaskDistiller(UpdateLoop):
 
 
 class Distiller(UpdateLoop):
-    """Distillation of a language model, as DistilBERT was made (Sanh et al. 2019, arXiv 1910.01108).
+    """Distillation of a language model, as for DistilBERT (Sanh et al. 2019, arXiv 1910.01108).
 
     Args:
-        params: a run; or the flags of `distiller.py` under their names, those left out having their defaults, and
+        params: a run; or the flags of `distiller.py` by name (missing ones have their defaults), and
             special_tok_ids, name of a special token -> its id.
         dataset: a `CorpusDataset`, or any sequence of token ids (T,).
-        token_probs: (V,) how likely each token is to be masked, up to a factor; None: all alike.
-        student, teacher: language models; the teacher is asked only when a loss needs it, and never changed.
+        token_probs: (V,) how likely each token is to be masked, up to a factor; None: all equally.
+        student, teacher: language models. The teacher runs only if a loss needs it, and never changes.
 
     Attributes:
         losses: of the last micro-batch over all ranks, name -> scalar tensor; `total` is their weighted sum.
         epoch: passes over the data completed.
-        total_updates: of the whole run; the last update of an epoch takes the batches that are left.
+        total_updates: updates of the whole run. The last one of an epoch takes the remaining batches.
     """
 
     def __init__(
@@ -249,7 +249,7 @@ class Distiller(UpdateLoop):
 
     @property
     def averages(self) -> LossAverages:
-        """Of the losses, over updates and ranks."""
+        """Averages of the losses, over updates and ranks."""
         return self._loop.averages
 
     @property
@@ -267,7 +267,7 @@ class Distiller(UpdateLoop):
         """Mask a batch: token ids (B, T) int64, padded on the right, and their numbers (B,) int64.
 
         Returns:
-            Token ids with some masked, attention mask (bool), labels (-100 where nothing is asked); all (B, T').
+            Token ids with some masked, attention mask (bool), labels (-100 at positions without a loss); all (B, T').
         """
         return self._batch_maker.masked(*batch)
 
@@ -306,8 +306,8 @@ class Distiller(UpdateLoop):
         Args:
             input_ids: (B, T) int64.
             attention_mask: (B, T) bool.
-            lm_labels: (B, T) int64, -100 where nothing is asked.
-            counted: (B,) bool, False for rows that only fill up the batch; None: all count.
+            lm_labels: (B, T) int64, -100 at positions without a loss.
+            counted: (B,) bool, False for rows that only fill the batch; None: all count.
 
         Returns:
             True when the parameters were updated.
@@ -329,7 +329,7 @@ class Distiller(UpdateLoop):
             return self.optimize(self._weighted(sums))
 
     def iter(self) -> None:
-        """Count a micro-batch; after a whole update, log and save what has become due."""
+        """Count a micro-batch. After a whole update, log and save if due."""
         self._loop.count()
         if self._loop.log_is_due:
             self.log_tensorboard()
@@ -337,7 +337,7 @@ class Distiller(UpdateLoop):
             self.save_checkpoint()
 
     def log_tensorboard(self) -> None:
-        """Log the mean losses since the last entry, learning rates, gradient norms, and for TensorBoard the speed."""
+        """Log mean losses since the last entry, learning rates and gradient norms; TensorBoard also gets the speed."""
         self._loop.log({"batches": self.n_total_iter})
         seconds = time.monotonic() - self._speed["since"]
         speed = {f"speed/{name}_per_second": self._speed[name] / seconds for name in ("sequences", "tokens")}
@@ -354,7 +354,7 @@ class Distiller(UpdateLoop):
         self.save_checkpoint()
 
     def save_checkpoint(self) -> None:
-        """Write `checkpoint-<updates>` into `dump_path`, unless it is there or no folder was given."""
+        """Write `checkpoint-<updates>` into `dump_path`, unless it exists or no folder was given."""
         self._loop.save()
 
     def _prepare_data(
@@ -381,7 +381,7 @@ class Distiller(UpdateLoop):
         self.total_updates = params.max_steps if params.max_steps > 0 else by_epochs
 
     def _inputs(self, batch: dict[str, Tensor]) -> list[Tensor | None]:
-        """What `step` takes: this rank's share of a batch, masked, on its device."""
+        """The arguments of `step`: this rank's share of a batch, masked, on its device."""
         self._speed["sequences"] += len(batch["lengths"])
         self._speed["tokens"] += int(batch["lengths"].sum())
         share = self._batch_maker.share(batch, self.epoch, self.processes.rank, self.processes.world_size)
@@ -392,14 +392,14 @@ class Distiller(UpdateLoop):
         return not {"ce", "mse", "cos"}.isdisjoint(self._alphas)
 
     def _outputs(self, model: nn.Module, input_ids: Tensor, attended: Tensor) -> LmOutputs:
-        """A causal model needs no mask: padding stands on the right, where no token looks."""
+        """A causal model needs no mask: padding is on the right, and no token attends to it."""
         inputs = {"attention_mask": attended} if self.params.mlm else {"use_cache": False}
         wants_hidden = "cos" in self._alphas
         outputs = model(input_ids=input_ids, output_hidden_states=wants_hidden, **inputs)
         return LmOutputs(outputs.logits, outputs.hidden_states[-1] if wants_hidden else None)
 
     def _weighted(self, sums: dict[str, LmLossSum]) -> Tensor:
-        """Set `losses`, over all ranks, and return what this rank adds to their weighted sum."""
+        """Set `losses`, over all ranks, and return this rank's part of their weighted sum."""
         self.losses, scales = averaged(sums, self.processes)
         self.losses["total"] = sum(self._alphas[name] * value for name, value in self.losses.items())
         return sum(self._alphas[name] * sums[name].total * scales[name] for name in sums)
@@ -409,7 +409,7 @@ class Distiller(UpdateLoop):
 
 
 def _run_of(params: argparse.Namespace) -> Run:
-    """A run of a single process with the parameters as flags; `dump_path` None: nothing is written."""
+    """A run of a single process with the parameters as flags. If `dump_path` is None, nothing is written."""
     flags = with_defaults(params)
     on_gpu = bool(flags.n_gpu) and torch.cuda.is_available()
     run = Run(flags, DISTILLER, Processes(device=torch.device("cuda" if on_gpu else "cpu")))
@@ -420,7 +420,7 @@ def _run_of(params: argparse.Namespace) -> Run:
 def main(argv: Sequence[str] | None = None) -> None:
     """Distil with the flags of `argv` (default: the command line's)."""
     flags = parse_arguments(argv)
-    remedies = "a lower --learning_rate, or --bf16 in the place of --fp16"
+    remedies = "a lower --learning_rate, or --bf16 instead of --fp16"
     with user_mistakes(), set_up(flags, DISTILLER, flags.n_gpu == 0, remedies) as run:
         _run(run)
 

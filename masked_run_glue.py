@@ -104,7 +104,7 @@ logger = logging.getLogger("masked_run_glue")
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Run the trainer with the flags of `argv` (default: the command line's) and return the evaluation's results."""
     flags = parse_arguments(argv)
-    remedies = "a lower --learning_rate or --mask_scores_learning_rate, or --bf16 in the place of --fp16"
+    remedies = "a lower --learning_rate or --mask_scores_learning_rate, or --bf16 instead of --fp16"
     with user_mistakes(), set_up(flags, TRAINER, flags.no_cuda, remedies) as run:
         return _run(run)
 
@@ -147,7 +147,7 @@ def _train_once(run: Run, tokenizer: Any, dataset: FeatureDataset) -> Made:
 
 
 def _train_in_phases(run: Run, tokenizer: Any, dataset: FeatureDataset, more: FeatureDataset) -> Made:
-    """Dense first, unless the model knows the task already; then, for each share to keep: prune, learn, hand over."""
+    """Train dense first, unless the model knows the task; then for each share: prune, train, save."""
     dense_run = dense_phase(run, len(dataset))
     dense = load_model(dense_run, run.task, tokenizer).to(run.processes.device)
     dense = bertarize(dense) if masked_layers(dense) else dense
@@ -190,7 +190,7 @@ def _saved(run: Run, model: nn.Module, tokenizer: Any) -> str:
 
 
 def _metric_of(run: Run, model: nn.Module, tokenizer: Any) -> float | None:
-    """The task's main metric on the dev data; None where nothing is evaluated."""
+    """The task's main metric on the dev data; None if nothing is evaluated."""
     return evaluate(run, model, tokenizer)[run.task.primary_metric] if run.do_eval else None
 
 
@@ -206,7 +206,7 @@ def _prune_weights(
     run: Run, start: Run, dataset: FeatureDataset, tokenizer: Any, teacher: nn.Module, made: Made
 ) -> nn.Module:
     """The model that `start` names with single weights pruned, in plain form with exact zeros; `made` gets masks."""
-    set_seed(run)  # a run that goes on has made other draws before
+    set_seed(run)  # a resumed run has drawn other random numbers before
     masked = load_model(start, run.task, tokenizer).to(run.processes.device)
     _learn(run, dataset, masked, tokenizer, teacher)
     made.masks = masks_of(masked)
@@ -214,7 +214,7 @@ def _prune_weights(
 
 
 def _learn(run: Run, dataset: FeatureDataset, model: nn.Module, tokenizer: Any, teacher: nn.Module | None) -> None:
-    """Train `model` from the same random state in whatever phase, and leave it in evaluation mode."""
+    """Train `model`, always from the same random state, and leave it in evaluation mode."""
     set_seed(run)
     steps, mean_loss = train(run, dataset, model, tokenizer, teacher)
     logger.info("trained: %d updates, mean loss %.4f", steps, mean_loss)
@@ -222,7 +222,7 @@ def _learn(run: Run, dataset: FeatureDataset, model: nn.Module, tokenizer: Any, 
 
 
 def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None, FeatureDataset | None]:
-    """Tokenizer, training data, and the same with what a teacher labels; shows the plan, refuses a senseless one."""
+    """Tokenizer, training data, and the same with `--unlabeled_file`. Shows the plan; refuses one that cannot work."""
     if not run.do_train:
         run.model_name_or_path = model_to_evaluate(run)
     run.task = find_task(run)
@@ -252,7 +252,7 @@ def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None, FeatureDataset 
 
 
 def _given_teacher(run: Run, tokenizer: Any, model: nn.Module, dataset: FeatureDataset) -> nn.Module | None:
-    """The teacher that the flags name, seen to fit the student; None without one."""
+    """The teacher that the flags name, after checking that it fits the student; None without one."""
     if run.teacher_name_or_path is None:
         return None
     teacher = load_teacher(run, tokenizer, run.task)
@@ -272,7 +272,7 @@ def load_and_cache_examples(
 ) -> FeatureDataset:
     """The tokenised training (or `evaluate`: dev, `predict`: test) rows of a task; rank 0 caches, all read.
 
-    A data set once opened by a run stays open.
+    A run opens each data set only once.
     """
     spec = next((each for each in evaluation_tasks(args.task) if each.name == task), None) or resolve_task(task)
     split = "test" if predict else "dev" if evaluate else "train"
@@ -300,7 +300,7 @@ def _cache_folder(args: Run) -> Path:
 def train(
     args: Run, train_dataset: FeatureDataset, model: nn.Module, tokenizer: Any, teacher: nn.Module | None = None
 ) -> tuple[int, float]:
-    """Fine-prune `model` in place, going on from the newest good checkpoint of the output folder if there is one.
+    """Fine-prune `model` in place, starting from the newest good checkpoint of the output folder if there is one.
 
     Returns:
         (number of updates made in all, mean total loss over them).
@@ -331,7 +331,7 @@ def train(
                 may_be_best = not args.load_best_model_at_end or plan.is_final(distiller.global_step)
                 loop.log_results(results, results[args.task.primary_metric], may_be_best)
             if loop.save_is_due:
-                # Picture first: a run that is killed between the two goes on from the checkpoint and draws no more.
+                # Picture first: a run killed between the two would resume from the checkpoint and never draw it.
                 _save_picture(loop, plan)
                 loop.save()
     if args.load_best_model_at_end:
@@ -343,7 +343,7 @@ def train(
 def _teaching(
     args: Run, teacher: nn.Module | None, model: nn.Module, dataset: FeatureDataset
 ) -> tuple[Tensor | None, HiddenStateMatch | None]:
-    """The teacher's logits of every row, and how hidden states are compared; None where there is nothing of it."""
+    """The teacher's logits of every row, and how hidden states are compared; each None if not used."""
     if teacher is None:
         return None, None
     hidden = hidden_state_match(args, teacher, model, dataset, args.processes, _cache_folder(args))
@@ -353,7 +353,7 @@ def _teaching(
 def _training_batches(
     args: Run, dataset: FeatureDataset, precision: Precision
 ) -> tuple[Iterable[dict[str, Tensor]], LengthGroupedBatches]:
-    """What loads this process' batches, and their order."""
+    """The loader of this process' batches, and their order."""
     world, size = args.processes, args.per_gpu_train_batch_size
     batches = LengthGroupedBatches(dataset.lengths, size, world.rank, world.world_size, seed=args.seed)
     dataset.pad_to_multiple_of = precision.pad_to_multiple_of
@@ -361,7 +361,7 @@ def _training_batches(
 
 
 def pruning_so_far(loop: RunLoop, plan: Plan) -> dict[str, Any]:
-    """What a log entry says of the masks: threshold, lambda, how much they change, and what remains."""
+    """The masks in a log entry: threshold, lambda, how much they change, and what remains."""
     if not plan.prunes:
         return {}
     student, step = loop.learner.student, loop.learner.global_step
@@ -384,13 +384,13 @@ def _save_picture(loop: RunLoop, plan: Plan) -> None:
     sizes = {layer: module.weight.numel() for layer, module in masked_layers(student).items()}
     title = f"{run.task.name}, {run.pruning_method}, update {step}"
     visualizing_image.save_overview(run.folder / name, densities(student), title, sizes)
-    # The parts of a figure refer to each other; left to the collector's own pace, dozens would wait in memory.
+    # The parts of a figure refer to each other: without this call dozens of figures would wait in memory.
     gc.collect()
     loop.progress.picture(step, run.folder / name)
 
 
 def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> dict[str, float]:
-    """Metrics of the model on the task's dev data (`mnli`: matched and mismatched), at the threshold the model has.
+    """Metrics of the model on the task's dev data (`mnli`: matched and mismatched), at the model's threshold.
 
     Writes `eval_results.txt` and `eval_results.json` into the output folder, for `mnli` mismatched into its folder
     `MM`; with a prefix, into `evaluations/<prefix>` there. A finished training keeps its results: see
@@ -412,7 +412,7 @@ def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> d
 
 
 def _logits(run: Run, model: nn.Module, dataset: FeatureDataset, description: str) -> Tensor:
-    bf16 = run.bf16 and "bf16" in run.explicit  # what the recipe trains in does not blur the results
+    bf16 = run.bf16 and "bf16" in run.explicit  # the precision that the recipe trains in must not change results
     precision = Precision(run.processes.device, run.fp16, bf16)
     return predict_logits(model, dataset, run.per_gpu_eval_batch_size, run.processes, precision, description)
 
@@ -475,7 +475,7 @@ def _hand_over(run: Run, made: Made, results: dict[str, float], seconds: float) 
 
 
 def _draw(run: Run, made: Made, history: list[dict[str, Any]]) -> list[Path]:
-    """The pictures of a finished run; none of a dense one. Several shares also make a picture of what each costs."""
+    """The pictures of a finished run; a dense one has none. Several shares also make a picture that compares them."""
     masks = {name: mask.cpu().numpy() for name, mask in (made.masks or masks_of(made.model.eval())).items()}
     small = run.granularity == STRUCTURED and len(made.models) > 1
     if not (masks or small):

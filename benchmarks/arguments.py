@@ -1,4 +1,4 @@
-"""The flags that all measurements share."""
+"""Flags that all measurements share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from emmental.command_line import OneLineParser
 
 
 def parser(description: str) -> OneLineParser:
-    """A parser with what every measurement takes: `--threads` and `--json`."""
+    """A parser with the flags of every measurement: `--threads` and `--json`."""
     made = OneLineParser(description)
     made.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of PyTorch")
     made.add_argument("--json", type=Path, default=None, help="file to write the numbers to")

@@ -1,4 +1,4 @@
-"""Data preparation: tokenising speed, the start of a run whose cache is there, and padding.
+"""Data preparation: speed of tokenising, start of a run with a cache, and padding.
 
 python -m benchmarks.data --model MODEL --data_dir glue/SST-2 --task_name sst-2
 """
@@ -30,20 +30,20 @@ _TIMES = (
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The flags; sentence pairs are generated where no folder is named."""
+    """The flags. Without a folder, sentence pairs are generated."""
     made = parser(__doc__.splitlines()[0])
     made.add_argument("--model", type=Path, default=None, help="folder with a tokenizer; default: one word a token")
     made.add_argument("--data_dir", type=Path, default=None, help="folder of a GLUE task; default: generated pairs")
     made.add_argument("--task_name", default="mnli", help="name of that task")
     made.add_argument("--lines", type=int, default=20_000, help="without --data_dir: pairs to generate")
-    made.add_argument("--copies", type=int, default=1, help="with --data_dir: so many times its training rows")
+    made.add_argument("--copies", type=int, default=1, help="with --data_dir: repeats of its training rows")
     made.add_argument("--max_seq_length", type=int, default=128, help="tokens of a row")
     made.add_argument("--repeats", type=int, default=3, help="timed repetitions")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure as the flags say; print tables, write JSON, return what it holds."""
+    """Measure as the flags say. Print tables, write JSON, return its content."""
     options = build_parser().parse_args(argv)
     sound = min(options.lines, options.repeats, options.copies) >= 1
     leave_if([] if sound else ["--lines, --copies and --repeats accept numbers from 1"], "data.py")
@@ -104,7 +104,7 @@ def measured(options: argparse.Namespace, cache: Path) -> dict[str, Any]:
 
 
 def opened(options: argparse.Namespace, cache: Path) -> FeatureDataset:
-    """The training rows, as the trainer opens them: tokenizer first, then the cache or what it is made from."""
+    """The training rows, opened as in the trainer: tokenizer first, then the cache, or the files to make it."""
     tokenizer = generated.tokenizer() if options.model is None else AutoTokenizer.from_pretrained(options.model)
     task = resolve_task(options.task_name)
     return load_features(
@@ -113,12 +113,12 @@ def opened(options: argparse.Namespace, cache: Path) -> FeatureDataset:
 
 
 def first_batch(dataset: FeatureDataset) -> dict[str, Any]:
-    """What the first update waits for."""
+    """The work that the first update waits for."""
     return next(iter(batch_loader(dataset, LengthGroupedBatches(dataset.lengths, 32))))
 
 
 def padding(dataset: FeatureDataset, batch_size: int) -> dict[str, float]:
-    """Share of padding among the tokens of an epoch: batches of similar lengths, and of rows as they come."""
+    """Share of padding among the tokens of an epoch: in batches of similar lengths, and in batches in file order."""
     grouped = LengthGroupedBatches(dataset.lengths, batch_size)
     in_order = LengthGroupedBatches(dataset.lengths, batch_size, shuffle=False, grouped=False)
     lengths = dataset.lengths

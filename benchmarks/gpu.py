@@ -87,8 +87,8 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--batch_size", type=int, default=32, help="rows of a training batch")
     made.add_argument("--updates", type=int, default=12, help="timed updates of each way to train; 0: none")
     made.add_argument("--batches", type=int, nargs="+", default=[1, 32, 256], help="rows of a batch in inference")
-    made.add_argument("--compiled", type=int, nargs="*", default=[1], help="those of them that are compiled too")
-    made.add_argument("--turns", type=int, default=15, help="times that each model has its turn in inference")
+    made.add_argument("--compiled", type=int, nargs="*", default=[1], help="those of --batches that are compiled too")
+    made.add_argument("--turns", type=int, default=15, help="turns of each model in inference")
     return made
 
 

@@ -1,4 +1,4 @@
-"""Time of one forward pass: dense, sparse, and ONNX Runtime where it is installed, in turns on the same tokens.
+"""Time of one forward pass: dense, sparse, and ONNX Runtime if installed, in turns on the same tokens.
 
 python -m benchmarks.inference --model outputs/mrpc --json results.json
 python -m benchmarks.inference --hidden 768 --layers 12 --density 0.03 0.1 --batch 1 8 --length 32 128
@@ -33,7 +33,7 @@ _HEAD_SIZE = 64
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The flags; without `--model` there is a random BERT for each density."""
+    """The flags. Without `--model`, a random BERT is made for each density."""
     made = parser(__doc__.splitlines()[0])
     made.add_argument("--model", type=Path, default=None, help="folder of a masked or bertarized model, or a package")
     made.add_argument("--layers", type=int, default=12, help="without --model: layers of a random BERT")
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure as the flags say; print a table, write JSON, return what it holds."""
+    """Measure as the flags say. Print a table, write JSON, return its content."""
     options = build_parser().parse_args(argv)
     leave_if(problems(options), Path(sys.argv[0]).name)
     transformers.utils.logging.disable_progress_bar()
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def problems(options: argparse.Namespace) -> list[str]:
-    """What is wrong with the flags, a line each."""
+    """Mistakes in the flags, a line each."""
     found = range_problems(options, {"layers": 1, "hidden": _HEAD_SIZE, "threads": 1}, above_zero=["seconds"])
     found += [
         f"--{flag} accepts numbers from 1, not {number}"
@@ -81,7 +81,7 @@ def problems(options: argparse.Namespace) -> list[str]:
 
 
 def subjects(options: argparse.Namespace) -> Iterator[tuple[PreTrainedModel, str]]:
-    """Plain models, one at a time, and what to call them."""
+    """Plain models, one at a time, and their names."""
     if options.model is not None:
         model = read_any(options.model)
         yield (bertarize(model) if masked_layers(model) else model), options.model.resolve().name
@@ -92,7 +92,7 @@ def subjects(options: argparse.Namespace) -> Iterator[tuple[PreTrainedModel, str
 
 @torch.no_grad()
 def random_model(layers: int, hidden: int, density: float, length: int) -> PreTrainedModel:
-    """A BERT of random weights, a random share of each encoder matrix not zero."""
+    """A BERT of random weights. In each encoder matrix a random share is not zero."""
     torch.manual_seed(0)
     config = BertConfig(
         num_hidden_layers=layers,
@@ -133,7 +133,7 @@ def measure_model(options: argparse.Namespace, model: PreTrainedModel, name: str
 
 
 def engines(options: argparse.Namespace, model: PreTrainedModel) -> dict[str, Runner]:
-    """Name -> model, of those asked for that can be had here; `dense` is Transformers' own."""
+    """Name -> model, for the requested engines that this machine has; `dense` is Transformers' own."""
     made: dict[str, Runner] = {"dense": model}
     for name in (name for name in options.engines if name != "dense"):
         reason = why_not(name)
@@ -146,7 +146,7 @@ def engines(options: argparse.Namespace, model: PreTrainedModel) -> dict[str, Ru
 
 @torch.inference_mode()
 def largest_differences(runners: dict[str, Runner], vocab_size: int, length: int) -> dict[str, float]:
-    """How far the first output of each engine is from that of the dense model, on a batch of two."""
+    """Distance of the first output of each engine from that of the dense model, on a batch of two."""
     inputs = random_batch(2, length, vocab_size)
     outputs = {name: next(iter(runner(*inputs).values())) for name, runner in runners.items()}
     found = {name: (output - outputs["dense"]).abs().max().item() for name, output in outputs.items()}

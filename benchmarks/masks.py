@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure as the flags say; print a table, write JSON, return what it holds."""
+    """Measure as the flags say. Print a table, write JSON, return its content."""
     options = build_parser().parse_args(argv)
     sound = 0 < options.density < 1 and min(options.layers, options.hidden, options.repeats, options.threads) >= 1
     leave_if([] if sound else ["--density accepts 0 to 1, the other numbers start at 1"], "masks.py")
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def measured(options: argparse.Namespace, method: str, together: bool = False) -> dict[str, Any]:
-    """Seconds for the masks of all layers; `together`: one threshold for all of them, computed anew."""
+    """Seconds for the masks of all layers. `together`: a new threshold for all of them."""
     model = encoder(options, method)
     tau = 1 - 2 * options.density
     threshold = {"threshold": tau, "sigmoied_threshold": 1 / (1 + 2.718281828459045**-tau)}.get(
@@ -74,7 +74,7 @@ def measured(options: argparse.Namespace, method: str, together: bool = False) -
 
 
 def by_sorting(options: argparse.Namespace) -> dict[str, Any]:
-    """The same masks as topK by sorting all scores of every matrix: how the reference implementation makes them."""
+    """The masks of topK, made by sorting all scores of every matrix, as in the reference implementation."""
     scores = [layer.mask_scores.detach() for layer in masked_layers(encoder(options, "topK")).values()]
     keep = [count_kept(options.density, matrix.numel()) for matrix in scores]
     masks: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""What the measurements share: quartiles of repeated timings, the table on the screen, and the JSON file."""
+"""Shared by the measurements: quartiles of repeated timings, the table on the screen, the JSON file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Spread:
 
     Attributes:
         median, low, high: half, a quarter and three quarters of the values lie below.
-        count: how many there are.
+        count: number of values.
     """
 
     median: float
@@ -45,7 +45,7 @@ class Spread:
 
 
 def timed(function: Callable[[], Any], repeats: int, warmup: int = 1) -> Spread:
-    """Seconds that a call takes, after `warmup` calls that do not count."""
+    """Seconds of a call, after `warmup` calls that do not count."""
     for _ in range(warmup):
         function()
     seconds = []
@@ -78,13 +78,13 @@ def report(args: argparse.Namespace, results: dict[str, Any], *tables: str) -> d
 
 
 def device_name(args: argparse.Namespace) -> str:
-    """What the measurement runs on: `cpu`, or the GPU's name."""
+    """The device of the measurement: `cpu`, or the GPU's name."""
     device = torch.device(getattr(args, "device", "cpu"))
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def plain(value: Any) -> Any:
-    """The value with spreads as dictionaries and paths as text, as JSON can hold it."""
+    """The value with spreads as dictionaries and paths as text, for JSON."""
     if isinstance(value, Spread):
         return asdict(value)
     if isinstance(value, dict):

@@ -33,7 +33,7 @@ _WARMUP = 2
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The flags; an empty list leaves its curve out."""
+    """The flags. An empty list leaves its curve out."""
     made = parser(__doc__.splitlines()[0])
     made.add_argument("--examples", type=int, nargs="*", default=[1_000, 10_000, 100_000, 1_000_000], help="lines")
     made.add_argument("--lengths", type=int, nargs="*", default=[16, 32, 64, 128, 256], help="tokens of a row")
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure the curves; print tables, write JSON, return what it holds."""
+    """Measure the curves. Print tables, write JSON, return its content."""
     options = build_parser().parse_args(argv)
     torch.set_num_threads(options.threads)
     if options.as_rank is not None:
@@ -76,7 +76,7 @@ def examples_point(folder: Path, lines: int) -> dict[str, Any]:
 
 
 def load_pairs(folder: Path) -> FeatureDataset:
-    """The generated pairs of a folder, from their cache where there is one."""
+    """The generated pairs of a folder, from their cache if there is one."""
     task = resolve_task("mnli")
     return load_features(
         task, folder / "data", "train", generated.tokenizer(), 128, folder / "cache", show_progress=False
@@ -172,7 +172,7 @@ def rank_updates(
 
 
 def private_bytes() -> int:
-    """Memory that this process holds for itself, mapped files not counted; 0 where the system does not tell."""
+    """Private memory of this process, without mapped files; 0 if the system does not tell."""
     try:
         lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Time of one training update while other processes use the cores, by how long waiting threads spin.
+"""Time of one training update while other processes use the cores, for several spin times of waiting threads.
 
 python -m benchmarks.shared_machine --neighbours 0 1 2 --json shared_machine.json
 """
@@ -27,9 +27,9 @@ SETTINGS: dict[str, dict[str, str]] = {
     "no spinning": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
-"""What is compared -> variables of the training process."""
+"""Setting -> variables of the training process."""
 OURS = next(name for name, variables in SETTINGS.items() if variables.get("GOMP_SPINCOUNT") == SPIN_COUNT)
-"""The setting that the programs use."""
+"""The setting of the programs."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--neighbours", type=int, nargs="+", default=[0, 1, 2], help="busy processes beside the training"
     )
     made.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="what is compared")
-    made.add_argument("--rounds", type=int, default=3, help="times that each setting has its turn")
+    made.add_argument("--rounds", type=int, default=3, help="turns of each setting")
     made.add_argument("--updates", type=int, default=10, help="updates in a turn, after three that do not count")
     made.add_argument("--layers", type=int, default=6, help="of the model")
     made.add_argument("--hidden", type=int, default=384, help="width of the model")
@@ -92,7 +92,7 @@ def _neighbours(count: int) -> Iterator[None]:
 
 
 def _turn(args: argparse.Namespace, variables: dict[str, str]) -> list[float]:
-    """Seconds of each update, in a process of its own: OpenMP reads its variables once, when it is loaded."""
+    """Seconds of each update, in a new process: OpenMP reads its variables once, when it is loaded."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     variables = {"OMP_NUM_THREADS": str(args.threads)} | variables
     names = ("updates", "layers", "hidden", "batch", "length")

@@ -1,4 +1,4 @@
-"""Pruning without training: what is left of a fine-tuned classifier's metric, and how long it took.
+"""Pruning without training: the metric of a fine-tuned classifier afterwards, and the time it took.
 
 python -m benchmarks.structured --model DIR --data_dir DIR --task_name sst-2 --keep 0.4 0.25 0.15
 """
@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure as the flags say; print a table, write JSON, return what it holds."""
+    """Measure as the flags say. Print a table, write JSON, return its content."""
     options = build_parser().parse_args(argv)
     sound = all(0 < keep <= 1 for keep in options.keep) and min(options.rungs) >= 1
     leave_if([] if sound else ["--keep accepts shares above 0 and up to 1, --rungs numbers from 1"], "structured.py")
@@ -95,7 +95,7 @@ def texts_of(split: Split) -> list[Text]:
 
 
 def _in_order(tokenizer: Any, texts: Sequence[Text]) -> tuple[list[dict[str, torch.Tensor]], list[int]]:
-    """Batches of all texts, and which row each of their examples is."""
+    """Batches of all texts, and the row of each of their examples."""
     encodings = [
         tokenizer(*((text,) if isinstance(text, str) else text), truncation=True, max_length=128) for text in texts
     ]

@@ -1,4 +1,4 @@
-"""The ways of training that are compared, each built by the trainer's own functions from the trainer's own flags."""
+"""The ways of training that are compared, each made by the trainer's own functions from the trainer's flags."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from masked_run_glue import load_and_cache_examples, set_seed
 
 PHASES = ("masks", "forward", "backward", "update")
 _UPDATES = 100_000
-"""Length of the planned training: the measurement stops long before its end."""
+"""Length of the planned training. The measurement stops long before its end."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Subject:
     """One way to train.
 
     Attributes:
-        name: under which it is reported.
+        name: its name in the report.
         flags: of the trainer; `{tau}` stands for the score, `{probability}` for its sigmoid, above which the asked
             share of scores lies, and `{density}` for that share.
-        teacher: the logits of a teacher are at hand.
+        teacher: there are logits of a teacher.
         frozen: embeddings do not train (as in a masked model).
-        stock: linear layers take the products of PyTorch, whatever is faster on this machine.
+        stock: linear layers use PyTorch's own products, even if others are faster here.
         reference: trains as the reference implementation does, see `ReferenceDistiller`.
-        every: it takes part in every so many rounds.
+        every: it takes part in one round of this number.
     """
 
     name: str
@@ -85,13 +85,13 @@ SUBJECTS = {
         Subject("reference", _TOPK, reference=True, every=3),
     )
 }
-"""Scores are uniform in [-1, 1], so that the threshold of any density is known."""
+"""Scores are uniform in [-1, 1], so the threshold of any density is known."""
 
 
 class PhaseTimes:
-    """Seconds spent in each of `PHASES`, summed over updates; while `on` is False nothing is taken.
+    """Seconds in each of `PHASES`, summed over updates; nothing is measured while `on` is False.
 
-    A phase lasts from its own `begin` to that of the next; on a GPU each begins when the one before it is done.
+    A phase lasts from its `begin` to that of the next one. On a GPU each begins when the one before it is done.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -102,7 +102,7 @@ class PhaseTimes:
         self._current: tuple[str, float] | None = None
 
     def begin(self, phase: str | None) -> None:
-        """The phase before ends; None: nothing follows."""
+        """End the phase before, and begin this one; None begins none."""
         if not self.on:
             return
         if self._device.type == "cuda":
@@ -119,7 +119,7 @@ class PhaseTimes:
 
 
 class TimedDistiller(TaskDistiller):
-    """A `TaskDistiller` that tells `phases` where it is."""
+    """A `TaskDistiller` that tells `phases` when each phase begins."""
 
     phases: PhaseTimes
 
@@ -146,7 +146,7 @@ class TimedDistiller(TaskDistiller):
 
 
 class ReferenceDistiller(TimedDistiller):
-    """Movement pruning as the reference implementation computes it, in two respects; the rest is this program's.
+    """Movement pruning with two properties of the reference implementation; the rest is this program's.
 
     Every batch is padded to the longest length allowed, and every forward sorts all scores of every matrix.
     """
@@ -177,7 +177,7 @@ class _SortedTopK(torch.autograd.Function):
 
 
 def sorting_forward(layer: MaskedLinear, input: Tensor) -> Tensor:
-    """What `layer` computes, the mask made anew by sorting."""
+    """The output of `layer`, with a new mask made by sorting."""
     return F.linear(input, layer.weight * _SortedTopK.apply(layer.mask_scores, layer.threshold), layer.bias)
 
 
@@ -194,9 +194,9 @@ class Entrant:
     """A subject ready to train.
 
     Attributes:
-        loop: what the trainer's own loop works with; it logs to a file and TensorBoard, as in any run.
-        seconds: of each round's update, NaN in rounds it sits out.
-        logging_seconds: of each log entry made.
+        loop: the trainer's own loop object; it logs to a file and TensorBoard, as in any run.
+        seconds: time of each round's update; NaN in rounds without it.
+        logging_seconds: time of each log entry.
     """
 
     subject: Subject
@@ -206,7 +206,7 @@ class Entrant:
 
     @property
     def phases(self) -> PhaseTimes:
-        """Where the time of instrumented updates went."""
+        """Times of the phases of instrumented updates."""
         return self.loop.learner.phases
 
     @property

@@ -40,7 +40,7 @@ _COLUMNS = ("data", *PHASES, "logging")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The flags; model and data are generated where no folder is named."""
+    """The flags. Without a folder, model or data are generated."""
     made = parser(__doc__.splitlines()[0])
     made.add_argument("--model", type=Path, default=None, help="folder of a dense BERT with its tokenizer")
     made.add_argument("--layers", type=int, default=6, help="without --model: layers of a random BERT")
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure as the flags say; print tables, write JSON, return what it holds."""
+    """Measure as the flags say. Print tables, write JSON, return its content."""
     argv = list(sys.argv[1:] if argv is None else argv)
     options = build_parser().parse_args(argv)
     leave_if(problems(options), Path(sys.argv[0]).name)
@@ -79,13 +79,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Keep progress bars off the screen: many runs at once would draw over each other."""
+    """Switch progress bars off: those of several runs would overwrite each other."""
     with redirect_stderr(io.StringIO()):
         yield
 
 
 def measured(options: argparse.Namespace, folder: Path, argv: list[str]) -> dict[str, Any]:
-    """All that the flags ask for."""
+    """All measurements that the flags ask for."""
     given = {name: value for name, value in vars(options).items() if name not in ("json", "memory_of")}
     generate_missing(options, folder)
     if options.memory_of is not None:
@@ -105,7 +105,7 @@ def measured(options: argparse.Namespace, folder: Path, argv: list[str]) -> dict
 
 
 def problems(options: argparse.Namespace) -> list[str]:
-    """What is wrong with the flags, a line each."""
+    """Mistakes in the flags, a line each."""
     found = [
         f"--{name} accepts numbers from {least}, not {getattr(options, name)}"
         for name, least in (("updates", 1), ("phase_updates", 1), ("warmup", 0), ("batch_size", 1), ("threads", 1))
@@ -150,7 +150,7 @@ def _timed_batches(loader: Any) -> Iterator[tuple[dict[str, Tensor], float]]:
 def measure_updates(
     options: argparse.Namespace, runs: list[Entrant], batches: list[tuple[dict[str, Tensor], float]]
 ) -> None:
-    """Let the runs take turns on every batch, each round another one first; results are in the runs."""
+    """Let the runs take turns on every batch, with another one first in each round. The runs hold the results."""
     for number, (batch, _) in enumerate(batches):
         timing = options.warmup <= number < options.warmup + options.updates
         for run in (runs[(number + turn) % len(runs)] for turn in range(len(runs))):
@@ -189,7 +189,7 @@ def _finish(run: Entrant) -> None:
 
 
 def described(batches: list[tuple[dict[str, Tensor], float]]) -> dict[str, Any]:
-    """How large the batches are, how much of them is padding, and how long loading took."""
+    """Size of the batches, share of padding, and time of loading."""
     tokens = [int(batch["attention_mask"].sum()) for batch, _ in batches]
     places = [batch["attention_mask"].numel() for batch, _ in batches]
     return {
@@ -201,7 +201,7 @@ def described(batches: list[tuple[dict[str, Tensor], float]]) -> dict[str, Any]:
 
 
 def summaries(runs: list[Entrant], batches: list[tuple[dict[str, Tensor], float]]) -> dict[str, dict[str, Any]]:
-    """What was measured of each run, beside our dense training and plain PyTorch's on the same batches."""
+    """Measurements of each run, compared with our dense training and with plain PyTorch's on the same batches."""
     loading = Spread.of([seconds for _, seconds in batches]).median
     seconds = {run.subject.name: run.seconds for run in runs}
     return {run.subject.name: _summary(run, *_floors(seconds), loading) for run in runs}
@@ -239,7 +239,7 @@ def _logging_share(run: Entrant) -> float:
 
 
 def measure_evaluations(runs: list[Entrant], times: int) -> dict[str, dict[str, Spread]]:
-    """Seconds that whole evaluations of the dev data take, mask making included, the runs taking turns."""
+    """Seconds of whole evaluations of the dev data, including the making of masks; the runs take turns."""
     chosen = [run for run in runs if not (run.subject.reference or run.subject.teacher or run.subject.frozen)]
     seconds: dict[str, list[float]] = {run.subject.name: [] for run in chosen}
     for turn in range(times + 1):
@@ -286,7 +286,7 @@ def measure_memory(runs: list[Entrant], argv: list[str]) -> dict[str, dict[str, 
 
 
 def peak_memory(options: argparse.Namespace, folder: Path) -> int:
-    """Most bytes this process (on a GPU: its tensors) held while one subject trained on batches without padding."""
+    """Peak bytes of this process (on a GPU: of its tensors) while one subject trains on batches without padding."""
     run = build(options, SUBJECTS[options.memory_of], folder)
     shape = (options.batch_size, options.max_seq_length)
     batch = {
@@ -309,7 +309,7 @@ def _ratios(row: dict[str, Any]) -> list[str]:
 
 
 def tables(results: dict[str, Any]) -> Iterator[str]:
-    """The numbers as a person reads them."""
+    """The numbers as tables for people."""
     batches, updates = results["batches"], results["updates"]
     yield (
         f"{batches['tokens_per_batch']:.0f} tokens a batch, {100 * batches['padding_share']:.1f} % padding, "

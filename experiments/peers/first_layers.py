@@ -1,4 +1,4 @@
-"""A classifier's first layers as a model of their own: the peer that drops the rest.
+"""Makes a model from a classifier's first layers: a simple way to a smaller model, for comparison.
 
 python -m experiments.peers.first_layers MODEL LAYERS FOLDER
 """

@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def draw(axes: Axes, task: str, rows: dict[str, dict]) -> None:
-    """One task: the dense model and the bag of words as levels, the families as lines."""
+    """One task: the dense model and the bag of words as horizontal lines, the families as curves."""
     metric = next(iter(rows["dense"]["metrics"]))
     dense = point(rows["dense"], metric)
     axes.plot(*dense, "k*", markersize=11, label="dense")
@@ -49,7 +49,7 @@ def draw(axes: Axes, task: str, rows: dict[str, dict]) -> None:
 
 
 def point(row: dict, metric: str) -> tuple[float, float]:
-    """Where a model stands."""
+    """The point of a model."""
     return row["milliseconds"][ENGINE], 100 * row["metrics"][metric]
 
 

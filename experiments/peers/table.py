@@ -21,7 +21,7 @@ from emmental.tasks.bag_of_words import bag_of_words
 
 SHAPES = ((1, 32), (1, 128), (8, 128))
 ENGINES = (TORCH, TORCH_BF16, ONNX, ONNX_INT8)
-"""int8 is timed only; what it costs in accuracy stands in the report of a model."""
+"""int8 is only timed; the report of a model has its accuracy."""
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def milliseconds(models: dict[str, PreTrainedModel]) -> dict[str, dict[str, floa
 
 
 def floor(args: argparse.Namespace) -> dict[str, float]:
-    """What a bag of words reaches on the same rows."""
+    """Result of a bag of words on the same rows."""
     if args.train_file:
         task = user_task(args.train_file, args.validation_file, None)
     else:
