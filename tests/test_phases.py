@@ -22,7 +22,7 @@ import masked_run_glue
 from distiller import TaskDistiller
 from emmental.architectures import encoder_linears
 from emmental.runs.output_folder import OutputFolder
-from emmental.structured.speed import SpeedTable
+from emmental.structured.speed import LayerTimes, SpeedTable
 
 UNSTRUCTURED = ("--granularity", "unstructured")
 LADDER = ("--keep", "0.5", "0.25", "--pictures")
@@ -269,7 +269,7 @@ def test_a_speedup_recovers_at_the_rate_of_what_it_leaves(world: World, structur
 
 def even_table(owner: object, call: int) -> None:
     """Put this table in the place of the measured one, and kill the run at a call."""
-    table = SpeedTable(10.0, 1.0, {0: 0.0, 2: 2.25}, {0: 0.0, 32: 2.25})
+    table = SpeedTable(10.0, 1.0, [LayerTimes({0: 0.0, 2: 2.25}, {0: 0.0, 32: 2.25})] * 2)
     sys.modules["emmental.training.phases"].measure_speed = lambda *_: table
     forked.kill_at_call(owner, "step", call)()
 

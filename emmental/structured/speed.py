@@ -10,18 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from emmental.errors import UserError
-from emmental.first_token import first_token_only
+from emmental.first_token import first_token_only, reads_first_token
 from emmental.shrinking import layer_sizes, shrink
-from emmental.structured.gates import HEADS, Sublayer, sublayers
+from emmental.structured.gates import HEADS, NEURONS, Sublayer, sublayers
 from emmental.structured.selection import Budget
 from emmental.structured.stepping import evaluating
 
-_FRACTIONS = (16, 8, 4, 2, 1)
+_FRACTIONS, _FRACTIONS_OF_TOP = (16, 8, 4, 2, 1), (2, 1)
+"""What part of a layer's heads and neurons is timed: one in so many."""
 _FEWEST_ROUNDS, _ROUNDS, _SECONDS = 5, 40, 6.0
 """Models are timed in turn: five rounds or more, up to this number, and no new one after this number of seconds."""
 
@@ -31,45 +33,78 @@ Timed = Callable[[Sequence[PreTrainedModel], int, int], list[float]]
 
 
 @dataclass(frozen=True)
+class LayerTimes:
+    """Milliseconds of one layer's halves.
+
+    Attributes:
+        heads: number of heads -> of the attention; 0 for none. The step from 0 to 1 holds its fixed price.
+        neurons: number of neurons -> of the feed-forward.
+    """
+
+    heads: dict[int, float]
+    neurons: dict[int, float]
+
+    def price(self, kind: str, count: int) -> float:
+        """Milliseconds of a half with so many gates; those not measured lie on straight lines between those that were.
+
+        Args:
+            kind: `HEADS` or `NEURONS`.
+            count: number of gates.
+        """
+        table = self.heads if kind == HEADS else self.neurons
+        return float(np.interp(count, sorted(table), [table[each] for each in sorted(table)]))
+
+
+@dataclass(frozen=True)
 class SpeedTable:
     """Milliseconds of a forward pass, and of its parts.
 
     Attributes:
         dense: of the model as it is.
         rest: of everything that cannot be pruned: embeddings, LayerNorms, residual sums, pooler, classifier.
-        heads: number of heads -> of one layer's attention; 0 for none. The step from 0 to 1 holds its fixed price.
-        neurons: number of neurons -> of one layer's feed-forward.
+        layers: of each layer, from the bottom to the top.
     """
 
     dense: float
     rest: float
-    heads: dict[int, float]
-    neurons: dict[int, float]
+    layers: list[LayerTimes]
 
     @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> SpeedTable:
+    def of(cls, stored: Mapping[str, Any], layers: int) -> SpeedTable:
         """The table that `dataclasses.asdict` gave and JSON kept, which knows numbers as keys only as text.
 
         Raises:
-            ValueError: a time is no finite number from 0, or that of no heads, no neurons or the whole is missing; an
-                object of another form raises what its use raises.
+            ValueError: a time is no finite number from 0, or that of no heads, no neurons, a layer or the whole is
+                missing; an object of another form raises what its use raises.
         """
-        heads, neurons = ({int(n): float(ms) for n, ms in stored[name].items()} for name in ("heads", "neurons"))
-        table = cls(float(stored["dense"]), float(stored["rest"]), heads, neurons)
-        times = [table.dense, table.rest, *heads.values(), *neurons.values()]
-        whole = table.rest > 0 and 0 in heads and 0 in neurons and min(*heads, *neurons) == 0
+        found = [
+            LayerTimes(*({int(n): float(ms) for n, ms in each[kind].items()} for kind in (HEADS, NEURONS)))
+            for each in stored["layers"]
+        ]
+        table = cls(float(stored["dense"]), float(stored["rest"]), found)
+        halves = [half for layer in found for half in (layer.heads, layer.neurons)]
+        times = [table.dense, table.rest, *(ms for half in halves for ms in half.values())]
+        whole = table.rest > 0 and len(found) == layers and all(min(half, default=-1) == 0 for half in halves)
         if not whole or not all(math.isfinite(ms) and ms >= 0 for ms in times):
             raise ValueError("the table of milliseconds is damaged")
         return table
 
-    def prices(self, parts: Sequence[Sublayer]) -> list[Tensor]:
-        """For each sublayer float64 (count + 1,): milliseconds of 0, 1, 2, ... open gates.
+    def lines(self) -> list[str]:
+        """The table as text: the bottom layer stands for all but the top one."""
+        found = [f"{self.dense:.2f} ms for the dense model, {self.rest:.2f} ms of them outside heads and neurons"]
+        for name, layer in {"bottom": self.layers[0], "top": self.layers[-1]}.items():
+            halves = {"heads": layer.heads, "neurons": layer.neurons}
+            shown = [
+                f"{kind} {', '.join(f'{n}: {ms:.2f}' for n, ms in half.items())}" for kind, half in halves.items()
+            ]
+            found.append(f"ms of the {name} layer: {'; '.join(shown)}")
+        return found
 
-        Numbers of gates that were not measured lie on straight lines between those that were.
-        """
+    def prices(self, parts: Sequence[Sublayer]) -> list[Tensor]:
+        """For each sublayer float64 (count + 1,): milliseconds of 0, 1, 2, ... open gates."""
         return [
             torch.tensor(
-                [_interpolated(self.heads if part.kind == HEADS else self.neurons, k) for k in range(part.count + 1)],
+                [self.layers[part.layer].price(part.kind, count) for count in range(part.count + 1)],
                 dtype=torch.float64,
             )
             for part in parts
@@ -87,23 +122,52 @@ def measure_speed(
         timed: the engine to measure in; default: PyTorch with its own number of threads.
     """
     sizes = layer_sizes(model)
-    most_heads, most_neurons = max(size.heads for size in sizes), max(size.neurons for size in sizes)
-    shapes = [(most_heads, most_neurons), (0, 0)]
-    shapes += [(count, 0) for count in _grid(most_heads)] + [(0, count) for count in _grid(most_neurons)]
-    small = [
-        shrink(model, [(range(min(heads, size.heads)), range(min(neurons, size.neurons))) for size in sizes]).eval()
-        for heads, neurons in shapes
+    layers = range(len(sizes))
+    # Most classifiers read one token of the top layer: its gates cost less than those of the others.
+    apart = len(sizes) > 1 and reads_first_token(model)
+    places = [(layers[:-1], _FRACTIONS), (layers[-1:], _FRACTIONS_OF_TOP)] if apart else [(layers, _FRACTIONS)]
+    most = {HEADS: max(size.heads for size in sizes), NEURONS: max(size.neurons for size in sizes)}
+    trials = [
+        (place, kind, count)
+        for place, fractions in places
+        for kind in (HEADS, NEURONS)
+        for count in _grid(most[kind], fractions)
     ]
+    shapes = [(layers, most), ((), most), *((place, {kind: count}) for place, kind, count in trials)]
+    small = [_with_at_most(model, *shape) for shape in shapes]
     dense, rest, *times = (timed or _medians)(small, batch_size, length)
-    tables: tuple[dict[int, float], dict[int, float]] = ({0: 0.0}, {0: 0.0})
-    for (heads, neurons), each in zip(shapes[2:], times, strict=True):
-        table = tables[0] if heads else tables[1]
-        table[heads or neurons] = max(*table.values(), (each - rest) / len(sizes))  # more gates are never cheaper
+    tables: dict[tuple[int, str], dict[int, float]] = {}
+    for (place, kind, count), each in zip(trials, times, strict=True):
+        for layer in place:
+            table = tables.setdefault((layer, kind), {0: 0.0})
+            table[count] = max(*table.values(), (each - rest) / len(place))  # more gates are never cheaper
+    found = [
+        LayerTimes(tables.get((layer, HEADS), {0: 0.0}), tables.get((layer, NEURONS), {0: 0.0})) for layer in layers
+    ]
     # The two halves do not add up exactly to their cost together, so both are scaled to the dense model.
-    together = len(sizes) * (tables[0][most_heads] + tables[1][most_neurons])
+    together = sum(
+        layer.price(HEADS, size.heads) + layer.price(NEURONS, size.neurons)
+        for layer, size in zip(found, sizes, strict=True)
+    )
     scale = max(dense - rest, 0.0) / together if together else 0.0
-    scaled = [{count: each * scale for count, each in table.items()} for table in tables]
-    return SpeedTable(dense, rest, *scaled)
+    scaled = [LayerTimes(_times(layer.heads, scale), _times(layer.neurons, scale)) for layer in found]
+    return SpeedTable(dense, rest, scaled)
+
+
+def _with_at_most(model: PreTrainedModel, place: Sequence[int], most: Mapping[str, int]) -> PreTrainedModel:
+    """A copy with so many heads and neurons, or those there are, in some layers, and none in the others."""
+    openings = [
+        tuple(
+            range(min(most.get(kind, 0), count) if index in place else 0)
+            for kind, count in ((HEADS, size.heads), (NEURONS, size.neurons))
+        )
+        for index, size in enumerate(layer_sizes(model))
+    ]
+    return shrink(model, openings).eval()
+
+
+def _times(table: Mapping[int, float], factor: float) -> dict[int, float]:
+    return {count: each * factor for count, each in table.items()}
 
 
 def speed_budget(table: SpeedTable, model: PreTrainedModel, speedup: float) -> Budget:
@@ -122,18 +186,8 @@ def speed_budget(table: SpeedTable, model: PreTrainedModel, speedup: float) -> B
     return Budget(table.prices, whole, min(share, 1.0))
 
 
-def _grid(most: int) -> list[int]:
-    return sorted({max(1, most // part) for part in _FRACTIONS} | {1} if most else set())
-
-
-def _interpolated(table: dict[int, float], count: int) -> float:
-    counts = sorted(table)
-    above = next((each for each in counts if each >= count), counts[-1])
-    below = max((each for each in counts if each <= count), default=above)
-    if above == below:
-        return table[above]
-    part = (count - below) / (above - below)
-    return table[below] + part * (table[above] - table[below])
+def _grid(most: int, fractions: Sequence[int]) -> list[int]:
+    return sorted({max(1, most // part) for part in fractions} | {1} if most else set())
 
 
 def _medians(models: Sequence[nn.Module], batch_size: int, length: int) -> list[float]:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from emmental.architectures import base_model_type, longest_input
+from emmental.architectures import base_model_type, encoder_layers, longest_input
 from emmental.data import FeatureDataset
 from emmental.errors import UserError
 from emmental.pretrained import weights_fingerprint
@@ -309,17 +309,25 @@ def budget_of(
     file, shape = run.folder / SPEED_FILE, (run.speedup_batch_size, run.speedup_length)
     name = f"speedup {run.speedup:g} in {run.speedup_engine} at {shape[0]} x {shape[1]}"
     key = {"model": weights_fingerprint(model), "shape": list(shape), "engine": run.speedup_engine}
+    layers = len(encoder_layers(model))
     with run.processes.main_first():
-        if run.processes.is_main and measured_speed(file, key) is None:
+        if run.processes.is_main and measured_speed(file, key, layers) is None:
             table = measure_speed(copy.deepcopy(model).cpu(), *shape, timed)
             run.output.write_json(SPEED_FILE, {"of": key, "table": asdict(table)})
-    return speed_budget(measured_speed(file, key), model, run.speedup), name
+    table = measured_speed(file, key, layers)
+    for line in table.lines():
+        logger.info("%s", line)
+    return speed_budget(table, model, run.speedup), name
 
 
-def measured_speed(file: Path, key: dict[str, Any]) -> SpeedTable | None:
-    """The table that was measured for `key`; None if it is missing or damaged."""
+def measured_speed(file: Path, key: dict[str, Any], layers: int) -> SpeedTable | None:
+    """The table that was measured for `key`; None if it is missing or damaged.
+
+    Args:
+        layers: how many the model has.
+    """
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
-        return SpeedTable.of(stored["table"]) if stored["of"] == key else None
+        return SpeedTable.of(stored["table"], layers) if stored["of"] == key else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None

@@ -32,7 +32,7 @@ from emmental.runs.checkpoints import read_state
 from emmental.runs.output_folder import RECORD, OutputFolder
 from emmental.runs.progress import keep_rows, read_log
 from emmental.small_models import SmallConfig
-from emmental.structured.speed import SpeedTable, speed_budget
+from emmental.structured.speed import LayerTimes, SpeedTable, speed_budget
 from emmental.tasks import read_split, resolve_task, user_task
 from emmental.tasks.tables import read_table
 from emmental.training.phases import measured_speed
@@ -349,11 +349,11 @@ def _settings(folder: Path) -> list[Reader]:
 def _speed_table(folder: Path) -> Reader:
     model = BertForSequenceClassification(BertConfig(**tiny_shape()))
     key = {"model": "0" * 8, "shape": [1, 16], "engine": "torch"}
-    table = SpeedTable(9.5, 2.25, {0: 0.0, 1: 1.5, 2: 2.5}, {0: 0.0, 2: 0.5, 32: 1.25})
+    table = SpeedTable(9.5, 2.25, [LayerTimes({0: 0.0, 1: 1.5, 2: 2.5}, {0: 0.0, 2: 0.5, 32: 1.25})] * 2)
     sample = json.dumps({"of": key, "table": asdict(table)}).encode()
 
     def read(path: Path) -> None:
-        if (found := measured_speed(path, key)) is not None:
+        if (found := measured_speed(path, key, 2)) is not None:
             speed_budget(found, model, 2.0)
 
     return Reader("table of milliseconds", [sample], _written(folder / "speed.json", read), 5)

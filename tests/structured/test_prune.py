@@ -17,7 +17,7 @@ from emmental.structured.agreement import agreement
 from emmental.structured.gates import encoder_weights, sublayers
 from emmental.structured.rungs import prune_in_rungs
 from emmental.structured.selection import weight_budget
-from emmental.structured.speed import SpeedTable
+from emmental.structured.speed import LayerTimes, SpeedTable
 from emmental.structured.texts import MOST_TEXTS, material
 
 
@@ -165,7 +165,7 @@ def test_a_classifier_that_was_never_trained(tokenizer):
 def test_a_speed_is_bought(trained, tokenizer, monkeypatch):
     """Where a neuron costs a millisecond and a head nothing, half the time is half the neurons."""
     neurons = {count: float(count) for count in range(33)}
-    table = SpeedTable(dense=64.0, rest=0.5, heads={0: 0.0, 2: 0.0}, neurons=neurons)
+    table = SpeedTable(64.0, 0.5, [LayerTimes({0: 0.0, 2: 0.0}, neurons)] * 2)
     monkeypatch.setattr(prune_module, "measure_speed", lambda *_, **__: table)
     small = emmental.prune(trained, tokenizer, sentences(), speedup=2.0)
     assert sum(part.count for part in sublayers(small) if part.kind == "neurons") == 31  # 32 ms, 0.5 of them the rest

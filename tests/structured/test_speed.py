@@ -11,9 +11,9 @@ from emmental.shrinking import layer_sizes
 from emmental.structured import speed
 from emmental.structured.gates import sublayers
 from emmental.structured.selection import select
-from emmental.structured.speed import SpeedTable, measure_speed, speed_budget
+from emmental.structured.speed import LayerTimes, SpeedTable, measure_speed, speed_budget
 
-TABLE = SpeedTable(dense=30.0, rest=4.0, heads={0: 0.0, 1: 4.0, 2: 5.0}, neurons={0: 0.0, 8: 2.0, 32: 8.0})
+TABLE = SpeedTable(30.0, 4.0, [LayerTimes({0: 0.0, 1: 4.0, 2: 5.0}, {0: 0.0, 8: 2.0, 32: 8.0})] * 2)
 
 
 def test_prices_lie_on_lines():
@@ -45,24 +45,50 @@ def test_an_attention_that_costs_more_than_it_is_worth_goes():
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Time is counted, not measured: 1 ms, for each layer 1 ms for any head, 0.5 ms a head, 0.125 ms a neuron."""
+    """Time is counted, not measured: 1 ms, for a layer 1 ms for any head, 0.5 ms a head, 0.125 ms a neuron.
+
+    The neurons of the top layer cost nothing.
+    """
 
     def milliseconds(model):
-        return 1.0 + sum((1.0 + size.heads / 2) * bool(size.heads) + size.neurons / 8 for size in layer_sizes(model))
+        sizes = layer_sizes(model)
+        heads = sum((1.0 + size.heads / 2) * bool(size.heads) for size in sizes)
+        return 1.0 + heads + sum(size.neurons / 8 for size in sizes[:-1])
 
     monkeypatch.setattr(speed, "_medians", lambda models, *_: [milliseconds(model) for model in models])
 
 
 def test_the_table_of_a_model(counted):
     table = measure_speed(tiny_models.model("bert"))
-    assert table == SpeedTable(
-        13.0, 1.0, {0: 0.0, 1: 1.5, 2: 2.0}, {0: 0.0, 1: 0.125, 2: 0.25, 4: 0.5, 8: 1.0, 16: 2.0, 32: 4.0}
+    heads, neurons = {0: 0.0, 1: 1.5, 2: 2.0}, {0: 0.0, 1: 0.125, 2: 0.25, 4: 0.5, 8: 1.0, 16: 2.0, 32: 4.0}
+    top = LayerTimes(heads, dict.fromkeys((0, 1, 16, 32), 0.0))
+    assert table == SpeedTable(9.0, 1.0, [LayerTimes(heads, neurons), top])
+
+
+def test_the_table_as_text():
+    assert TABLE.lines() == [
+        "30.00 ms for the dense model, 4.00 ms of them outside heads and neurons",
+        "ms of the bottom layer: heads 0: 0.00, 1: 4.00, 2: 5.00; neurons 0: 0.00, 8: 2.00, 32: 8.00",
+        "ms of the top layer: heads 0: 0.00, 1: 4.00, 2: 5.00; neurons 0: 0.00, 8: 2.00, 32: 8.00",
+    ]
+
+
+def test_layers_that_are_read_alike_are_timed_together(monkeypatch):
+    """ALBERT's one layer, and the layers of a classifier that reads the mean of all tokens."""
+    timed = []
+    monkeypatch.setattr(
+        speed, "_medians", lambda models, *_: timed.extend(models) or [1.0 + i for i in range(len(models))]
     )
+    measure_speed(tiny_models.model("albert"))
+    mean = measure_speed(tiny_models.model("modernbert", classifier_pooling="mean"))
+    assert len(timed) == 2 * (2 + 2 + 6)
+    assert mean.layers[0] == mean.layers[1]
 
 
 def test_times_are_measured():
     model = tiny_models.model("bert")
     table = measure_speed(model, length=16)
     assert table.dense > 0
-    assert list(table.heads) == [0, 1, 2]
-    assert list(table.heads.values()) == sorted(table.heads.values())
+    for layer in table.layers:
+        assert list(layer.heads) == [0, 1, 2]
+        assert list(layer.heads.values()) == sorted(layer.heads.values())
