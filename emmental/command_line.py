@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -60,15 +60,24 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def parse_flags(
-    description: str, groups: Mapping[str, Iterable[Flag]], argv: Sequence[str] | None, everyday: str
+    description: str,
+    groups: Mapping[str, Iterable[Flag]],
+    argv: Sequence[str] | None,
+    everyday: str,
+    settle: Callable[[Flags], None],
+    problems: Callable[[Flags], Iterable[str]],
 ) -> Flags:
-    """The flags of `argv` (None: the arguments of the process).
+    """The flags of `argv` (None: the arguments of the process), checked together.
+
+    Mistakes end the program with a line each and status 2.
 
     Args:
         description: what the program does, for `--help`.
         groups: title of a group -> its flags.
         argv: the command line.
         everyday: names of the flags that most people need, with spaces between. `--help` shows only these.
+        settle: sets flags that follow from others.
+        problems: finds the mistakes in the flags, a line each.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = OneLineParser(description)
@@ -77,7 +86,10 @@ def parse_flags(
     parser.add_argument("--help_all", action="help", help="show every flag and exit")
     for title, flags in groups.items():
         parser.declare(title, *flags, shown=None if "--help_all" in argv else everyday.split())
-    return Flags(groups, vars(parser.parse_args(argv)))
+    flags = Flags(groups, vars(parser.parse_args(argv)))
+    settle(flags)
+    leave_if(problems(flags), parser.prog)
+    return flags
 
 
 def range_problems(

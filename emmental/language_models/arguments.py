@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from emmental.command_line import leave_if, parse_flags
+from emmental.command_line import parse_flags
 from emmental.flags import Flags, flag, switch
 from emmental.runs.arguments import common_problems, distillation_flags, optimization_flags, run_flags, settle
 
@@ -91,10 +89,8 @@ EVERYDAY = (
 
 def parse_arguments(argv: Sequence[str] | None = None) -> Flags:
     """Parse and check all flags together; a mistake ends the program with one line per mistake and status 2."""
-    args = parse_flags("Distil a smaller language model from BERT, RoBERTa or GPT-2.", FLAGS, argv, EVERYDAY)
-    _normalise(args)
-    leave_if(find_problems(args), Path(sys.argv[0]).name)
-    return args
+    description = "Distil a smaller language model from BERT, RoBERTa or GPT-2."
+    return parse_flags(description, FLAGS, argv, EVERYDAY, _normalise, find_problems)
 
 
 def with_defaults(params: argparse.Namespace) -> Flags:

@@ -34,6 +34,7 @@ from emmental.data.batching import RowBatch
 from emmental.data.padding import pad_rows
 from emmental.data.tokenization import load_tokenizer, plain_text_backend, vocabulary_fingerprint
 from emmental.errors import UserError
+from emmental.runs.progress import configure_logging
 
 logger = logging.getLogger(__name__)
 
@@ -407,7 +408,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> BinarizeReport:
     """Run the command line `argv` (default: the process')."""
     args = _parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    configure_logging(is_main=True)
     with user_mistakes(), logging_redirect_tqdm():
         tokenizer = load_tokenizer(args.tokenizer)
         rules = sequence_rules(tokenizer, args.min_length, args.max_length, args.max_unknown)

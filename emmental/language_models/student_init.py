@@ -28,6 +28,7 @@ from emmental.data.tokenization import load_tokenizer
 from emmental.errors import UserError
 from emmental.language_models.models import LANGUAGE_MODELS
 from emmental.pretrained import check_folder, from_pretrained, loading
+from emmental.runs.progress import configure_logging
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +229,7 @@ def _load_teacher(name: str, random_head: bool) -> PreTrainedModel:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Run the command line `argv` (default: the process') and return the student's folder."""
     args = _parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    configure_logging(is_main=True)
     torch.manual_seed(args.seed)
     with user_mistakes():
         teacher = _load_teacher(args.model_name, args.random_head)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from emmental.architectures import ARCHITECTURES
-from emmental.command_line import leave_if, parse_flags
+from emmental.command_line import parse_flags
 from emmental.errors import UserError
 from emmental.flags import Flags, flag, switch
 from emmental.methods import (
@@ -59,7 +58,7 @@ FLAGS = {
             "like --train_file, for evaluation; default: a tenth of that",
             changes_result=False,
         ),
-        flag("test_file", "like --train_file, for --do_predict; needs no labels", changes_result=False),
+        flag("test_file", "for --do_predict; needs no labels", changes_result=False),
         flag(
             "unlabeled_file",
             "more text for the teacher to label: .txt (a text a line), .csv, .tsv, .jsonl or .parquet",
@@ -102,7 +101,7 @@ FLAGS = {
             "evaluate every checkpoint of the output folder, in numeric order; all are kept",
             changes_result=False,
         ),
-        switch("dry_run", "check everything, show the plan, stop before training", changes_result=False),
+        switch("dry_run", "check everything, show the plan, and stop", changes_result=False),
     ),
     "how much to prune": (
         flag(
@@ -127,7 +126,7 @@ FLAGS = {
         ),
         flag(
             "speedup",
-            "in the place of --keep: times as fast as dense, measured here",
+            "instead of --keep: times as fast as dense, measured here",
             type=float,
             at_least=1,
         ),
@@ -236,10 +235,8 @@ EVERYDAY = (
 
 def parse_arguments(argv: Sequence[str] | None = None) -> Flags:
     """Parse and check all flags together; a mistake ends the program with one line per mistake and status 2."""
-    args = parse_flags("Fine-tune BERT on GLUE, or on your own sentences, while pruning it.", FLAGS, argv, EVERYDAY)
-    _normalise(args)
-    leave_if(find_problems(args), Path(sys.argv[0]).name)
-    return args
+    description = "Fine-tune BERT on GLUE, or on your own sentences, while pruning it."
+    return parse_flags(description, FLAGS, argv, EVERYDAY, _normalise, find_problems)
 
 
 def _normalise(args: Flags) -> None:
