@@ -15,10 +15,11 @@ from typing import Any
 
 READS_FLAGS_FIRST = True  # told to `import emmental`, which then leaves PyTorch alone until the flags are read
 
+from emmental import is_program
 from emmental.language_models.arguments import parse_arguments
 from emmental.runs.threads import bound_spinning
 
-if __name__ == "__main__":
+if is_program(__name__):
     bound_spinning()
     parse_arguments()  # --help and mistakes in flags are answered before PyTorch is loaded, which takes seconds
 

@@ -18,10 +18,11 @@ from typing import Any
 
 READS_FLAGS_FIRST = True  # told to `import emmental`, which then leaves PyTorch alone until the flags are read
 
+from emmental import is_program
 from emmental.runs.threads import bound_spinning
 from emmental.training.arguments import parse_arguments
 
-if __name__ == "__main__":
+if is_program(__name__):
     bound_spinning()
     parse_arguments()  # --help and mistakes in flags are answered before PyTorch is loaded, which takes seconds
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
@@ -18,6 +19,15 @@ __all__ = [
 ]
 
 
+COMMANDS = {"emmental-train": "masked_run_glue", "emmental-distil": "distiller", "emmental-draw": "visualizing_image"}
+"""Console command -> the program that it starts."""
+
+
+def is_program(name: str) -> bool:
+    """Whether the module `name` was started: as a script, by `python -m`, or by its console command."""
+    return name == "__main__" or COMMANDS.get(Path(sys.argv[0]).stem) == name
+
+
 def register() -> None:
     """Register masked and small models with the Auto classes of Transformers.
 
@@ -27,7 +37,7 @@ def register() -> None:
     from emmental import masked_models, small_models  # noqa: F401 - importing them registers
 
 
-if not getattr(sys.modules["__main__"], "READS_FLAGS_FIRST", False):
+if not (getattr(sys.modules["__main__"], "READS_FLAGS_FIRST", False) or Path(sys.argv[0]).stem in COMMANDS):
     register()
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import emmental
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROGRAMS = ("masked_run_glue", "distiller", "visualizing_image")
@@ -102,3 +104,4 @@ def test_installed_copy_works_from_another_folder(tmp_path):
     where = Path(said("-c", "import emmental; print(emmental.__file__)").strip())
     assert where == target / "emmental" / "__init__.py"
     assert {file.name for file in (target / "bin").iterdir()} == set(PROJECT["project"]["scripts"])
+    assert PROJECT["project"]["scripts"] == {name: f"{module}:main" for name, module in emmental.COMMANDS.items()}

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import tiny
 
+import emmental
+
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "transformers", "numpy", "sklearn", "scipy", "matplotlib", "cv2", "tensorboard", "huggingface_hub"}
 PROGRAMS = ("masked_run_glue.py", "distiller.py")
@@ -35,6 +37,14 @@ def test_flags_are_read_before_anything_heavy_is_loaded(program, flag):
     assert {name.split(".")[0] for name in modules} & HEAVY == set()
     assert len(modules) < 200
     assert done.returncode == (0 if flag.startswith("--help") else 2)
+
+
+@pytest.mark.parametrize(("command", "program"), list(emmental.COMMANDS.items())[:2])
+def test_so_do_the_console_commands(command, program):
+    code = f"import sys; sys.argv[0] = '{command}'; from {program} import main; main()"
+    modules, done = loaded("-c", code, "--help")
+    assert {name.split(".")[0] for name in modules} & HEAVY == set()
+    assert done.returncode == 0
 
 
 def test_drawing_on_an_image_loads_no_models():
