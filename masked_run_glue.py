@@ -158,6 +158,8 @@ def _train_in_phases(run: Run, tokenizer: Any, dataset: FeatureDataset, more: Fe
     start = run.model_name_or_path
     from_dense = needs_dense_phase(run, dense, dataset)
     lock_whole(run)
+    if run.speedup is not None:  # out of reach is found out before anything is trained
+        budget_of(run, dense, 1.0, dense, timed_in(run.speedup_engine))
     made = Made(dense)
     with opened(dense_run, run) if from_dense else nullcontext():
         if from_dense:

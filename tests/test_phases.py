@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import forked
 import pytest
+import tiny
 import torch
 from faults.runs import Command, World, difference, last_lines, log_of
 from safetensors.torch import load_file
@@ -241,22 +243,24 @@ def test_other_shares_in_the_same_folder_are_refused(world: World, structured: P
 
 
 def test_a_speedup_is_measured_once(world: World, structured: Path, tmp_path: Path) -> None:
-    flags = ("--speedup", "1.01", "--speedup_length", "16", "--num_train_epochs", "0", "--max_steps", "-1")
+    flags = ("--speedup", "1.5", "--speedup_length", "16", "--num_train_epochs", "0", "--max_steps", "-1")
     start = ("--model_name_or_path", str(structured / "dense"), "--no-dense_first")
-    output = finished(world.plain(*flags, *start), tmp_path / "out")
+    command, output = world.plain(*flags, *start), tmp_path / "out"
+    assert command.run(output, even_table) == 0
     table = (output / "speed.json").read_bytes()
-    finished(world.plain(*flags, *start), output)
+    finished(command, output)
     assert (output / "speed.json").read_bytes() == table
     said = log_of(output).read_text()
+    assert said.count("10.00 ms for the dense model, 1.00 ms of them outside") == 1
     assert "the pruned model of before is taken" in said
-    assert "times as fast as dense (1 x 16, PyTorch fp32), 1.01 asked" in said
+    assert "times as fast as dense (1 x 16, PyTorch fp32), 1.5 asked" in said
 
 
 def test_a_speedup_recovers_at_the_rate_of_what_it_leaves(world: World, structured: Path, tmp_path: Path) -> None:
     """Of 10 ms the encoder takes 9: five times as fast leaves a ninth of it, and that is 15 % or less."""
     start = ("--model_name_or_path", str(structured / "dense"), "--no-dense_first")
     command, output = world.plain("--speedup", "5", "--speedup_length", "16", *start), tmp_path / "out"
-    assert command.run(output, partial(even_table, TaskDistiller, 5)) == -9
+    assert command.run(output, partial(even_table, forked.kill_at_call(TaskDistiller, "step", 5))) == -9
     assert list(output.glob("checkpoint-*"))
     finished(command, output)
     said = log_of(output).read_text()
@@ -267,11 +271,24 @@ def test_a_speedup_recovers_at_the_rate_of_what_it_leaves(world: World, structur
     assert "learning rate 0.0002" in (output / "README.md").read_text()
 
 
-def even_table(owner: object, call: int) -> None:
-    """Put this table in the place of the measured one, and kill the run at a call."""
+def test_a_speedup_out_of_reach_is_refused_before_anything_is_trained(world: World, tmp_path: Path) -> None:
+    command, output = world.plain("--speedup", "10", "--speedup_length", "16"), tmp_path / "out"
+    assert command.run(output, even_table) == 2
+    assert "--speedup accepts 1 to below 10, what an empty encoder reaches on this machine" in last_lines(output, 1)
+
+
+def even_table(then: Callable[[], None] = lambda: None) -> None:
+    """Put this table in the place of the measured one."""
     table = SpeedTable(10.0, 1.0, [LayerTimes({0: 0.0, 2: 2.25}, {0: 0.0, 32: 2.25})] * 2)
     sys.modules["emmental.training.phases"].measure_speed = lambda *_: table
-    forked.kill_at_call(owner, "step", call)()
+    then()
+
+
+def test_too_few_rows_are_refused_before_anything_is_trained(world: World, tmp_path: Path) -> None:
+    tiny.write_task(tmp_path / "few", "mrpc", train=7)
+    command = world.plain("--data_dir", str(tmp_path / "few"))
+    assert "--granularity structured needs 8 training rows or more, not 7" in refused(command, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_engine_that_is_not_there(

@@ -170,16 +170,16 @@ def _times(table: Mapping[int, float], factor: float) -> dict[int, float]:
     return {count: each * factor for count, each in table.items()}
 
 
-def speed_budget(table: SpeedTable, model: PreTrainedModel, speedup: float) -> Budget:
+def speed_budget(table: SpeedTable, model: PreTrainedModel, speedup: float, called: str = "speedup") -> Budget:
     """The milliseconds of a model that is `speedup` times as fast as `model`.
 
     Raises:
         UserError: it is below 1, or more than an encoder without heads and neurons reaches.
     """
-    most = table.dense / table.rest
+    most = math.floor(10 * table.dense / table.rest) / 10
     if not 1.0 <= speedup < most:
         raise UserError(
-            f"speedup accepts 1 to {most:.1f}, what an empty encoder reaches on this machine, not {speedup}"
+            f"{called} accepts 1 to below {most:g}, what an empty encoder reaches on this machine, not {speedup:g}"
         )
     whole = sum(float(price[-1]) for price in table.prices(sublayers(model)))
     share = (table.dense / speedup - table.rest) / whole if whole else 1.0

@@ -51,14 +51,17 @@ def bag_of_words(task: Task, train: Split, dev: Split) -> Floor:
     """
     started = time.monotonic()
     rows = _rows_within_limits(train)
-    encode = _Encoder([train.texts_a[row] for row in rows], None if train.texts_b is None else train.texts_b, rows)
+    try:
+        encode = _Encoder([train.texts_a[row] for row in rows], None if train.texts_b is None else train.texts_b, rows)
+    except ValueError:  # the texts have no word, or, if they are many, none twice
+        encode = None
     labels = np.asarray(train.labels)[rows]
     if task.is_regression:
         model: Ridge | LogisticRegression = Ridge(alpha=1.0)
     else:
         model = LogisticRegression(C=_INVERSE_REGULARIZATION, max_iter=200, tol=1e-3)
-    if not task.is_regression and len(np.unique(labels)) < 2:
-        predictions = np.full(len(dev.texts_a), labels[0])
+    if encode is None or (not task.is_regression and len(np.unique(labels)) < 2):
+        predictions = np.full(len(dev.texts_a), labels.mean() if task.is_regression else np.bincount(labels).argmax())
     else:
         predictions = model.fit(encode.training, labels).predict(encode(dev.texts_a, dev.texts_b))
     if task.label_range is not None:

@@ -16,15 +16,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from emmental.architectures import base_model_type, encoder_layers, longest_input
+from emmental.architectures import base_model_type, longest_input
 from emmental.data import FeatureDataset
 from emmental.errors import UserError
-from emmental.pretrained import weights_fingerprint
 from emmental.runs.evaluation import model_inputs
 from emmental.runs.output_folder import RECORD, OutputFolder
 from emmental.runs.precision import bf16_in_hardware
 from emmental.runs.resuming import checkpoint_to_resume, lock_output, open_output
 from emmental.runs.run import Run
+from emmental.shrinking import layer_sizes
 from emmental.structured.gates import encoder_weights
 from emmental.structured.selection import Budget, weight_budget
 from emmental.structured.speed import SpeedTable, Timed, measure_speed, speed_budget
@@ -41,7 +41,7 @@ from emmental.training.recipe import (
     trains_dense,
     unstructured_values,
 )
-from emmental.training.structured import share_left
+from emmental.training.structured import fewest_rows, share_left
 
 logger = logging.getLogger(__name__)
 
@@ -200,11 +200,15 @@ def refuse_early(run: Run, dataset: FeatureDataset, load: Callable[[Run], PreTra
         load: loads the model that a part of the run starts from.
 
     Raises:
-        UserError: a folder holds another run, or nothing is trained and the model does not know the task.
+        UserError: a folder holds another run, there are too few rows, or nothing is trained and the model does not
+            know the task.
     """
     parts = [pruning_phase(run, share, folder) for share, folder in keep_folders(run)] if in_phases(run) else [run]
     for part in parts if not run.overwrite_output_dir else []:
         checkpoint_to_resume(part, flags_only=True)
+    fewest = fewest_rows(run.processes)
+    if in_phases(run) and run.granularity == STRUCTURED and len(dataset) < fewest:
+        raise UserError(f"--granularity structured needs {fewest} training rows or more, not {len(dataset)}")
     cuts_only = run.num_train_epochs == 0 and run.max_steps < 1
     if in_phases(run) and cuts_only and run.dense_first is None:
         needs_dense_phase(run, load(dense_phase(run, len(dataset))), dataset)
@@ -302,22 +306,30 @@ def budget_of(
     """The budget of `model`, and its name: a share of the dense model's weights, or milliseconds for `--speedup`.
 
     Rank 0 measures the table of milliseconds once, in the engine `timed`, and writes it to the output folder. A
-    resumed run reads it.
+    resumed run reads it. Weights do not matter to it: it may be asked for before the model is trained.
+
+    Raises:
+        UserError: `--speedup` is out of reach.
     """
     if run.speedup is None:
         return weight_budget(model, min(1.0, keep * encoder_weights(dense) / encoder_weights(model))), f"keep {keep:g}"
     file, shape = run.folder / SPEED_FILE, (run.speedup_batch_size, run.speedup_length)
     name = f"speedup {run.speedup:g} in {run.speedup_engine} at {shape[0]} x {shape[1]}"
-    key = {"model": weights_fingerprint(model), "shape": list(shape), "engine": run.speedup_engine}
-    layers = len(encoder_layers(model))
+    sizes = [[size.heads, size.neurons] for size in layer_sizes(model)]
+    key = {
+        "type": model.config.model_type,
+        "width": model.config.hidden_size,
+        "sizes": sizes,
+        "shape": list(shape),
+        "engine": run.speedup_engine,
+    }
     with run.processes.main_first():
-        if run.processes.is_main and measured_speed(file, key, layers) is None:
+        if run.processes.is_main and measured_speed(file, key, len(sizes)) is None:
             table = measure_speed(copy.deepcopy(model).cpu(), *shape, timed)
             run.output.write_json(SPEED_FILE, {"of": key, "table": asdict(table)})
-    table = measured_speed(file, key, layers)
-    for line in table.lines():
-        logger.info("%s", line)
-    return speed_budget(table, model, run.speedup), name
+            for line in table.lines():
+                logger.info("%s", line)
+    return speed_budget(measured_speed(file, key, len(sizes)), model, run.speedup, "--speedup"), name
 
 
 def measured_speed(file: Path, key: dict[str, Any], layers: int) -> SpeedTable | None:

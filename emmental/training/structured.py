@@ -13,7 +13,6 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from emmental import atomic
 from emmental.architectures import architecture_of
 from emmental.data import FeatureDataset
-from emmental.errors import UserError
 from emmental.pretrained import from_pretrained, weights_fingerprint
 from emmental.runs.processes import Processes
 from emmental.runs.run import Run
@@ -42,9 +41,6 @@ def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budge
         dataset: training rows.
         budget: of weights or milliseconds.
         name: name of the budget, such as `keep 0.25`; a result for another name is not used.
-
-    Raises:
-        UserError: too few rows.
     """
     folder = run.folder / FOLDER
     identity = {"budget": name, "dense": weights_fingerprint(dense), "data": dataset.fingerprint, "seed": run.seed}
@@ -64,6 +60,11 @@ def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budge
     return from_pretrained(AutoModelForSequenceClassification, str(folder)).to(run.processes.device)
 
 
+def fewest_rows(processes: Processes) -> int:
+    """The fewest training rows that heads and neurons are pruned on: each process then has some to check on, too."""
+    return _FEWEST_ROWS * processes.world_size
+
+
 def share_left(folder: Path) -> float | None:
     """The share of the encoder's weights that the cut in an output folder left; None if there is no cut."""
     left = _facts(folder / FOLDER).get("left")
@@ -73,14 +74,10 @@ def share_left(folder: Path) -> float | None:
 def rows_to_prune_on(dataset: FeatureDataset, model: PreTrainedModel, seed: int, processes: Processes) -> Material:
     """This process' training rows for information and refit, and others for the check, drawn by the seed.
 
-    Processes take turns at the batches, so that together they have those of one process.
-
-    Raises:
-        UserError: there are fewer than 8 rows for each process.
+    Processes take turns at the batches, so that together they have those of one process. The data set has
+    `fewest_rows` or more.
     """
     count = processes.world_size
-    if len(dataset) < (fewest := _FEWEST_ROWS * count):
-        raise UserError(f"--granularity structured needs {fewest} training rows or more, not {len(dataset)}")
     rows = np.random.default_rng(seed).permutation(len(dataset))
     checked, others = np.split(rows, [min(MOST_CHECKED, len(rows) // 5)])
     tokens = np.cumsum(dataset.lengths[others])

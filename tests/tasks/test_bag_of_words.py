@@ -55,3 +55,8 @@ def test_no_more_rows_and_characters_than_the_limits():
     assert len(_rows_within_limits(split(["ab"] * (MOST_ROWS + 5), [0] * (MOST_ROWS + 5)))) == MOST_ROWS
     long = split(["x" * 10_000] * 400, [0] * 400)
     assert len(_rows_within_limits(long)) == MOST_CHARACTERS // 10_000
+
+
+def test_without_words_the_largest_class_is_predicted():
+    floor = bag_of_words(resolve_task("sst-2"), split(["", " ", ""], [1, 0, 1]), split(["a", ""], [1, 0]))
+    assert floor.predictions.tolist() == [1, 1]
