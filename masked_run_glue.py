@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import random
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -26,8 +25,6 @@ if is_program(__name__):
     bound_spinning()
     parse_arguments()  # --help and mistakes in flags are answered before PyTorch is loaded, which takes seconds
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
@@ -64,6 +61,7 @@ from emmental.runs.precision import Precision
 from emmental.runs.progress import LOG_FILE, add_pictures, read_log
 from emmental.runs.resuming import open_output
 from emmental.runs.run import TRAINER, Run, set_up
+from emmental.runs.state import seed_generators
 from emmental.tasks import (
     collapsed_to_one_class,
     compute_metrics,
@@ -108,6 +106,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     remedies = "a lower --learning_rate or --mask_scores_learning_rate, or --bf16 instead of --fp16"
     with user_mistakes(), set_up(flags, TRAINER, flags.no_cuda, remedies) as run:
         return _run(run)
+
+
+def command() -> None:
+    """The console command: `main` without its results, which would become the exit status."""
+    main()
 
 
 def _run(run: Run) -> dict[str, float]:
@@ -265,9 +268,7 @@ def _given_teacher(run: Run, tokenizer: Any, model: nn.Module, dataset: FeatureD
 
 def set_seed(args: Run) -> None:
     """Seed Python, NumPy and PyTorch with `args.seed`."""
-    random.seed(args.seed)
-    np.random.seed(args.seed)
-    torch.manual_seed(args.seed)
+    seed_generators(args.seed)
 
 
 def load_and_cache_examples(
