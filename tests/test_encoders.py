@@ -41,17 +41,6 @@ from visualizing_image import save_overview
 
 MATRICES = {"albert": 6, "modernbert": 8}
 """Encoder matrices of two layers, 12 of others: layers share one set of six; four a layer, where q, k, v are one."""
-METHODS = {
-    "topK": ["--final_threshold", "0.25"],
-    "magnitude": ["--final_threshold", "0.25"],
-    "fisher": ["--final_threshold", "0.25"],
-    "threshold": ["--initial_threshold", "-1", "--final_threshold", "0.001", "--mask_init", "kaiming"],
-    "sigmoied_threshold": [
-        *("--initial_threshold", "0", "--final_threshold", "0.5", "--mask_init", "kaiming"),
-        *("--regularization", "l1", "--final_lambda", "10"),
-    ],
-    "l0": ["--mask_scale", "2.197", "--regularization", "l0", "--final_lambda", "1", "--final_threshold", "1"],
-}
 
 
 @dataclass(frozen=True)
@@ -142,7 +131,7 @@ class TestTraining:
 
     @pytest.mark.parametrize("method", [method for method in PRUNING_METHODS if method != "topK"])
     def test_the_other_methods(self, encoder: Encoder, tmp_path: Path, method: str) -> None:
-        argv = flags(encoder.world, tmp_path, "--pruning_method", method, *METHODS[method])
+        argv = flags(encoder.world, tmp_path, "--pruning_method", method, *tiny.METHODS[method])
         results = masked_run_glue.main([*argv, "--save_steps", "4"])
         assert masked_run_glue.main([*argv, "--save_steps", "4", "--do_eval"]) == results
         if method in ("magnitude", "fisher"):

@@ -82,21 +82,11 @@ def test_every_task_trains_distils_evaluates_and_predicts(models: Path, tmp_path
     assert float(text[task.primary_metric]) == results[task.primary_metric]
 
 
-@pytest.mark.parametrize("method", ["topK", "threshold", "sigmoied_threshold", "magnitude", "l0", "fisher"])
+@pytest.mark.parametrize("method", tiny.METHODS)
 def test_every_method_ends_as_asked_and_predicts_the_same_when_loaded(
     models: Path, tmp_path: Path, method: str
 ) -> None:
-    options = {
-        "topK": ["--final_threshold", "0.25"],
-        "magnitude": ["--final_threshold", "0.25"],
-        "fisher": ["--final_threshold", "0.25"],
-        "threshold": ["--initial_threshold", "-1", "--final_threshold", "0.001", "--mask_init", "kaiming"],
-        "sigmoied_threshold": [
-            *("--initial_threshold", "0", "--final_threshold", "0.5", "--mask_init", "kaiming"),
-            *("--regularization", "l1", "--final_lambda", "10"),
-        ],
-        "l0": ["--mask_scale", "2.197", "--regularization", "l0", "--final_lambda", "1", "--final_threshold", "1"],
-    }[method]
+    options = tiny.METHODS[method]
     argv = flags(models, tmp_path, "sst-2", "--pruning_method", method, *options)
     results = masked_run_glue.main(argv)
     output = tmp_path / "out"

@@ -13,6 +13,18 @@ WORDS = tuple(f"{a}{b}" for a in ("ka", "lo", "mi", "nu", "pe", "ri") for b in (
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 GOOD, BAD = WORDS[:12], WORDS[12:24]
 """Words that mark one class and the other; the rest says nothing."""
+METHODS = {
+    "topK": ["--final_threshold", "0.25"],
+    "magnitude": ["--final_threshold", "0.25"],
+    "fisher": ["--final_threshold", "0.25"],
+    "threshold": ["--initial_threshold", "-1", "--final_threshold", "0.001", "--mask_init", "kaiming"],
+    "sigmoied_threshold": [
+        *("--initial_threshold", "0", "--final_threshold", "0.5", "--mask_init", "kaiming"),
+        *("--regularization", "l1", "--final_lambda", "10"),
+    ],
+    "l0": ["--mask_scale", "2.197", "--regularization", "l0", "--final_lambda", "1", "--final_threshold", "1"],
+}
+"""Flags with which each method prunes a tiny model within a few updates."""
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
