@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from emmental.structured.stepping import evaluating
 
 _FRACTIONS, _FRACTIONS_OF_TOP = (16, 8, 4, 2, 1), (2, 1)
 """What part of a layer's heads and neurons is timed: one in so many."""
+_WHOLE_MODELS = (0.5, 0.25, 0.125)
+"""The shares of heads and neurons of the mixed models that are timed whole."""
 _FEWEST_ROUNDS, _ROUNDS, _SECONDS = 5, 40, 6.0
 """Models are timed in turn: five rounds or more, up to this number, and no new one after this number of seconds."""
 
@@ -63,11 +66,13 @@ class SpeedTable:
         dense: of the model as it is.
         rest: of everything that cannot be pruned: embeddings, LayerNorms, residual sums, pooler, classifier.
         layers: of each layer, from the bottom to the top.
+        mixed: for models whose layers differ, milliseconds of the whole and the sum of its parts by this table.
     """
 
     dense: float
     rest: float
     layers: list[LayerTimes]
+    mixed: list[tuple[float, float]] = field(default_factory=list)
 
     @classmethod
     def of(cls, stored: Mapping[str, Any], layers: int) -> SpeedTable:
@@ -81,9 +86,10 @@ class SpeedTable:
             LayerTimes(*({int(n): float(ms) for n, ms in each[kind].items()} for kind in (HEADS, NEURONS)))
             for each in stored["layers"]
         ]
-        table = cls(float(stored["dense"]), float(stored["rest"]), found)
+        mixed = [(float(whole), float(parts)) for whole, parts in stored["mixed"]]
+        table = cls(float(stored["dense"]), float(stored["rest"]), found, mixed)
         halves = [half for layer in found for half in (layer.heads, layer.neurons)]
-        times = [table.dense, table.rest, *(ms for half in halves for ms in half.values())]
+        times = [table.dense, table.rest, *itertools.chain(*mixed, *(half.values() for half in halves))]
         whole = table.rest > 0 and len(found) == layers and all(min(half, default=-1) == 0 for half in halves)
         if not whole or not all(math.isfinite(ms) and ms >= 0 for ms in times):
             raise ValueError("the table of milliseconds is damaged")
@@ -99,6 +105,11 @@ class SpeedTable:
             ]
             found.append(f"ms of the {name} layer: {'; '.join(shown)}")
         return found
+
+    def parts(self, whole: float) -> float:
+        """The sum of the parts of a model that takes `whole` milliseconds: with `mixed`, on straight lines."""
+        wholes, sums = np.array(sorted([(self.rest, self.rest), (self.dense, self.dense), *self.mixed])).T
+        return float(np.interp(whole, wholes, np.maximum.accumulate(sums)))
 
     def prices(self, parts: Sequence[Sublayer]) -> list[Tensor]:
         """For each sublayer float64 (count + 1,): milliseconds of 0, 1, 2, ... open gates."""
@@ -134,10 +145,11 @@ def measure_speed(
         for count in _grid(most[kind], fractions)
     ]
     shapes = [(layers, most), ((), most), *((place, {kind: count}) for place, kind, count in trials)]
-    small = [_with_at_most(model, *shape) for shape in shapes]
-    dense, rest, *times = (timed or _medians)(small, batch_size, length)
+    mixed = [_mixed(model, share) for share in _WHOLE_MODELS]
+    models = [*(_with_at_most(model, *shape) for shape in shapes), *mixed]
+    dense, rest, *times = (timed or _medians)(models, batch_size, length)
     tables: dict[tuple[int, str], dict[int, float]] = {}
-    for (place, kind, count), each in zip(trials, times, strict=True):
+    for (place, kind, count), each in zip(trials, times[: len(trials)], strict=True):
         for layer in place:
             table = tables.setdefault((layer, kind), {0: 0.0})
             table[count] = max(*table.values(), (each - rest) / len(place))  # more gates are never cheaper
@@ -151,7 +163,12 @@ def measure_speed(
     )
     scale = max(dense - rest, 0.0) / together if together else 0.0
     scaled = [LayerTimes(_times(layer.heads, scale), _times(layer.neurons, scale)) for layer in found]
-    return SpeedTable(dense, rest, scaled)
+    table = SpeedTable(dense, rest, scaled)
+    for each, whole in zip(mixed, times[len(trials) :], strict=True):
+        parts = sublayers(each)
+        prices = zip(parts, table.prices(parts), strict=True)
+        table.mixed.append((whole, rest + sum(float(price[part.count]) for part, price in prices)))
+    return table
 
 
 def _with_at_most(model: PreTrainedModel, place: Sequence[int], most: Mapping[str, int]) -> PreTrainedModel:
@@ -163,6 +180,16 @@ def _with_at_most(model: PreTrainedModel, place: Sequence[int], most: Mapping[st
         )
         for index, size in enumerate(layer_sizes(model))
     ]
+    return shrink(model, openings).eval()
+
+
+def _mixed(model: PreTrainedModel, share: float) -> PreTrainedModel:
+    """A copy with about this share of heads and neurons: most at the bottom, as pruning mostly leaves them."""
+    sizes = layer_sizes(model)
+    openings = []
+    for index, size in enumerate(sizes):
+        here = min(1.0, share * 2 * (len(sizes) - index) / (len(sizes) + 1))
+        openings.append((range(math.ceil(here * size.heads)), range(round(here * size.neurons))))
     return shrink(model, openings).eval()
 
 
@@ -182,7 +209,7 @@ def speed_budget(table: SpeedTable, model: PreTrainedModel, speedup: float, call
             f"{called} accepts 1 to below {most:g}, what an empty encoder reaches on this machine, not {speedup:g}"
         )
     whole = sum(float(price[-1]) for price in table.prices(sublayers(model)))
-    share = (table.dense / speedup - table.rest) / whole if whole else 1.0
+    share = (table.parts(table.dense / speedup) - table.rest) / whole if whole else 1.0
     return Budget(table.prices, whole, min(share, 1.0))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny_models
 import torch
@@ -27,6 +29,13 @@ def test_a_budget_by_hand():
     budget = speed_budget(TABLE, tiny_models.model("bert"), 2.0)
     assert (budget.whole, budget.share) == (26.0, 11.0 / 26.0)
     assert speed_budget(TABLE, tiny_models.model("bert"), 1.0).share == 1.0
+
+
+def test_a_mixed_model_that_is_slower_than_its_parts():
+    """A whole of 20 ms has parts of 16: one of 15 ms has 11/16 of the way from 4 to 16, which leaves 8.25 of 26."""
+    table = replace(TABLE, mixed=[(20.0, 16.0)])
+    assert (table.parts(15.0), table.parts(25.0)) == (12.25, 23.0)
+    assert speed_budget(table, tiny_models.model("bert"), 2.0).share == 8.25 / 26.0
 
 
 @pytest.mark.parametrize("speedup", [0.5, 7.5, float("nan")])
@@ -62,7 +71,9 @@ def test_the_table_of_a_model(counted):
     table = measure_speed(tiny_models.model("bert"))
     heads, neurons = {0: 0.0, 1: 1.5, 2: 2.0}, {0: 0.0, 1: 0.125, 2: 0.25, 4: 0.5, 8: 1.0, 16: 2.0, 32: 4.0}
     top = LayerTimes(heads, dict.fromkeys((0, 1, 16, 32), 0.0))
-    assert table == SpeedTable(9.0, 1.0, [LayerTimes(heads, neurons), top])
+    assert (table.dense, table.rest, table.layers) == (9.0, 1.0, [LayerTimes(heads, neurons), top])
+    # Half: two thirds of the bottom layer (2 heads, 21 neurons), a third of the top one (1, 11); and so on.
+    assert table.mixed == [(w, w) for w in (1 + 2 + 21 / 8 + 1.5, 1 + 1.5 + 11 / 8 + 1.5, 1 + 1.5 + 5 / 8 + 1.5)]
 
 
 def test_the_table_as_text():
@@ -81,7 +92,7 @@ def test_layers_that_are_read_alike_are_timed_together(monkeypatch):
     )
     measure_speed(tiny_models.model("albert"))
     mean = measure_speed(tiny_models.model("modernbert", classifier_pooling="mean"))
-    assert len(timed) == 2 * (2 + 2 + 6)
+    assert len(timed) == 2 * (2 + 2 + 6 + 3)
     assert mean.layers[0] == mean.layers[1]
 
 
