@@ -1,7 +1,7 @@
 """Tokenised features, their cache, and batches."""
 
 from emmental.data.batching import LengthGroupedBatches, RowBatch, SequentialBatches, padding_share
-from emmental.data.features import FeatureDataset, batch_loader, collate, load_features
+from emmental.data.features import FeatureDataset, batch_loader, load_features
 
 __all__ = [
     "FeatureDataset",
@@ -9,7 +9,6 @@ __all__ = [
     "RowBatch",
     "SequentialBatches",
     "batch_loader",
-    "collate",
     "load_features",
     "padding_share",
 ]

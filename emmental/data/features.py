@@ -114,29 +114,16 @@ class FeatureDataset(Dataset):
             absent if they are unknown; `index` (B,) int64; `weights` (B,) float32.
         """
         rows = np.asarray(indices, dtype=np.int64)
-        starts, lengths, boundaries = self._offsets[:-1][rows], self.lengths[rows], self._boundaries[rows]
-        batch = _padded(self._input_ids, starts, lengths, boundaries, self.pad_token_id, pad_to_multiple_of)
+        starts, lengths = self._offsets[:-1][rows], self.lengths[rows]
+        padded, attended = pad_rows(self._input_ids, starts, lengths, self.pad_token_id, pad_to_multiple_of)
+        types = attended & (np.arange(padded.shape[1]) >= self._boundaries[rows][:, None])
+        arrays = {"input_ids": padded, "attention_mask": attended, "token_type_ids": types}
+        batch = {name: torch.from_numpy(array.astype(np.int64)) for name, array in arrays.items()}
         batch["index"] = torch.from_numpy(rows)
         batch["weights"] = torch.ones(len(rows)) if weights is None else torch.tensor(weights, dtype=torch.float32)
         if self.labels is not None:
             batch["labels"] = torch.from_numpy(self.labels[rows])
         return batch
-
-
-def collate(rows: list[dict], pad_token_id: int = 0, pad_to_multiple_of: int = 1) -> dict[str, torch.Tensor]:
-    """Pad single rows of `FeatureDataset.__getitem__` to a batch like that of `FeatureDataset.batch`.
-
-    `batch` is the fast way; this one serves rows that were chosen or changed one by one. A row may have a `weight`.
-    """
-    lengths = np.array([len(row["input_ids"]) for row in rows])
-    boundaries = lengths - np.array([np.sum(row["token_type_ids"]) for row in rows])
-    input_ids = np.concatenate([row["input_ids"] for row in rows])
-    batch = _padded(input_ids, np.cumsum(lengths) - lengths, lengths, boundaries, pad_token_id, pad_to_multiple_of)
-    batch["index"] = torch.tensor([row["index"] for row in rows], dtype=torch.int64)
-    batch["weights"] = torch.tensor([row.get("weight", 1.0) for row in rows], dtype=torch.float32)
-    if "label" in rows[0]:
-        batch["labels"] = torch.tensor([row["label"] for row in rows])
-    return batch
 
 
 def batch_loader(
@@ -217,21 +204,6 @@ def _reopened(folder: str, pad_to_multiple_of: int) -> FeatureDataset:
 
 def _as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return batch
-
-
-def _padded(
-    input_ids: np.ndarray,
-    starts: np.ndarray,
-    lengths: np.ndarray,
-    boundaries: np.ndarray,
-    pad_token_id: int,
-    pad_to_multiple_of: int,
-) -> dict[str, torch.Tensor]:
-    """Cut B rows out of `input_ids` (total,) and pad them to the longest: ids, mask and types (B, T) int64."""
-    padded, attended = pad_rows(input_ids, starts, lengths, pad_token_id, pad_to_multiple_of)
-    types = attended & (np.arange(padded.shape[1]) >= boundaries[:, None])
-    arrays = {"input_ids": padded, "attention_mask": attended, "token_type_ids": types}
-    return {name: torch.from_numpy(array.astype(np.int64)) for name, array in arrays.items()}
 
 
 def _private_backend(tokenizer: PreTrainedTokenizerBase, max_seq_length: int, paired: bool) -> Tokenizer:

@@ -180,20 +180,6 @@ class Comparison:
                 found.append(stack.logits(rows.batch(some), product))
         return torch.cat(found, dim=1)[:, torch.as_tensor(np.argsort(order), device=self.device)]
 
-    def inputs_of_matrices(self, stack: Stack, product: Tensor, rows: np.ndarray) -> dict[int, Tensor]:
-        """Number of a matrix -> what goes into it (tokens, columns), of a stack of one model."""
-        found: dict[int, list[Tensor]] = {}
-        for start in range(0, len(rows), 64):
-            batch = self.train.batch(rows[None, start : start + 64])
-            inside = batch.mask[0].flatten().bool()
-
-            def see(matrix: int, x: Tensor, inside: Tensor = inside) -> None:
-                found.setdefault(matrix, []).append(x[0, inside].float())
-
-            with torch.autocast(self.device.type, torch.bfloat16):
-                stack.logits(batch, product, see=see)
-        return {matrix: torch.cat(parts) for matrix, parts in found.items()}
-
     def _judge(self, stack: Stack, mask: Tensor | None = None) -> dict[str, list[dict[str, float]]]:
         """For held-out and dev rows the metrics of each model."""
         found = {}

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from emmental.atomic import MANIFEST, atomic_folder
 from emmental.data.batching import LengthGroupedBatches, SequentialBatches, padding_share
-from emmental.data.features import FEATURES_FILE, FeatureDataset, batch_loader, collate, load_features
+from emmental.data.features import FEATURES_FILE, FeatureDataset, batch_loader, load_features
 from emmental.errors import UserError
 from emmental.tasks import TASKS, Task, read_split, user_task
 from emmental.tasks.task import Layout
@@ -108,17 +108,6 @@ def test_batches_are_padded_to_their_longest_member(load) -> None:
     assert kinds.pop("weights") == "torch.float32"
     assert set(kinds.values()) == {"torch.int64"}
     assert dataset.batch([3], pad_to_multiple_of=8)["input_ids"].shape == (1, 8)
-
-
-def test_collate_makes_the_same_batch_from_rows(load) -> None:
-    dataset = load()
-    for multiple in (1, 8):
-        fast = dataset.batch([4, 1, 3], pad_to_multiple_of=multiple)
-        slow = collate([dataset[row] for row in (4, 1, 3)], dataset.pad_token_id, multiple)
-        assert fast.keys() == slow.keys()
-        for name, tensor in fast.items():
-            assert tensor.dtype == slow[name].dtype
-            assert torch.equal(tensor, slow[name]), name
 
 
 def test_padding_takes_the_tokenizers_own_token(load, make_tokenizer) -> None:
