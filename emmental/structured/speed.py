@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from emmental.errors import UserError
 from emmental.first_token import first_token_only, reads_first_token
-from emmental.shrinking import layer_sizes, shrink
+from emmental.shrinking import Openings, layer_sizes, shrink
 from emmental.structured.gates import HEADS, NEURONS, Sublayer, sublayers
 from emmental.structured.selection import Budget
 from emmental.structured.stepping import evaluating
@@ -180,7 +180,7 @@ def _with_at_most(model: PreTrainedModel, place: Sequence[int], most: Mapping[st
         )
         for index, size in enumerate(layer_sizes(model))
     ]
-    return shrink(model, openings).eval()
+    return _copy(model, openings)
 
 
 def _mixed(model: PreTrainedModel, share: float) -> PreTrainedModel:
@@ -190,7 +190,13 @@ def _mixed(model: PreTrainedModel, share: float) -> PreTrainedModel:
     for index, size in enumerate(sizes):
         here = min(1.0, share * 2 * (len(sizes) - index) / (len(sizes) + 1))
         openings.append((range(math.ceil(here * size.heads)), range(round(here * size.neurons))))
-    return shrink(model, openings).eval()
+    return _copy(model, openings)
+
+
+def _copy(model: PreTrainedModel, openings: Openings) -> PreTrainedModel:
+    small = shrink(model, openings).eval()
+    small.set_input_embeddings(model.get_input_embeddings())  # a large part of the memory, the same in all
+    return small
 
 
 def _times(table: Mapping[int, float], factor: float) -> dict[int, float]:
