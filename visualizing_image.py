@@ -232,7 +232,7 @@ class SingleImageViz:
         .avif .raw .rgba` by Matplotlib, with the drawing as vectors over the image where the format has them.
 
         Raises:
-            UserError: an ending that is no picture format.
+            UserError: an ending that is not a picture format.
             UserError: the file cannot be written.
         """
         path = Path(self.saveas if saveas is None else saveas)
@@ -356,7 +356,7 @@ def save_all(
         title: heading of the overview and the curves.
 
     Raises:
-        UserError: no mask, or one that is no mask.
+        UserError: no mask, or one that is not a mask.
         UserError: a file cannot be written.
     """
     unusable = [name for name in masks if not name or "/" in name]

@@ -84,7 +84,7 @@ def loading(name: object) -> Iterator[None]:
 
 
 def check_folder(name: str | os.PathLike[str], called: str) -> None:
-    """Refuse a path that is no folder, and a folder that holds an adapter instead of a model.
+    """Refuse a path that is not a folder, and a folder that holds an adapter instead of a model.
 
     Raises:
         UserError: it names folders with similar names, or says what to do with the adapter.
@@ -137,7 +137,7 @@ def weight_files(folder: str | Path) -> list[Path]:
                 raise UserError(f"{index} lists no weights")
             for part in parts:
                 if not isinstance(part, str) or Path(part).name != part or not isfile(folder / part):
-                    raise UserError(f"{index} lists {part!r}, which is no file beside it")
+                    raise UserError(f"{index} lists {part!r}, which is not a file beside it")
             return [folder / part for part in parts]
     raise UserError(f"{folder} has no weights: neither {' nor '.join(WEIGHT_FILES)}")
 

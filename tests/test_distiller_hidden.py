@@ -230,7 +230,7 @@ def test_a_damaged_cache_is_made_anew(
     states.write_bytes(bytes(len(sound)))
     masked_run_glue.main([*argv, "--overwrite_output_dir"])
     assert states.read_bytes() == sound
-    assert any("is damaged and made anew" in message for message in caplog.messages)
+    assert any("is damaged and made again" in message for message in caplog.messages)
 
 
 REFUSED = {

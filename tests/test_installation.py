@@ -68,7 +68,7 @@ def test_every_import_has_its_requirement():
 
 def test_every_room_is_packed():
     for file in (ROOT / "emmental").rglob("*.py"):
-        assert (file.parent / "__init__.py").is_file(), f"{file.parent.name} is no package: pip would leave it out"
+        assert (file.parent / "__init__.py").is_file(), f"{file.parent.name} is not a package: pip would leave it out"
     assert set(PROJECT["tool"]["setuptools"]["py-modules"]) == set(PROGRAMS)
     for target in PROJECT["project"]["scripts"].values():
         module, _, function = target.partition(":")

@@ -145,7 +145,7 @@ class TestFoldersAsPeopleHaveThem:
     @pytest.mark.parametrize("name", ["../model.safetensors", "nowhere.safetensors", 3])
     def test_a_list_of_parts_that_names_no_file_beside_it(self, folder, name):
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
-        with pytest.raises(UserError, match="which is no file beside it"):
+        with pytest.raises(UserError, match="which is not a file beside it"):
             read_model(folder)
 
     def test_pickled_tensors_are_read_and_said_once(self, folder, weights, caplog):

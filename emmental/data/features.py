@@ -54,7 +54,7 @@ class FeatureDataset(Dataset):
         folder: a cache folder made by `load_features`.
 
     Raises:
-        DamagedError: the file is missing, is no features file of this version, or contradicts itself.
+        DamagedError: the file is missing, is not a features file of this version, or contradicts itself.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -173,7 +173,7 @@ def load_features(
     meant = Path(cache_dir) / f"{task.name}-{split}-{max_seq_length}-{fingerprint[:16]}"
     folder = unclaimed(meant)
     if folder != meant:
-        logger.warning("%s is no complete feature cache; it is left alone and another folder is used", meant)
+        logger.warning("%s is not a complete feature cache; it is left alone and another folder is used", meant)
     if not overwrite_cache and folder.exists():
         try:
             return _verified(folder, fingerprint)
@@ -349,7 +349,7 @@ def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     except (OSError, SafetensorError, ValueError, TypeError) as error:  # TypeError: a dtype that NumPy lacks
         raise DamagedError(f"{path} cannot be read ({error})") from error
     if metadata.get("version") != str(FORMAT_VERSION) or not metadata.get("pad_token_id", "").isdecimal():
-        raise DamagedError(f"{path} is no features file of version {FORMAT_VERSION}")
+        raise DamagedError(f"{path} is not a features file of version {FORMAT_VERSION}")
     if not _is_consistent(tensors):
         raise DamagedError(f"{path} holds arrays that contradict each other")
     return tensors, {"fingerprint": ""} | metadata

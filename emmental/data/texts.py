@@ -35,7 +35,9 @@ def read_texts(source: str) -> Iterator[Text]:
         return _lines(sys.stdin.buffer, "standard input")
     path = Path(source)
     if not path.is_file():
-        raise UserError(f"--input {source} is no file; it accepts text, {', '.join(_TABLES)}, or - (standard input)")
+        raise UserError(
+            f"--input {source} is not a file; it accepts text, {', '.join(_TABLES)}, or - (standard input)"
+        )
     if path.suffix.lower() in _TABLES:
         return iter(_table_texts(path))
     return _file_lines(path)

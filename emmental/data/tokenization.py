@@ -32,7 +32,7 @@ def load_tokenizer(name: str | Path, *, flag: str = "", **options: Any) -> PreTr
     tokenizer = from_pretrained(AutoTokenizer, str(name), flag=flag, **options)
     called = f"{flag} {name}".strip()
     if not tokenizer.is_fast:
-        raise UserError(f"{called} is no fast tokenizer; it needs a tokenizer.json")
+        raise UserError(f"{called} is not a fast tokenizer; it needs a tokenizer.json")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers makes this one if it finds no files
         raise UserError(f"{called} holds no tokenizer; it needs a tokenizer.json or vocab.txt")
     return tokenizer

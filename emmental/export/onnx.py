@@ -298,7 +298,7 @@ def _refuse_foreign(target: Path) -> None:
     """Checkpoints and bertarized models have a manifest too: only one that lists a graph is ours to replace."""
     listed = atomic.read_manifest(target) if (target / atomic.MANIFEST).is_file() else {}
     if target.exists() and not {MODEL_FILE, EARLIER_FILES[MODEL_FILE]} & {*listed}:
-        raise UserError(f"--output {target} exists and is no ONNX folder; it is left alone")
+        raise UserError(f"--output {target} exists and is not an ONNX folder; it is left alone")
 
 
 def _summary(result: OnnxExport, target: Path) -> str:
@@ -325,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=True,
     )
     parser.add_argument(
-        "--calibration_file", help="texts for int8 with fixed scales, tried beside scales found as they come"
+        "--calibration_file", help="texts to fix the scales of int8; used if fewer answers change than without"
     )
     args = read_arguments(parser, argv)
     source, target = folders(args)

@@ -36,7 +36,7 @@ def quantize_int8(path: str | Path, target: str | Path, calibration: Sequence[Ma
         calibration: batches of the model's inputs, each (batch, length) int64, as many as are worth waiting for.
 
     Raises:
-        UserError: `path` is no such file, or a damaged one.
+        UserError: `path` does not exist or is damaged.
     """
     checked = read_checked(Path(path))
     with _without_remarks(), atomic.atomic_file(target) as temporary:

@@ -105,7 +105,7 @@ def _folder_of(path: Path) -> Path:
 def read_checked(path: Path) -> onnx.ModelProto:
     """The graph of a file, after checking that it is whole, that of an encoder, and needs no other file."""
     if not path.is_file():
-        raise UserError(f"{path} is no ONNX file: it does not exist")
+        raise UserError(f"{path} is not an ONNX file: it does not exist")
     if path.stat().st_size > LARGEST_FILE:
         raise UserError(f"{path} is larger than {LARGEST_FILE / 1e9:.0f} GB, which one ONNX file may hold")
     try:
@@ -127,7 +127,7 @@ def read_checked(path: Path) -> onnx.ModelProto:
     # An encoder without any head reads no mask.
     if not {INPUTS[0]} <= inputs <= set(INPUTS) or not outputs or not outputs <= set(OUTPUTS):
         raise UserError(
-            f"{path} is no encoder written here: {', '.join(sorted(inputs))} -> {', '.join(sorted(outputs))}"
+            f"{path} is not an encoder written here: {', '.join(sorted(inputs))} -> {', '.join(sorted(outputs))}"
         )
     return model
 

@@ -159,7 +159,7 @@ def read_package(path: str | Path) -> Package:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} is no file; a package that emmental.export.storage wrote is accepted")
+        raise UserError(f"{path} is not a file; a package that emmental.export.storage wrote is accepted")
     try:
         with safe_open(path, framework="numpy") as file:
             texts = dict(file.metadata() or {})
@@ -175,7 +175,7 @@ def read_package(path: str | Path) -> Package:
         return _take_apart(config, json.loads(texts["matrices"]), tensors)
     except (*_DAMAGE, SafetensorError, zlib.error) as error:
         message = " ".join(str(error).split())[:300]
-        raise UserError(f"{path} is no package or a damaged one: {message or type(error).__name__}") from error
+        raise UserError(f"{path} is not a package, or is damaged: {message or type(error).__name__}") from error
 
 
 def is_package(path: str | Path) -> bool:
@@ -223,7 +223,7 @@ def _take_text(left: dict[str, np.ndarray], name: str) -> str | None:
         return None
     data = left.pop(name)
     if data.ndim != 1 or data.dtype != np.uint8:
-        raise UserError(f"{name} is no compressed text")
+        raise UserError(f"{name} is not compressed text")
     stream = zlib.decompressobj()
     text = stream.decompress(data.tobytes(), LARGEST_TOKENIZER_FILE)
     if not stream.eof or stream.unused_data:

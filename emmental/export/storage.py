@@ -94,7 +94,7 @@ def save_package(
             raise UserError(f"--{flag} accepts {', '.join(VALUE_TYPES)}, not {value!r}")
     path = Path(path)
     if path.exists() and not is_package(path):
-        raise UserError(f"--output {path} exists and is no package; it is left alone")
+        raise UserError(f"--output {path} exists and is not a package; it is left alone")
     if isinstance(model, str | os.PathLike):
         tokenizer_folder = model if tokenizer_folder is None else tokenizer_folder
         model = read_model(model)

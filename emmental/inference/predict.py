@@ -80,7 +80,9 @@ def load(
     if not path.is_file():
         check_folder(path, f"--model {path}")
     if not (path.is_file() or (path / "config.json").is_file()):
-        raise UserError(f"--model {path} is no package and has no config.json; it accepts a package or model folder")
+        raise UserError(
+            f"--model {path} is not a package and has no config.json; it accepts a package or model folder"
+        )
     threads = torch.get_num_threads() if threads is None else threads
     weights = path.is_file() or has_weights(path)
     if not weights and importlib.util.find_spec("onnxruntime") and _onnx_file(path, engine).is_file():

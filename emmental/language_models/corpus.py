@@ -65,7 +65,7 @@ class CorpusDataset(Dataset):
         pad_token_id: the token that pads batches.
 
     Raises:
-        DamagedError: the folder is no corpus of this version, or its files contradict each other.
+        DamagedError: the folder is not a corpus of this version, or its files contradict each other.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -347,7 +347,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         if not isinstance(description["tokenizer"], str):
             raise TypeError("tokenizer")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedError(f"{folder} is no corpus: {_DESCRIPTION} is missing or unreadable") from error
+        raise DamagedError(f"{folder} is not a corpus: {_DESCRIPTION} is missing or unreadable") from error
     sound = all(type(number) is int and number >= 0 for number in numbers) and description.get("dtype") in (
         "<u2",
         "<i4",

@@ -129,7 +129,7 @@ class LmBatchMaker:
             batch: `input_ids` (B, T), `lengths` (B,) and `index` (B,) of a `CorpusDataset`.
             epoch: number of the pass over the data.
             rank: takes the rows from rank * ceil(B / world_size) on.
-            world_size: number of ranks. If B is no multiple of it, repeated rows that do not count fill the last ones.
+            world_size: number of ranks. If it does not divide B, repeated rows that do not count fill the last ones.
 
         Returns:
             Token ids, attention mask, labels, (b, T) each, and which rows count, (b,) bool; None if all do.

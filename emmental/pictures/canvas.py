@@ -49,7 +49,7 @@ class Chart(Figure):
         """Write the picture. The ending of `saveas` names the format.
 
         Raises:
-            UserError: an ending that is no picture format.
+            UserError: an ending that is not a picture format.
             UserError: the file cannot be written.
         """
         suffix = picture_suffix(saveas)
@@ -125,7 +125,7 @@ def picture_suffix(path: str | Path) -> str:
     """The lower-case ending of a picture's file name.
 
     Raises:
-        UserError: there is none, or it is no picture format.
+        UserError: there is none, or it is not a picture format.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in OPENCV_SUFFIXES + MATPLOTLIB_SUFFIXES:

@@ -29,7 +29,7 @@ def curves(history: Sequence[Mapping[str, object]], title: str = "") -> Chart:
         title: heading of the picture.
 
     Raises:
-        UserError: a row without `step`, a value that is no number, or nothing to draw.
+        UserError: a row without `step`, a value that is not a number, or nothing to draw.
     """
     panels = _panels(history)
     if not panels:

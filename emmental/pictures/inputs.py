@@ -50,7 +50,7 @@ def to_rgb_image(image: object, rgb: bool = True) -> np.ndarray:
         rgb: False for arrays in OpenCV's BGR(A) order. It does not matter for files and PIL images.
 
     Raises:
-        UserError: a file that cannot be read, or an array that is no image; the message says what is accepted.
+        UserError: a file that cannot be read, or an array that is not an image; the message says what is accepted.
     """
     if isinstance(image, str | Path):
         pixels, rgb = _read_image(Path(image)), False
@@ -243,7 +243,7 @@ def _channels_last(pixels: np.ndarray) -> np.ndarray:
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim != 3 or pixels.shape[2] not in _CHANNELS or pixels.size == 0:
         raise UserError(
-            f"img: shape {pixels.shape} is no image; (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4 is accepted"
+            f"img: shape {pixels.shape} is not an image; (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4 is accepted"
         )
     return pixels
 

@@ -64,7 +64,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         What `page.page` shows, ready for JSON.
 
     Raises:
-        UserError: the model is no classifier of the task, or as `make_artifacts` and `read_split`.
+        UserError: the model is not a classifier of the task, or as `make_artifacts` and `read_split`.
     """
     source = Path(args.model_name_or_path)
     model = read_model(source, args.pruning_method, args.threshold)
@@ -161,7 +161,7 @@ def _output_problems(flag: str, name: str | None) -> list[str]:
     if path.is_dir():
         return [f"--{flag} {name} is a folder; it accepts a file"]
     if path.exists() and GENERATOR not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
-        return [f"--{flag} {name} exists and is no report; it is left alone"]
+        return [f"--{flag} {name} exists and is not a report; it is left alone"]
     return []
 
 
@@ -220,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--validation_file", help="your own data instead of these two, as for the trainer")
     parser.add_argument("--dense", help="folder of the dense model it came from; default: as the training recorded")
     parser.add_argument(
-        "--calibration_file", help="texts for int8 with fixed scales, tried beside scales found as they come"
+        "--calibration_file", help="texts to fix the scales of int8; used if fewer answers change than without"
     )
     parser.add_argument("--output", "--target", dest="target", default="report.html", help="page to write")
     parser.add_argument("--results", help="file for the numbers, as JSON")

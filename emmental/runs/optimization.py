@@ -173,7 +173,7 @@ class UpdateLoop:
         """Take up what `state_dict` gave.
 
         Raises:
-            UserError: a counter is no number of updates.
+            UserError: a counter is not a number of updates.
         """
         for name in ("global_step", "skipped_updates"):
             if type(state[name]) is not int or state[name] < 0:

@@ -79,7 +79,7 @@ class SpeedTable:
         """The table that `dataclasses.asdict` gave and JSON kept, which knows numbers as keys only as text.
 
         Raises:
-            ValueError: a time is no finite number from 0, or that of no heads, no neurons, a layer or the whole is
+            ValueError: a time is not a finite number from 0, or that of no heads, no neurons, a layer or the whole is
                 missing; an object of another form raises what its use raises.
         """
         found = [

@@ -47,7 +47,7 @@ def model_classes(config: Any, called: str) -> tuple[str, ...]:
     if len(set(names)) != len(names):
         raise UserError(f"{called}: id2label in its config names a class twice: {listed(names)}")
     if not isinstance(config.label2id or {}, dict):
-        raise UserError(f"{called}: label2id in its config is no object of names and numbers; mend config.json")
+        raise UserError(f"{called}: label2id in its config is not an object of names and numbers; correct config.json")
     back = {str(name).strip(): _number(number) for name, number in (config.label2id or {}).items()}
     if not back or (are_numbered(back) and not are_numbered(names)):
         return names
@@ -59,7 +59,7 @@ def model_classes(config: Any, called: str) -> tuple[str, ...]:
         if said != number and not (said is None and are_numbered(back)):  # nobody filled it in
             raise UserError(
                 f"{called}: label2id in its config contradicts id2label, which says that class {number} is {name!r}; "
-                "mend config.json"
+                "correct config.json"
             )
     if beyond := [name for name, number in back.items() if number not in range(len(names)) and not are_numbered(back)]:
         raise UserError(f"{called}: label2id in its config has classes that id2label lacks: {listed(beyond)}")
@@ -67,7 +67,7 @@ def model_classes(config: Any, called: str) -> tuple[str, ...]:
 
 
 def _number(value: Any) -> int:
-    """A class id of `label2id`; -1 if it is no number."""
+    """A class id of `label2id`; -1 if it is not a number."""
     return int(value) if re.fullmatch(r"[0-9]+", str(value)) else -1
 
 

@@ -53,7 +53,7 @@ def read_split(task: Task, data_dir: str | Path | None, split: str) -> Split:
         split: `"train"`, `"dev"` or `"test"`.
 
     Raises:
-        UserError: a missing file, column or header, a label that is missing or unknown, a score that is no number or
+        UserError: a missing file, column or header, a missing or unknown label, a score that is not a number or
             out of range, an empty file, or an encoding that cannot be read; one line naming file and line.
     """
     layout, paths = located(task, data_dir, split)

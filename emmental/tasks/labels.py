@@ -28,7 +28,7 @@ _NOT_FINITE = ("inf", "infinity", "nan")
 
 
 def number_in(text: str) -> float | None:
-    """The number in a cell, in ASCII, also `inf` and `nan`; None if it is no number."""
+    """The number in a cell, in ASCII, also `inf` and `nan`; None if it is not a number."""
     text = text.strip()
     if _NUMBER.fullmatch(text) or text.lower().lstrip("+-") in _NOT_FINITE:
         return float(text)
@@ -88,8 +88,8 @@ def classes_in(
 
     if kind is None and odd and _looks_like_scores(counts, values):
         raise UserError(
-            f"{place}:{line_of(odd[0])}: {odd[0]!r} is no number, and most labels are; mend it, or give --task_kind "
-            "classification (or regression)"
+            f"{place}:{line_of(odd[0])}: {odd[0]!r} is not a number, but most labels are; correct it, or give "
+            "--task_kind classification (or regression)"
         )
     if not decimal_comma and (several := _several_labels(counts)):
         raise UserError(
@@ -159,7 +159,7 @@ def scores(place: str, rows: Sequence[Row], column: int, task: Task, decimal_com
     """The scores of a label column.
 
     Raises:
-        UserError: a label is missing, is no number, not finite, out of the task's range, or too large for the loss.
+        UserError: a label is missing, is not a number, not finite, out of the task's range, or too large for the loss.
     """
     low, high = task.label_range or (-math.inf, math.inf)
     found = []

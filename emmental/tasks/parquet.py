@@ -14,7 +14,7 @@ def parquet_table(path: Path, keys: Collection[str]) -> tuple[list[str], list[Ro
     """Header and rows, numbered from 1. Only columns in `keys` are read, in the order of the file.
 
     Raises:
-        UserError: pyarrow is missing, the file is no parquet, or a value is no cell (see `cell_of`); names file and
+        UserError: pyarrow is missing, the file is not parquet, or a value is no cell (see `cell_of`); names file and
             row.
     """
     try:

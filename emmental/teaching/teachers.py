@@ -208,7 +208,7 @@ def _folder(args: Run, teacher: nn.Module, dataset: FeatureDataset, processes: P
 def _place(meant: Path) -> Path:
     folder = atomic.unclaimed(meant)
     if folder != meant:
-        logger.warning("%s is no complete teacher cache; it is left alone and another folder is used", meant)
+        logger.warning("%s is not a complete teacher cache; it is left alone and another folder is used", meant)
     return folder
 
 
@@ -218,7 +218,7 @@ def _is_sound(folder: Path) -> bool:
     try:
         atomic.verify_folder(folder)
     except atomic.DamagedError as error:
-        logger.warning("teacher cache %s is damaged and made anew: %s", folder.name, error)
+        logger.warning("teacher cache %s is damaged and made again: %s", folder.name, error)
         return False
     return True
 

@@ -185,7 +185,7 @@ FLAGS = {
         flag("per_gpu_train_batch_size", "batch size of one process", 8, at_least=1),
         flag("per_gpu_eval_batch_size", "batch size in evaluation", 8, at_least=1, changes_result=False),
         flag("num_train_epochs", "may be fractional; 0: cut heads and neurons without training", 3.0, at_least=0),
-        flag("max_steps", "number of updates, in place of epochs", -1),
+        flag("max_steps", "number of updates, instead of epochs", -1),
         flag("warmup_steps", "updates; default: a tenth of all", type=int, at_least=0),
         *optimization_flags(accumulation=1, learning_rate=5e-5, epsilon=1e-8, max_grad_norm=1.0),
         switch("torch_compile", "use torch.compile; two compilations at the start, same results to rounding"),

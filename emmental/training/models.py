@@ -65,7 +65,7 @@ def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrain
     own pruning method, threshold and scores. The tokenizer is set to return the inputs that the model reads.
 
     Raises:
-        UserError: the checkpoint contradicts the flags, or is no encoder of a known type.
+        UserError: the checkpoint contradicts the flags, or is not an encoder of a known type.
         UserError: it cannot be found.
     """
     name = args.model_name_or_path
@@ -113,7 +113,7 @@ def _loaded(args: argparse.Namespace, config: PreTrainedConfig) -> PreTrainedMod
     if args.new_classifier:
         _start_classifier_anew(model)
     if fresh:
-        logger.info("not in %s, so started anew: %s", args.model_name_or_path, ", ".join(fresh))
+        logger.info("not in %s, so started at random: %s", args.model_name_or_path, ", ".join(fresh))
     return model
 
 

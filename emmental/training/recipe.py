@@ -95,7 +95,7 @@ def settle_recipe(flags: Flags) -> None:
         flags.keep = [KEEP.get(flags.granularity, KEEP[STRUCTURED])]
     if flags.keep and flags.granularity == UNSTRUCTURED and not trains_dense(flags):
         flags.final_threshold = flags.keep[-1]
-        # If the threshold is no share, one threshold for the scores of all matrices decides what stays.
+        # If the threshold is not a share, one threshold for the scores of all matrices decides what stays.
         flags.global_topk = flags.global_topk or flags.pruning_method in SCORE_METHODS
     if flags.pruning_method == "fisher" and flags.granularity == UNSTRUCTURED:
         flags.global_topk = True

@@ -56,7 +56,7 @@ def _in_order_of_student(
     except UserError as error:
         if not args.do_train:
             raise
-        raise UserError(f"{error}; --new_classifier starts the classifier anew") from None
+        raise UserError(f"{error}; --new_classifier starts with a new classifier") from None
 
 
 def _settle(args: argparse.Namespace, config: PreTrainedConfig) -> None:

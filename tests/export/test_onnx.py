@@ -278,7 +278,7 @@ def test_foreign_folders_stay(tmp_path):
         (folder / "config.json").write_text("{}")
     for name in ("foreign", "checkpoint-5", "masked"):
         before = sorted((tmp_path / name).iterdir())
-        with pytest.raises(UserError, match="is no ONNX folder; it is left alone"):
+        with pytest.raises(UserError, match="is not an ONNX folder; it is left alone"):
             export_onnx_folder(tmp_path / "masked", tmp_path / name)
         assert sorted((tmp_path / name).iterdir()) == before
 
@@ -286,7 +286,7 @@ def test_foreign_folders_stay(tmp_path):
 @pytest.mark.parametrize("cut", [0, 1, 100, 20_000, -1])
 def test_truncated_or_empty(exported, tmp_path, cut):
     (tmp_path / "m.onnx").write_bytes(exported.read_bytes()[:cut])
-    with pytest.raises(ValueError, match=r"m\.onnx is (damaged|no encoder)"):
+    with pytest.raises(ValueError, match=r"m\.onnx is (damaged|not an encoder)"):
         load_session(tmp_path / "m.onnx")
 
 
@@ -385,7 +385,7 @@ def test_unknown_operators_and_other_graphs(exported, tmp_path):
     label = helper.make_tensor_value_info("label", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Abs", ["image"], ["label"])], "other", [image], [label])
     onnx.save(helper.make_model(graph), tmp_path / "other.onnx")
-    with pytest.raises(ValueError, match="is no encoder written here: image -> label"):
+    with pytest.raises(ValueError, match="is not an encoder written here: image -> label"):
         load_session(tmp_path / "other.onnx")
 
 
@@ -400,7 +400,7 @@ def test_threads_are_checked(exported):
         (["--threshold", "30"], "accepts the fraction of weights that stay"),
         (["--int4"], "unrecognized arguments: --int4"),
         (["--model_name_or_path", "nowhere"], "has no config.json"),
-        (["--target_model_path", "masked"], "is no ONNX folder; it is left alone"),
+        (["--target_model_path", "masked"], "is not an ONNX folder; it is left alone"),
     ],
 )
 def test_wrong_flags(flags, message, tmp_path, capsys, monkeypatch):

@@ -154,7 +154,7 @@ def test_300_flipped_bytes(stored):
         else:  # a flip in the padding or in the order of keys may do no harm
             storage._require_same(expected, found)
     assert len(messages) >= 290
-    assert all(message.startswith(f"{stored} is no package or a damaged one: ") for message in messages)
+    assert all(message.startswith(f"{stored} is not a package, or is damaged: ") for message in messages)
     assert not any("\n" in message for message in messages)
 
 
@@ -162,7 +162,7 @@ def test_300_flipped_bytes(stored):
 def test_truncated(stored, share):
     whole = stored.read_bytes()
     stored.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match="no package or a damaged one"):
+    with pytest.raises(ValueError, match="is not a package, or is damaged"):
         load_package(stored)
 
 
@@ -170,7 +170,7 @@ def test_other_files(tmp_path):
     (tmp_path / "huge").write_bytes((1 << 62).to_bytes(8, "little") + b"{}")
     save_file({"x": np.zeros(3)}, tmp_path / "other.safetensors")
     for name in ("huge", "other.safetensors", "missing", "."):
-        with pytest.raises(ValueError, match=r"no package|is no file"):
+        with pytest.raises(ValueError, match=r"not a package|is not a file"):
             load_package(tmp_path / name)
 
 

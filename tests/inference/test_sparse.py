@@ -268,13 +268,13 @@ def test_command_reads_standard_input(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--model", "missing"], "--model missing is no package and has no config.json"),
-        (["--model", "bare"], "--model bare is no package and has no config.json"),
-        (["--model", "damaged"], "damaged is no package or a damaged one"),
+        (["--model", "missing"], "--model missing is not a package and has no config.json"),
+        (["--model", "bare"], "--model bare is not a package and has no config.json"),
+        (["--model", "damaged"], "damaged is not a package, or is damaged"),
         (["--model", "m", "--batch_size", "0"], "--batch_size accepts numbers from 1, not 0"),
         (["--model", "m", "--threads", "-1"], "--threads accepts numbers from 1, not -1"),
         (["--model", "m", "--dense_above", "nan"], "--dense_above accepts numbers from 0, not nan"),
-        (["--model", "m", "--input", "nowhere.txt"], "--input nowhere.txt is no file"),
+        (["--model", "m", "--input", "nowhere.txt"], "--input nowhere.txt is not a file"),
         (["--model", "m", "--max_seq_length", "3"], "--max_seq_length accepts 4 to 32 for this model, not 3"),
         (["--model", "m", "--output", "m"], "--output m is a folder"),
         (["--model", "m", "--output", "in.txt"], "--output in.txt exists and holds no predictions; it is left alone"),
@@ -335,7 +335,7 @@ def test_truncated_package(tmp_path):
     path = tmp_path / "m.emmental"
     save_package(tiny_masked.make(), path)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match="no package or a damaged one"):
+    with pytest.raises(ValueError, match="is not a package, or is damaged"):
         load_sparse(path)
     with pytest.raises(ValueError, match="are for masked models"):
         load_sparse(path, threshold=0.5)

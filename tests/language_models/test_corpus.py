@@ -176,7 +176,7 @@ def test_files_that_are_cut_or_foreign_are_named(tmp_path: Path, tokenizer) -> N
     (folder / "corpus.json").write_text(json.dumps({**description, "dtype": "O"}))
     with pytest.raises(DamagedError, match=r"corpus\.json"):
         CorpusDataset(folder)
-    with pytest.raises(DamagedError, match="is no corpus"):
+    with pytest.raises(DamagedError, match="is not a corpus"):
         CorpusDataset(tmp_path)
 
 

@@ -338,7 +338,7 @@ def test_regression_has_no_classes(tmp_path):
         (["--validation_file", "dev.csv"], "--validation_file cannot be used with --data_dir and --task_name"),
         (["--model_name_or_path", "nowhere"], "has no config.json"),
         (["--threshold", "30"], "accepts the fraction of weights that stay"),
-        (["--target", "notes.txt"], "--target notes.txt exists and is no report; it is left alone"),
+        (["--target", "notes.txt"], "--target notes.txt exists and is not a report; it is left alone"),
         (["--results", "data"], "--results data is a folder"),
         (["--model_card", "--model_name_or_path", "sealed"], "has a manifest.json, and none of its files may change"),
         (["--model_card", "--model_name_or_path", "data"], "has no README.md"),

@@ -36,7 +36,7 @@ REFUSED = {
     "labels/commas_at_the_end.csv": "--train_file .*:{line}: a line of nothing but commas",
     "labels/null_and_nan.jsonl": "--train_file .*: 'label' is missing",
     "labels/second_header.csv": "--train_file .*:22: the header once more",
-    "scores/one_not_a_number.csv": "--train_file .*:17: 'n/a' is no number, .* --task_kind classification",
+    "scores/one_not_a_number.csv": "--train_file .*:17: 'n/a' is not a number, .* --task_kind classification",
     "files/quote_never_closed.csv": "--train_file .*:2: not CSV: the quote that opens here is never closed",
     "files/columns_differ.jsonl": "--train_file .*: its columns are .*; those of line 1 are sentence1, label",
 }
@@ -117,7 +117,10 @@ def test_none_is_a_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("sentence1,label\na,0.5\nb,n/a\nc,1.5\nd,2\n", r":3: 'n/a' is no number, and most labels are.*--task_kind"),
+        (
+            "sentence1,label\na,0.5\nb,n/a\nc,1.5\nd,2\n",
+            r":3: 'n/a' is not a number, but most labels are.*--task_kind",
+        ),
         ("sentence1,label\na,a|b\nb,a\nc,b\n", r":2: label 'a\|b' is several labels in a cell"),
         ('sentence1,label\na,"a, b"\nb,"b, c"\nc,"c, a"\n', r":2: label 'a, b' is several labels in a cell"),
         ("sentence1,label\na,['a']\nb,x\n", r":2: label \"\['a'\]\" is a list"),

@@ -99,7 +99,7 @@ def test_names_that_only_label2id_has() -> None:
     [
         (["a", "b"], {"a": 0, "b": 1, "c": 2}, "has classes that id2label lacks: c"),
         (["LABEL_0", "LABEL_1"], {"LABEL_0": 1, "LABEL_1": 0}, "contradicts id2label, .* class 0 is 'LABEL_0'"),
-        (["a", "b"], ["a", "b"], "is no object of names and numbers"),
+        (["a", "b"], ["a", "b"], "is not an object of names and numbers"),
         (["a", "b"], {"a": 0}, "contradicts id2label, .* class 1 is 'b'"),
         (["a", "b"], {"a": "x", "b": 1}, "contradicts id2label, .* class 0 is 'a'"),
     ],

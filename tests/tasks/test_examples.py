@@ -223,7 +223,10 @@ def test_faults_of_own_files(tmp_path: Path) -> None:
         ((bare, None, None), r"bare\.tsv:1: no column named 'label'; the columns are sentence1"),
         ((good, bare, None), r"bare\.tsv:1: no column named 'label'"),
         ((pair, None, None), r"pair\.tsv: one label only, '0'"),
-        ((many, None, None), r"many\.tsv:1003: '1,5' is no number, and most labels are; mend it, or give --task_kind"),
+        (
+            (many, None, None),
+            r"many\.tsv:1003: '1,5' is not a number, but most labels are; correct it, or give --task_kind",
+        ),
     ]
     for files, message in cases:
         with pytest.raises(ValueError, match=message):

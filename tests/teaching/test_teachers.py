@@ -193,6 +193,6 @@ class TestLogits:
         again = ask(make_args(), teacher_of(bert_dir), make_features())
         assert torch.equal(again, expected)
         assert ask.times == 2
-        assert "is damaged and made anew" in caplog.text
+        assert "is damaged and made again" in caplog.text
         assert torch.equal(ask(make_args(), teacher_of(bert_dir), make_features()), expected)
         assert ask.times == 2

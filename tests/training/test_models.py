@@ -77,7 +77,7 @@ class TestModel:
         assert model.classifier.weight.shape == (3, 16)
         assert model.config.id2label == {0: "contradiction", 1: "entailment", 2: "neutral"}
         assert model.config.problem_type == "single_label_classification"
-        assert "so started anew: classifier.bias, classifier.weight" in caplog.text
+        assert "so started at random: classifier.bias, classifier.weight" in caplog.text
 
     def test_regression_has_one_output(self, make_args):
         args = make_args("sts-b")
