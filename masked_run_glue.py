@@ -90,8 +90,8 @@ from emmental.training.phases import (
     settle_rate,
 )
 from emmental.training.plan import Plan, log_interval, plan_updates
-from emmental.training.recipe import STRUCTURED
-from emmental.training.structured import cut
+from emmental.training.recipe import STRUCTURED, cuts_weights
+from emmental.training.structured import cut, cut_weights
 from emmental.training.tasks import find_task
 from emmental.training.unlabelled import with_unlabelled
 
@@ -177,7 +177,9 @@ def _train_in_phases(run: Run, tokenizer: Any, dataset: FeatureDataset, more: Fe
                 budget = budget_of(part, made.model, share, dense, timed_in(run.speedup_engine))
                 model = _recover(part, cut(part, made.model, more, *budget), more, tokenizer, teacher or dense)
             else:
-                loaded = phase(part, model_name_or_path=start, new_classifier=run.new_classifier and not from_dense)
+                fresh, cuts = run.new_classifier and not from_dense, cuts_weights(run.flags)
+                source = str(cut_weights(part, dense, more, share)) if cuts else start
+                loaded = phase(part, model_name_or_path=source, new_classifier=fresh and not cuts)
                 model = _prune_weights(part, loaded, more, tokenizer, teacher or dense, made)
             _saved(part, model, tokenizer)
             name = f"{share:.1%} kept" if run.speedup is None else f"{run.speedup:g} times as fast"

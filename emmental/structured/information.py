@@ -42,7 +42,7 @@ def fisher_information(
             gates = [gate.requires_grad_() for gate in all_open(model, len(inputs["input_ids"]))]
             total = total or [torch.zeros(gate.shape[1], dtype=torch.float64, device=gate.device) for gate in gates]
             with torch.enable_grad(), gated(model, gates):
-                heights = list(_heights(model(**inputs).logits.float(), labels))
+                heights = list(derivatives(model(**inputs).logits.float(), labels))
             for number, height in enumerate(heights, 1):
                 gradients = torch.autograd.grad(height, gates, retain_graph=number < len(heights))
                 for each, gradient in zip(total, gradients, strict=True):
@@ -54,8 +54,8 @@ def fisher_information(
     return list(summed.split([len(each) for each in total]))
 
 
-def _heights(logits: Tensor, labels: Tensor | None) -> Iterator[Tensor]:
-    """Functions to differentiate, each summed over examples: their squared gradients add up to the information."""
+def derivatives(logits: Tensor, labels: Tensor | None) -> Iterator[Tensor]:
+    """What is differentiated, each summed over examples: the squared gradients add up to the information."""
     if logits.shape[1] == 1:
         yield logits.sum()
     elif labels is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from emmental.architectures import DOWN, OUTPUT, architecture_of, encoder_layers
 from emmental.first_token import all_tokens, reads_first_token
@@ -20,6 +21,7 @@ from emmental.structured.stepping import LayerByLayer, evaluating, model_inputs
 RIDGE = 0.01
 """The ridge, in units of the mean diagonal of c^T c."""
 _SMALLEST_TOKEN_WEIGHT = 1e-3
+_ITERATIONS = 50
 
 
 class NormalEquations:
@@ -42,13 +44,15 @@ class NormalEquations:
         """Sum over all processes."""
         self._sums = reduce(self._sums)
 
-    def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
+    def solve(self, ridge: float, mask: Tensor | None = None, intercept: bool = True) -> tuple[Tensor, Tensor]:
         """W (outputs, columns) and b (outputs,), float64, of the smallest
         sum of weight * |W c + b - t|^2, plus ridge * (mean of the diagonal of c^T c) * |W|^2.
+
+        With a mask, bool (outputs, columns), W is zero outside it. Without an intercept, b is zero.
         """
         columns = self._columns
         total = self._sums[columns, columns]
-        mean = self._sums[columns] / total  # of c, 1 and t
+        mean = self._sums[columns] / total if intercept else torch.zeros_like(self._sums[columns])  # of c, 1 and t
         centred = self._sums[:columns] - total * mean[:columns, None] * mean
         gram, moment = centred[:, :columns], centred[:, columns + 1 :]
         if columns == 0:
@@ -57,8 +61,39 @@ class NormalEquations:
         # Columns that are constant, or copies of others, make the matrix singular. The floor decides only those.
         floor = 1e-12 * self._sums.diagonal()[:columns].max() + 1e-300
         gram = gram + (strength + floor) * torch.eye(columns, dtype=gram.dtype, device=gram.device)
-        weight = torch.linalg.solve(gram, moment).T
+        weight = torch.linalg.solve(gram, moment).T if mask is None else masked_solution(gram, moment.T, mask)
         return weight, mean[columns + 1 :] - weight @ mean[:columns]
+
+
+def masked_solution(gram: Tensor, moment: Tensor, mask: Tensor) -> Tensor:
+    """W, zero outside the mask, with (W gram - moment) zero inside it.
+
+    Each row has its own mask, so conjugate gradients, scaled by the diagonal, solve all rows at once, in float32.
+
+    Args:
+        gram: (columns, columns), positive definite.
+        moment: (outputs, columns).
+        mask: bool (outputs, columns).
+
+    Returns:
+        float64 (outputs, columns).
+    """
+    size = gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)  # 0 if the layer hands on nothing at all
+    gram, residual = (gram / size).float(), (moment / size).float() * mask
+    scale = 1 / gram.diagonal().clamp_min(torch.finfo(torch.float32).eps)
+    found = torch.zeros_like(residual)
+    direction = residual * scale
+    height = (residual * direction).sum(1, keepdim=True)
+    solved = 1e-12 * height
+    for _ in range(_ITERATIONS):
+        product = (direction @ gram) * mask
+        # A row that is solved must rest: what is left of it is rounding, which further steps would magnify.
+        step = torch.where(height > solved, height / (direction * product).sum(1, keepdim=True), 0.0)
+        found += step * direction
+        residual -= step * product
+        earlier, height = height, (residual.square() * scale).sum(1, keepdim=True)
+        direction = residual * scale + torch.where(height > solved, height / earlier, 0.0) * direction
+    return found.double()
 
 
 def refit(
@@ -66,6 +101,7 @@ def refit(
     pruned: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
     reduce: Callable[[Tensor], Tensor] | None = None,
+    keep_zeros: bool = False,
 ) -> None:
     """Refit the attention outputs and down projections of `pruned`, in place, to the states of `dense`.
 
@@ -79,9 +115,10 @@ def refit(
         pruned: a model with the same layers, and fewer heads and neurons.
         batches: inputs of the models, used several times; `labels` are not read.
         reduce: sums a float64 tensor over all processes and returns it.
+        keep_zeros: weights of exactly zero stay so: single weights are pruned.
     """
     with evaluating(dense), evaluating(pruned), all_tokens(dense), all_tokens(pruned), torch.no_grad():
-        fit = _Refit(dense, pruned, batches, reduce)
+        fit = _Refit(dense, pruned, batches, reduce, keep_zeros)
         if architecture_of(pruned.config).shared:
             fit.shared_layers()
         else:
@@ -139,7 +176,9 @@ class _Refit:
         pruned: nn.Module,
         batches: Sequence[Mapping[str, Tensor]],
         reduce: Callable[[Tensor], Tensor] | None,
+        keep_zeros: bool,
     ) -> None:
+        self.keep_zeros = keep_zeros
         self.batches = [model_inputs(batch, pruned) for batch in batches]
         self.dense, self.pruned = LayerByLayer(dense, self.batches[0]), LayerByLayer(pruned, self.batches[0])
         self.reduce = reduce
@@ -159,7 +198,7 @@ class _Refit:
                     batch, use, dense_states[index]
                 )
             for role, wanted in ((OUTPUT, after_attention), (DOWN, after_feed_forward)):
-                problem = _Problem(self._linear(use, role))
+                problem = _Problem(self._linear(use, role), self.keep_zeros)
                 for row in zip(self.batches, pruned_states, wanted, weights, strict=True):
                     self._add(problem, use, role, *row)
                 problem.solve(self.reduce)
@@ -172,7 +211,7 @@ class _Refit:
         weights = self._token_weights(only_first=False)
         for role in (OUTPUT, DOWN):
             first_uses = {layer: self.pruned.order.index(layer) for layer in sorted(set(self.pruned.order))}
-            problems = {layer: _Problem(self._linear(use, role)) for layer, use in first_uses.items()}
+            problems = {layer: _Problem(self._linear(use, role), self.keep_zeros) for layer, use in first_uses.items()}
             for batch, weight in zip(self.batches, weights, strict=True):
                 state = None
                 for use, layer in enumerate(self.pruned.order):
@@ -236,23 +275,26 @@ class _Refit:
 class _Problem:
     """The least squares of one linear: they give the change of its weights and bias."""
 
-    def __init__(self, linear: nn.Module) -> None:
-        self.linear = linear
+    def __init__(self, linear: nn.Module, keep_zeros: bool = False) -> None:
+        self.linear, self._keep_zeros = linear, keep_zeros
         weight = getattr(linear, "weight", None)  # a layer without heads or neurons has only its bias
         self.weight = linear.bias.new_zeros(linear.out_features, 0) if weight is None else weight
         self.equations = NormalEquations(self.weight.shape[1], linear.out_features, self.weight.device)
 
     def add(self, given: Tensor, wanted: Tensor, weights: Tensor) -> None:
         """Add rows: given (N, in), wanted (N, out), weights (N,)."""
-        given = given[:, : self.weight.shape[1]].float()
+        given, bias = given[:, : self.weight.shape[1]].float(), self.linear.bias
         with torch.autocast(given.device.type, enabled=False):
-            present = given @ self.weight.float().T + self.linear.bias.float()
+            present = functional.linear(given, self.weight.float(), None if bias is None else bias.float())
             self.equations.add(given, wanted - present, weights)
 
     def solve(self, reduce: Callable[[Tensor], Tensor] | None) -> None:
         """Change the linear."""
         if reduce is not None:
             self.equations.reduce(reduce)
-        change, shift = self.equations.solve(RIDGE)
-        self.linear.bias += shift
+        mask, has_bias = self.weight != 0 if self._keep_zeros else None, self.linear.bias is not None
+        with torch.autocast(self.weight.device.type, enabled=False):
+            change, shift = self.equations.solve(RIDGE, mask, has_bias)
+        if has_bias:
+            self.linear.bias += shift
         self.weight += change

@@ -34,6 +34,8 @@ from emmental.training.recipe import (
     HARD_CUT,
     STRUCTURED,
     Facts,
+    cut_weights_values,
+    cuts_weights,
     dense_model_teaches,
     dense_values,
     fill_in,
@@ -123,6 +125,8 @@ def apply_recipe(run: Run, examples: int) -> dict[str, Any]:
         return fill_in(run.flags, dense_values(facts))
     if run.granularity == STRUCTURED:
         return fill_in(run.flags, structured_values(facts, min(run.keep)))
+    if cuts_weights(run.flags):
+        return fill_in(run.flags, cut_weights_values(facts, min(run.keep)))
     return fill_in(run.flags, unstructured_values(facts, run.pruning_method, min(run.keep)))
 
 
@@ -149,6 +153,8 @@ def pruning_phase(run: Run, share: float, folder: Path) -> Run:
             flags["learning_rate"] = facts_of(run, 0).recovery_rate(known or share)
     elif run.recipe == "paper":
         flags = {}
+    elif cuts_weights(run.flags):
+        flags["initial_threshold"] = share  # all that is pruned is zero before the first update
     return phase(run, None if folder == run.folder else folder, **flags)
 
 
@@ -188,7 +194,7 @@ def plan_of_run(run: Run, examples: int) -> list[str]:
         lines.insert(
             0, "filled in by --recipe auto: " + ", ".join(f"--{name} {value}" for name, value in filled.items())
         )
-    return lines if run.granularity == STRUCTURED else [*lines, *plan.lines()]
+    return lines if run.granularity == STRUCTURED or cuts_weights(run.flags) else [*lines, *plan.lines()]
 
 
 def refuse_early(run: Run, dataset: FeatureDataset, load: Callable[[Run], PreTrainedModel]) -> None:
@@ -207,8 +213,9 @@ def refuse_early(run: Run, dataset: FeatureDataset, load: Callable[[Run], PreTra
     for part in parts if not run.overwrite_output_dir else []:
         checkpoint_to_resume(part, flags_only=True)
     fewest = fewest_rows(run.processes)
-    if in_phases(run) and run.granularity == STRUCTURED and len(dataset) < fewest:
-        raise UserError(f"--granularity structured needs {fewest} training rows or more, not {len(dataset)}")
+    cuts = run.granularity == STRUCTURED or cuts_weights(run.flags)
+    if in_phases(run) and cuts and len(dataset) < fewest:
+        raise UserError(f"--granularity {run.granularity} needs {fewest} training rows or more, not {len(dataset)}")
     cuts_only = run.num_train_epochs == 0 and run.max_steps < 1
     if in_phases(run) and cuts_only and run.dense_first is None:
         needs_dense_phase(run, load(dense_phase(run, len(dataset))), dataset)
@@ -230,7 +237,8 @@ def phases_text(run: Run, examples: int) -> list[str]:
         lines.append(f"phase 2, heads and neurons: {budget}, then {updates} updates{each}{rates}")
     else:
         shares = ", ".join(f"{share:.1%}" for share in run.keep or [run.final_threshold])
-        lines.append(f"phase 2, single weights by {run.pruning_method}: {shares} stay, {updates} updates{each}")
+        then = "then " if cuts_weights(run.flags) else ""
+        lines.append(f"phase 2, single weights by {run.pruning_method}: {shares} stay, {then}{updates} updates{each}")
     return lines
 
 

@@ -7,9 +7,12 @@ The rule, from the number of training rows N, batches of 32, and the width H of 
 - heads and neurons: cut without training, then half as many updates as the dense phase had, 600 at most, learning
   from the dense model at half the dense learning rate, or twice that rate where 15 % or less stays: a mild cut is
   harmed by a high rate, a hard one mended (docs/structured.md). With `--speedup` the cut says how much stays;
-- single weights: 1,500 updates (2,500 where less than 10 % stays) but 20 epochs at most; all matrices ranked
-  together; scores start from magnitude; twice the dense learning rate; the last 30 % of the updates at the final
-  share.
+- single weights by Fisher information (`fisher`, the default): cut without training, then 600 updates (1,500 where
+  less than 10 % stays) at the dense learning rate, or twice that rate where 5 % or less stays;
+- single weights by another method: 1,500 updates (2,500 where less than 10 % stays); all matrices ranked together;
+  scores start from magnitude; twice the dense learning rate; the last 30 % of the updates at the final share.
+
+No phase is longer than 20 epochs.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ DENSE_UPDATES, RECOVERY_UPDATES = 600, 600
 PRUNING_UPDATES, PRUNING_UPDATES_BELOW_A_TENTH = 1500, 2500
 UPDATES_BETWEEN_RANKINGS = 10
 """Batches of one update with `fisher`, whose scores change with every batch."""
-HARD_CUT = 0.15
+HARD_CUT, HARD_CUT_OF_WEIGHTS = 0.15, 0.05
 KEEP = {STRUCTURED: 0.25, UNSTRUCTURED: 0.15}
 
 
@@ -93,7 +96,10 @@ def settle_recipe(flags: Flags) -> None:
         flags.granularity = UNSTRUCTURED if single_weights else STRUCTURED
     if flags.keep is None and (flags.recipe != "paper" or flags.granularity != UNSTRUCTURED):
         flags.keep = [KEEP.get(flags.granularity, KEEP[STRUCTURED])]
-    if flags.keep and flags.granularity == UNSTRUCTURED and not trains_dense(flags):
+    prunes = flags.granularity == UNSTRUCTURED and not trains_dense(flags)
+    if prunes and flags.recipe == "auto" and "pruning_method" not in given:
+        flags.pruning_method = "fisher"
+    if flags.keep and prunes:
         flags.final_threshold = flags.keep[-1]
         # If the threshold is not a share, one threshold for the scores of all matrices decides what stays.
         flags.global_topk = flags.global_topk or flags.pruning_method in SCORE_METHODS
@@ -106,6 +112,13 @@ def settle_recipe(flags: Flags) -> None:
 def trains_dense(flags: Flags) -> bool:
     """Whether `--model_type` names a plain type, so that nothing is pruned."""
     return "model_type" in flags.explicit and not flags.model_type.startswith("masked_")
+
+
+def cuts_weights(flags: Flags) -> bool:
+    """Whether single weights are pruned without training first: by `fisher`, unless the user gives a schedule."""
+    schedule = {"initial_threshold", "mask_init", "initial_warmup"} & set(flags.explicit)
+    by_information = flags.granularity == UNSTRUCTURED and flags.pruning_method == "fisher" and not schedule
+    return by_information and flags.recipe == "auto" and not trains_dense(flags)
 
 
 def dense_model_teaches(flags: Flags) -> bool:
@@ -131,8 +144,11 @@ def recipe_problems(flags: Flags) -> list[str]:
         problems.append("--speedup needs --granularity structured: ordinary engines gain no speed from single weights")
     if flags.recipe == "paper" and flags.dense_first and flags.num_train_epochs == 0:
         problems.append("--num_train_epochs 0 with --recipe paper leaves --dense_first nothing to train; omit one")
-    if flags.granularity == UNSTRUCTURED and flags.num_train_epochs == 0:
-        problems.append("--num_train_epochs accepts numbers above 0 with --granularity unstructured")
+    if flags.granularity == UNSTRUCTURED and flags.num_train_epochs == 0 and not cuts_weights(flags):
+        problems.append(
+            "--num_train_epochs 0 prunes heads and neurons, or single weights by --pruning_method fisher with "
+            "--recipe auto; else it accepts numbers above 0"
+        )
     if flags.granularity == STRUCTURED and "pruning_method" in given and flags.pruning_method != "fisher":
         problems.append(
             f"--granularity structured chooses heads and neurons by their Fisher information; omit --pruning_method "
@@ -183,6 +199,21 @@ def unstructured_values(facts: Facts, method: str, keep: float) -> dict[str, Any
             "final_threshold": keep,
             "global_topk": method != "magnitude",
             "final_warmup": 3,
+        }
+    )
+
+
+def cut_weights_values(facts: Facts, keep: float) -> dict[str, Any]:
+    """Flag -> value of the recovery after single weights are cut to the share `keep`; what is zero stays zero."""
+    return (
+        _common(facts)
+        | _teaching()
+        | {
+            "num_train_epochs": _epochs(facts, RECOVERY_UPDATES if keep >= 0.1 else PRUNING_UPDATES),
+            "learning_rate": facts.learning_rate * (2.0 if keep <= HARD_CUT_OF_WEIGHTS else 1.0),
+            "mask_init": "magnitude",
+            "initial_threshold": keep,
+            "final_threshold": keep,
         }
     )
 

@@ -1,9 +1,11 @@
-"""The phase of a run that cuts heads and neurons. It saves its result, so a resumed run has the same one."""
+"""The phase of a run that prunes without training. It saves its result, so a resumed run has the same one."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from emmental.runs.run import Run
 from emmental.structured.gates import encoder_weights
 from emmental.structured.rungs import CLIFF, Pruned, prune_carefully
 from emmental.structured.selection import Budget
+from emmental.structured.single_weights import prune_weights
 from emmental.structured.texts import INFORMATION_TEXTS, MOST_CHECKED, REFIT_TEXTS, REFIT_TOKENS, Batch, Material
 
 logger = logging.getLogger(__name__)
@@ -42,11 +45,23 @@ def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budge
         budget: of weights or milliseconds.
         name: name of the budget, such as `keep 0.25`; a result for another name is not used.
     """
+    folder = _pruned(run, dense, dataset, partial(prune_carefully, budget=budget), name)
+    return from_pretrained(AutoModelForSequenceClassification, str(folder)).to(run.processes.device)
+
+
+def cut_weights(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, keep: float) -> Path:
+    """The folder `<output_dir>/pruned` with the plain model that keeps this share of its single weights: see `cut`."""
+    return _pruned(run, dense, dataset, partial(prune_weights, keep=keep), f"keep {keep:g} of single weights")
+
+
+def _pruned(
+    run: Run, dense: PreTrainedModel, dataset: FeatureDataset, prune: Callable[..., Pruned], name: str
+) -> Path:
     folder = run.folder / FOLDER
     identity = {"budget": name, "dense": weights_fingerprint(dense), "data": dataset.fingerprint, "seed": run.seed}
     if run.processes.any(run.processes.is_main and not _stands(folder, identity)):
         rows = rows_to_prune_on(dataset, dense, run.seed, run.processes)
-        found = prune_carefully(dense.eval(), rows, budget, reduce=run.processes.sum)
+        found = prune(dense.eval(), rows, reduce=run.processes.sum)
         with run.processes.main_first():
             if run.processes.is_main:
                 _say(found)
@@ -57,11 +72,11 @@ def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budge
                     atomic.write_json(temporary / _FACTS, facts)
     else:
         logger.info("the pruned model of before is taken: %s", folder)
-    return from_pretrained(AutoModelForSequenceClassification, str(folder)).to(run.processes.device)
+    return folder
 
 
 def fewest_rows(processes: Processes) -> int:
-    """The fewest training rows that heads and neurons are pruned on: each process then has some to check on, too."""
+    """The fewest training rows that are pruned on without training: each process then has some to check on, too."""
     return _FEWEST_ROWS * processes.world_size
 
 

@@ -155,7 +155,7 @@ PLAIN: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--granularity=heads",), "--granularity"),
     (("--granularity=structured", "--pruning_method=magnitude"), "--granularity"),
     (("--granularity=structured", "--model_type=bert"), "--granularity"),
-    (("--granularity=unstructured", *_CUT_ONLY), "--num_train_epochs"),
+    (("--pruning_method=topK", *_CUT_ONLY), "--num_train_epochs"),
     (_CUT_ONLY, "--num_train_epochs"),
     ((*_CUT_ONLY, "--recipe=paper", "--dense_first"), "--num_train_epochs"),
     (("--recipe=best",), "--recipe"),

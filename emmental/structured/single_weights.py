@@ -1,0 +1,125 @@
+"""Prunes single weights of a fine-tuned classifier in rungs, without training: information, cut, refit, and again."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from emmental.architectures import encoder_linears
+from emmental.modules.binarizer import count_kept
+from emmental.structured.agreement import Agreement, agreement, answers
+from emmental.structured.information import Reduce, derivatives
+from emmental.structured.refit import refit, refit_classifier
+from emmental.structured.rungs import RUNGS, Pruned, fast_products
+from emmental.structured.stepping import evaluating, model_inputs
+from emmental.structured.texts import Material
+
+logger = logging.getLogger(__name__)
+
+
+def prune_weights(
+    dense: PreTrainedModel, material: Material, keep: float, rungs: int = RUNGS, reduce: Reduce | None = None
+) -> Pruned:
+    """The plain model whose encoder's matrices have the share `keep` of their weights, and exact zeros elsewhere.
+
+    After rung r of k the share keep^(r/k) is left: the weights with the highest w^2 F of all matrices together, F the
+    Fisher information of single examples. Then the attention outputs and down projections are refitted, so that the
+    hidden states come closest to the dense model's. `dense` stays as it is.
+
+    Args:
+        dense: a fine-tuned classifier, plain or small; zeros that it has already are not counted as weights it keeps.
+        material: batches for information, refit and check; of each process its own ones if `reduce` is given.
+        keep: share of all weights, above 0 and up to 1.
+        rungs: number of rungs.
+        reduce: sums a float64 tensor over all processes and returns it.
+    """
+    with fast_products(dense.device):
+        expected = answers(dense, material.check)
+        model, check = copy.deepcopy(dense), Agreement(0.0, 0.0)
+        for rung in range(1, rungs + 1):
+            information = weight_information(model, material.information, reduce)
+            _keep_most(model, information, keep ** (rung / rungs))
+            refit(dense, model, material.refit, reduce=reduce, keep_zeros=True)
+            if rung == rungs:
+                refit_classifier(dense, model, material.refit, reduce=reduce)
+            check = agreement(expected, answers(model, material.check), reduce)
+            logger.info(
+                "rung %d of %d: %.1f %% of answers change, divergence %.4f",
+                rung, rungs, 100 * check.changed, check.divergence,
+            )  # fmt: skip
+    return Pruned(model, check, rungs)
+
+
+def weight_information(
+    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], reduce: Reduce | None = None
+) -> dict[str, Tensor]:
+    """Sum over examples of the squared gradient of that example, for every matrix of the encoder.
+
+    What is differentiated is what `fisher_information` takes. Dropout is off.
+
+    Returns:
+        Dotted name -> float32 (outputs, inputs).
+    """
+    names = list(encoder_linears(model))
+    total = {name: torch.zeros_like(model.get_submodule(name).weight, dtype=torch.float32) for name in names}
+    with evaluating(model):
+        for batch in batches:
+            inputs, labels = model_inputs(batch, model), batch.get("labels")
+            with torch.enable_grad(), _seen(model, names) as seen:
+                heights = list(derivatives(model(**inputs).logits.float(), labels))
+            outputs = [output for _, _, output in seen]
+            for number, height in enumerate(heights, 1):
+                gradients = torch.autograd.grad(height, outputs, retain_graph=number < len(heights))
+                for (name, _), each in _by_example(seen, gradients).items():
+                    total[name] += each.float().square_().sum(0)
+    if reduce is not None:
+        total = {name: reduce(each.double()).float() for name, each in total.items()}
+    return total
+
+
+@contextmanager
+def _seen(model: nn.Module, names: list[str]) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
+    """The (name, input, output) of each use of a linear inside the block, in order."""
+    seen: list[tuple[str, Tensor, Tensor]] = []
+
+    def note(name: str, _: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        if not output.requires_grad:  # parameters may be frozen
+            output.requires_grad_()
+        seen.append((name, given[0].detach(), output))
+
+    handles = [model.get_submodule(name).register_forward_hook(partial(note, name)) for name in names]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _by_example(seen: list[tuple[str, Tensor, Tensor]], gradients: Iterable[Tensor]) -> dict[tuple[str, int], Tensor]:
+    """(Name, B) -> gradient (B, outputs, inputs) of each example, summed over the uses of a matrix.
+
+    What all examples share, such as DeBERTa's projections of positions, is one example more: B is 1.
+    """
+    found: dict[tuple[str, int], Tensor] = {}
+    for (name, given, _), gradient in zip(seen, gradients, strict=True):
+        key, product = (name, len(given)), gradient.mT @ given.to(gradient.dtype)
+        found[key] = found[key] + product if key in found else product
+    return found
+
+
+@torch.no_grad()
+def _keep_most(model: nn.Module, information: Mapping[str, Tensor], share: float) -> None:
+    """Zero all but the share of weights with the highest w^2 F, all matrices ranked together."""
+    weights = {name: model.get_submodule(name).weight for name in information}
+    scores = torch.cat([(weights[name].float().square() * each).flatten() for name, each in information.items()])
+    kept = torch.zeros_like(scores, dtype=torch.bool)
+    kept[torch.topk(scores, max(1, count_kept(share, scores.numel())), sorted=False).indices] = True
+    for weight, mask in zip(weights.values(), kept.split([each.numel() for each in weights.values()]), strict=True):
+        weight.masked_fill_(~mask.view_as(weight), 0.0)
