@@ -146,8 +146,8 @@ def recipe_problems(flags: Flags) -> list[str]:
         problems.append("--num_train_epochs 0 with --recipe paper leaves --dense_first nothing to train; omit one")
     if flags.granularity == UNSTRUCTURED and flags.num_train_epochs == 0 and not cuts_weights(flags):
         problems.append(
-            "--num_train_epochs 0 prunes heads and neurons, or single weights by --pruning_method fisher with "
-            "--recipe auto; else it accepts numbers above 0"
+            "--num_train_epochs accepts numbers above 0 here; 0 is for heads and neurons, and for single weights by "
+            "--pruning_method fisher with --recipe auto"
         )
     if flags.granularity == STRUCTURED and "pruning_method" in given and flags.pruning_method != "fisher":
         problems.append(
