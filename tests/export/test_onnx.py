@@ -105,11 +105,19 @@ def test_axes_have_names(exported):
     assert [axis.dim_param or axis.dim_value for axis in logits.type.tensor_type.shape.dim] == ["batch", 3]
 
 
-def test_int8_is_smaller_and_close(model, tmp_path, exported):
-    wide = tiny_masked.make(hidden_size=64, intermediate_size=256)
-    export_onnx(wide, tmp_path / "wide.onnx")
-    quantize_int8(tmp_path / "wide.onnx", tmp_path / "int8.onnx")
-    assert (tmp_path / "int8.onnx").stat().st_size < 0.5 * (tmp_path / "wide.onnx").stat().st_size
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A model that is wide enough for int8, and its file."""
+    model = tiny_masked.make(hidden_size=64, intermediate_size=256)
+    path = tmp_path_factory.mktemp("wide") / "wide.onnx"
+    export_onnx(model, path)
+    return model, path
+
+
+def test_int8_is_smaller_and_close(model, wide, tmp_path, exported):
+    quantize_int8(wide[1], tmp_path / "int8.onnx")
+    assert (tmp_path / "int8.onnx").stat().st_size < 0.7 * wide[1].stat().st_size
+    assert 1e-5 < largest_difference(wide[0], load_session(tmp_path / "int8.onnx")) < 0.2
     quantize_int8(exported, tmp_path / "tiny.onnx")
     assert 1e-5 < largest_difference(model, load_session(tmp_path / "tiny.onnx")) < 0.2
 
@@ -224,20 +232,27 @@ def test_the_card_of_the_model_goes_along(tmp_path):
     assert "| onnx/model_quantized.onnx | `q8` |" in card
 
 
-def test_int8_with_fixed_scales_is_kept_where_it_is_closer(model, exported, tmp_path, monkeypatch):
-    """Both are made; the outputs on the calibration data decide, and ties go to the scales that come as they come."""
+def test_the_int8_form_that_moves_outputs_least_is_kept(wide, tmp_path, monkeypatch):
+    """Scales as they come, fixed scales, and where both are far a layer in float32 that halves the distance."""
     batches = [
         dict(zip(("input_ids", "attention_mask", "token_type_ids"), _inputs(length), strict=True))
         for length in (9, 20)
     ]
-    for distances, kept in (([0.1, 0.2], "fixed"), ([0.2, 0.2], "dynamic")):
+    far = onnx_int8.FAR
+    kept = {}
+    for distances in ((far / 2, far), (far, far / 2), (3 * far, 2 * far, far, 9), (3 * far, 2 * far, 1.1 * far, 9)):
         found = iter(distances)
-        monkeypatch.setattr(onnx_int8, "_distance", lambda *_, found=found: (0.0, next(found)))
-        quantize_int8(exported, tmp_path / "best.onnx", batches)
-        operators = {node.op_type for node in onnx.load(tmp_path / "best.onnx").graph.node}
-        assert ("QuantizeLinear" in operators) == (kept == "fixed")
-        assert ("DynamicQuantizeLinear" in operators) == (kept == "dynamic")
-        assert largest_difference(model, load_session(tmp_path / "best.onnx")) < 0.5
+        monkeypatch.setattr(onnx_int8, "distance", lambda *_, found=found: next(found))
+        quantize_int8(wide[1], tmp_path / "best.onnx", batches)
+        operators = [node.op_type for node in onnx.load(tmp_path / "best.onnx").graph.node]
+        kept[distances] = (operators.count("QuantizeLinear") > 0, operators.count("MatMulInteger"))
+        assert largest_difference(wide[0], load_session(tmp_path / "best.onnx")) < 0.5
+    assert list(kept.values()) == [
+        (False, 14),
+        (True, 0),
+        (False, 8),
+        (True, 0),
+    ]  # two layers of six, and a head of two
 
 
 def test_calibration_texts(tmp_path, monkeypatch):
@@ -260,10 +275,10 @@ def test_calibration_texts(tmp_path, monkeypatch):
 
 
 def test_the_distance_of_outputs():
-    """Rows whose largest output is another one come first, the mean difference second."""
-    exact = [torch.tensor([[1.0, 2.0], [3.0, 1.0]]), torch.tensor([[0.0, 1.0], [2.0, 0.0]])]
-    rounded = [torch.tensor([[2.0, 1.0], [3.0, 1.0]]), torch.tensor([[0.0, 1.0], [2.0, 0.0]])]
-    assert onnx_int8._distance(exact, rounded) == (0.25, 0.25)
+    """Squared differences of 1 and 1 over 8 numbers; the exact ones have the variance 1."""
+    exact = [torch.tensor([[0.0, 2.0], [2.0, 0.0]]), torch.tensor([[0.0, 2.0], [2.0, 0.0]])]
+    rounded = [torch.tensor([[1.0, 2.0], [2.0, 0.0]]), torch.tensor([[0.0, 2.0], [2.0, 1.0]])]
+    assert onnx_int8.distance(exact, rounded) == 0.25
 
 
 def _inputs(length: int) -> list[torch.Tensor]:
