@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from benchmarks import generated
 from benchmarks.arguments import parser
 from benchmarks.measurements import Spread, report, table
-from benchmarks.subjects import PHASES, SUBJECTS, Entrant, build
+from benchmarks.subjects import PHASES, SUBJECTS, Entrant, Subject, build
 from emmental.command_line import leave_if, user_mistakes
 from emmental.data import LengthGroupedBatches, batch_loader
 from emmental.runs.evaluation import predict_logits
@@ -34,6 +35,7 @@ from masked_run_glue import load_and_cache_examples, pruning_so_far
 
 FLOOR, STOCK = "dense", "dense, plain PyTorch"
 DEFAULT_SUBJECTS = [name for name, subject in SUBJECTS.items() if not subject.reference]
+_BF16 = ", bf16"
 _MEMORY_UPDATES = 3
 _RATIOS = ("times dense (quartiles)", "times plain PyTorch (quartiles)")
 _COLUMNS = ("data", *PHASES, "logging")
@@ -59,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--memory_of", default=None, help=argparse.SUPPRESS)
     made.add_argument("--device", default="cpu", help="cpu or cuda")
     made.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
+    made.add_argument("--beside_bf16", action="store_true", help="each subject in bfloat16 too, in turns with itself")
     made.add_argument("--fp16", action="store_true", help="float16 autocast with loss scaling")
     return made
 
@@ -91,17 +94,36 @@ def measured(options: argparse.Namespace, folder: Path, argv: list[str]) -> dict
     if options.memory_of is not None:
         return {"memory_bytes": peak_memory(options, folder)}
     with ExitStack() as stack:
-        runs = [build(options, SUBJECTS[name], folder) for name in options.subjects]
+        runs = [build(options, subject, folder) for subject in chosen_subjects(options)]
         for run in runs:
             stack.enter_context(run.loop)
         batches = draw_batches(options, runs[0])
         measure_updates(options, runs, batches)
         results = {"options": given, "batches": described(batches), "updates": summaries(runs, batches)}
+        if options.beside_bf16:
+            results["bf16"] = beside_fp32({run.subject.name: run.seconds for run in runs})
         if options.evaluation:
             results["evaluation"] = measure_evaluations(runs, options.evaluation)
     if options.memory:
         results["memory"] = measure_memory(runs, argv)
     return results
+
+
+def chosen_subjects(options: argparse.Namespace) -> list[Subject]:
+    """What is compared: with `--beside_bf16` each subject is followed by itself in bfloat16."""
+    chosen = []
+    for subject in (SUBJECTS[name] for name in options.subjects):
+        chosen.append(subject)
+        if options.beside_bf16:
+            chosen.append(replace(subject, name=subject.name + _BF16, flags=f"{subject.flags} --bf16"))
+    return chosen
+
+
+def beside_fp32(seconds: dict[str, list[float]]) -> dict[str, Spread]:
+    """Subject -> time of an update in bfloat16, as a multiple of its own in float32 on the same batch."""
+    return {
+        name: _ratio(seconds[name + _BF16], of_fp32) for name, of_fp32 in seconds.items() if not name.endswith(_BF16)
+    }
 
 
 def problems(options: argparse.Namespace) -> list[str]:
@@ -114,6 +136,8 @@ def problems(options: argparse.Namespace) -> list[str]:
     unknown = [name for name in options.subjects if name not in SUBJECTS]
     if unknown:
         found.append(f"--subjects accepts {', '.join(SUBJECTS)}, not {unknown[0]}")
+    if options.beside_bf16 and (options.bf16 or options.fp16 or options.memory):
+        found.append("--beside_bf16 compares float32 with bfloat16; omit --bf16, --fp16 and --memory")
     if not 0 < options.density < 1:
         found.append(f"--density accepts a share of weights between 0 and 1, not {options.density}")
     return found
@@ -328,6 +352,9 @@ def tables(results: dict[str, Any]) -> Iterator[str]:
             for name, row in updates.items()
         ),
     )
+    if "bf16" in results:
+        rows = results["bf16"].items()
+        yield table(["bf16", "times its own fp32 (quartiles)"], ([name, ratio.text()] for name, ratio in rows))
     if "evaluation" in results:
         rows = results["evaluation"].items()
         yield table(

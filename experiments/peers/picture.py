@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 FAMILIES = {"first-": "first layers, trained", "cut-": "heads and neurons, no training", "ours-": "the same, trained"}
-ENGINE = "torch, 1 x 128"
+PRETRAINED = "minilm-l3"
+ENGINE, SHAPE = "torch", "1 x 128"
 
 
 def main() -> None:
@@ -33,14 +34,14 @@ def main() -> None:
 
 def draw(axes: Axes, task: str, rows: dict[str, dict]) -> None:
     """One task: the dense model and the bag of words as horizontal lines, the families as curves."""
-    metric = next(iter(rows["dense"]["metrics"]))
-    dense = point(rows["dense"], metric)
-    axes.plot(*dense, "k*", markersize=11, label="dense")
-    axes.axhline(100 * rows["bag of words"]["metrics"][metric], color="0.6", linestyle=":", label="bag of words")
+    axes.plot(*point(rows["dense"]), "k*", markersize=11, label="dense")
+    if PRETRAINED in rows:
+        axes.plot(*point(rows[PRETRAINED]), "rD", label="3 layers, pretrained so")
+    axes.axhline(100 * rows["bag of words"]["accuracy"][ENGINE], color="0.6", linestyle=":", label="bag of words")
     for (prefix, label), marker in zip(FAMILIES.items(), "sov", strict=True):
-        points = sorted(point(row, metric) for name, row in rows.items() if name.startswith(prefix))
+        points = sorted(point(row) for name, row in rows.items() if name.startswith(prefix))
         axes.plot(*zip(*points, strict=True), marker=marker, label=label)
-    axes.set(xscale="log", title=task, xlabel=f"milliseconds ({ENGINE})", ylabel=f"{metric}, %")
+    axes.set(xscale="log", title=task, xlabel=f"milliseconds ({ENGINE}, {SHAPE})", ylabel="accuracy, %")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -48,9 +49,9 @@ def draw(axes: Axes, task: str, rows: dict[str, dict]) -> None:
     axes.legend(fontsize=8)
 
 
-def point(row: dict, metric: str) -> tuple[float, float]:
+def point(row: dict) -> tuple[float, float]:
     """The point of a model."""
-    return row["milliseconds"][ENGINE], 100 * row["metrics"][metric]
+    return row["milliseconds"][f"{ENGINE}, {SHAPE}"], 100 * row["accuracy"][ENGINE]
 
 
 if __name__ == "__main__":

@@ -44,6 +44,17 @@ def test_the_floor_is_one(results):
     assert results["updates"]["dense"]["ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0, "count": 4}
 
 
+def test_bf16_beside_fp32():
+    results = train_step.main([*SHORT, "--updates=2", "--beside_bf16", "--subjects", "topK"])
+    assert list(results["updates"]) == ["topK", "topK, bf16"]
+    assert train_step.beside_fp32({"topK": [2.0, 4.0], "topK, bf16": [1.0, 1.0]})["topK"].median == 0.375
+    assert results["bf16"]["topK"].count == 2
+    options = train_step.build_parser().parse_args(["--beside_bf16", "--bf16"])
+    assert train_step.problems(options) == [
+        "--beside_bf16 compares float32 with bfloat16; omit --bf16, --fp16 and --memory"
+    ]
+
+
 def test_plain_pytorch_is_the_other_floor(results):
     rows = results["updates"]
     assert rows["dense, plain PyTorch"]["ratio_to_pytorch"]["median"] == 1.0
