@@ -27,6 +27,7 @@ _METRICS = {
     "mnli/acc": "accuracy, matched",
     "mnli-mm/acc": "accuracy, mismatched",
 }
+_WORDS = "bag of words, measured in the training"
 Results = Mapping[str, Any]
 
 
@@ -119,6 +120,8 @@ def card_tables(results: Results) -> str:
         ]
         for row in results["quality"]
     ]
+    if (words := _words(results)) is not None:
+        rows.append([_WORDS, _points(words), *("" for _ in shapes)])
     files = [
         [FILE_TITLES[row["name"]], _megabytes(row["bytes"]), _megabytes(row["without_embeddings"])]
         for row in results["sizes"]
@@ -201,12 +204,24 @@ def _quality(results: Results) -> dict[str, Any]:
                 f"{100 * (1 - same):.2f} %" if compared and same is not None else "",
             ]
         )
+    if (words := _words(results)) is not None:
+        change = f"{100 * (words - first['metrics'][primary]):+.2f}"
+        rows.append([_WORDS, *(_points(words) if name == primary else "" for name in metrics), change, "", ""])
     refused = "".join(f" {line}." for line in results["not_offered"].values())
     return {
         "note": f"In %, on {first['rows']:,} dev rows; change in points against the first line.{refused}",
         "head": ["form", *map(_metric_name, metrics), "change", "largest logit difference", "answers that change"],
         "rows": rows,
     }
+
+
+def _words(results: Results) -> float | None:
+    """Metric of the bag of words that the trainer compared the model with; None if it did not."""
+    rows = (results["training"].get("summary") or {}).get("compared")
+    for row in rows if isinstance(rows, list) else []:
+        if isinstance(row, dict) and row.get("name") == "bag of words" and isinstance(row.get("metric"), float):
+            return row["metric"]
+    return None
 
 
 def _speed(results: Results) -> dict[str, Any]:

@@ -133,7 +133,10 @@ FLAGS = {
         flag("speedup_batch_size", "sentences at once that --speedup is measured with", 1, at_least=1),
         flag("speedup_length", "tokens of each", 128, at_least=1),
         flag(
-            "speedup_engine", "what runs both models for --speedup", "torch", accepts=("torch", "torch-bf16", "onnx")
+            "speedup_engine",
+            "what runs both models for --speedup",
+            "torch",
+            accepts=("torch", "torch-bf16", "onnx", "onnx-int8", "openvino", "openvino-bf16"),
         ),
         switch(
             "dense_first",

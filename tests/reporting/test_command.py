@@ -54,7 +54,9 @@ def run(tmp_path_factory) -> Path:
     (folder / "masked" / "train_log.jsonl").write_text(
         '{"step": 1, "loss": 0.7, "remaining": 100.0}\n{"step": 2, "loss": 0.6, "remaining": 25.0}\n'
     )
-    (folder / "masked" / "summary.json").write_text('{"updates": 2, "environment": {"processes": 2}}')
+    compared = [{"name": "bag of words", "metric": 0.625}]
+    summary = {"updates": 2, "environment": {"processes": 2}, "compared": compared}
+    (folder / "masked" / "summary.json").write_text(json.dumps(summary))
     flags = parse_arguments(["--data_dir", "glue", "--task_name", "sst-2", "--learning_rate", "0.1"])
     (folder / "masked" / "training_args.json").write_text(json.dumps(flags.all() | {"given": sorted(flags.explicit)}))
     main([*arguments(folder), "--results", str(folder / "results.json"), "--model_card", *FAST])
@@ -177,6 +179,9 @@ def test_the_page_holds_the_numbers_and_loads_nothing(run, results):
     assert f"{results['sizes'][0]['bytes'] / 1e6:.3f}" in shown.words
     assert f"{results['latency'][1]['median_ms']:.2f}" in shown.words
     assert "torchrun --nproc_per_node=2 masked_run_glue.py" in " ".join(shown.words)
+    position = shown.words.index("bag of words, measured in the training")
+    assert shown.words[position + 1] == "62.5"
+    assert "| bag of words, measured in the training | 62.5 |" in card_tables(results)
 
 
 def test_everything_is_escaped(run, results):
