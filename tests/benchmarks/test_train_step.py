@@ -48,7 +48,7 @@ def test_bf16_beside_fp32():
     results = train_step.main([*SHORT, "--updates=2", "--beside_bf16", "--subjects", "topK"])
     assert list(results["updates"]) == ["topK", "topK, bf16"]
     assert train_step.beside_fp32({"topK": [2.0, 4.0], "topK, bf16": [1.0, 1.0]})["topK"].median == 0.375
-    assert results["bf16"]["topK"].count == 2
+    assert results["bf16"]["topK"]["count"] == 2
     options = train_step.build_parser().parse_args(["--beside_bf16", "--bf16"])
     assert train_step.problems(options) == [
         "--beside_bf16 compares float32 with bfloat16; omit --bf16, --fp16 and --memory"
