@@ -43,6 +43,7 @@ from emmental.export.onnx_session import (
     load_session,
     onnx_file,
 )
+from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package, write_openvino_int8
 from emmental.export.tokenizer import read_tokenizer_files, tokenizer_of
 from emmental.first_token import first_token_only
 from emmental.patching import masked_layers
@@ -160,6 +161,7 @@ def export_onnx_folder(
     pruning_method: str | None = None,
     threshold: float | None = None,
     calibration_file: str | Path | None = None,
+    openvino: bool = False,
 ) -> OnnxExport:
     """Write the model in `source` as the folder `target`, whole or not at all.
 
@@ -169,21 +171,28 @@ def export_onnx_folder(
         int8: write an int8 model too.
         pruning_method, threshold: override what a masked model records.
         calibration_file: texts or pairs, see `read_texts`; with them int8 with fixed scales is tried too.
+        openvino: write int8 for OpenVINO too.
 
     Raises:
-        UserError: as `read_model`, `export_onnx` and `read_texts`; `target` is something else.
+        UserError: as `read_model`, `export_onnx` and `read_texts`; `target` is something else; `openvino` without
+            texts or its packages.
     """
     source, target = Path(source), Path(target)
+    if openvino and calibration_file is None:
+        raise UserError("--openvino fixes its scales on texts: give --calibration_file")
+    if openvino and (package := missing_package()):
+        raise UserError(f"--openvino: {package} is not installed: pip install openvino nncf")
     _refuse_foreign(target)
     model = read_model(source, pruning_method, threshold)
     card = source / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     batches = []
-    if int8 and calibration_file is not None:
+    if calibration_file is not None:
         batches = calibration_batches(
             read_texts(str(calibration_file)), tokenizer_of(source), longest_input(model.config)
         )
-    return write_onnx_folder(model, read_tokenizer_files(source), target, int8, source.resolve().name, text, batches)
+    name, files = source.resolve().name, read_tokenizer_files(source)
+    return write_onnx_folder(model, files, target, int8, name, text, batches, openvino)
 
 
 def write_onnx_folder(
@@ -194,6 +203,7 @@ def write_onnx_folder(
     name: str = "model",
     card: str = "",
     calibration: Sequence[Mapping[str, Tensor]] = (),
+    openvino: bool = False,
 ) -> OnnxExport:
     """Write `model` as the folder `target`: two ONNX files, config.json, the tokenizer, a card and a manifest.
 
@@ -206,6 +216,7 @@ def write_onnx_folder(
         int8: write an int8 model too.
         name, card: of the model, for the new card.
         calibration: see `quantize_int8`.
+        openvino: write `OPENVINO_FILE` too, which needs `calibration`.
     """
     plain = bertarize(model) if masked_layers(model) else model
     with atomic.atomic_folder(target) as temporary:
@@ -219,6 +230,8 @@ def write_onnx_folder(
             quantize_int8(temporary / MODEL_FILE, temporary / INT8_FILE, calibration)
             of_int8 = largest_difference(plain, load_session(temporary / INT8_FILE))
             result = OnnxExport(difference, result.size, of_int8, (temporary / INT8_FILE).stat().st_size)
+        if openvino:
+            write_openvino_int8(temporary / MODEL_FILE, temporary, calibration)
         files = [(MODEL_FILE, "fp32", result.size, result.difference)]
         if int8:
             files.append((INT8_FILE, "q8", result.int8_size, result.int8_difference))
@@ -327,11 +340,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--calibration_file", help="texts to fix the scales of int8; used if fewer answers change than without"
     )
+    parser.add_argument(
+        "--openvino",
+        action=argparse.BooleanOptionalAction,
+        help=f"write {OPENVINO_FILE} too: int8 for OpenVINO by NNCF, which needs --calibration_file",
+        default=False,
+    )
     args = read_arguments(parser, argv)
     source, target = folders(args)
     with user_mistakes():
         result = export_onnx_folder(
-            source, target, args.int8, args.pruning_method, args.threshold, args.calibration_file
+            source,
+            target,
+            args.int8,
+            args.pruning_method,
+            args.threshold,
+            args.calibration_file,
+            args.openvino,
         )
     print(_summary(result, target))
 

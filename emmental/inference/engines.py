@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 from emmental.architectures import base_model_type, takes_token_types
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
+from emmental.export.openvino_int8 import OPENVINO_FILE
 from emmental.first_token import install_first_token
 from emmental.inference.latency import measure as measure_in_turns
 from emmental.patching import masked_layers
@@ -30,7 +31,7 @@ from emmental.runs.precision import bf16_in_hardware
 
 TORCH, TORCH_BF16, SPARSE = "torch", "torch-bf16", "sparse"
 ONNX, ONNX_INT8 = "onnx", "onnx-int8"
-OPENVINO, OPENVINO_BF16 = "openvino", "openvino-bf16"
+OPENVINO, OPENVINO_BF16, OPENVINO_INT8 = "openvino", "openvino-bf16", "openvino-int8"
 MOST_POINTS = 0.3
 """An engine that rounds is offered if it loses at most this number of points of the metric on the dev data."""
 
@@ -44,6 +45,7 @@ class Engine:
         package: the package that it needs besides PyTorch, as pip calls it; None: none.
         bf16: it computes in bfloat16, which is only fast if the processor has it in hardware.
         rounds: its answers may differ, so it is compared on data first.
+        calibrated: it runs a file of its own, which `emmental.export.onnx` makes with texts.
         code: a line of Python that loads the model; `{folder}` is the model's folder, `{onnx}` that of its ONNX files.
     """
 
@@ -52,6 +54,7 @@ class Engine:
     package: str | None = None
     bf16: bool = False
     rounds: bool = False
+    calibrated: bool = False
 
 
 _LOAD = 'AutoModelForSequenceClassification.from_pretrained("{folder}"'
@@ -71,6 +74,13 @@ ENGINES = {
     ),
     OPENVINO: Engine("OpenVINO fp32", f"model = {_OPENVINO % 'f32'}", "openvino"),
     OPENVINO_BF16: Engine("OpenVINO bf16", f"model = {_OPENVINO % 'bf16'}", "openvino", bf16=True, rounds=True),
+    OPENVINO_INT8: Engine(
+        "OpenVINO int8",
+        f'model = openvino.compile_model("{{onnx}}/{OPENVINO_FILE}", "CPU")',
+        "openvino",
+        rounds=True,
+        calibrated=True,
+    ),
 }
 
 
@@ -96,9 +106,9 @@ def why_not(engine: str) -> str | None:
     return None
 
 
-def available() -> list[str]:
-    """Names of the engines that this machine offers."""
-    return [name for name in ENGINES if why_not(name) is None]
+def available(calibrated: bool = False) -> list[str]:
+    """Names of the engines that this machine offers; with those that are `calibrated`, or without."""
+    return [name for name, known in ENGINES.items() if why_not(name) is None and calibrated >= known.calibrated]
 
 
 class TorchEngine(nn.Module):
@@ -129,7 +139,7 @@ class OpenVinoEngine(nn.Module):
 
     def __init__(self, path: Path, config: Any, threads: int, precision: str) -> None:
         """Args:
-        path: of the ONNX file, which is read once.
+        path: of an ONNX file, or of OpenVINO's own.
         config: of the model.
         threads: of OpenVINO.
         precision: `f32` or `bf16`.
@@ -158,7 +168,6 @@ def prepare(
     engine: str = TORCH,
     threads: int | None = None,
     onnx_folder: Path | None = None,
-    calibration: Sequence[Mapping[str, Tensor]] = (),
 ) -> nn.Module:
     """A model loaded into one engine: call `engine(input_ids, attention_mask, token_type_ids).logits`.
 
@@ -167,10 +176,9 @@ def prepare(
         engine: a name among `ENGINES`.
         threads: number of threads of engines that have their own; default: PyTorch's number.
         onnx_folder: where `export_onnx_folder` wrote the model; without one it is exported here.
-        calibration: batches of inputs; with some, int8 with fixed scales is tried too, and the better kept.
 
     Raises:
-        UserError: no such engine, or this machine has not got it.
+        UserError: no such engine, this machine has not got it, or it lacks the file that it needs.
     """
     reason = why_not(engine)
     if reason is not None:
@@ -182,17 +190,19 @@ def prepare(
         from emmental.inference.sparse import sparsify
 
         return sparsify(plain)
-    from emmental.export.onnx import export_onnx, onnx_file, quantize_int8
+    from emmental.export.onnx import export_onnx, quantize_int8
 
     int8, config = engine == ONNX_INT8, _named_config(plain)
     threads = torch.get_num_threads() if threads is None else threads
     if onnx_folder is not None:
-        return from_onnx(onnx_file(onnx_folder, int8), engine, threads, config)
+        return from_onnx(file_for(engine, onnx_folder), engine, threads, config)
+    if ENGINES[engine].calibrated:
+        raise UserError(f"engine {engine} runs files of `python -m emmental.export.onnx --openvino` only: name those")
     with tempfile.TemporaryDirectory() as folder:
         path, rounded = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
         export_onnx(plain, path)
         if int8:
-            quantize_int8(path, rounded, calibration)
+            quantize_int8(path, rounded)
         return from_onnx(rounded if int8 else path, engine, threads, config)
 
 
@@ -203,15 +213,30 @@ def _named_config(model: PreTrainedModel) -> PreTrainedConfig:
     return config
 
 
-def from_onnx(path: Path, engine: str, threads: int, config: Any = None) -> nn.Module:
-    """The model of an ONNX file in ONNX Runtime or OpenVINO; `config` is used if there is no config.json beside it."""
-    from emmental.export.onnx import load_session
+def file_for(engine: str, folder: Path) -> Path:
+    """The file in a folder of `export_onnx_folder` that an engine runs."""
+    from emmental.export.onnx_session import onnx_file
 
-    session = load_session(path, threads)  # reads and checks the file for every engine
+    return folder / OPENVINO_FILE if engine == OPENVINO_INT8 else onnx_file(folder, engine == ONNX_INT8)
+
+
+def from_onnx(path: Path, engine: str, threads: int, config: Any = None) -> nn.Module:
+    """The model of a file in ONNX Runtime or OpenVINO; `config` is used if there is no config.json beside it.
+
+    Raises:
+        UserError: no such file, or a damaged one.
+    """
+    from emmental.export.onnx_session import load_session, onnx_file
+
+    if not path.is_file():
+        raise UserError(f"engine {engine}: {path} does not exist")
+    written_with = onnx_file(path.parent.parent) if ENGINES[engine].calibrated else path
+    session = load_session(written_with, threads)  # reads and checks files and configuration for every engine
     session.config = config if session.config is None else session.config
     if engine in (ONNX, ONNX_INT8):
         return session
-    return OpenVinoEngine(path, session.config, threads, "bf16" if ENGINES[engine].bf16 else "f32")
+    bf16 = ENGINES[engine].bf16 or (ENGINES[engine].calibrated and bf16_in_hardware())
+    return OpenVinoEngine(path, session.config, threads, "bf16" if bf16 else "f32")
 
 
 def measure(
@@ -288,7 +313,6 @@ def compare(
     length: int = 128,
     engines: Iterable[str] | None = None,
     threads: int | None = None,
-    calibration: Sequence[Mapping[str, Tensor]] = (),
 ) -> list[Trial]:
     """Try engines on the same rows and the same shape.
 
@@ -299,11 +323,10 @@ def compare(
         batch, length: shape that is timed.
         engines: names; all that this machine offers if absent. PyTorch fp32 is always among them.
         threads: PyTorch's number if absent.
-        calibration: see `prepare`.
     """
     threads = torch.get_num_threads() if threads is None else threads
     names = dict.fromkeys([TORCH, *(available() if engines is None else engines)])
-    ready = {name: prepare(model, name, threads, calibration=calibration) for name in names}
+    ready = {name: prepare(model, name, threads) for name in names}
     rows = measure_in_turns(ready, batch, length, threads, model.config.vocab_size)
     times = {row.model: row.median_ms for row in rows}
     logits = {name: answer(ready[name]) for name in names}
@@ -355,4 +378,5 @@ def code_line(engine: str, folder: str | Path, model_type: str = "bert") -> str:
         imports = [needed] if stock else ["import emmental", needed]
         return "\n".join([*(["import emmental.export.sparse"] if engine == SPARSE else imports), *lines])
     export = f"# first: python -m emmental.export.onnx --model_name_or_path {folder} --target_model_path {onnx}"
+    export += " --openvino --calibration_file texts.txt" if known.calibrated else ""
     return "\n".join([export, f"import {known.package}", *lines])

@@ -26,7 +26,7 @@ from emmental.export.arguments import read_arguments
 from emmental.export.model_folder import read_model
 from emmental.export.storage import load_package
 from emmental.export.tokenizer import tokenizer_of
-from emmental.inference.engines import ENGINES, ONNX, ONNX_INT8, SPARSE, from_onnx, prepare, why_not
+from emmental.inference.engines import ENGINES, ONNX, SPARSE, file_for, from_onnx, prepare, why_not
 from emmental.inference.prediction import Predictor, json_line
 from emmental.inference.sparse import load_sparse
 from emmental.inference.sparse_matrix import DENSE_ABOVE
@@ -85,7 +85,7 @@ def load(
         )
     threads = torch.get_num_threads() if threads is None else threads
     weights = path.is_file() or has_weights(path)
-    if not weights and importlib.util.find_spec("onnxruntime") and _onnx_file(path, engine).is_file():
+    if not weights and importlib.util.find_spec("onnxruntime") and file_for(ONNX, path).is_file():
         return _load_onnx(path, ONNX if engine == AUTO else engine, threads)
     if engine in (AUTO, SPARSE):
         return load_sparse(path, dense_above, pruning_method, threshold)
@@ -95,18 +95,12 @@ def load(
     return prepare(model, engine, threads)
 
 
-def _onnx_file(path: Path, engine: str) -> Path:
-    from emmental.export.onnx_session import onnx_file
-
-    return onnx_file(path, engine == ONNX_INT8)
-
-
 def _load_onnx(path: Path, engine: str, threads: int) -> nn.Module:
     if ENGINES[engine].package is None:
         ways = ", ".join(name for name, known in ENGINES.items() if known.package)
         raise UserError(f"--engine {engine} does not read ONNX files; {path} is for {ways}")
     verify_folder(path)
-    return from_onnx(_onnx_file(path, engine), engine, threads)
+    return from_onnx(file_for(engine, path), engine, threads)
 
 
 def _parser() -> argparse.ArgumentParser:

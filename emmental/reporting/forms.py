@@ -23,6 +23,7 @@ from emmental.export.bertarize import bertarize_folder
 from emmental.export.counts_parameters import Count, count_parameters
 from emmental.export.model_folder import read_model
 from emmental.export.onnx import INT8_FILE, MODEL_FILE, export_onnx_folder
+from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package
 from emmental.export.package import VALUE_TYPES
 from emmental.export.storage import load_package, package_sizes, save_package
 from emmental.flags import Flags
@@ -122,7 +123,8 @@ def make_artifacts(
     if masked_layers(read_model(source, pruning_method, threshold)):
         plain = work_dir / "plain"
         bertarize_folder(source, plain, pruning_method, threshold)
-    export_onnx_folder(plain, work_dir / "onnx", int8=True, calibration_file=calibration_file)
+    openvino = calibration_file is not None and missing_package() is None
+    export_onnx_folder(plain, work_dir / "onnx", True, None, None, calibration_file, openvino)
     packages = {values: work_dir / f"{values}.emmental" for values in VALUE_TYPES}
     work_dir.mkdir(parents=True, exist_ok=True)
     for values, path in packages.items():
@@ -134,7 +136,8 @@ def engines(artifacts: Artifacts, threads: int) -> dict[str, nn.Module]:
     """Models to serve: the dense model, if it is known, and the model in every engine of this machine."""
     plain = read_model(artifacts.plain)
     dense = {} if artifacts.dense is None else {DENSE: prepare(read_model(artifacts.dense), TORCH, threads)}
-    return dense | {name: prepare(plain, name, threads, artifacts.onnx) for name in available()}
+    names = available(calibrated=(artifacts.onnx / OPENVINO_FILE).is_file())
+    return dense | {name: prepare(plain, name, threads, artifacts.onnx) for name in names}
 
 
 def not_offered(rows: Sequence[dict], primary_metric: str) -> dict[str, str]:

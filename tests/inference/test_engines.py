@@ -12,7 +12,8 @@ import torch
 
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
-from emmental.export.onnx import write_onnx_folder
+from emmental.export.onnx import export_onnx_folder, write_onnx_folder
+from emmental.export.openvino_int8 import missing_package
 from emmental.inference import engines
 from emmental.inference.engines import (
     ENGINES,
@@ -29,6 +30,8 @@ from emmental.inference.engines import (
     why_not,
 )
 
+FREE = [name for name, engine in ENGINES.items() if not engine.calibrated]
+"""Engines that run any model, without a file that was made for them."""
 EXACT = [name for name, engine in ENGINES.items() if not engine.rounds]
 INPUTS = {
     "input_ids": torch.tensor([[2, 5, 9, 17, 30, 3], [2, 7, 8, 3, 0, 0]]),
@@ -47,7 +50,7 @@ def needs(engine: str) -> None:
         pytest.skip(why_not(engine))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", FREE)
 def test_every_engine_gives_the_models_logits(engine, model):
     needs(engine)
     with torch.no_grad():
@@ -77,6 +80,29 @@ def test_onnx_files_that_are_there_are_used(model, tmp_path):
     for engine in ("onnx", "onnx-int8"):
         got = prepare(other, engine, onnx_folder=tmp_path / "onnx")(**INPUTS).logits
         assert (got - wanted).abs().max() < 0.1
+
+
+def test_openvino_int8_runs_its_own_file(model, tmp_path):
+    needs("openvino-int8")
+    if missing_package():
+        pytest.skip(f"needs {missing_package()}")
+    write_onnx_folder(bertarize(model), {}, tmp_path / "served", calibration=[INPUTS], openvino=True)
+    with torch.no_grad():
+        wanted = model(**INPUTS).logits
+    got = prepare(model, "openvino-int8", onnx_folder=tmp_path / "served")(**INPUTS).logits
+    assert 1e-5 < (got - wanted).abs().max() < 0.3
+    assert available(calibrated=True) == [*available(), "openvino-int8"]
+
+
+def test_openvino_int8_needs_its_file(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "why_not", lambda name: None)
+    with pytest.raises(UserError, match="engine openvino-int8 runs files of `python"):
+        prepare(model, "openvino-int8")
+    write_onnx_folder(bertarize(model), {}, tmp_path / "served")
+    with pytest.raises(UserError, match=r"engine openvino-int8: .*_quantized.xml does not exist"):
+        prepare(model, "openvino-int8", onnx_folder=tmp_path / "served")
+    with pytest.raises(UserError, match="--openvino fixes its scales on texts: give --calibration_file"):
+        export_onnx_folder(tmp_path, tmp_path / "other", openvino=True)
 
 
 def test_what_a_machine_has_not_is_said(model, monkeypatch):
@@ -135,7 +161,7 @@ def test_what_a_run_says_at_its_end(monkeypatch):
         'model = AutoModelForSequenceClassification.from_pretrained("out")',
         "ONNX Runtime int8: 5.00 ms, 2.0 times PyTorch fp32; -1.00 points, 50.00 % of the answers change: not "
         "offered, at most 0.3 points may be lost",
-        "OpenVINO fp32, OpenVINO bf16: no",
+        "OpenVINO fp32, OpenVINO bf16, OpenVINO int8: no",
     ]
 
 
@@ -165,7 +191,10 @@ def test_compare_judges_every_engine_on_the_same_rows(model):
 def test_the_code_line_can_be_copied(engine, tmp_path, monkeypatch):
     """It runs as it stands, and gives the model or the session."""
     needs(engine)
+    if ENGINES[engine].calibrated and missing_package():
+        pytest.skip(f"needs {missing_package()}")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.txt").write_text("kasa lote\n")
     tiny_models.save(tmp_path / "out", "bert")
     if ENGINES[engine].package:
         from emmental.export.onnx import main
