@@ -147,6 +147,16 @@ class TestFormula:
         assert output.dtype == torch.bfloat16
         assert torch.equal(output, expected)
 
+    @pytest.mark.parametrize("method", ["topK", "threshold", "sigmoied_threshold", "magnitude", "l0"])
+    def test_autocast_makes_the_same_mask(self, method):
+        """Scores stay float32, so equal scores give equal masks, in training too."""
+        masked = layer(method)
+        masked.noise_seed = 3
+        plain = masked.masked_weight()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(masked.masked_weight(), plain)
+        assert 0 < plain.count_nonzero() < plain.numel()
+
     def test_without_a_threshold_nothing_is_pruned(self):
         for method in ("topK", "threshold", "sigmoied_threshold", "magnitude"):
             masked = layer(method)
