@@ -86,7 +86,6 @@ from emmental.training.phases import (
     phase,
     plan_of_run,
     pruning_phase,
-    refuse_early,
     settle_rate,
 )
 from emmental.training.plan import Plan, log_interval, plan_updates
@@ -116,19 +115,21 @@ def command() -> None:
 def _run(run: Run) -> dict[str, float]:
     started = time.monotonic()
     logger.info("%s", environment_line(run))
-    tokenizer, train_dataset, more = _prepare_task(run)
+    tokenizer, train_dataset, more, plan = _prepare_task(run)
+    first, model, teacher, trains_dense = _start(run, tokenizer, train_dataset)
+    for line in plan:
+        logger.info(line)
     if run.dry_run:
         return {}
     floor = floor_of(run)
-    set_seed(run)
     if not run.do_train:
-        made = Made(load_model(run, run.task, tokenizer).to(run.processes.device))
+        made = Made(model)
         if run.processes.is_main:
             run.output = OutputFolder(run.folder)
     elif in_phases(run):
-        made = _train_in_phases(run, tokenizer, train_dataset, more)
+        made = _train_in_phases(run, first, model, teacher, trains_dense, tokenizer, more)
     else:
-        made = _train_once(run, tokenizer, more)
+        made = _train_once(run, model, teacher, tokenizer, more)
     model, made.floor = made.model, floor
     results = evaluate(run, model, tokenizer) if run.do_eval else {}
     if run.eval_all_checkpoints:
@@ -140,33 +141,44 @@ def _run(run: Run) -> dict[str, float]:
     return results
 
 
-def _train_once(run: Run, tokenizer: Any, dataset: FeatureDataset) -> Made:
-    """One training, dense or pruning, from the model that the flags name."""
-    model = load_model(run, run.task, tokenizer).to(run.processes.device)
-    teacher = _given_teacher(run, tokenizer, model, dataset)
+def _start(run: Run, tokenizer: Any, dataset: FeatureDataset | None) -> tuple[Run, nn.Module, nn.Module | None, bool]:
+    """First phase, its model, the teacher that the flags name, whether to train dense. What is wrong is said here."""
+    set_seed(run)
+    phased = run.do_train and in_phases(run)
+    first = dense_phase(run, len(dataset)) if phased else run
+    model, teacher = load_model(first, run.task, tokenizer).to(run.processes.device), None
+    model = bertarize(model) if phased and masked_layers(model) else model
+    if run.do_train and run.teacher_name_or_path is not None:
+        teacher = load_teacher(run, tokenizer, run.task)
+        check_hidden_states(run, teacher, model, dataset)
+    first.contents = dict(run.contents)
+    return first, model, teacher, phased and needs_dense_phase(run, model, dataset)
+
+
+def _train_once(
+    run: Run, model: nn.Module, teacher: nn.Module | None, tokenizer: Any, dataset: FeatureDataset
+) -> Made:
+    """One training, dense or pruning, of the model that the flags name."""
     open_output(run)
     _learn(run, dataset, model, tokenizer, teacher)
     _saved(run, model, tokenizer)
     return Made(model)
 
 
-def _train_in_phases(run: Run, tokenizer: Any, dataset: FeatureDataset, more: FeatureDataset) -> Made:
+def _train_in_phases(
+    run: Run, dense_run: Run, dense: nn.Module, teacher: nn.Module | None, from_dense: bool, tokenizer: Any,
+    more: FeatureDataset,
+) -> Made:  # fmt: skip
     """Train dense first, unless the model knows the task; then for each share: prune, train, save."""
-    dense_run = dense_phase(run, len(dataset))
-    dense = load_model(dense_run, run.task, tokenizer).to(run.processes.device)
-    dense = bertarize(dense) if masked_layers(dense) else dense
-    teacher = _given_teacher(run, tokenizer, dense, dataset)
-    dense_run.contents = dict(run.contents)
     parts = [pruning_phase(run, share, folder) for share, folder in keep_folders(run)]
     start = run.model_name_or_path
-    from_dense = needs_dense_phase(run, dense, dataset)
     lock_whole(run)
     if run.speedup is not None:  # out of reach is found out before anything is trained
         budget_of(run, dense, 1.0, dense, timed_in(run.speedup_engine))
     made = Made(dense)
     with opened(dense_run, run) if from_dense else nullcontext():
         if from_dense:
-            _learn(dense_run, dataset, dense, tokenizer, teacher)
+            _learn(dense_run, run.datasets[run.task.name, "train"], dense, tokenizer, teacher)
             start = _saved(dense_run, dense, tokenizer)
         run.record()
         made.add(candidate("dense", dense, Path(start), _metric_of(dense_run, dense, tokenizer)), dense)
@@ -229,8 +241,8 @@ def _learn(run: Run, dataset: FeatureDataset, model: nn.Module, tokenizer: Any, 
     model.eval()
 
 
-def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None, FeatureDataset | None]:
-    """Tokenizer, training data, and the same with `--unlabeled_file`. Shows the plan; refuses one that cannot work."""
+def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None, FeatureDataset | None, list[str]]:
+    """Tokenizer, training data, the same with `--unlabeled_file`, the plan. Refuses one that cannot work."""
     if not run.do_train:
         run.model_name_or_path = model_to_evaluate(run)
     run.task = find_task(run)
@@ -247,25 +259,13 @@ def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None, FeatureDataset 
     for line in description(run.task, opened, run.max_seq_length):
         logger.info(line)
     if train_dataset is None:
-        return tokenizer, None, None
+        return tokenizer, None, None, []
     if run.speedup is not None and (reason := why_not(run.speedup_engine)):
         raise UserError(f"--speedup_engine {run.speedup_engine}: {reason}")
     more = with_unlabelled(run, train_dataset, tokenizer, _cache_folder(run))
     run.contents["data"] = more.fingerprint
-    lines = [*plan_of_run(run, len(train_dataset)), *forecast(run, len(train_dataset))]
-    refuse_early(run, train_dataset, lambda part: load_model(part, part.task, tokenizer))
-    for line in lines:
-        logger.info(line)
-    return tokenizer, train_dataset, more
-
-
-def _given_teacher(run: Run, tokenizer: Any, model: nn.Module, dataset: FeatureDataset) -> nn.Module | None:
-    """The teacher that the flags name, after checking that it fits the student; None without one."""
-    if run.teacher_name_or_path is None:
-        return None
-    teacher = load_teacher(run, tokenizer, run.task)
-    check_hidden_states(run, teacher, model, dataset)
-    return teacher
+    plan = [*plan_of_run(run, len(train_dataset)), *forecast(run, len(train_dataset))]
+    return tokenizer, train_dataset, more, plan
 
 
 def set_seed(args: Run) -> None:
@@ -411,7 +411,7 @@ def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> d
         entropy = prediction_entropy(logits)
         found |= {} if entropy is None else {"entropy": entropy}
         if one_class(task, dataset) is None:
-            warn_of_collapse(args, collapsed_to_one_class(predictions, task.num_labels), prefix)
+            warn_of_collapse(args, collapsed_to_one_class(predictions, task.num_labels), prefix, model)
         _write_results(args, found, prefix, mismatched=task.name != args.task.name)
         results |= {key: value for key, value in found.items() if key not in results}
     return results

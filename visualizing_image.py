@@ -1,7 +1,7 @@
 """Draw boxes and labels on an image, and pictures of what pruning left of a model.
 
-On the command line, `--model_dir OUT --saveas overview.png` shows a finished model, and `--image photo.jpg --boxes
-boxes.json --saveas drawn.jpg` draws boxes on any photograph; `--help` has the rest.
+On the command line, `--model_name_or_path OUT --output overview.png` shows a finished model, and
+`--image photo.jpg --boxes boxes.json --output drawn.jpg` draws boxes on any photograph; `--help` has the rest.
 """
 
 from __future__ import annotations
@@ -394,7 +394,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--model_name_or_path",
         "--model_dir",
-        dest="model_dir",
+        dest="model_name_or_path",
         help="folder of a finished model, masked or bertarized",
     )
     model.add_argument("--compare", help="folder of a second model, drawn beside the first")
@@ -402,7 +402,7 @@ def _parser() -> argparse.ArgumentParser:
         "--picture",
         choices=_PICTURES,
         help="overview unless --matrix is given; structure: heads and neurons of a small model; all: every picture, "
-        "into folder --saveas",
+        "into folder --output",
     )
     model.add_argument(
         "--matrix",
@@ -417,7 +417,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         "--saveas",
-        dest="saveas",
+        dest="output",
         required=True,
         help="file to write; its ending is the format: .png, .jpg, .pdf, ...",
     )
@@ -426,19 +426,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
-    if bool(args.model_dir) == bool(args.image):
-        raise UserError("give either --model_dir or --image")
+    if bool(args.model_name_or_path) == bool(args.image):
+        raise UserError("give either --model_name_or_path or --image")
     if bool(args.image) != bool(args.boxes):
         raise UserError("--image and --boxes go together")
     if args.image and (args.compare or args.picture or args.matrix):
-        raise UserError("--compare, --picture and --matrix are for --model_dir")
+        raise UserError("--compare, --picture and --matrix are for --model_name_or_path")
     args.picture = args.picture or ("mask" if args.matrix else "overview")
     if (args.picture == "mask") != bool(args.matrix):
         raise UserError("--picture mask and --matrix go together")
     if args.compare and args.picture != "overview":
         raise UserError(f"--compare draws two overviews, not --picture {args.picture}")
     if args.picture != "all":
-        canvas.picture_suffix(args.saveas)
+        canvas.picture_suffix(args.output)
 
 
 def _draw_boxes_of_file(args: argparse.Namespace) -> Path:
@@ -446,34 +446,34 @@ def _draw_boxes_of_file(args: argparse.Namespace) -> Path:
     names = {key: content.pop(key, None) for key in ("id2obj", "id2attr")}
     viz = SingleImageViz(args.image, scale=args.scale, alpha=args.alpha, linestyle=args.linestyle, **names)
     viz.draw_boxes(**content)
-    return viz.save(args.saveas)
+    return viz.save(args.output)
 
 
 def _draw_model(args: argparse.Namespace) -> Path:
     from emmental.export.kept_weights import read_model_masks, read_structure
 
-    folder, name = Path(args.model_dir), Path(args.model_dir).resolve().name
+    folder, name = Path(args.model_name_or_path), Path(args.model_name_or_path).resolve().name
     title = name if args.title is None else args.title
     if args.picture == "curves":
-        return curves(_read_history(folder), title).save(args.saveas)
+        return curves(_read_history(folder), title).save(args.output)
     if args.picture == "structure":
-        return heads_and_neurons(*read_structure(folder), title).save(args.saveas)
+        return heads_and_neurons(*read_structure(folder), title).save(args.output)
     found, heads = read_model_masks(folder)
     if args.picture == "all":
         history = _read_history(folder) if (folder / _LOG_FILE).is_file() else []
-        return save_all(args.saveas, found, history, heads, title)[0].parent
+        return save_all(args.output, found, history, heads, title)[0].parent
     if args.picture == "mask":
         matrix = _only_match(args.matrix, found)
         axis = mask_arrays.head_axis(mask_arrays.matrix_key(matrix)[1])
-        return mask_picture(found[matrix], None if axis is None else heads, matrix, axis or 0).save(args.saveas)
+        return mask_picture(found[matrix], None if axis is None else heads, matrix, axis or 0).save(args.output)
     densities, sizes = mask_arrays.densities_of(found), mask_arrays.sizes_of(found)
     if not args.compare:
-        return save_overview(args.saveas, densities, title, sizes)
+        return save_overview(args.output, densities, title, sizes)
     second, _ = read_model_masks(args.compare)
     names = (name, Path(args.compare).resolve().name)
     title = " and ".join(names) if args.title is None else args.title
     others = mask_arrays.densities_of(second), mask_arrays.sizes_of(second)
-    return compare(densities, others[0], names, title, sizes, others[1]).save(args.saveas)
+    return compare(densities, others[0], names, title, sizes, others[1]).save(args.output)
 
 
 def _read_history(folder: Path) -> list[dict[str, object]]:

@@ -1,6 +1,6 @@
 """Data preparation: speed of tokenising, start of a run with a cache, and padding.
 
-python -m benchmarks.data --model MODEL --data_dir glue/SST-2 --task_name sst-2
+python -m benchmarks.data --model_name_or_path MODEL --data_dir glue/SST-2 --task_name sst-2
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from benchmarks import generated
-from benchmarks.arguments import parser
+from benchmarks.arguments import model_folder, parser
 from benchmarks.measurements import Spread, report, table, timed
 from emmental.command_line import leave_if, user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features, padding_share
@@ -32,7 +32,7 @@ _TIMES = (
 def build_parser() -> argparse.ArgumentParser:
     """The flags. Without a folder, sentence pairs are generated."""
     made = parser(__doc__.splitlines()[0])
-    made.add_argument("--model", type=Path, default=None, help="folder with a tokenizer; default: one word a token")
+    model_folder(made, "folder with a tokenizer; default: one word a token")
     made.add_argument("--data_dir", type=Path, default=None, help="folder of a GLUE task; default: generated pairs")
     made.add_argument("--task_name", default="mnli", help="name of that task")
     made.add_argument("--lines", type=int, default=20_000, help="without --data_dir: pairs to generate")

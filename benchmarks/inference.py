@@ -1,6 +1,6 @@
 """Time of one forward pass: dense, sparse, and ONNX Runtime if installed, in turns on the same tokens.
 
-python -m benchmarks.inference --model outputs/mrpc --json results.json
+python -m benchmarks.inference --model_name_or_path outputs/mrpc --json results.json
 python -m benchmarks.inference --hidden 768 --layers 12 --density 0.03 0.1 --batch 1 8 --length 32 128
 """
 
@@ -19,7 +19,7 @@ import transformers
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from benchmarks.arguments import parser
+from benchmarks.arguments import model_folder, parser
 from benchmarks.measurements import report, table
 from emmental.command_line import leave_if, range_problems, user_mistakes
 from emmental.errors import UserError
@@ -35,7 +35,7 @@ _HEAD_SIZE = 64
 def build_parser() -> argparse.ArgumentParser:
     """The flags. Without `--model`, a random BERT is made for each density."""
     made = parser(__doc__.splitlines()[0])
-    made.add_argument("--model", type=Path, default=None, help="folder of a masked or bertarized model, or a package")
+    model_folder(made, "folder of a masked or bertarized model, or a package")
     made.add_argument("--layers", type=int, default=12, help="without --model: layers of a random BERT")
     made.add_argument("--hidden", type=int, default=768, help="without --model: its hidden size, in 64s")
     made.add_argument(

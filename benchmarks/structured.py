@@ -1,6 +1,6 @@
 """Pruning without training: the metric of a fine-tuned classifier afterwards, and the time it took.
 
-python -m benchmarks.structured --model DIR --data_dir DIR --task_name sst-2 --keep 0.4 0.25 0.15
+python -m benchmarks.structured --model_name_or_path DIR --data_dir DIR --task_name sst-2 --keep 0.4 0.25 0.15
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from benchmarks.arguments import parser
+from benchmarks.arguments import model_folder, parser
 from benchmarks.measurements import report, table
 from emmental.command_line import leave_if
 from emmental.structured.agreement import agreement, answers
@@ -28,7 +28,7 @@ from emmental.tasks import Split, Task, compute_metrics, predictions_from_logits
 def build_parser() -> argparse.ArgumentParser:
     """The flags."""
     made = parser(__doc__.splitlines()[0])
-    made.add_argument("--model", type=Path, required=True, help="folder of a fine-tuned classifier")
+    model_folder(made, "folder of a fine-tuned classifier", required=True)
     made.add_argument("--data_dir", type=Path, required=True, help="folder of the task's files")
     made.add_argument("--task_name", required=True, help="a GLUE task; its training texts are pruned on")
     made.add_argument("--keep", type=float, nargs="+", default=[0.4, 0.25, 0.15], help="shares of the encoder to keep")

@@ -1,6 +1,6 @@
 """Time of one training update: dense and fine-pruning side by side, in turns, on the same batches.
 
-python -m benchmarks.train_step --model MODEL --data_dir glue/MRPC --task_name mrpc --json results.json
+python -m benchmarks.train_step --model_name_or_path MODEL --data_dir glue/MRPC --task_name mrpc --json results.json
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import generated
-from benchmarks.arguments import parser
+from benchmarks.arguments import model_folder, parser
 from benchmarks.measurements import Spread, report, table
 from benchmarks.subjects import PHASES, SUBJECTS, Entrant, Subject, build
 from emmental.command_line import leave_if, user_mistakes
@@ -44,7 +44,7 @@ _COLUMNS = ("data", *PHASES, "logging")
 def build_parser() -> argparse.ArgumentParser:
     """The flags. Without a folder, model or data are generated."""
     made = parser(__doc__.splitlines()[0])
-    made.add_argument("--model", type=Path, default=None, help="folder of a dense BERT with its tokenizer")
+    model_folder(made, "folder of a dense BERT with its tokenizer")
     made.add_argument("--layers", type=int, default=6, help="without --model: layers of a random BERT")
     made.add_argument("--hidden", type=int, default=384, help="without --model: its hidden size")
     made.add_argument("--data_dir", type=Path, default=None, help="folder of a GLUE task; default: random sentences")

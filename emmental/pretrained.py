@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import (
 
 from emmental.architectures import ARCHITECTURES, UnknownArchitectureError, architecture_of
 from emmental.atomic import verify_if_listed
-from emmental.errors import UserError, folders_near
+from emmental.errors import UserError, names_near
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +72,11 @@ def loading(name: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = f"; {near}" if (near := folders_near(str(name).rpartition(" ")[2])) else ""
-        raise UserError(f"{name} cannot be loaded: {' '.join(str(error).split())[:300]}{where}") from error
+        message, given = " ".join(str(error).split())[:300], str(name).rpartition(" ")[2]
+        if not Path(given).exists():
+            near = names_near(given)
+            message = f"there is no such folder{f' ({near})' if near else ''}, and as a Hub name: {message}"
+        raise UserError(f"{name} cannot be loaded: {message}") from error
     except SafetensorError as error:
         raise UserError(f"{name}: a .safetensors file is damaged: {error}") from error
     except Exception as error:  # libraries fail on unexpected files with many types
@@ -92,7 +95,7 @@ def check_folder(name: str | os.PathLike[str], called: str) -> None:
     name = os.fspath(name)
     folder = Path(name)
     if not folder.exists() and (folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
-        near = folders_near(name)
+        near = names_near(name)
         raise UserError(f"{called}: there is no such folder" + (f"; {near}" if near else ""))
     if (folder / "adapter_config.json").is_file():
         raise UserError(

@@ -320,6 +320,13 @@ def test_a_dry_run_refuses_what_a_run_would(models: Path, tmp_path: Path, capsys
     with pytest.raises(SystemExit):
         masked_run_glue.main([*argv, "--output_dir", str(tmp_path / "new"), "--num_train_epochs", "0", "--dry_run"])
     assert "--num_train_epochs 0 cuts a model that is fine-tuned" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(SystemExit):
+        masked_run_glue.main(
+            [*argv, "--output_dir", str(tmp_path / "new"), "--dry_run", "--teacher_name_or_path", "no"]
+        )
+    shown = capsys.readouterr().err
+    assert "--teacher_name_or_path no cannot be loaded: there is no such folder" in shown.splitlines()[-1]
+    assert "phase 1, dense" not in shown
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_without_saving_it(

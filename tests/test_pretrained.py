@@ -170,7 +170,7 @@ class TestFoldersAsPeopleHaveThem:
         for load in (read_model, lambda path: from_pretrained(AutoConfig, str(path), flag="--model_name_or_path")):
             with pytest.raises(UserError, match=r"--model_name_or_path .* is an adapter of PEFT.*merge_and_unload"):
                 load(folder)
-        with pytest.raises(UserError, match=r"--model .* is an adapter of PEFT"):
+        with pytest.raises(UserError, match=r"--model_name_or_path .* is an adapter of PEFT"):
             predict.load(folder)
         (folder / "config.json").unlink()
         with pytest.raises(UserError, match=r"--model_name_or_path .* is an adapter of PEFT"):

@@ -404,6 +404,14 @@ def test_gradients_of_the_last_layer_for_one_token(model_type):
             assert (parameter.grad - one[name]).abs().max() <= 1e-6, name
 
 
+@pytest.mark.parametrize("model_type", ["bert", "albert"])  # the two ways to the first token
+def test_compiled_in_one_piece(model_type):
+    small = shrink(dense(model_type), UNEVEN).train()
+    torch.compiler.reset()
+    compiled = torch.compile(small, backend="aot_eager", fullgraph=True)
+    assert (compiled(**batch(small)).logits - logits(small)).abs().max() <= 1e-6
+
+
 def test_who_reads_more_than_the_first_token_computes_all():
     assert not is_installed(shrink(dense("modernbert", classifier_pooling="mean"), UNEVEN))
     assert not is_installed(shrink(dense("bert", chunk_size_feed_forward=11), UNEVEN))

@@ -314,7 +314,7 @@ def test_save_makes_folders_and_uses_the_name_given_first(white: np.ndarray, tmp
 
 @pytest.mark.parametrize("name", ["picture", "picture.txt", "picture.", ".png/picture"])
 def test_a_name_that_is_no_picture_is_refused(white: np.ndarray, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=r"^saveas: .* does not end in a picture format"):
+    with pytest.raises(ValueError, match=r"^the picture.s name .* does not end in a picture format"):
         SingleImageViz(white).save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
@@ -330,7 +330,7 @@ def test_a_failed_write_is_an_error_and_leaves_nothing(white: np.ndarray, tmp_pa
 
 def test_webp_cannot_hold_a_picture_that_long(tmp_path: Path) -> None:
     viz = SingleImageViz(np.zeros((2, 17000), dtype=np.uint8), scale=1.0)
-    with pytest.raises(ValueError, match=r"^saveas: a picture of 17000 x 2 cannot be \.webp"):
+    with pytest.raises(ValueError, match=r"^a picture of 17000 x 2 cannot be \.webp"):
         viz.save(tmp_path / "long.webp")
 
 

@@ -152,7 +152,7 @@ def test_boxes_on_a_photograph(photo: Path, tmp_path: Path, capsys: pytest.Captu
         },
     )
     target = tmp_path / "new" / "drawn.png"
-    main(["--image", str(photo), "--boxes", str(boxes), "--saveas", str(target), "--scale", "2"])
+    main(["--image", str(photo), "--boxes", str(boxes), "--output", str(target), "--scale", "2"])
     assert capsys.readouterr().out == f"{target}\n"
     expected = SingleImageViz(photo, scale=2.0, alpha=0.8, id2obj=["dog"])
     expected.draw_boxes([[10, 10, 100, 60]], [0], [0.9], ["wet"])
@@ -162,21 +162,21 @@ def test_boxes_on_a_photograph(photo: Path, tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--saveas a.png", "give either --model_dir or --image"),
-        ("--model_dir X --image Y --saveas a.png", "give either --model_dir or --image"),
-        ("--image photo.png --saveas a.png", "--image and --boxes go together"),
-        ("--model_dir X --boxes b.json --saveas a.png", "--image and --boxes go together"),
-        ("--image photo.png --boxes b.json --compare X --saveas a.png", "--compare, --picture and --matrix are for"),
-        ("--model_dir X --picture mask --saveas a.png", "--picture mask and --matrix go together"),
-        ("--model_dir X --matrix m --picture all --saveas a.png", "--picture mask and --matrix go together"),
-        ("--model_dir X --compare Y --picture all --saveas a.png", "--compare draws two overviews"),
-        ("--model_dir X --saveas a.doc", "saveas: 'a.doc' does not end in a picture format"),
-        ("--model_dir X --saveas a.png", "--model_dir: X has no config.json"),
-        ("--model_dir X --picture curves --saveas a.png", "--picture curves: X has no train_log.jsonl"),
-        ("--model_dir X --picture heat --saveas a.png", "invalid choice: 'heat'"),
-        ("--image photo.png --boxes b.json --saveas a.png", "b.json cannot be read: No such file"),
-        ("--image photo.png --boxes photo.png --saveas a.png", "photo.png is not JSON"),
-        ("--model_dir X", "--saveas"),
+        ("--output a.png", "give either --model_name_or_path or --image"),
+        ("--model_name_or_path X --image Y --output a.png", "give either --model_name_or_path or --image"),
+        ("--image photo.png --output a.png", "--image and --boxes go together"),
+        ("--model_name_or_path X --boxes b.json --output a.png", "--image and --boxes go together"),
+        ("--image photo.png --boxes b.json --compare X --output a.png", "--compare, --picture and --matrix are for"),
+        ("--model_name_or_path X --picture mask --output a.png", "--picture mask and --matrix go together"),
+        ("--model_name_or_path X --matrix m --picture all --output a.png", "--picture mask and --matrix go together"),
+        ("--model_name_or_path X --compare Y --picture all --output a.png", "--compare draws two overviews"),
+        ("--model_name_or_path X --output a.doc", "'a.doc' does not end in a picture format"),
+        ("--model_name_or_path X --output a.png", "--model_name_or_path: X has no config.json"),
+        ("--model_name_or_path X --picture curves --output a.png", "--picture curves: X has no train_log.jsonl"),
+        ("--model_name_or_path X --picture heat --output a.png", "invalid choice: 'heat'"),
+        ("--image photo.png --boxes b.json --output a.png", "b.json cannot be read: No such file"),
+        ("--image photo.png --boxes photo.png --output a.png", "photo.png is not JSON"),
+        ("--model_name_or_path X", "--output"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_line(
@@ -197,7 +197,7 @@ def test_help_describes_the_file_of_boxes(capsys: pytest.CaptureFixture[str]) ->
         main(["--help"])
     out = " ".join(capsys.readouterr().out.split())
     assert caught.value.code == 0
-    for word in ("--model_dir", "--compare", '"boxes"', '"obj_ids"', '"id2attr"'):
+    for word in ("--model_name_or_path", "--compare", '"boxes"', '"obj_ids"', '"id2attr"'):
         assert word in out
 
 
@@ -256,14 +256,23 @@ def test_masks_of_masked_and_plain_folders_agree(model_folder: Path, plain_folde
 )
 def test_pictures_of_a_model(model_folder: Path, tmp_path: Path, flags: list[str], width: int) -> None:
     target = tmp_path / "a.png"
-    main(["--model_dir", str(model_folder), "--saveas", str(target), *flags])
+    main(["--model_name_or_path", str(model_folder), "--output", str(target), *flags])
     assert abs(cv2.imread(str(target)).shape[1] - width) < 10
 
 
 def test_all_pictures_and_two_models(model_folder: Path, plain_folder: Path, tmp_path: Path) -> None:
-    main(["--model_dir", str(model_folder), "--picture", "all", "--saveas", str(tmp_path / "all")])
+    main(["--model_name_or_path", str(model_folder), "--picture", "all", "--output", str(tmp_path / "all")])
     assert len(list((tmp_path / "all").rglob("*.png"))) == 2 + 6
-    main(["--model_dir", str(model_folder), "--compare", str(plain_folder), "--saveas", str(tmp_path / "two.png")])
+    main(
+        [
+            "--model_name_or_path",
+            str(model_folder),
+            "--compare",
+            str(plain_folder),
+            "--output",
+            str(tmp_path / "two.png"),
+        ]
+    )
     two = cv2.imread(str(tmp_path / "two.png"))
     assert two.shape[1] >= 1190
 
@@ -273,7 +282,7 @@ def test_a_matrix_must_be_named_clearly(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], matrix: str, count: int
 ) -> None:
     with pytest.raises(SystemExit):
-        main(["--model_dir", str(model_folder), "--matrix", matrix, "--saveas", str(tmp_path / "a.png")])
+        main(["--model_name_or_path", str(model_folder), "--matrix", matrix, "--output", str(tmp_path / "a.png")])
     assert f"--matrix: '{matrix}' is the end of {count} matrices" in capsys.readouterr().err
 
 
@@ -283,9 +292,9 @@ def test_a_damaged_model_is_one_line(
     (tmp_path / "config.json").write_bytes((model_folder / "config.json").read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"\x08\x00")
     with caplog.at_level(logging.CRITICAL), pytest.raises(SystemExit):
-        main(["--model_dir", str(tmp_path), "--saveas", str(tmp_path / "a.png")])
+        main(["--model_name_or_path", str(tmp_path), "--output", str(tmp_path / "a.png")])
     error = capsys.readouterr().err
-    assert f"--model_dir: {tmp_path} holds no readable model" in error
+    assert f"--model_name_or_path: {tmp_path} holds no readable model" in error
     assert error.count("\n") == 1
 
 
@@ -299,6 +308,13 @@ def test_structure_of_a_small_model(tmp_path: Path) -> None:
     assert neurons.tolist() == [3] * len(sizes)
     assert (before, neurons_before) == (config.num_attention_heads, config.intermediate_size)
     visualizing_image.main(
-        ["--model_dir", str(tmp_path / "small"), "--picture", "structure", "--saveas", str(tmp_path / "a.png")]
+        [
+            "--model_name_or_path",
+            str(tmp_path / "small"),
+            "--picture",
+            "structure",
+            "--output",
+            str(tmp_path / "a.png"),
+        ]
     )
     assert (tmp_path / "a.png").is_file()

@@ -24,7 +24,7 @@ def folder_parser(description: str, accepts: str, prefix: str) -> OneLineParser:
     parser.add_argument(
         "--output",
         "--target_model_path",
-        dest="target_model_path",
+        dest="output",
         help=f"folder to write; default: {prefix}_<name> beside the model",
     )
     parser.set_defaults(prefix=prefix)
@@ -53,7 +53,7 @@ def read_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) 
 def folders(args: argparse.Namespace) -> tuple[Path, Path]:
     """(folder of the model, folder to write), for the flags of a `folder_parser`."""
     source = Path(args.model_name_or_path)
-    return source, Path(args.target_model_path or source.resolve().parent / f"{args.prefix}_{source.resolve().name}")
+    return source, Path(args.output or source.resolve().parent / f"{args.prefix}_{source.resolve().name}")
 
 
 def refuse_foreign(target: Path, mark: str) -> None:

@@ -1,6 +1,6 @@
 """Makes a plain model from a masked one: pruned weights become exact zeros, and mask scores go.
 
-python -m emmental.export.bertarize --model_name_or_path out --target_model_path plain
+python -m emmental.export.bertarize --model_name_or_path out --output plain
 """
 
 from __future__ import annotations

@@ -135,7 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser("Count the weights that remain of a masked, bertarized or packed model.")
     parser.add_argument("--model_name_or_path", required=True, help="folder of a model, or a package's file")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--picture", help="picture to write: a heat map, a row for each layer; .png, .pdf, ...")
+    parser.add_argument(
+        "--output", "--picture", dest="output", help="picture to write: a heat map, a row a layer; .png, .pdf, ..."
+    )
     return parser
 
 
@@ -143,13 +145,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Count what the command line names; a mistake is one line on stderr and exit status 2."""
     args = read_arguments(_parser(), argv)
     with user_mistakes():
-        if args.picture is not None:
-            picture_suffix(args.picture)
+        if args.output is not None:
+            picture_suffix(args.output)
         counts = count_parameters(read_any(args.model_name_or_path, args.pruning_method, args.threshold))
-        if args.picture is not None:
+        if args.output is not None:
             densities = {name: count.remaining / count.total for name, count in counts.matrices.items()}
             sizes = {name: count.total for name, count in counts.matrices.items()}
-            overview(densities, Path(args.model_name_or_path).resolve().name, sizes).save(args.picture)
+            overview(densities, Path(args.model_name_or_path).resolve().name, sizes).save(args.output)
     print(_as_json(counts) if args.json else _table(counts))
 
 

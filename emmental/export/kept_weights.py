@@ -56,7 +56,7 @@ def read_structure(folder: str | Path) -> tuple[tuple[np.ndarray, int], np.ndarr
 
 def _read(folder: str | Path) -> PreTrainedModel:
     if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"--model_dir: {folder} has no config.json; it accepts a folder of the trainer or bertarize")
+        raise UserError(f"--model_name_or_path: {folder} has no config.json; it accepts a model's folder")
     emmental.register()
     logging.disable_progress_bar()
     try:
@@ -65,6 +65,6 @@ def _read(folder: str | Path) -> PreTrainedModel:
             AutoModelForSequenceClassification, folder, config=config, local_files_only=True, use_safetensors=True
         )
     except (ValueError, OSError, SafetensorError) as error:
-        raise UserError(f"--model_dir: {folder} holds no readable model: {error}") from error
-    require_encoder(config, f"--model_dir {folder}")
+        raise UserError(f"--model_name_or_path: {folder} holds no readable model: {error}") from error
+    require_encoder(config, f"--model_name_or_path {folder}")
     return model.eval()

@@ -1,6 +1,6 @@
 """A model as ONNX, in float32 and int8, checked against PyTorch by running both.
 
-    python -m emmental.export.onnx --model_name_or_path out --target_model_path served
+    python -m emmental.export.onnx --model_name_or_path out --output served
 
 The folder has the layout that transformers.js and text-embeddings-inference read: `onnx/model.onnx` and
 `onnx/model_quantized.onnx` beside config.json, the tokenizer's files and a card. Pruned single weights

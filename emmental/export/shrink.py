@@ -1,6 +1,6 @@
 """Cuts heads and neurons that pruning has emptied: matrices become smaller, so every engine is faster.
 
-python -m emmental.export.shrink --model_name_or_path out --target_model_path small
+python -m emmental.export.shrink --model_name_or_path out --output small
 """
 
 from __future__ import annotations

@@ -254,7 +254,7 @@ def _shape(value: np.ndarray | tuple[np.ndarray, np.ndarray]) -> tuple[int, ...]
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser("Write a pruned model as one small file.")
     parser.add_argument("--model_name_or_path", required=True, help="folder of a masked or bertarized model")
-    parser.add_argument("--output", "--package", dest="package", required=True, help="file to write")
+    parser.add_argument("--output", "--package", dest="output", required=True, help="file to write")
     parser.add_argument("--weights", choices=VALUE_TYPES, default="fp32", help="how the encoder's matrices are kept")
     parser.add_argument("--embeddings", choices=VALUE_TYPES, default="fp32", help="how the embeddings are kept")
     parser.add_argument("--json", action="store_true", help="print the sizes as JSON, in bytes")
@@ -280,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = read_arguments(_parser(), argv)
     with user_mistakes():
         model = read_model(args.model_name_or_path, args.pruning_method, args.threshold)
-        sizes = save_package(model, args.package, args.weights, args.embeddings, args.model_name_or_path)
+        sizes = save_package(model, args.output, args.weights, args.embeddings, args.model_name_or_path)
     print(json.dumps(asdict(sizes)) if args.json else _summary(sizes))
 
 

@@ -377,6 +377,6 @@ def code_line(engine: str, folder: str | Path, model_type: str = "bert") -> str:
         needed = "from transformers import AutoModelForSequenceClassification"
         imports = [needed] if stock else ["import emmental", needed]
         return "\n".join([*(["import emmental.export.sparse"] if engine == SPARSE else imports), *lines])
-    export = f"# first: python -m emmental.export.onnx --model_name_or_path {folder} --target_model_path {onnx}"
+    export = f"# first: python -m emmental.export.onnx --model_name_or_path {folder} --output {onnx}"
     export += " --openvino --calibration_file texts.txt" if known.calibrated else ""
     return "\n".join([export, f"import {known.package}", *lines])

@@ -1,6 +1,6 @@
 """Classify sentences with a model of any form, in any engine.
 
-python -m emmental.export.sparse --model out --input sentences.txt --output predictions.jsonl --engine onnx-int8
+python -m emmental.export.sparse --model_name_or_path out --input texts.txt --output answers.jsonl --engine onnx-int8
 """
 
 from __future__ import annotations
@@ -78,11 +78,9 @@ def load(
         UserError: there is no model or no such engine, or the engine cannot run this form.
     """
     if not path.is_file():
-        check_folder(path, f"--model {path}")
+        check_folder(path, f"--model_name_or_path {path}")
     if not (path.is_file() or (path / "config.json").is_file()):
-        raise UserError(
-            f"--model {path} is not a package and has no config.json; it accepts a package or model folder"
-        )
+        raise UserError(f"--model_name_or_path {path} is not a package and has no config.json; it accepts either")
     threads = torch.get_num_threads() if threads is None else threads
     weights = path.is_file() or has_weights(path)
     if not weights and importlib.util.find_spec("onnxruntime") and file_for(ONNX, path).is_file():
@@ -105,7 +103,13 @@ def _load_onnx(path: Path, engine: str, threads: int) -> nn.Module:
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser("Classify sentences with a model of any form: package, masked, plain, small or ONNX.")
-    parser.add_argument("--model", "--model_name_or_path", required=True, help="a package or a model's folder")
+    parser.add_argument(
+        "--model_name_or_path",
+        "--model",
+        dest="model_name_or_path",
+        required=True,
+        help="a package or a model's folder",
+    )
     parser.add_argument(
         "--input",
         default="-",
@@ -142,10 +146,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if reason is not None:
             raise UserError(f"--engine {args.engine}: {reason}")
         texts = read_texts(args.input)
-        model = load(
-            Path(args.model), args.engine, args.threads, args.pruning_method, args.threshold, args.dense_above
-        )
-        tokenizer = tokenizer_of(args.model if args.tokenizer_name is None else args.tokenizer_name)
+        path = Path(args.model_name_or_path)
+        model = load(path, args.engine, args.threads, args.pruning_method, args.threshold, args.dense_above)
+        tokenizer = tokenizer_of(path if args.tokenizer_name is None else args.tokenizer_name)
         longest = args.max_seq_length or trained_length(model.config) or longest_input(model.config)
         predictor = Predictor(model, tokenizer, longest)
         with _writer(args.output) as file:

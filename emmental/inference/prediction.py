@@ -43,7 +43,7 @@ class Predictor:
         """
         name = (model.config.architectures or [type(model).__name__])[0]
         if not name.endswith("ForSequenceClassification"):
-            raise UserError(f"--model is a {name}; only sequence classifiers predict on this command")
+            raise UserError(f"--model_name_or_path is a {name}; only sequence classifiers predict on this command")
         longest = longest_input(model.config)
         backend = plain_text_backend(tokenizer)
         smallest = backend.num_special_tokens_to_add(is_pair=True) + 1
@@ -56,7 +56,7 @@ class Predictor:
             )
         backend.enable_truncation(max_seq_length, strategy="longest_first", direction=tokenizer.truncation_side)
         self._model = model
-        self._labels = model_classes(model.config, "--model")
+        self._labels = model_classes(model.config, "--model_name_or_path")
         self._backend: Tokenizer = backend
         self._pad_token_id = tokenizer.pad_token_id
 

@@ -1,6 +1,6 @@
 """Corpora for language models: token ids of a text file on the disk, read through a memory map.
 
-python -m emmental.data.corpus binarize --file_path text.txt --tokenizer bert-base-uncased --dump_file corpus
+python -m emmental.data.corpus binarize --file_path text.txt --model_name_or_path bert-base-uncased --output corpus
 
 A corpus is a folder made by `emmental.atomic`: `tokens.bin`, all sequences one after the other with their special
 tokens; `starts.bin` and `lengths.bin`, where each sequence lies, in the order of the corpus; `counts.bin`, how often
@@ -196,10 +196,14 @@ def sequence_rules(
     begin = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
     if begin is None or end is None:
-        raise UserError(f"--tokenizer {tokenizer.name_or_path} has neither cls and sep nor bos and eos tokens")
+        raise UserError(
+            f"--model_name_or_path {tokenizer.name_or_path} has neither cls and sep nor bos and eos tokens"
+        )
     longest = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
     if longest > _UNLIMITED:
-        raise UserError(f"--max_length is needed: --tokenizer {tokenizer.name_or_path} does not know its model's")
+        raise UserError(
+            f"--max_length is needed: --model_name_or_path {tokenizer.name_or_path} does not know its model's"
+        )
     if max_length is not None and max_length > longest:
         raise UserError(f"--max_length accepts up to {longest}, what the tokenizer's model takes, not {max_length}")
     if not 3 <= min_length <= longest:
@@ -374,10 +378,14 @@ def build_parser() -> OneLineParser:
     parser = OneLineParser("Prepare text for language-model distillation.", "python -m emmental.data.corpus")
     parser.add_argument("command", choices=("binarize",), help="binarize: a text file becomes a tokenised corpus")
     parser.add_argument("--file_path", required=True, help="UTF-8 text, one sequence a line")
-    parser.add_argument("--tokenizer", required=True, help="the teacher's tokenizer: folder or Hub name")
     parser.add_argument(
-        "--output", "--dump_file", dest="dump_file", required=True, help="folder to write the corpus to"
+        "--model_name_or_path",
+        "--tokenizer",
+        dest="model_name_or_path",
+        required=True,
+        help="the teacher, whose tokenizer is taken: folder or Hub name",
     )
+    parser.add_argument("--output", "--dump_file", dest="output", required=True, help="folder to write the corpus to")
     parser.add_argument("--min_length", type=int, default=12, help="drop shorter sequences (tokens, special ones too)")
     parser.add_argument(
         "--max_length", type=int, help="split longer sequences; default: what the tokenizer's model takes"
@@ -410,13 +418,13 @@ def main(argv: Sequence[str] | None = None) -> BinarizeReport:
     args = _parse(argv)
     configure_logging(is_main=True)
     with user_mistakes(), logging_redirect_tqdm():
-        tokenizer = load_tokenizer(args.tokenizer)
+        tokenizer = load_tokenizer(args.model_name_or_path)
         rules = sequence_rules(tokenizer, args.min_length, args.max_length, args.max_unknown)
-        report = binarize(args.file_path, tokenizer, args.dump_file, rules, args.seed if args.shuffle else None)
+        report = binarize(args.file_path, tokenizer, args.output, rules, args.seed if args.shuffle else None)
     logger.info(
         "%s: %d sequences, %d tokens of %d lines (%d empty, %d split into several); dropped %d shorter than %d tokens "
         "and %d of unknown tokens",
-        args.dump_file,
+        args.output,
         report.sequences,
         report.tokens,
         report.lines,

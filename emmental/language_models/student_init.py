@@ -1,6 +1,6 @@
 """Starts a student from layers of its teacher.
 
-python -m emmental.training.student_init --model_name bert-base-uncased --dump_checkpoint student
+python -m emmental.training.student_init --model_name_or_path bert-base-uncased --output student
 python distiller.py --student_config student/config.json --student_pretrained_weights student ...
 
 BERT becomes a DistilBERT or a shallower BERT, RoBERTa a shallower RoBERTa, GPT-2 a shallower GPT-2.
@@ -95,7 +95,7 @@ def student_from_teacher(
     """
     kind = teacher.config.model_type
     if kind not in _STUDENTS:
-        raise UserError(f"--model_name accepts a {', '.join(_STUDENTS)}, not a {kind}")
+        raise UserError(f"--model_name_or_path accepts a {', '.join(_STUDENTS)}, not a {kind}")
     student_type = student_type or _STUDENTS[kind][0]
     if student_type not in _STUDENTS[kind]:
         raise UserError(f"--student_type accepts {' or '.join(_STUDENTS[kind])} for a {kind}, not {student_type!r}")
@@ -170,12 +170,12 @@ def build_parser() -> OneLineParser:
     parser.add_argument(
         "--model_name_or_path",
         "--model_name",
-        dest="model_name",
+        dest="model_name_or_path",
         required=True,
         help="the teacher: folder or Hub name of a BERT, RoBERTa, GPT-2",
     )
     parser.add_argument(
-        "--output", "--dump_checkpoint", dest="dump_checkpoint", required=True, help="folder to write the student to"
+        "--output", "--dump_checkpoint", dest="output", required=True, help="folder to write the student to"
     )
     parser.add_argument("--student_type", help="distilbert (for BERT by default), bert, roberta or gpt2")
     parser.add_argument("--num_layers", type=int, help="of the student; default: half the teacher's")
@@ -213,7 +213,7 @@ def _load_teacher(name: str, random_head: bool) -> PreTrainedModel:
     with loading(name):
         kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
     if kind not in _STUDENTS:
-        raise UserError(f"--model_name accepts a {', '.join(_STUDENTS)}; {name} is a {kind}")
+        raise UserError(f"--model_name_or_path accepts a {', '.join(_STUDENTS)}; {name} is a {kind}")
     config = from_pretrained(LANGUAGE_MODELS[kind][0], name)
     teacher, info = from_pretrained(LANGUAGE_MODELS[kind][1], name, config=config, output_loading_info=True)
     if info["missing_keys"] and not random_head:
@@ -232,22 +232,22 @@ def main(argv: Sequence[str] | None = None) -> Path:
     configure_logging(is_main=True)
     torch.manual_seed(args.seed)
     with user_mistakes():
-        teacher = _load_teacher(args.model_name, args.random_head)
-        tokenizer = load_tokenizer(args.model_name)
+        teacher = _load_teacher(args.model_name_or_path, args.random_head)
+        tokenizer = load_tokenizer(args.model_name_or_path)
         depth = teacher.config.num_hidden_layers
         layers = args.layers or spread_layers(depth, args.num_layers or max(1, depth // 2))
         student = student_from_teacher(teacher, layers, args.student_type, args.vocab_transform)
-        with atomic_folder(args.dump_checkpoint) as folder:
+        with atomic_folder(args.output) as folder:
             student.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     logger.info(
         "%s: a %s of %d layers, from the teacher's layers %s",
-        args.dump_checkpoint,
+        args.output,
         student.config.model_type,
         len(layers),
         ", ".join(map(str, layers)),
     )
-    return Path(args.dump_checkpoint)
+    return Path(args.output)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def picture_suffix(path: str | Path) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in OPENCV_SUFFIXES + MATPLOTLIB_SUFFIXES:
         known = " ".join(OPENCV_SUFFIXES + MATPLOTLIB_SUFFIXES)
-        raise UserError(f"saveas: {str(path)!r} does not end in a picture format; it may be one of {known}")
+        raise UserError(f"the picture's name {str(path)!r} does not end in a picture format; it may be one of {known}")
     return suffix
 
 
@@ -143,9 +143,9 @@ def encode_array(image: np.ndarray, suffix: str) -> bytes:
     try:
         done, data = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), _ENCODING.get(suffix, []))
     except cv2.error as error:
-        raise UserError(f"saveas: a picture of {image.shape[1]} x {image.shape[0]} cannot be {suffix}") from error
+        raise UserError(f"a picture of {image.shape[1]} x {image.shape[0]} cannot be {suffix}") from error
     if not done:
-        raise UserError(f"saveas: a picture of {image.shape[1]} x {image.shape[0]} cannot be {suffix}")
+        raise UserError(f"a picture of {image.shape[1]} x {image.shape[0]} cannot be {suffix}")
     return data.tobytes()
 
 

@@ -1,6 +1,6 @@
 """A fine-pruned model on one page: quality, speed, size, what remains, how it was made.
 
-    python -m emmental.export.report --model_name_or_path out --data_dir glue/SST-2 --task_name sst-2 --target out.html
+    python -m emmental.export.report --model_name_or_path out --data_dir glue/SST-2 --task_name sst-2 --output out.html
 
 It writes every exported form of the model into `--work_dir`.
 """
@@ -36,6 +36,7 @@ from emmental.reporting.forms import (
     dense_origin,
     engines,
     environment,
+    flags_of_training,
     int8_package,
     latencies,
     make_artifacts,
@@ -49,6 +50,7 @@ from emmental.reporting.page import GENERATOR, card_tables, page
 from emmental.runs.progress import LOG_FILE, read_log
 from emmental.tasks import Task, evaluation_tasks, in_order_of, resolve_task, split_files, task_of_model
 from emmental.tasks.own_files import Reading
+from emmental.training.arguments import DELIMITERS, HOW_TO_READ
 
 CARD_BEGIN, CARD_END = "<!-- report:begin -->", "<!-- report:end -->"
 
@@ -142,11 +144,12 @@ def find_problems(args: argparse.Namespace) -> list[str]:
         for value in getattr(args, flag):
             if value < 1:
                 problems.append(f"--{flag} accepts numbers from 1, not {value}")
-    if args.validation_file is None and None in (args.data_dir, args.task_name):
-        problems.append("--data_dir and --task_name are required, or --validation_file in their place")
-    if args.validation_file is not None and (args.data_dir or args.task_name):
-        problems.append("--validation_file cannot be used with --data_dir and --task_name; give either")
-    for flag in ("target", "results"):
+    own = [f"--{name}" for name in ("validation_file", "train_file") if getattr(args, name)]
+    if not own and None in (args.data_dir, args.task_name):
+        problems.append("--data_dir and --task_name are required, or --validation_file or --train_file in their place")
+    if own and (args.data_dir or args.task_name):
+        problems.append(f"{own[0]} cannot be used with --data_dir and --task_name; give either")
+    for flag in ("output", "results"):
         problems += _output_problems(flag, getattr(args, flag))
     if args.model_card:
         problems += _card_problems(Path(args.model_name_or_path))
@@ -177,15 +180,37 @@ def _task(args: argparse.Namespace, config: PreTrainedConfig) -> Task:
     """The task with its classes in the model's order, after checking that its dev files exist."""
     called = f"--model_name_or_path {args.model_name_or_path}"
     positive = getattr(config, "positive_label", None)
-    if args.validation_file is None:
+    if not (args.validation_file or args.train_file):
         task = resolve_task(args.task_name)
         task = task if positive is None else task.with_positive(positive)
     else:
-        reading = Reading(positive_label=positive)
-        task = task_of_model(config, called, args.validation_file, None, reading=reading)
+        task = task_of_model(
+            config, called, args.validation_file, None, reading=_reading(args, positive), train_file=args.train_file
+        )
     for judge in evaluation_tasks(task):
         split_files(judge, args.data_dir, "dev")
-    return task if args.validation_file else in_order_of(task, config, called)
+    return in_order_of(task, config, called) if args.task_name else task
+
+
+def _reading(args: argparse.Namespace, positive: str | None) -> Reading:
+    """How own files are read. Of the training file, the rows that the training set aside."""
+    seed = None
+    if not args.validation_file:
+        record = flags_of_training(Path(args.model_name_or_path))
+        if record is None:
+            raise UserError(
+                f"--train_file: {args.model_name_or_path} has no record of its training; give --validation_file"
+            )
+        seed = record.get("seed", 42)
+    return Reading(
+        text=args.text_column,
+        pair=args.text_pair_column,
+        label=args.label_column,
+        delimiter=args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter),
+        encoding=args.encoding,
+        positive_label=positive,
+        set_aside=seed,
+    )
 
 
 def _check_model(model: PreTrainedModel, task: Task, args: argparse.Namespace) -> None:
@@ -218,13 +243,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data_dir", help="folder of the GLUE task's .tsv files")
     parser.add_argument("--task_name", help="cola, sst-2, mrpc, sts-b, qqp, mnli, mnli-mm, qnli, rte or wnli")
     parser.add_argument("--validation_file", help="your own data instead of these two, as for the trainer")
+    parser.add_argument("--train_file", help="or this, if there is none: the rows that the training set aside")
+    for name in HOW_TO_READ:
+        parser.add_argument(f"--{name}", help="of own data, as for the trainer")
     parser.add_argument("--dense", help="folder of the dense model it came from; default: as the training recorded")
     parser.add_argument(
         "--calibration_file", help="texts to fix the scales of int8; used if fewer answers change than without"
     )
-    parser.add_argument("--output", "--target", dest="target", default="report.html", help="page to write")
+    parser.add_argument("--output", "--target", dest="output", default="report.html", help="page to write")
     parser.add_argument("--results", help="file for the numbers, as JSON")
-    parser.add_argument("--work_dir", help="folder for the exported forms; <target>-files if absent")
+    parser.add_argument("--work_dir", help="folder for the exported forms; <output>-files if absent")
     parser.add_argument(
         "--model_card",
         action=argparse.BooleanOptionalAction,
@@ -245,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     args = read_arguments(parser, argv)
     leave_if(find_problems(args), parser.prog)
-    target, source = Path(args.target), Path(args.model_name_or_path)
+    target, source = Path(args.output), Path(args.model_name_or_path)
     args.work_dir = args.work_dir or target.with_name(f"{target.stem}-files")
     given = sys.argv[1:] if argv is None else argv
     with user_mistakes():

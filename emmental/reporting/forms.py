@@ -271,7 +271,7 @@ def training(folder: Path) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     summary = _read_object(folder / "summary.json")
-    flags = _read_object(folder / "training_args.json")
+    flags = flags_of_training(folder)
     if flags is not None:
         facts = (summary or {}).get("environment")
         processes = facts.get("processes") if isinstance(facts, dict) else None
@@ -279,6 +279,11 @@ def training(folder: Path) -> dict[str, Any]:
     if summary is not None:
         found["summary"] = summary
     return found
+
+
+def flags_of_training(folder: Path) -> dict[str, Any] | None:
+    """Flag -> value of the training that wrote the folder; None without its record. Raises `UserError`: damaged."""
+    return _read_object(folder / "training_args.json")
 
 
 def dense_origin(source: Path, model: PreTrainedModel, named: str | None = None) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,16 +14,20 @@ import torch
 import transformers
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import EvalResult
+from torch import nn
 
 import emmental
 from emmental.architectures import base_model_type
 from emmental.errors import UserError
 from emmental.methods import SCORE_METHODS
+from emmental.patching import masked_layers
+from emmental.pruning import remaining_weights
 from emmental.reporting.before_after import Made, before_and_after, no_better_than_words, speed_reached
 from emmental.reporting.best_engine import best_engine_lines
 from emmental.runs.progress import LOG_FILE, TENSORBOARD
 from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, evaluation_tasks, metric_title
+from emmental.training.arguments import HOW_TO_READ
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +49,17 @@ def warn_of_churn(args: Run, churn: float, high_before: int) -> int:
     return high
 
 
-def warn_of_collapse(args: Run, predicted: int | None, checkpoint: str = "") -> None:
-    """Warn if every prediction is the same class, with advice for this kind of run."""
+def warn_of_collapse(args: Run, predicted: int | None, checkpoint: str = "", model: nn.Module | None = None) -> None:
+    """Warn if every prediction of `model` is the same class, with advice for this kind of run."""
     if predicted is not None and args.processes.is_main:
         label = args.task.labels[predicted]
         where = f"{checkpoint}: " if checkpoint else ""
-        logger.warning("%severy prediction is class %r: the model has collapsed. %s", where, label, _against(args))
+        logger.warning(
+            "%severy prediction is class %r: the model has collapsed. %s", where, label, _against(args, model)
+        )
 
 
-def _against(args: Run) -> str:
+def _against(args: Run, model: nn.Module | None) -> str:
     """Advice against a collapse."""
     if not args.do_train:
         return f"{args.model_name_or_path} was trained so, or reads other inputs than it was trained on"
@@ -61,6 +68,8 @@ def _against(args: Run) -> str:
         return f"Lower {slower}, or train longer (--num_train_epochs)"
     if args.pruning_method not in ("magnitude", "fisher"):
         slower = f"--mask_scores_learning_rate (now {args.mask_scores_learning_rate:g}) or {slower}"
+    if model is not None and masked_layers(model) and (left := remaining_weights(model)) > MOSTLY_THERE:
+        return f"Lower {slower}, or train longer (--num_train_epochs): {left:.1f} % of the weights are still there"
     less = "--keep" if args.keep else "--final_lambda" if args.final_lambda else "--final_threshold"
     return f"Lower {slower}, or prune less ({less}) or more slowly (--num_train_epochs)"
 
@@ -120,11 +129,18 @@ def _advice(args: Run, made: Made, results: dict[str, float]) -> list[str]:
     if made.candidates and args.do_train and args.do_eval and args.engines:
         lines += best_engine_lines(args, made)
     if made.candidates and args.do_train:
-        own = f"--validation_file {args.validation_file}"
-        data = own if args.task.name == CUSTOM else f"--data_dir {args.data_dir} --task_name {args.task.name}"
         tool = f"python -m emmental.export.report --model_name_or_path {args.output_dir}"
-        lines.append(f"next: {tool} {data} --target report.html")
+        lines.append(f"next: {tool} {_data_flags(args)} --output report.html")
     return lines
+
+
+def _data_flags(args: Run) -> str:
+    """The flags of the report that name the run's dev data."""
+    if args.task.name != CUSTOM:
+        return shlex.join(["--data_dir", args.data_dir, "--task_name", args.task.name])
+    file = "validation_file" if args.validation_file else "train_file"
+    given = [(name, getattr(args, name)) for name in (file, *HOW_TO_READ)]
+    return shlex.join(word for name, value in given if value is not None for word in (f"--{name}", value))
 
 
 def _places(args: Run) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emmental.errors import UserError, folders_near
+from emmental.errors import UserError, names_near
 from emmental.tasks.cells import Row
 from emmental.tasks.hub_layout import hub_files
 from emmental.tasks.labels import class_ids, number_in, scores
@@ -31,7 +31,7 @@ def located(task: Task, data_dir: str | Path | None, split: str) -> tuple[Layout
         raise UserError(f"{FILE_FLAGS[split]}: {layout.files[0]} is missing, the {split} split of own files")
     found = hub_files(task, folder, split)
     if found is None and not folder.is_dir():
-        near = folders_near(str(folder))
+        near = names_near(str(folder))
         raise UserError(f"--data_dir {data_dir}: there is no such folder" + (f"; {near}" if near else ""))
     if found is None:
         names = " or ".join(layout.files)

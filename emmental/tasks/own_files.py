@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from emmental.errors import UserError
+from emmental.errors import UserError, names_near
 from emmental.tasks.classes import are_numbered, in_order_of, model_classes, same_class
 from emmental.tasks.labels import classes_in, has_decimal_commas, look_alikes, sorted_labels, without_missing
 from emmental.tasks.tables import TEXT_LINES, Table, read_table, table_format
@@ -136,29 +136,32 @@ def task_of_model(
     test_file: str | Path | None,
     labels: Sequence[str] | None = None,
     reading: Reading = _AS_RECOGNISED,
+    train_file: str | Path | None = None,
 ) -> Task:
-    """The task of a model on own files without its training file: the classes are the model's.
+    """The task of a model on own files: the classes are the model's.
 
-    Where the model does not name them (`LABEL_0`, ...), they are those of `validation_file`, sorted.
+    Where the model does not name them (`LABEL_0`, ...), they are those of the labelled file, sorted.
 
     Args:
         config: the model's configuration.
         called: what the user calls the model, for messages: flag and value.
         validation_file, test_file, reading: as for `user_task`.
         labels: the classes in the order of the model's outputs, where its own names are not those of the data.
+        train_file: where there is no `validation_file`, the file of which a part was set aside.
 
     Raises:
         UserError: as `user_task` and `class_order`.
     """
     names = model_classes(config, called)
-    files = (None, validation_file, test_file)
+    files = (train_file, validation_file, test_file)
+    labelled = validation_file or train_file
     if len(names) == 1:
         return user_task(*files, (), reading)
     if labels is not None:
         return in_order_of(user_task(*files, labels, reading), config, called, labels)
-    if are_numbered(names) and validation_file is not None:
+    if are_numbered(names) and labelled is not None:
         return in_order_of(user_task(*files, None, reading), config, called)
-    return replace(user_task(*files, _as_the_data_spells(names, validation_file, reading), reading), names=names)
+    return replace(user_task(*files, _as_the_data_spells(names, labelled, reading), reading), names=names)
 
 
 def _as_the_data_spells(names: tuple[str, ...], file: str | Path | None, reading: Reading) -> tuple[str, ...]:
@@ -183,7 +186,8 @@ def _check_labels(labels: Sequence[str]) -> None:
 def _table(path: str | Path, split: str, reading: Reading) -> Table:
     flag = FILE_FLAGS[split]
     if not Path(path).is_file():
-        raise UserError(f"{flag} {path} is not a file")
+        near = names_near(str(path), files=True)
+        raise UserError(f"{flag} {path} is not a file" + (f"; {near}" if near else ""))
     how = {"delimiter": reading.delimiter, "encoding": reading.encoding}
     try:
         return read_table(Path(path).absolute(), table_format(path), keys=reading.columns(split), **how)

@@ -44,6 +44,8 @@ _READING = (
     flag("task_kind", f"{' or '.join(TASK_KINDS)}; default: as the labels look", accepts=(*TASK_KINDS, None)),
 )
 """Flags that say how to read own files."""
+HOW_TO_READ = ("text_column", "text_pair_column", "label_column", "delimiter", "encoding")
+"""Those of them that the report takes too."""
 FLAGS = {
     "task and data": (
         flag("data_dir", "folder of the GLUE task's files, .tsv or as the Hub has them", changes_result=False),
@@ -359,7 +361,7 @@ def _number_problems(args: Flags) -> list[str]:
 def _pruning_problems(args: Flags) -> list[str]:
     if not args.model_type.startswith("masked_") or args.pruning_method not in PRUNING_METHODS:
         return []
-    problems = _threshold_problems(args)
+    problems = [] if args.granularity == "structured" else _threshold_problems(args)
     method = args.pruning_method
     if args.global_topk and "global_topk" in args.explicit and method not in GLOBAL_TOPK_METHODS:
         problems.append(

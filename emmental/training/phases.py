@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -185,6 +185,7 @@ def plan_of_run(run: Run, examples: int) -> list[str]:
         raise UserError(problem)
     if run.unlabeled_file and run.recipe == "auto" and trains:
         run.max_steps = plan.total_updates  # more text must not change the number of updates
+    _refuse_misfits(run, examples)
     if warning := plan.warning():
         logger.warning("%s", warning)
     lines = phases_text(run, examples) if in_phases(run) else []
@@ -197,28 +198,19 @@ def plan_of_run(run: Run, examples: int) -> list[str]:
     return lines if run.granularity == STRUCTURED or cuts_weights(run.flags) else [*lines, *plan.lines()]
 
 
-def refuse_early(run: Run, dataset: FeatureDataset, load: Callable[[Run], PreTrainedModel]) -> None:
-    """Check, before the plan is shown, that the output folder and the model fit the run.
-
-    Args:
-        run: a run whose flags are complete.
-        dataset: training rows.
-        load: loads the model that a part of the run starts from.
+def _refuse_misfits(run: Run, examples: int) -> None:
+    """Check that the output folder and the number of rows fit a run whose flags are complete.
 
     Raises:
-        UserError: a folder holds another run, there are too few rows, or nothing is trained and the model does not
-            know the task.
+        UserError: a folder holds another run, or there are too few training rows.
     """
     parts = [pruning_phase(run, share, folder) for share, folder in keep_folders(run)] if in_phases(run) else [run]
     for part in parts if not run.overwrite_output_dir else []:
         checkpoint_to_resume(part, flags_only=True)
     fewest = fewest_rows(run.processes)
     cuts = run.granularity == STRUCTURED or cuts_weights(run.flags)
-    if in_phases(run) and cuts and len(dataset) < fewest:
-        raise UserError(f"--granularity {run.granularity} needs {fewest} training rows or more, not {len(dataset)}")
-    cuts_only = run.num_train_epochs == 0 and run.max_steps < 1
-    if in_phases(run) and cuts_only and run.dense_first is None:
-        needs_dense_phase(run, load(dense_phase(run, len(dataset))), dataset)
+    if in_phases(run) and cuts and examples < fewest:
+        raise UserError(f"--granularity {run.granularity} needs {fewest} training rows or more, not {examples}")
 
 
 def phases_text(run: Run, examples: int) -> list[str]:

@@ -28,13 +28,13 @@ student=(--student_type distilbert --alpha_ce 5 --alpha_mlm 2 --alpha_cos 1 --le
 step() { # NAME
     case $1 in
     text) python -m experiments.distil.sentences --glue "$glue" --lines "${LINES_LIMIT:-0}" --into "$outputs/text.txt" ;;
-    corpus) python -m emmental.data.corpus binarize --file_path "$outputs/text.txt" --tokenizer "$model" \
-        --dump_file "$outputs/corpus" --min_length 5 --max_length 128 ;;
+    corpus) python -m emmental.data.corpus binarize --file_path "$outputs/text.txt" --model_name_or_path "$model" \
+        --output "$outputs/corpus" --min_length 5 --max_length 128 ;;
     # The encoder comes without a head: the head, tied to the embeddings, is trained first, and the encoder with it.
     teacher) distil teacher "$model/config.json" "$model" --student_type bert --student_pretrained_weights "$model" \
         --alpha_ce 0 --alpha_mlm 1 --learning_rate 2e-4 ;;
-    student) python -m emmental.training.student_init --model_name "$outputs/teacher" --num_layers 3 \
-        --dump_checkpoint "$outputs/student" ;;
+    student) python -m emmental.training.student_init --model_name_or_path "$outputs/teacher" --num_layers 3 \
+        --output "$outputs/student" ;;
     from-teacher) distil from-teacher "$outputs/student/config.json" "$outputs/teacher" "${student[@]}" \
         --student_pretrained_weights "$outputs/student" ;;
     from-random) distil from-random "$outputs/student/config.json" "$outputs/teacher" "${student[@]}" ;;

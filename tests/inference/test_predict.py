@@ -58,7 +58,7 @@ def test_every_form_in_every_engine(forms, form, engine, capsys):
     ("flags", "message"),
     [
         (["--engine", "tensorrt"], "--engine accepts torch, "),
-        (["--model", "nowhere"], "--model nowhere is not a package and has no config.json"),
+        (["--model", "nowhere"], "--model_name_or_path nowhere is not a package and has no config.json"),
     ],
 )
 def test_mistakes_are_one_line(forms, flags, message, capsys):

@@ -268,8 +268,8 @@ def test_command_reads_standard_input(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--model", "missing"], "--model missing is not a package and has no config.json"),
-        (["--model", "bare"], "--model bare is not a package and has no config.json"),
+        (["--model", "missing"], "--model_name_or_path missing is not a package and has no config.json"),
+        (["--model", "bare"], "--model_name_or_path bare is not a package and has no config.json"),
         (["--model", "damaged"], "damaged is not a package, or is damaged"),
         (["--model", "m", "--batch_size", "0"], "--batch_size accepts numbers from 1, not 0"),
         (["--model", "m", "--threads", "-1"], "--threads accepts numbers from 1, not -1"),

@@ -16,15 +16,26 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from emmental import atomic
 from emmental.errors import UserError
+from emmental.export.arguments import read_arguments
 from emmental.export.model_folder import read_model
 from emmental.export.storage import package_sizes
 from emmental.flags import Flags
 from emmental.inference.engines import available
-from emmental.reporting.command import CARD_BEGIN, CARD_END, draw, insert_tables, main, training_history
+from emmental.reporting.command import (
+    CARD_BEGIN,
+    CARD_END,
+    _parser,
+    _task,
+    draw,
+    insert_tables,
+    main,
+    training_history,
+)
 from emmental.reporting.forms import DevData, dense_origin, not_offered, quality, remaining, training_command
 from emmental.reporting.page import card_tables, headline, page
 from emmental.shrinking import shrink
 from emmental.tasks import read_split, resolve_task
+from emmental.tasks.examples import set_aside
 from emmental.training.arguments import FLAGS, parse_arguments
 
 VOID = {"meta", "img"}
@@ -65,7 +76,7 @@ def run(tmp_path_factory) -> Path:
 
 def arguments(folder: Path) -> list[str]:
     named = ("--model_name_or_path", folder / "masked", "--data_dir", folder / "data", "--task_name", "sst-2")
-    return [str(word) for word in (*named, "--target", folder / "report.html")]
+    return [str(word) for word in (*named, "--output", folder / "report.html")]
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +247,7 @@ def test_a_plain_model_again(run, tmp_path):
     plain = run / "report-files" / "plain"
     flags = ["--model_name_or_path", str(plain), "--data_dir", str(run / "data"), "--task_name", "sst2"]
     for _ in range(2):  # the second replaces the first
-        main([*flags, "--target", str(tmp_path / "r.html"), "--results", str(tmp_path / "r.json"), *FAST])
+        main([*flags, "--output", str(tmp_path / "r.html"), "--results", str(tmp_path / "r.json"), *FAST])
     found = json.loads((tmp_path / "r.json").read_text())
     assert [row["name"] for row in found["quality"]] == [*available(), "int8 package"]
     assert found["sizes"][0]["name"] == "bertarized"
@@ -248,7 +259,7 @@ def test_a_plain_model_again(run, tmp_path):
 def test_beside_the_dense_model(run, tmp_path):
     """Metric, size and speed of the model it came from: named, or found beside it."""
     make_dense(tmp_path / "origin")
-    flags = [*arguments(run)[:-2], "--target", str(tmp_path / "r.html"), "--results", str(tmp_path / "r.json"), *FAST]
+    flags = [*arguments(run)[:-2], "--output", str(tmp_path / "r.html"), "--results", str(tmp_path / "r.json"), *FAST]
     main([*flags, "--dense", str(tmp_path / "origin")])
     found = json.loads((tmp_path / "r.json").read_text())
     (dense,) = (row for row in found["latency"] if (row["model"], row["batch"], row["length"]) == ("dense", 2, 8))
@@ -308,8 +319,24 @@ def test_names_of_metrics_keep_their_capitals(results):
 def test_own_files(run, tmp_path):
     (tmp_path / "dev.tsv").write_text("sentence1\tlabel\nkasa lote\t1\nkasa\t0\n")
     flags = ["--model_name_or_path", str(run / "masked"), "--validation_file", str(tmp_path / "dev.tsv")]
-    main([*flags, "--target", str(tmp_path / "r.html"), *FAST])
+    main([*flags, "--output", str(tmp_path / "r.html"), *FAST])
     assert "2 dev rows" in (tmp_path / "r.html").read_text()
+
+
+def test_rows_that_the_training_set_aside(run, tmp_path):
+    lines = [f"{tiny.WORDS[row % 9]},{['yes', 'no'][row % 2]}" for row in range(200)]
+    (tmp_path / "t.csv").write_text("\n".join(["words,kind", *lines]) + "\n")
+    own = ["--train_file", str(tmp_path / "t.csv"), "--text_column", "words", "--label_column", "kind"]
+    args = read_arguments(_parser(), ["--model_name_or_path", str(run / "masked"), *own])
+    config = read_model(run / "masked").config
+    task = _task(args, config)
+    dev = read_split(task, None, "dev")
+    chosen = set_aside([row % 2 for row in range(200)], 42)  # the seed of the training's record
+    assert len(dev.texts_a) == chosen.sum() == 50
+    assert dev.texts_a == [tiny.WORDS[row % 9] for row in range(200) if chosen[row]]
+    args.model_name_or_path = str(tmp_path)
+    with pytest.raises(ValueError, match="has no record of its training; give --validation_file"):
+        _task(args, config)
 
 
 def data_of(folder: Path, task: str) -> DevData:
@@ -343,7 +370,7 @@ def test_regression_has_no_classes(tmp_path):
         (["--validation_file", "dev.csv"], "--validation_file cannot be used with --data_dir and --task_name"),
         (["--model_name_or_path", "nowhere"], "has no config.json"),
         (["--threshold", "30"], "accepts the fraction of weights that stay"),
-        (["--target", "notes.txt"], "--target notes.txt exists and is not a report; it is left alone"),
+        (["--output", "notes.txt"], "--output notes.txt exists and is not a report; it is left alone"),
         (["--results", "data"], "--results data is a folder"),
         (["--model_card", "--model_name_or_path", "sealed"], "has a manifest.json, and none of its files may change"),
         (["--model_card", "--model_name_or_path", "data"], "has no README.md"),

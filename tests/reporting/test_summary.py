@@ -88,6 +88,22 @@ class TestWarnings:
         assert "--keep" in caplog.text
         assert "--mask_scores_learning_rate" not in caplog.text
 
+    def test_a_model_that_was_hardly_pruned_is_not_to_be_pruned_less(self, args, caplog, pruned):
+        warn_of_collapse(args, 0, "", pruned)
+        assert "or prune less (--final_threshold)" in caplog.text
+        caplog.clear()
+        set_threshold(pruned, 1.0)
+        warn_of_collapse(args, 0, "", pruned)
+        assert "prune less" not in caplog.text
+        assert "100.0 % of the weights are still there" in caplog.text
+
+    def test_the_report_is_named_with_the_data_of_the_run(self, args):
+        args.task = Task("custom", ("no", "yes"), ("acc",), "acc", "p.tsv", None, None, None)
+        args.train_file, args.text_column = "my tickets.csv", "text"
+        assert reported._data_flags(args) == "--train_file 'my tickets.csv' --text_column text"
+        args.validation_file = "dev.csv"
+        assert reported._data_flags(args) == "--validation_file dev.csv --text_column text"
+
 
 class TestFinalTable:
     def test_rows(self, args, pruned, tmp_path):
