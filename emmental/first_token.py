@@ -1,8 +1,7 @@
 """Computes the last encoder layer for the first token only, if the classifier reads no other.
 
 The last layer still needs the keys and values of all tokens, but query, output and feed-forward of one. The layer and
-its attention get subclasses of their own classes, so parameters, names, hooks and logits stay as they are. Under
-torch.compile, which would stop at `_FirstToken`, the last layer computes all tokens.
+its attention get subclasses of their own classes, so parameters, names, hooks and logits stay as they are.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ def _layer_class(cls: type[nn.Module], model_type: str) -> type[nn.Module]:
     norm = architecture.attention_norm if architecture.pre_norm else None
 
     def forward(self: nn.Module, hidden_states: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or (attention_mask is not None and attention_mask.dim() != 4):
+        if attention_mask is not None and attention_mask.dim() != 4:
             return cls.forward(self, hidden_states, attention_mask, *args, **kwargs)
         mask = None if attention_mask is None else attention_mask[:, :, :1]
         read = hidden_states if norm is None else self.get_submodule(norm)(hidden_states)
@@ -138,7 +137,7 @@ def _shared_encoder_class(cls: type[nn.Module]) -> type[nn.Module]:
     """ALBERT's encoder. It uses its last layer several times, so the encoder itself knows which use is the last."""
 
     def forward(self: nn.Module, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or (attention_mask is not None and attention_mask.dim() != 4):
+        if attention_mask is not None and attention_mask.dim() != 4:
             return cls.forward(self, hidden_states, attention_mask, **kwargs)
         groups, uses = self.albert_layer_groups, self.config.num_hidden_layers
         hidden_states = self.embedding_hidden_mapping_in(hidden_states)
@@ -209,7 +208,7 @@ class BareAttention(nn.Module):
 
 def _split(rows: Tensor, size: int) -> Tensor:
     """(B, T, heads * size) -> (B, heads, T, size)."""
-    return rows.unflatten(-1, (-1, size)).transpose(1, 2)
+    return rows.view(*rows.shape[:-1], -1, size).transpose(1, 2)  # torch.compile stops at Tensor.unflatten
 
 
 def _projection(attention: nn.Module, architecture: Architecture, role: str) -> nn.Module:
