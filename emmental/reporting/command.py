@@ -71,7 +71,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     source = Path(args.model_name_or_path)
     model = read_model(source, args.pruning_method, args.threshold)
     task, tokenizer = _task(args, model.config), tokenizer_of(source)
-    args.max_seq_length = args.max_seq_length or trained_length(model.config) or 128
+    args.max_seq_length = args.max_seq_length or trained_length(model.config) or min(128, longest_input(model.config))
     _check_model(model, task, args)
     made, work = training(source), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)

@@ -13,5 +13,5 @@ if [ ! -f "$model/config.json" ] && [ "$model" = outputs/sst-2/movement-10 ]; th
     bash experiments/sst-2/run.sh dense movement-10
 fi
 python -m emmental.export.report --model_name_or_path "$model" --data_dir "$glue/${DATA:-SST-2}" \
-    --task_name "${TASK:-sst-2}" --target "$out/report.html" --results "$out/results.json" \
+    --task_name "${TASK:-sst-2}" --output "$out/report.html" --results "$out/results.json" \
     --work_dir "outputs/report/$(basename "$model")" "$@"
