@@ -120,7 +120,7 @@ def make_world(folder: Path) -> None:
         tiny.write_task(folder / "glue" / name, task, train=200, dev=60)
     tiny.save_bert(folder / "google-bert" / "bert-base-uncased")
     for name in ("FOLDER", "MODEL", "model", "dense"):
-        _fine_tuned(folder / name)
+        fine_tuned(folder / name, "negative", "positive")
     tiny_lm.save_teacher(folder / "bert-base-uncased", "bert")
     (folder / "student.json").write_text(json.dumps(tiny_lm.config_of("distilbert", 2).to_dict()))
     draw = random.Random(0)
@@ -134,10 +134,10 @@ def make_world(folder: Path) -> None:
     (folder / "boxes.json").write_text(json.dumps({"boxes": [[5, 5, 40, 40]]}))
 
 
-def _fine_tuned(folder: Path) -> None:
-    """A classifier of the classes of SST-2 whose head says that it was trained: its bias is not zero."""
-    names = {0: "negative", 1: "positive"}
-    tiny.save_bert(folder, id2label=names, label2id={name: index for index, name in names.items()})
+def fine_tuned(folder: Path, *names: str) -> None:
+    """Save a classifier with these classes whose head says that it was trained: its bias is not zero."""
+    named = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    tiny.save_bert(folder, **named)
     model = BertForSequenceClassification.from_pretrained(folder)
     torch.nn.init.constant_(model.classifier.bias, 0.01)
     model.save_pretrained(folder)

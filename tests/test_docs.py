@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from documented_commands import CHANGED, SKIPPED, changed, documented, fine_tuned, make_world
 
 from emmental.training.arguments import parse_arguments
 
@@ -85,6 +86,32 @@ def test_pages_use_the_words_of_today(page):
         r"--(target_model_path|target|package|dump_file|dump_checkpoint|model_dir|saveas|model_name|model|tokenizer)\b"
     )
     assert not re.search(earlier, page.read_text(encoding="utf-8"))
+
+
+def test_short_commands_run(tmp_path, monkeypatch):
+    """Those of two pages, in this process; `documented_commands` runs the commands of all pages."""
+    make_world(tmp_path)
+    for name in ("outputs/mrpc", "outputs/other"):
+        fine_tuned(tmp_path / name, "not_equivalent", "equivalent")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    done = 0
+    for one in documented():
+        if one.page in ("docs/exports.md", "docs/language_models.md") and "export.report" not in one.text:
+            words = shlex.split(changed(one.text))[1:]
+            module = words.pop(0) if words[0] != "-m" else words[1]
+            words = words[2:] if words[0] == "-m" else words
+            importlib.import_module(module.removesuffix(".py")).main(words)
+            done += 1
+    assert done >= 11
+    assert (tmp_path / "plain" / "model.safetensors").is_file()
+    assert (tmp_path / "outputs" / "distilbert" / "model.safetensors").is_file()
+
+
+def test_every_reason_to_skip_is_needed():
+    texts = [one.text for one in documented()]
+    for pattern in (*SKIPPED, *CHANGED):
+        assert any(re.search(pattern, text) for text in texts), f"no command matches {pattern}"
 
 
 def test_the_readme_fits():
