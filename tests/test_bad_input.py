@@ -63,6 +63,10 @@ FLAGS = {
     ),
     "threshold falls": (["--pruning_method=threshold", "--initial_threshold=1", "--final_threshold=0"], "must rise"),
     "threshold NaN": (["--pruning_method=threshold", "--final_threshold=nan"], "--final_threshold accepts a finite"),
+    "structured threshold": (
+        ["--granularity=structured", "--pruning_method=threshold"],
+        "--granularity structured chooses heads and neurons by their Fisher information",
+    ),
     "global magnitude": (["--global_topk", "--pruning_method=magnitude"], "--global_topk is defined for"),
     "global l0": (["--global_topk", "--pruning_method=l0"], "--global_topk is defined for"),
     "magnitude penalty": (

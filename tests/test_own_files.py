@@ -91,8 +91,9 @@ def test_later_runs_take_what_the_model_was_trained_with(
 
 def test_as_many_predictions_as_rows(bert: Path, tmp_path: Path) -> None:
     (tmp_path / "p.tsv").write_text("sentence1\nkasa\n\nlote\n\n\n")
-    run(bert, tmp_path, "--test_file", str(tmp_path / "p.tsv"), "--do_predict", "--no-do_train", "--no-do_eval")
+    run(bert, tmp_path, "--test_file", str(tmp_path / "p.tsv"), "--do_predict")
     assert len((tmp_path / "out" / "predictions.tsv").read_text().splitlines()) == 1 + 5
+    assert not (tmp_path / "out" / "eval_results.json").exists()  # --do_predict alone predicts only
 
 
 def test_dev_data_of_one_class_is_no_collapse(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -141,6 +142,7 @@ def test_a_new_classifier_is_not_the_old_one(make_args, bert_dir) -> None:
         (["--encoding", "utf-99"], "--encoding accepts what Python knows"),
         (["--encoding", "hex"], "--encoding accepts what Python knows"),
         (["--positive_label", "maybe"], "--positive_label maybe is none of no, yes"),
+        (["--test_file", "ts.csv", "--do_predict"], "--test_file ts.csv is not a file"),
         (["--text_column", "label"], "one column is named twice (label, label)"),
         (["--text_column", "text"], "no column named 'text'; the columns are sentence1, label"),
     ],
@@ -149,3 +151,8 @@ def test_flags_on_own_files_are_checked(
     bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture, flags: list[str], message: str
 ) -> None:
     assert message in refused(capsys, bert, tmp_path, "--train_file", str(write(tmp_path / "t.csv", 30)), *flags)
+
+
+def test_a_mistyped_file_shows_near_names(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = write(tmp_path / "tickets.csv", 30)
+    assert refused(capsys, bert, tmp_path, "--train_file", str(tmp_path / "tikets.csv")).endswith(f"there is {file}")

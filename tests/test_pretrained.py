@@ -176,6 +176,13 @@ class TestFoldersAsPeopleHaveThem:
         with pytest.raises(UserError, match=r"--model_name_or_path .* is an adapter of PEFT"):
             read_settings(folder)
 
+    def test_a_name_that_may_be_of_the_hub_shows_near_folders_too(self, folder, monkeypatch):
+        monkeypatch.chdir(folder.parent)
+        with pytest.raises(
+            UserError, match=r"--x modle cannot be loaded: there is no such folder \(there is model\), and"
+        ):
+            from_pretrained(AutoConfig, "modle", flag="--x")
+
     def test_a_mistyped_folder_shows_near_names(self, folder):
         wrong = folder.with_name("modle")
         for load in (read_model, lambda path: from_pretrained(AutoConfig, str(path))):
