@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,32 +26,47 @@ def beats(gain: float, error: float, times: float) -> bool:
 
 
 def verdicts(rows: Mapping[str, Mapping], right: Mapping[tuple[str, str], np.ndarray], shape: str) -> list[str]:
-    """A line for each peer and engine: our fastest model that beats it, or that there is none.
+    """A line for each peer and engine: our fastest model that beats it there, or that there is none.
+
+    A last line for each peer has it in its fastest engine, and ours in whichever engine they are fastest.
 
     Args:
-        rows: model -> `milliseconds`, by "engine, batch x length"; none for a peer that was not timed, for which
-            the most accurate of ours is named instead.
+        rows: model -> `milliseconds`, by "engine, batch x length"; none for a peer that was not timed, which is
+            beaten by what is better.
         right: (model, engine) -> (N,) bool, the rows that it answers right.
         shape: batch x length.
     """
+    engines = list(dict.fromkeys(engine for _, engine in right))
     lines = []
-    for (peer, engine), answers in right.items():
-        if peer.startswith(OURS):
-            continue
-        own = rows[peer]["milliseconds"].get(f"{engine}, {shape}")
-        found = []
-        for (name, same), answered in right.items():
-            if name.startswith(OURS) and same == engine:
-                gain, error = difference(answered, answers)
-                milliseconds = rows[name]["milliseconds"][f"{engine}, {shape}"]
-                times = math.inf if own is None else own / milliseconds
-                if gain > _ERRORS * error if own is None else beats(gain, error, times):
-                    found.append((milliseconds, name, gain, error, times))
-        lines.append(f"{peer}, {engine}: {_said(min(found)) if found else 'none'}")
+    for peer in dict.fromkeys(name for name, _ in right if not name.startswith(OURS)):
+        times = {engine: _time(rows, peer, engine, shape) for engine in engines if (peer, engine) in right}
+        best = min(times, key=times.__getitem__)
+        for engine in times:
+            lines.append(f"{peer}, {engine}: {_fastest(rows, right, shape, (peer, engine), [engine])}")
+        lines.append(f"{peer}, best engine ({best}): {_fastest(rows, right, shape, (peer, best), engines)}")
     return lines
 
 
-def _said(best: tuple[float, str, float, float, float]) -> str:
-    milliseconds, name, gain, error, times = best
-    speed = f"{milliseconds:.1f} ms" if math.isinf(times) else f"{times:.1f} times as fast"
-    return f"{name}, {100 * gain:+.1f} points (standard error {100 * error:.1f}), {speed}"
+def _time(rows: Mapping[str, Mapping], name: str, engine: str, shape: str) -> float:
+    return rows[name]["milliseconds"].get(f"{engine}, {shape}", math.inf)
+
+
+def _fastest(
+    rows: Mapping[str, Mapping],
+    right: Mapping[tuple[str, str], np.ndarray],
+    shape: str,
+    peer: tuple[str, str],
+    engines: Sequence[str],
+) -> str:
+    """Our fastest model in one of the engines that beats the peer, in words."""
+    own, found = _time(rows, *peer, shape), []
+    for (name, engine), answered in right.items():
+        if name.startswith(OURS) and engine in engines:
+            gain, error = difference(answered, right[peer])
+            milliseconds = _time(rows, name, engine, shape)
+            timed = not math.isinf(own)
+            if beats(gain, error, own / milliseconds) if timed else gain > _ERRORS * error:
+                speed = f"{own / milliseconds:.1f} times as fast" if timed else f"{milliseconds:.1f} ms"
+                points = f"{100 * gain:+.1f} points (standard error {100 * error:.1f})"
+                found.append((milliseconds, f"{name} in {engine}, {points}, {speed}"))
+    return min(found)[1] if found else "none"

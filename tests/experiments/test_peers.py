@@ -77,7 +77,13 @@ def test_verdicts():
     right = {(name, engine): good for name in ("ours-0.4", "cut-0.1") for engine in ("torch", "onnx")}
     right |= {("first-1", "torch"): peer, ("first-1", "onnx"): peer, ("bag of words", "torch"): good}
     assert verdicts(rows, right, "1 x 8") == [
-        "first-1, torch: cut-0.1, +100.0 points (standard error 0.0), 2.0 times as fast",
+        "first-1, torch: cut-0.1 in torch, +100.0 points (standard error 0.0), 2.0 times as fast",
         "first-1, onnx: none",
+        "first-1, best engine (onnx): none",
         "bag of words, torch: none",
+        "bag of words, best engine (torch): none",
     ]
+    rows["first-1"]["milliseconds"]["onnx, 1 x 8"] = 1.6
+    assert verdicts(rows, right, "1 x 8")[2] == (
+        "first-1, best engine (onnx): cut-0.1 in onnx, +100.0 points (standard error 0.0), 1.1 times as fast"
+    )
