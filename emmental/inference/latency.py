@@ -27,7 +27,11 @@ Runner = Callable[[Tensor, Tensor, Tensor], object]
 
 _CALLS_PER_TURN = 3
 _PAUSE_SECONDS = 0.1
-"""Pause before each turn: after its last call, the threads of an engine keep the cores busy for a while."""
+"""Pause before each turn: after its last call, the threads of an engine keep the cores busy for a while.
+
+The pause is a busy loop. After a sleep the system may wake PyTorch's threads on one core, where they hinder each other
+for milliseconds: small models then took six times as long (`runs/threads.py` lets waiting threads sleep soon).
+"""
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,9 @@ def machine() -> dict[str, Any]:
 
 
 def _turn(model: Runner, inputs: tuple[Tensor, Tensor, Tensor]) -> list[float]:
-    time.sleep(_PAUSE_SECONDS)
+    end = time.perf_counter() + _PAUSE_SECONDS
+    while time.perf_counter() < end:
+        pass
     model(*inputs)
     times = []
     for _ in range(_CALLS_PER_TURN):

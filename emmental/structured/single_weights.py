@@ -77,8 +77,8 @@ def weight_information(
             outputs = [output for _, _, output in seen]
             for number, height in enumerate(heights, 1):
                 gradients = torch.autograd.grad(height, outputs, retain_graph=number < len(heights))
-                for (name, _), each in _by_example(seen, gradients).items():
-                    total[name] += each.float().square_().sum(0)
+                for (name, _), uses in _by_size(seen, gradients).items():
+                    _add_squares(total[name], uses)
     if reduce is not None:
         total = {name: reduce(each.double()).float() for name, each in total.items()}
     return total
@@ -102,16 +102,26 @@ def _seen(model: nn.Module, names: list[str]) -> Iterator[list[tuple[str, Tensor
             handle.remove()
 
 
-def _by_example(seen: list[tuple[str, Tensor, Tensor]], gradients: Iterable[Tensor]) -> dict[tuple[str, int], Tensor]:
-    """(Name, B) -> gradient (B, outputs, inputs) of each example, summed over the uses of a matrix.
+def _by_size(
+    seen: list[tuple[str, Tensor, Tensor]], gradients: Iterable[Tensor]
+) -> dict[tuple[str, int], list[tuple[Tensor, Tensor]]]:
+    """(Name, B) -> the (input, gradient of the output) of each use of a matrix, B examples each.
 
     What all examples share, such as DeBERTa's projections of positions, is one example more: B is 1.
     """
-    found: dict[tuple[str, int], Tensor] = {}
+    found: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
     for (name, given, _), gradient in zip(seen, gradients, strict=True):
-        key, product = (name, len(given)), gradient.mT @ given.to(gradient.dtype)
-        found[key] = found[key] + product if key in found else product
+        found.setdefault((name, len(given)), []).append((given.float(), gradient.float()))
     return found
+
+
+def _add_squares(total: Tensor, uses: list[tuple[Tensor, Tensor]]) -> None:
+    """Add the squared gradient of each example to `total`, (outputs, inputs), one by one: they stay in the cache."""
+    product = torch.empty_like(total)
+    for example in range(len(uses[0][0])):
+        for number, (given, gradient) in enumerate(uses):
+            torch.addmm(product, gradient[example].mT, given[example], beta=float(number > 0), out=product)
+        total.addcmul_(product, product)
 
 
 @torch.no_grad()
