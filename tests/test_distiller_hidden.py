@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import forked
@@ -37,7 +34,6 @@ from emmental.teaching.hidden_states import (
     projection_between,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
 HIDDEN = ["--alpha_hidden_cos", "0.5", "--alpha_hidden_mse", "2.0"]
 CACHED = [*HIDDEN, "--hidden_cache_limit_gb", "0.01"]
 
@@ -295,18 +291,13 @@ def test_killed_and_resumed_is_the_same_bit_for_bit(world: Path, tmp_path: Path,
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
-@pytest.mark.slow
 def test_two_processes_equal_one(world: Path, tmp_path: Path) -> None:
     saved = {}
-    for processes in (1, 2):
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        output = tmp_path / str(processes)
+    for processes, before in ((1, lambda: None), (2, forked.as_two_ranks())):
+        output, log = tmp_path / str(processes), tmp_path / f"{processes}.txt"
         argv = command(world, output, "wide", *HIDDEN, "--hidden_cache_limit_gb", "0.01", cache=output / "cache")
         argv += ["--per_gpu_train_batch_size", str(8 // processes), "--adam_epsilon", "1e-3"]
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        start = [sys.executable, *(torchrun if processes > 1 else []), "masked_run_glue.py", *argv]
-        done = subprocess.run(start, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=240, check=False)
-        assert done.returncode == 0, done.stderr
+        assert forked.run(masked_run_glue.main, argv, log, before) == 0, log.read_text()
         checkpoint = output / "checkpoint-6"
         saved[processes] = {
             **load_file(checkpoint / "model.safetensors"),
