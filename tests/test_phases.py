@@ -207,6 +207,25 @@ def test_a_ladder_killed_after_its_second_cut_ends_with_the_same_bits(
     assert difference(output, ladder) in (None, "pictures/ladder.png differs")  # which shows milliseconds
 
 
+def test_a_ladder_of_single_weights_killed_in_its_second_cut(world: World, tmp_path: Path) -> None:
+    """Three shares to the weight, each a plain model; the one that was finished is not made again."""
+    shares = {"0.5": 0.5, "0.25": 0.25, "0.1": 0.1}
+    command = world.plain(*UNSTRUCTURED, "--keep", *shares)
+    whole, output = finished(command, tmp_path / "whole" / "out"), tmp_path / "killed" / "out"
+    cuts = sys.modules["emmental.training.structured"]
+    assert command.run(output, forked.kill_at_call(cuts, "prune_weights", 2)) == -9
+    assert (output / "keep-0.5" / "model.safetensors").is_file()
+    assert not list(output.glob("keep-0.25/pruned"))
+    finished(command, output)
+    assert difference(output, whole) is None
+    for name, share in shares.items():
+        model = AutoModelForSequenceClassification.from_pretrained(whole / f"keep-{name}")
+        assert model.config.model_type == "bert"
+        weights = [model.get_submodule(each).weight for each in encoder_linears(model)]
+        kept = sum(int(weight.count_nonzero()) for weight in weights)
+        assert kept == int(share * sum(weight.numel() for weight in weights))
+
+
 def test_starting_afresh_removes_what_was_written_and_no_more(world: World, tmp_path: Path) -> None:
     output = finished(world.plain("--keep", "0.5", "0.25"), tmp_path / "out")
     for folder in (output, output / "dense", output / "keep-0.5"):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from emmental.architectures import encoder_linears
-from emmental.modules.binarizer import count_kept
+from emmental.modules.binarizer import count_kept, top_mask
 from emmental.structured.agreement import Agreement, agreement, answers
 from emmental.structured.information import Reduce, derivatives
 from emmental.structured.refit import refit, refit_classifier
@@ -126,10 +126,17 @@ def _add_squares(total: Tensor, uses: list[tuple[Tensor, Tensor]]) -> None:
 
 @torch.no_grad()
 def _keep_most(model: nn.Module, information: Mapping[str, Tensor], share: float) -> None:
-    """Zero all but the share of weights with the highest w^2 F, all matrices ranked together."""
+    """Zero all but the share of weights with the highest w^2 F, all matrices ranked together.
+
+    Weights without any information are kept before those that are zero already, so that the share is exact.
+    """
     weights = {name: model.get_submodule(name).weight for name in information}
-    scores = torch.cat([(weights[name].float().square() * each).flatten() for name, each in information.items()])
-    kept = torch.zeros_like(scores, dtype=torch.bool)
-    kept[torch.topk(scores, max(1, count_kept(share, scores.numel())), sorted=False).indices] = True
+    scores = torch.cat(
+        [
+            (weights[name].float().square() * each).masked_fill_(weights[name] == 0, -1.0).flatten()
+            for name, each in information.items()
+        ]
+    )
+    kept = top_mask(scores, max(1, count_kept(share, scores.numel())))
     for weight, mask in zip(weights.values(), kept.split([each.numel() for each in weights.values()]), strict=True):
         weight.masked_fill_(~mask.view_as(weight), 0.0)

@@ -97,7 +97,11 @@ def _check_model_type(args: argparse.Namespace, config: PreTrainedConfig) -> Non
 
 
 def _loaded(args: argparse.Namespace, config: PreTrainedConfig) -> PreTrainedModel:
-    """The model. A head that the checkpoint lacks, or has for other labels, is new: without training it is refused."""
+    """The model. A head that the checkpoint lacks, or has for other labels, is new: without training it is refused.
+
+    Raises:
+        UserError: the sizes of the encoder are not those of the weights.
+    """
     model, info = from_pretrained(
         AutoModelForSequenceClassification,
         args.model_name_or_path,
@@ -107,6 +111,12 @@ def _loaded(args: argparse.Namespace, config: PreTrainedConfig) -> PreTrainedMod
         ignore_mismatched_sizes=args.do_train,
         output_loading_info=True,
     )
+    body = f"{model.base_model_prefix}."
+    if misfits := sorted(key for key, *_ in info["mismatched_keys"] if key.startswith(body)):
+        raise UserError(
+            f"--model_name_or_path {args.model_name_or_path}: the sizes in config.json do not fit the weights "
+            f"({misfits[0]})"
+        )
     fresh = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     if fresh and not args.do_train:
         raise UserError(f"--model_name_or_path {args.model_name_or_path} is not fine-tuned: it has no {fresh[0]}")

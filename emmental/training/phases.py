@@ -55,9 +55,7 @@ _ROWS_TO_JUDGE = 200
 def phase(run: Run, folder: Path | None = None, **flags: Any) -> Run:
     """A part of a run: the same task, data and processes, other flags and, if given, another folder."""
     changed = copy.copy(run.flags)
-    changed.__dict__.update(run.flags.__dict__)
-    for name, value in flags.items():
-        setattr(changed, name, value)
+    vars(changed).update(flags)
     if folder is not None:
         changed.output_dir = str(folder)
     part = Run(changed, run.names, run.processes)

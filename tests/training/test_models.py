@@ -51,6 +51,15 @@ class TestTokenizer:
 
 
 class TestModel:
+    def test_sizes_that_are_not_those_of_the_weights(self, make_args, tmp_path):
+        """They never become random weights, in training either."""
+        folder = tiny.save_bert(tmp_path / "misfit")
+        settings = json.loads((folder / "config.json").read_text()) | {"intermediate_size": 24}
+        (folder / "config.json").write_text(json.dumps(settings))
+        args = make_args(model_name_or_path=folder)
+        with pytest.raises(UserError, match=r"do not fit the weights \(bert.encoder.layer.0.intermediate"):
+            load_model(args, args.task, tiny.tokenizer())
+
     def test_a_dense_checkpoint_is_masked_as_the_flags_say(self, make_args, bert_dir):
         args = make_args(
             pruning_method="sigmoid_threshold", mask_scale=2.197, initial_threshold=0, final_threshold=0.1
