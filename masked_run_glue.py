@@ -88,7 +88,7 @@ from emmental.training.phases import (
     pruning_phase,
     settle_rate,
 )
-from emmental.training.plan import Plan, log_interval, plan_updates
+from emmental.training.plan import Plan, log_interval, plan_updates, trains
 from emmental.training.recipe import STRUCTURED, cuts_weights
 from emmental.training.structured import cut, cut_weights
 from emmental.training.tasks import find_task
@@ -192,7 +192,7 @@ def _train_in_phases(
                 fresh, cuts = run.new_classifier and not from_dense, cuts_weights(run.flags)
                 source = str(cut_weights(part, dense, more, share)) if cuts else start
                 loaded = phase(part, model_name_or_path=source, new_classifier=fresh and not cuts)
-                model = _prune_weights(part, loaded, more, tokenizer, teacher or dense, made)
+                model = _prune_weights(part, loaded, more, tokenizer, teacher or dense)
             _saved(part, model, tokenizer)
             name = f"{share:.1%} kept" if run.speedup is None else f"{run.speedup:g} times as fast"
             made.add(candidate(name, model, folder, _metric_of(part, model, tokenizer)), model)
@@ -216,20 +216,18 @@ def _metric_of(run: Run, model: nn.Module, tokenizer: Any) -> float | None:
 
 def _recover(run: Run, small: nn.Module, dataset: FeatureDataset, tokenizer: Any, teacher: nn.Module) -> nn.Module:
     """What a cut has left, after it has learnt again."""
-    if run.num_train_epochs or run.max_steps > 0:
+    if trains(run):
         settle_rate(run)
         _learn(run, dataset, small, tokenizer, teacher)
     return small.eval()
 
 
-def _prune_weights(
-    run: Run, start: Run, dataset: FeatureDataset, tokenizer: Any, teacher: nn.Module, made: Made
-) -> nn.Module:
-    """The model that `start` names with single weights pruned, in plain form with exact zeros; `made` gets masks."""
+def _prune_weights(run: Run, start: Run, dataset: FeatureDataset, tokenizer: Any, teacher: nn.Module) -> nn.Module:
+    """The model that `start` names with single weights pruned, in plain form with exact zeros."""
     set_seed(run)  # a resumed run has drawn other random numbers before
     masked = load_model(start, run.task, tokenizer).to(run.processes.device)
-    _learn(run, dataset, masked, tokenizer, teacher)
-    made.masks = masks_of(masked)
+    if trains(run):
+        _learn(run, dataset, masked, tokenizer, teacher)
     return bertarize(masked)
 
 
@@ -482,16 +480,17 @@ def _hand_over(run: Run, made: Made, results: dict[str, float], seconds: float) 
 
 def _draw(run: Run, made: Made, history: list[dict[str, Any]]) -> list[Path]:
     """The pictures of a finished run; a dense one has none. Several shares also make a picture that compares them."""
-    masks = {name: mask.cpu().numpy() for name, mask in (made.masks or masks_of(made.model.eval())).items()}
-    small = run.granularity == STRUCTURED and len(made.models) > 1
-    if not (masks or small):
+    phased = len(made.models) > 1
+    found = masks_of(made.model.eval(), zeros=phased)
+    if not (found or phased):
         return []
     import visualizing_image
 
     folder, title = run.folder / "pictures", f"{run.task.name}, {made_by(run, made)}"
-    if small:
+    if phased and run.granularity == STRUCTURED:
         saved = [visualizing_image.save_structure(folder, *made.sizes, title)]
     else:
+        masks = {name: mask.cpu().numpy() for name, mask in found.items()}
         saved = visualizing_image.save_all(folder, masks, history, made.model.config.num_attention_heads, title)
     return [*saved, *save_ladder(made, run.task.primary_metric, folder, title)]
 

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from emmental.architectures import encoder_linears
 from emmental.errors import UserError
 from emmental.methods import REGULARIZATIONS
 from emmental.modules.binarizer import L0_LEFT, L0_RIGHT, L0_TEMPERATURE, count_kept, kth_highest_of_all
@@ -138,9 +139,15 @@ def mask_churn(model: nn.Module) -> float:
     return changed / total
 
 
-def masks_of(model: nn.Module) -> dict[str, Tensor]:
-    """Dotted name -> bool mask (out_features, in_features) in use, for every masked layer; `l0`: gates above 0."""
-    return {name: layer.mask > 0 for name, layer in masked_layers(model).items()}
+def masks_of(model: nn.Module, zeros: bool = False) -> dict[str, Tensor]:
+    """Dotted name -> bool mask (out_features, in_features) in use, for every masked layer; `l0`: gates above 0.
+
+    With `zeros`, a model without masks gives the weights of its encoder's matrices that are not zero.
+    """
+    masks = {name: layer.mask > 0 for name, layer in masked_layers(model).items()}
+    if zeros and not masks:
+        return {name: model.get_submodule(name).weight.detach() != 0 for name in encoder_linears(model)}
+    return masks
 
 
 def densities(model: nn.Module) -> dict[str, float]:

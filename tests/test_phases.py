@@ -23,6 +23,7 @@ from transformers import AutoModelForSequenceClassification
 import masked_run_glue
 from distiller import TaskDistiller
 from emmental.architectures import encoder_linears
+from emmental.patching import masked_layers
 from emmental.runs.output_folder import OutputFolder
 from emmental.structured.speed import LayerTimes, SpeedTable
 
@@ -60,6 +61,11 @@ def refused(command: Command, output: Path, *others: str) -> str:
     """The last line of a run that ends with status 2."""
     assert command.run(output, others=others) == 2
     return last_lines(output, 1)
+
+
+def matrices(folder: Path) -> list[str]:
+    """Names of the encoder's weights."""
+    return [f"{name}.weight" for name in encoder_linears(AutoModelForSequenceClassification.from_pretrained(folder))]
 
 
 def encoder_share(folder: Path, dense: Path) -> float:
@@ -174,6 +180,44 @@ def test_single_weights_end_as_exact_zeros(unstructured: Path) -> None:
     weights = [model.get_submodule(name).weight for name in encoder_linears(model)]
     total = sum(weight.numel() for weight in weights)
     assert sum(int(weight.count_nonzero()) for weight in weights) == int(0.15 * total)
+
+
+def test_single_weights_without_training(world: World, unstructured: Path, tmp_path: Path) -> None:
+    """The finished model is the one that was cut, to the weight."""
+    flags = (
+        "--keep",
+        "0.1",
+        "--num_train_epochs",
+        "0",
+        "--max_steps",
+        "-1",
+        "--no-dense_first",
+        "--model_name_or_path",
+    )
+    output = finished(world.plain(*UNSTRUCTURED, *flags, str(unstructured / "dense")), tmp_path / "out")
+    assert not list(output.rglob("checkpoint-*"))
+    cut, model = (load_file(folder / "model.safetensors") for folder in (output / "pruned", output))
+    assert all(torch.equal(cut[name], value) for name, value in model.items())
+    total = sum(model[name].numel() for name in matrices(output))
+    assert sum(int(model[name].count_nonzero()) for name in matrices(output)) == int(0.1 * total)
+
+
+def test_the_first_masks_of_single_weights_are_the_cut(world: World, unstructured: Path, tmp_path: Path) -> None:
+    start = ("--model_name_or_path", str(unstructured / "dense"), "--no-dense_first", "--keep", "0.1")
+    command, output = world.plain(*UNSTRUCTURED, *start), tmp_path / "out"
+    assert command.run(output, first_masks_are_checked) == 0, last_lines(output)
+
+
+def first_masks_are_checked() -> None:
+    """In the first update, the open weights must be those that are not zero."""
+    make_masks = TaskDistiller._make_masks
+
+    def checked(self: TaskDistiller, threshold: float) -> None:
+        make_masks(self, threshold)
+        if self.global_step == 0:
+            assert all(torch.equal(layer.mask, layer.weight != 0) for layer in masked_layers(self.student).values())
+
+    TaskDistiller._make_masks = checked
 
 
 def test_single_weights_of_a_small_model(world: World, structured: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.utils import logging
 
 import emmental
-from emmental.architectures import encoder_linears
 from emmental.errors import UserError
 from emmental.pictures.densities import separated
 from emmental.pretrained import from_pretrained, require_encoder
@@ -32,10 +31,7 @@ def read_model_masks(folder: str | Path) -> tuple[dict[str, np.ndarray], int]:
         UserError: `folder` has no model of this kind.
     """
     model = _read(folder)
-    found = masks_of(model) or {
-        name: model.get_submodule(name).weight.detach() != 0 for name in encoder_linears(model)
-    }
-    masks = separated({name: mask.cpu().numpy() for name, mask in found.items()})
+    masks = separated({name: mask.cpu().numpy() for name, mask in masks_of(model, zeros=True).items()})
     return masks, model.config.num_attention_heads
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from emmental.architectures import encoder_linears, longest_input
@@ -56,14 +56,12 @@ class Made:
         candidates: rows of the table, the dense model first; empty if there is nothing to compare.
         models: name of a candidate -> model, to be timed together.
         floor: result of a bag of words; None if it was not fitted.
-        masks: layer -> mask, of a model in plain form that was pruned with them.
     """
 
     model: nn.Module
     candidates: list[Candidate] = field(default_factory=list)
     models: dict[str, nn.Module] = field(default_factory=dict)
     floor: Floor | None = None
-    masks: dict[str, Tensor] = field(default_factory=dict)
     _times: dict[str, float] = field(default_factory=dict)
 
     def add(self, one: Candidate, model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from emmental.architectures import encoder_linears
 from emmental.runs.run import Run
 from emmental.training.models import load_config
 from emmental.training.phases import dense_phase, in_phases, keep_folders, pruning_phase
-from emmental.training.plan import Plan, plan_updates
+from emmental.training.plan import Plan, plan_updates, trains
 from emmental.training.recipe import STRUCTURED
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def _sizes(run: Run) -> tuple[int, int, int]:
 
 def _kept(run: Run, plan: Plan) -> int:
     """Most checkpoints that are in the folder at one time, including the one being written."""
-    if run.num_train_epochs == 0 and run.max_steps < 1:
+    if not trains(run):
         return 0
     written = -(-plan.total_updates // (run.save_steps or plan.updates_per_epoch))
     limit = written if run.save_total_limit is None else run.save_total_limit + bool(run.evaluate_during_training) + 1

@@ -29,7 +29,7 @@ from emmental.structured.gates import encoder_weights
 from emmental.structured.selection import Budget, weight_budget
 from emmental.structured.speed import SpeedTable, Timed, measure_speed, speed_budget
 from emmental.training.models import load_config
-from emmental.training.plan import plan_updates
+from emmental.training.plan import plan_updates, trains
 from emmental.training.recipe import (
     HARD_CUT,
     STRUCTURED,
@@ -178,10 +178,9 @@ def plan_of_run(run: Run, examples: int) -> list[str]:
     filled = apply_recipe(run, examples)
     last = pruning_phase(run, *keep_folders(run)[-1]) if in_phases(run) else run
     plan = plan_updates(last, examples, run.processes.world_size)
-    trains = run.num_train_epochs > 0 or run.max_steps > 0
-    if problem := (plan.problem() if trains else None) or (phases_problem(run) if in_phases(run) else None):
+    if problem := (plan.problem() if trains(run) else None) or (phases_problem(run) if in_phases(run) else None):
         raise UserError(problem)
-    if run.unlabeled_file and run.recipe == "auto" and trains:
+    if run.unlabeled_file and run.recipe == "auto" and trains(run):
         run.max_steps = plan.total_updates  # more text must not change the number of updates
     _refuse_misfits(run, examples)
     if warning := plan.warning():
@@ -219,7 +218,7 @@ def phases_text(run: Run, examples: int) -> list[str]:
     unless = " (skipped if the model knows the task)" if run.dense_first is None else ""
     lines = [f"phase 1, dense: {first}{unless}"]
     each = " each" if len(run.keep or ()) > 1 else ""
-    updates = 0 if run.num_train_epochs == 0 and run.max_steps < 1 else after.total_updates
+    updates = after.total_updates if trains(run) else 0
     if run.granularity == STRUCTURED:
         shares = ", ".join(f"{share:.1%}" for share in run.keep) + " of the encoder stay"
         budget = shares if run.speedup is None else f"until {run.speedup:g} times as fast"
@@ -290,7 +289,7 @@ def needs_dense_phase(run: Run, model: PreTrainedModel, dataset: FeatureDataset)
     if run.dense_first is not None:
         return run.dense_first
     known = not run.processes.any(not is_fine_tuned(model, dataset))
-    if not known and run.num_train_epochs == 0 and run.max_steps < 1:
+    if not known and not trains(run):
         raise UserError(
             f"--num_train_epochs 0 cuts a model that is fine-tuned for the task, and {run.model_name_or_path} is not; "
             f"omit the flag, or give --dense_first"

@@ -153,6 +153,11 @@ def log_interval(args: Flags, updates: int) -> int:
     return max(1, min(args.logging_steps, updates // LOG_ENTRIES))
 
 
+def trains(args: Flags) -> bool:
+    """Whether anything is trained. `--num_train_epochs 0` without `--max_steps` only cuts."""
+    return args.num_train_epochs > 0 or args.max_steps > 0
+
+
 def plan_updates(args: Flags, examples: int, world_size: int) -> Plan:
     """The plan of these flags for a number of training examples.
 
