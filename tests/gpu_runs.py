@@ -41,4 +41,6 @@ def update_over_gloo(rank: int, world_size: int, store: str, device: str, out: s
     if rank == 0:
         torch.save(model.state_dict(), out)
     if world_size > 1:
+        del loop, model_of_all  # they hold the group
+        dist.barrier()  # gloo aborts a process whose neighbour has gone
         dist.destroy_process_group()
