@@ -208,7 +208,7 @@ class BareAttention(nn.Module):
 
 def _split(rows: Tensor, size: int) -> Tensor:
     """(B, T, heads * size) -> (B, heads, T, size)."""
-    return rows.view(*rows.shape[:-1], -1, size).transpose(1, 2)  # torch.compile stops at Tensor.unflatten
+    return rows.view(*rows.shape[:-1], -1, size).transpose(1, 2)
 
 
 def _projection(attention: nn.Module, architecture: Architecture, role: str) -> nn.Module:

@@ -77,7 +77,7 @@ class SmallConfig:
         dense_encoder_weights: weights of the encoder's matrices before pruning; None if unknown.
         refit_biases: the attention's output and the down projection have biases although the type has none.
         first_token_only: a classifier that reads only the first token computes its last layer for that token only.
-        shared_layer_config: stands in for `per_layer_config` where layers are used several times (ALBERT). Its keys
+        shared_layer_config: used in place of `per_layer_config` where layers are used several times (ALBERT). Its keys
             are numbers of distinct layers, since Transformers counts each use.
     """
 

@@ -7,7 +7,7 @@ import copy
 import pytest
 import tiny_models
 import torch
-from test_small_models import HEADS, dense, logits
+from tiny_small import HEADS, dense, logits
 from torch import nn
 
 from emmental.architectures import DOWN, OUTPUT, QKV, UP, VALUE, encoder_layers

@@ -14,6 +14,7 @@ import tiny_models
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_small import HEADS, NEURONS, UNEVEN, batch, dense, logits
 from torch import nn
 from transformers import (
     AutoModel,
@@ -27,45 +28,15 @@ from transformers import (
 
 import emmental
 from emmental.architectures import DOWN, OUTPUT, encoder_layers
-from emmental.first_token import all_tokens, first_token_only, is_installed
+from emmental.first_token import is_installed
 from emmental.inference.engines import prepare
 from emmental.masked_models import masked_config
 from emmental.patching import set_threshold
 from emmental.shrinking import as_plain, layer_sizes, shrink
 from emmental.small_models import MODELLING_FILES
 
-HEADS, NEURONS = 4, 12
 KEYS = ["num_attention_heads", "intermediate_size", "relative_attention_heads"]
-UNEVEN = [([2, 0], [1, 5, 7]), ([], [3]), ([3], [])]
 CASES = {"uneven": UNEVEN, "empty layers": [([], []), ([1], [0]), ([], [])], "empty": [([], [])] * 3}
-
-
-def dense(model_type: str, seed: int = 0, **options: object) -> nn.Module:
-    """Three layers of four heads and twelve neurons; biases are not zero, so that closed gates show."""
-    sizes = {"num_hidden_layers": 3, "num_attention_heads": HEADS, "num_labels": 3}
-    sizes["hidden_dim" if model_type == "distilbert" else "intermediate_size"] = NEURONS
-    if model_type == "albert":
-        sizes["num_hidden_groups"] = 3
-    if model_type == "modernbert":
-        sizes["classifier_pooling"] = "cls"
-    model = tiny_models.model(model_type, seed=seed, **{**sizes, **options})
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1 and "norm" not in name.lower():
-            nn.init.normal_(parameter, std=0.3)
-    return model
-
-
-def batch(model: nn.Module, length: int = 11) -> dict[str, torch.Tensor]:
-    """Three rows, the second padded."""
-    ids = torch.randint(5, 20, (3, length), generator=torch.Generator().manual_seed(0))
-    mask = torch.ones_like(ids)
-    mask[1, length // 2 :] = 0
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def logits(model: nn.Module, length: int = 11, **options: object) -> torch.Tensor:
-    with torch.no_grad():
-        return model.eval()(**batch(model, length), **options).logits
 
 
 def same(first: torch.Tensor, second: torch.Tensor) -> bool:
@@ -362,61 +333,6 @@ def test_alike_layers_with_every_head_are_a_plain_model():
         assert plain.config.model_type == model_type
         assert (logits(plain) - logits(small)).abs().max() <= 1e-6
     assert as_plain(shrink(model, UNEVEN)) is None
-
-
-@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
-def test_the_last_layer_for_one_token(model_type):
-    model = dense(model_type)
-    small = shrink(model, [([0, 2], [1, 5]), ([1], []), ([3, 1], [2, 3])])
-    assert is_installed(small)
-    seen = []
-    linear = small.get_submodule(encoder_layers(small)[-1].linears[DOWN])
-    linear.register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape)))
-    one = logits(small)
-    with all_tokens(small):
-        every = logits(small)
-    assert seen == [(3, 1, 2), (3, 11, 2)]
-    assert (one - every).abs().max() <= 1e-6
-    outputs = small(**batch(small), output_hidden_states=True)
-    assert outputs.hidden_states[-1].shape == (3, 11, 16)
-    assert seen[-1] == (3, 11, 2)
-    assert not is_installed(model)
-    before = logits(model)
-    with first_token_only(model) as possible:
-        assert possible
-        assert (logits(model) - before).abs().max() <= 1e-6
-    assert not is_installed(model)
-
-
-@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
-def test_gradients_of_the_last_layer_for_one_token(model_type):
-    small = shrink(dense(model_type), UNEVEN[::-1]).train()
-    labels = torch.tensor([0, 1, 2])
-    small(**batch(small), labels=labels).loss.backward()
-    one = {name: parameter.grad for name, parameter in small.named_parameters()}
-    small.zero_grad()
-    with all_tokens(small):
-        small(**batch(small), labels=labels).loss.backward()
-    for name, parameter in small.named_parameters():
-        if parameter.grad is None:
-            assert one[name] is None, name
-        else:
-            assert (parameter.grad - one[name]).abs().max() <= 1e-6, name
-
-
-@pytest.mark.parametrize("model_type", ["bert", "albert"])  # the two ways to the first token
-def test_compiled_in_one_piece(model_type):
-    small = shrink(dense(model_type), UNEVEN).train()
-    torch.compiler.reset()
-    compiled = torch.compile(small, backend="eager", fullgraph=True)
-    assert (compiled(**batch(small)).logits - logits(small)).abs().max() <= 1e-6
-
-
-def test_who_reads_more_than_the_first_token_computes_all():
-    assert not is_installed(shrink(dense("modernbert", classifier_pooling="mean"), UNEVEN))
-    assert not is_installed(shrink(dense("bert", chunk_size_feed_forward=11), UNEVEN))
-    with first_token_only(dense("modernbert", classifier_pooling="mean")) as possible:
-        assert not possible
 
 
 @pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)

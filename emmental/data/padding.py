@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
+from torch import Tensor
 
 
 def pad_rows(
@@ -24,3 +28,9 @@ def pad_rows(
     kept = positions < lengths[:, None]  # (B, T)
     source = np.where(kept, starts[:, None] + positions, 0)  # (B, T)
     return np.where(kept, flat[source], value).astype(np.int64), kept
+
+
+def pad_lists(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """B lists of numbers, padded on the right with `value` to the longest: (B, T) int64."""
+    lengths = np.array([len(row) for row in rows])
+    return torch.from_numpy(pad_rows(np.concatenate([*rows]), np.cumsum(lengths) - lengths, lengths, value)[0])

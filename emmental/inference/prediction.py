@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from emmental.architectures import longest_input
-from emmental.data.padding import pad_rows
+from emmental.data.padding import pad_lists
 from emmental.data.texts import Text
 from emmental.data.tokenization import plain_text_backend
 from emmental.errors import UserError
@@ -103,14 +102,8 @@ def json_line(index: int, answer: dict[str, Any]) -> str:
 
 
 def _padded(encodings: Sequence[Encoding], pad_token_id: int) -> dict[str, Tensor]:
-    lengths = np.array([len(encoding) for encoding in encodings])
-
-    def padded(rows: Iterable[Sequence[int]], value: int) -> np.ndarray:
-        return pad_rows(np.concatenate([*rows]), np.cumsum(lengths) - lengths, lengths, value)[0]
-
-    arrays = {
-        "input_ids": padded((encoding.ids for encoding in encodings), pad_token_id),
-        "attention_mask": padded((encoding.attention_mask for encoding in encodings), 0),
-        "token_type_ids": padded((encoding.type_ids for encoding in encodings), 0),
+    return {
+        "input_ids": pad_lists([encoding.ids for encoding in encodings], pad_token_id),
+        "attention_mask": pad_lists([encoding.attention_mask for encoding in encodings], 0),
+        "token_type_ids": pad_lists([encoding.type_ids for encoding in encodings], 0),
     }
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from emmental.data.padding import pad_rows
 from emmental.teaching.losses import IGNORED
 
 
@@ -104,7 +104,12 @@ class LmBatchMaker:
 
     def rounded(self, token_ids: Tensor) -> Tensor:
         """Token ids (B, T) padded to a multiple of `pad_to_multiple_of`."""
-        return F.pad(token_ids, (0, -token_ids.shape[1] % self.pad_to_multiple_of), value=self.pad_token_id)
+        rows, width = token_ids.shape
+        lengths = np.full(rows, width)
+        padded, _ = pad_rows(
+            token_ids.flatten().numpy(), np.arange(rows) * width, lengths, self.pad_token_id, self.pad_to_multiple_of
+        )
+        return torch.from_numpy(padded)
 
     def masked(self, token_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids (B, T) with some masked, attention mask (bool) and labels; (B, T') each."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from emmental.data.padding import pad_lists
 from emmental.errors import UserError
 
 Text = str | tuple[str, str]
@@ -78,10 +79,14 @@ def padded_batches(
 ) -> list[Batch]:
     """The rows in batches of similar length, the longest first; rows of equal length stay in order."""
     order = sorted(rows, key=lambda row: -len(encodings[row]["input_ids"]))
+    paddings = {"input_ids": tokenizer.pad_token_id}
     batches = []
     for begin in range(0, len(order), batch_size):
         members = order[begin : begin + batch_size]
-        batch = dict(tokenizer.pad([encodings[row] for row in members], return_tensors="pt"))
+        batch = {
+            name: pad_lists([encodings[row][name] for row in members], paddings.get(name, 0))
+            for name in encodings[members[0]]
+        }
         if labels is not None:
             batch["labels"] = torch.tensor([labels[row] for row in members])
         batches.append(batch)

@@ -27,7 +27,7 @@ from emmental import atomic
 from emmental.tasks import read_split, resolve_task
 from emmental.tasks.task import Split
 from experiments.methods.pruning import Plan, Pruning
-from experiments.methods.rankings import RANKINGS
+from experiments.methods.rankings import METHODS
 from experiments.methods.rows import Rows
 from experiments.methods.stack import Stack
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--keep", type=float, nargs="+", default=[0.1, 0.03])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--learning_rate", type=float, default=2e-4)
-    parser.add_argument("--methods", nargs="+", choices=RANKINGS, default=list(RANKINGS), metavar="METHOD")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     results = Comparison(args).run()

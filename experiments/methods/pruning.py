@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.methods.rankings import RANKINGS, BrainSurgeon
+from experiments.methods.rankings import METHODS, BrainSurgeon, Ranking
 from experiments.methods.rows import Rows
 from experiments.methods.stack import MATRICES, Stack
 
@@ -39,42 +39,45 @@ class Pruning:
         methods = list(dict.fromkeys(plan.method for plan in plans))
         self._parts = {method: [i for i, plan in enumerate(plans) if plan.method == method] for method in methods}
         weights = stack.weights.detach()
-        self._rankings = {m: RANKINGS[m](weights[_span(part)], stack.sizes) for m, part in self._parts.items()}
+        self._methods = {m: METHODS[m](weights[_span(part)], stack.sizes) for m, part in self._parts.items()}
 
     @torch.no_grad()
     def renew(self, update: int) -> None:
         """Rank anew where it is time to, before the update of this number."""
         begin, end = int(BEGIN * self._updates), int(END * self._updates)
-        for method, part in self._parts.items():
-            ranking = self._rankings[method]
-            if isinstance(ranking, BrainSurgeon):
-                step, rest = divmod(update - begin, max(1, (end - begin) // ranking.steps))
-                if rest == 0 and 0 <= step < ranking.steps:
-                    progress = BEGIN + (END - BEGIN) * (step + 1) / ranking.steps
+        for name, part in self._parts.items():
+            method = self._methods[name]
+            if isinstance(method, BrainSurgeon):
+                step, rest = divmod(update - begin, max(1, (end - begin) // method.steps))
+                if rest == 0 and 0 <= step < method.steps:
+                    progress = BEGIN + (END - BEGIN) * (step + 1) / method.steps
                     for number in part:
-                        self._surgery(ranking, number, share_at(progress, self._plans[number].keep))
-                continue
-            if update % EVERY == 0 and update >= begin and (method != REFIT or update <= end + EVERY):
+                        self._surgery(method, number, share_at(progress, self._plans[number].keep))
+            elif isinstance(method, Ranking) and update % EVERY == 0 and self._ranks(name, update):
                 shares = [share_at(update / self._updates, self._plans[number].keep) for number in part]
-                ranking.mask(self._stack.weights[_span(part)], self.mask[_span(part)], shares)
-            if method == REFIT and update == end + EVERY + 1:
+                method.mask(self._stack.weights[_span(part)], self.mask[_span(part)], shares)
+            if name == REFIT and update == end + EVERY + 1:
                 for number in part:
                     self._refit(number)
 
+    def _ranks(self, name: str, update: int) -> bool:
+        last = END * self._updates + EVERY if name == REFIT else self._updates
+        return BEGIN * self._updates <= update <= last
+
     def observe(self, gradients: Tensor, rate: float) -> None:
-        """Let the rankings see the gradients (M, N) of an update."""
-        for method, part in self._parts.items():
+        """Let the methods see the gradients (M, N) of an update."""
+        for name, part in self._parts.items():
             span = _span(part)
-            self._rankings[method].observe(self._stack.weights.detach()[span], gradients[span], rate)
+            self._methods[name].observe(self._stack.weights.detach()[span], gradients[span], rate)
 
     def layers(self, number: int) -> list[float]:
         """Share that stays of each layer of a model."""
         each = self.mask[number].view(self._stack.config.num_hidden_layers, -1).mean(1)
         return [round(share, 4) for share in each.tolist()]
 
-    def _surgery(self, ranking: BrainSurgeon, number: int, share: float) -> None:
+    def _surgery(self, surgeon: BrainSurgeon, number: int, share: float) -> None:
         weights, mask = self._stack.weights.data[number], self.mask[number]
-        ranking.prune(weights, mask, share, self._row_gradients(number))
+        surgeon.prune(weights, mask, share, self._row_gradients(number))
 
     def _row_gradients(self, number: int) -> Iterator[Tensor]:
         """Gradients (R, N) of the log-likelihood of single training rows: one copy of the model for each."""

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 
-class Ranking:
-    """Masks of K models from scores of their weights.
-
-    Attributes:
-        over_all: whether all matrices of a model are ranked together, or each keeps the same share.
-    """
-
-    over_all = True
+class Method:
+    """What decides which weights of K models stay, and may follow their training."""
 
     def __init__(self, weights: Tensor, sizes: Sequence[int]) -> None:
         """Start from the weights (K, N) of the models, of which `sizes` belong to one matrix each."""
@@ -24,9 +19,19 @@ class Ranking:
     def observe(self, weights: Tensor, gradients: Tensor, rate: float) -> None:
         """See the weights of an update and the gradients of the masked ones, both (K, N); `rate` is 0 to 1."""
 
+
+class Ranking(Method, ABC):
+    """Masks of K models from scores of their weights.
+
+    Attributes:
+        over_all: whether all matrices of a model are ranked together, or each keeps the same share.
+    """
+
+    over_all = True
+
+    @abstractmethod
     def scores(self, weights: Tensor) -> Tensor:
         """(K, N), the higher the sooner kept."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def mask(self, weights: Tensor, mask: Tensor, shares: Sequence[float]) -> None:
@@ -128,7 +133,7 @@ class Platon(Ranking):
         return self._importance * self._uncertainty
 
 
-class BrainSurgeon(Ranking):
+class BrainSurgeon(Method):
     """Blocks of the inverse empirical Fisher matrix; what goes moves what stays.
 
     Source: Kurtic et al. 2022, arXiv 2203.07259. Prunes at `steps` points of the schedule only, since each asks for
@@ -174,16 +179,13 @@ class BrainSurgeon(Ranking):
             total[some] = torch.linalg.inv(total[some])
         return total
 
-    def scores(self, weights: Tensor) -> Tensor:
-        raise NotImplementedError("the brain surgeon prunes by itself")
-
 
 def _blocks(flat: Tensor, size: int) -> Tensor:
     """A vector in rows of `size`, the last one filled up with zeros."""
     return torch.nn.functional.pad(flat, (0, -flat.numel() % size)).view(-1, size)
 
 
-RANKINGS: dict[str, type[Ranking]] = {
+METHODS: dict[str, type[Method]] = {
     "magnitude": Magnitude,
     "magnitude, all matrices": GlobalMagnitude,
     "movement": Movement,

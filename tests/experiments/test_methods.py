@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from experiments.methods import compare
 from experiments.methods.pruning import masked_least_squares, share_at
-from experiments.methods.rankings import RANKINGS, BrainSurgeon, Magnitude
+from experiments.methods.rankings import METHODS, BrainSurgeon, Magnitude
 from experiments.methods.stack import Batch, Stack
 
 
@@ -72,7 +72,7 @@ def test_all_methods_end_at_the_share(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["compare", *map(str, flags), "--updates", "30", "--seeds", "1"])
     compare.main()
     found = json.loads(result.read_text())
-    assert set(found["pruned"]) == set(RANKINGS)
+    assert set(found["pruned"]) == set(METHODS)
     for method, rows in found["pruned"].items():
         layers = rows["0.3"]["layers"][0]
         assert sum(layers) / len(layers) == pytest.approx(0.3, abs=0.01), method
