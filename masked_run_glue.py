@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ if is_program(__name__):
     bound_spinning()
     parse_arguments()  # --help and mistakes in flags are answered before PyTorch is loaded, which takes seconds
 
+import numpy as np
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
@@ -314,8 +315,12 @@ def train(
         StoppedBySignal: SIGTERM or Ctrl-C came; the state is saved.
     """
     plan = plan_updates(args, len(train_dataset), args.processes.world_size)
-    distiller = TaskDistiller(args, model, plan, *_teaching(args, teacher, model, train_dataset))
-    loader, batches = _training_batches(args, train_dataset, distiller.precision)
+    world, size = args.processes, args.per_gpu_train_batch_size
+    batches = LengthGroupedBatches(train_dataset.lengths, size, world.rank, world.world_size, seed=args.seed)
+    rows = batches.rows_of(plan.total_updates * plan.accumulation)
+    distiller = TaskDistiller(args, model, plan, *_teaching(args, teacher, model, train_dataset, rows))
+    train_dataset.pad_to_multiple_of = distiller.precision.pad_to_multiple_of
+    loader = batch_loader(train_dataset, batches, args.num_workers, pin_memory=world.device.type == "cuda")
     intervals = Intervals(log_interval(args, plan.total_updates), args.save_steps or plan.updates_per_epoch)
     loop = RunLoop(args, distiller, batches, plan.total_updates, intervals, tokenizer)
     loop.carried["high_churn"] = 0
@@ -345,23 +350,14 @@ def train(
 
 
 def _teaching(
-    args: Run, teacher: nn.Module | None, model: nn.Module, dataset: FeatureDataset
+    args: Run, teacher: nn.Module | None, model: nn.Module, dataset: FeatureDataset, rows: np.ndarray
 ) -> tuple[Tensor | None, HiddenStateMatch | None]:
-    """The teacher's logits of every row, and how hidden states are compared; each None if not used."""
+    """The teacher's logits of `rows`, and how hidden states are compared; each None if not used."""
     if teacher is None:
         return None, None
     hidden = hidden_state_match(args, teacher, model, dataset, args.processes, _cache_folder(args))
-    return teacher_logits(args, teacher, dataset, args.processes, _cache_folder(args)), hidden
-
-
-def _training_batches(
-    args: Run, dataset: FeatureDataset, precision: Precision
-) -> tuple[Iterable[dict[str, Tensor]], LengthGroupedBatches]:
-    """The loader of this process' batches, and their order."""
-    world, size = args.processes, args.per_gpu_train_batch_size
-    batches = LengthGroupedBatches(dataset.lengths, size, world.rank, world.world_size, seed=args.seed)
-    dataset.pad_to_multiple_of = precision.pad_to_multiple_of
-    return batch_loader(dataset, batches, args.num_workers, pin_memory=world.device.type == "cuda"), batches
+    asked = rows if hidden is None else None  # the pass that caches hidden states has cached the logits of all rows
+    return teacher_logits(args, teacher, dataset, args.processes, _cache_folder(args), asked), hidden
 
 
 def pruning_so_far(loop: RunLoop, plan: Plan) -> dict[str, Any]:

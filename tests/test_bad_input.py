@@ -248,6 +248,14 @@ def no_configuration(teacher: Path) -> None:
     (teacher / "config.json").write_text("{")
 
 
+@pytest.mark.parametrize("where", [["--train_file", "nowhere.csv"], ["--data_dir", "nowhere", "--task_name", "mrpc"]])
+def test_files_are_looked_for_before_the_model(tmp_path, capsys, monkeypatch, where) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        masked_run_glue.main([*where, "--model_name_or_path", "no-such-model"])
+    assert f"{where[0]} nowhere" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_model_without_its_tokenizer(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     shutil.copytree(world / "bert", tmp_path / "bare")
     for file in (tmp_path / "bare").glob("tokenizer*"):

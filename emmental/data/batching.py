@@ -123,6 +123,10 @@ class LengthGroupedBatches(_RankBatches):
         self.epoch = epoch
         self.start_batch = start_batch
 
+    def rows_of(self, count: int) -> np.ndarray:
+        """The rows of the epoch's first `count` batches, over all ranks, each row once and in the file's order."""
+        return np.sort(np.concatenate(self._global_batches()[:count]))
+
     def _global_batches(self) -> list[np.ndarray]:
         count = len(self.lengths)
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, self.epoch])))
@@ -146,13 +150,21 @@ class SequentialBatches(_RankBatches):
         lengths: (N,) tokens of each row.
         batch_size: rows of one rank's batch.
         rank, world_size: which share is yielded.
+        rows: the rows to evaluate; default: all.
 
     Raises:
         UserError: no rows, or an impossible batch size or rank.
     """
 
+    def __init__(
+        self, lengths: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1, rows: np.ndarray | None = None
+    ) -> None:
+        super().__init__(lengths if rows is None else lengths[rows], batch_size, rank, world_size)
+        self.rows = rows
+
     def _global_batches(self) -> list[np.ndarray]:
-        return self._cut(np.argsort(-self.lengths, kind="stable"))
+        order = np.argsort(-self.lengths, kind="stable")
+        return self._cut(order if self.rows is None else self.rows[order])
 
 
 def padding_share(lengths: np.ndarray, batches: Iterable[RowBatch]) -> float:

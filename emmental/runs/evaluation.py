@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -26,6 +27,7 @@ def predict_logits(
     precision: Precision,
     description: str = "Evaluating",
     observe: Callable[[dict[str, Tensor], Any], None] | None = None,
+    rows: np.ndarray | None = None,
 ) -> Tensor:
     """Logits of every row, in the order of the rows, the same on every rank.
 
@@ -39,11 +41,12 @@ def predict_logits(
         precision: of the forward pass.
         description: label of the progress bar.
         observe: called with every batch and the model's outputs, which then include hidden states.
+        rows: the rows to compute; default: all.
 
     Returns:
-        (N, C) float32 on the CPU.
+        (N, C) float32 on the CPU; NaN in rows that were not asked for.
     """
-    batches = SequentialBatches(dataset.lengths, batch_size, processes.rank, processes.world_size)
+    batches = SequentialBatches(dataset.lengths, batch_size, processes.rank, processes.world_size, rows)
     dataset.pad_to_multiple_of = precision.pad_to_multiple_of
     loader = batch_loader(dataset, batches, pin_memory=processes.device.type == "cuda")
     was_training = model.training
@@ -62,7 +65,7 @@ def predict_logits(
     model.train(was_training)
     order = torch.cat(processes.gather(torch.cat(indices)))
     gathered = torch.cat(processes.gather(torch.cat(logits).cpu()))
-    in_order = torch.empty_like(gathered)
+    in_order = gathered.new_full((len(dataset), gathered.shape[1]), torch.nan)
     in_order[order] = gathered
     return in_order
 

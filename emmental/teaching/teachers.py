@@ -78,17 +78,26 @@ def load_teacher(args: Run, tokenizer: Any, task: Task) -> nn.Module:
 
 
 def teacher_logits(
-    args: Run, teacher: nn.Module, dataset: FeatureDataset, processes: Processes, cache_dir: Path
+    args: Run,
+    teacher: nn.Module,
+    dataset: FeatureDataset,
+    processes: Processes,
+    cache_dir: Path,
+    rows: np.ndarray | None = None,
 ) -> Tensor:
-    """The teacher's logits of every row, (N, C) float32 on this process' device: from the cache, or computed once.
+    """The teacher's logits of `rows` (default: all), from the cache, or computed once.
 
     Column `c` is class `c` of the task, whatever the order of the teacher's outputs. The cache has
-    the teacher's own order; its key holds the teacher's weights, masks and precision, and the rows.
+    the teacher's own order; its key holds the teacher's weights, masks and precision, the data set and the rows.
+
+    Returns:
+        (N, C) float32 on this process' device, NaN in the other rows.
     """
-    folder = _folder(args, teacher, dataset, processes, cache_dir)
+    rows = None if rows is not None and len(rows) == len(dataset) else rows
+    folder = _folder(args, teacher, dataset, processes, cache_dir, rows)
     cached = _read(folder, len(dataset)) if not args.overwrite_cache else None
     if processes.any(cached is None):
-        cached = _ask(args, teacher, dataset, processes, folder)
+        cached = _ask(args, teacher, dataset, processes, folder, rows=rows)
     order = class_order(args.task, teacher.config, *_teachers_classes(args))
     return cached[:, np.argsort(order)].to(processes.device)
 
@@ -175,8 +184,9 @@ def _ask(
     processes: Processes,
     folder: Path,
     recorder: StateRecorder | None = None,
+    rows: np.ndarray | None = None,
 ) -> Tensor:
-    """Logits of all rows, in one pass, cached in `folder`; `recorder` gets the hidden states."""
+    """Logits of `rows` (default: all), in one pass, cached in `folder`; `recorder` gets the hidden states."""
     started = time.monotonic()
     precision = Precision(processes.device, args.fp16, args.bf16)
     observe = None if recorder is None else recorder.add
@@ -188,6 +198,7 @@ def _ask(
         precision,
         "Running the teacher",
         observe,
+        rows,
     )
     if processes.is_main:
         with writing_cache(folder), atomic.atomic_folder(folder, damaged_too=True) as temporary:
@@ -195,13 +206,22 @@ def _ask(
     processes.barrier()
     what = "logits" if recorder is None else "logits and hidden states"
     seconds = time.monotonic() - started
-    logger.info("the teacher computed %s of %d rows in %.1f s, once for the whole run", what, len(dataset), seconds)
+    count = len(dataset if rows is None else rows)
+    logger.info("the teacher computed %s of %d rows in %.1f s, once for the whole run", what, count, seconds)
     return logits
 
 
-def _folder(args: Run, teacher: nn.Module, dataset: FeatureDataset, processes: Processes, cache_dir: Path) -> Path:
+def _folder(
+    args: Run,
+    teacher: nn.Module,
+    dataset: FeatureDataset,
+    processes: Processes,
+    cache_dir: Path,
+    rows: np.ndarray | None = None,
+) -> Path:
     precision = Precision(processes.device, args.fp16, args.bf16)
-    fingerprint = _fingerprint(teacher, dataset, str(precision.dtype), processes.device.type)
+    some = [] if rows is None else [hashlib.sha256(rows.tobytes()).hexdigest()]
+    fingerprint = _fingerprint(teacher, dataset, str(precision.dtype), processes.device.type, *some)
     return _place(cache_dir / f"teacher-{fingerprint}")
 
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from emmental.data.tokenization import trained_length
 from emmental.errors import UserError
-from emmental.tasks import CUSTOM, Task, in_order_of, resolve_task, task_of_model, user_task
+from emmental.tasks import CUSTOM, Task, in_order_of, resolve_task, split_files, task_of_model, user_task
 from emmental.tasks.classes import are_numbered, in_given_order, is_classifier, model_classes
 from emmental.tasks.own_files import Reading
 from emmental.training.arguments import DELIMITERS
@@ -23,19 +23,32 @@ def find_task(args: argparse.Namespace) -> Task:
     Raises:
         UserError: the files cannot be read, or the model has other classes.
     """
+    names = _names(args.label_names)
+    own = _files_first(args, names) if args.do_train else None
     config, called = load_config(args)
     if not args.do_train:
         _settle(args, config)
-    names = _names(args.label_names)
     if args.task_name != CUSTOM:
         task = resolve_task(args.task_name)
         task = task if args.positive_label is None else task.with_positive(args.positive_label)
         return _in_order_of_student(args, task, config, called, names)
-    reading = reading_of(args)
     if not args.train_file:
-        return task_of_model(config, called, args.validation_file, args.test_file, names, reading)
-    task = user_task(args.train_file, args.validation_file, args.test_file, names, reading)
-    return _in_order_of_student(args, task, config, called, names)
+        return task_of_model(config, called, args.validation_file, args.test_file, names, reading_of(args))
+    return _in_order_of_student(args, own or _own_task(args, names), config, called, names)
+
+
+def _files_first(args: argparse.Namespace, names: list[str] | None) -> Task | None:
+    """The task of own files. Faults in files are found here, before the Hub is asked for a model."""
+    if args.train_file:
+        return _own_task(args, names)
+    task = resolve_task(args.task_name)
+    if task.train is not None:
+        split_files(task, args.data_dir, "train")
+    return None
+
+
+def _own_task(args: argparse.Namespace, names: list[str] | None) -> Task:
+    return user_task(args.train_file, args.validation_file, args.test_file, names, reading_of(args))
 
 
 def _in_order_of_student(

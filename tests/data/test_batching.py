@@ -85,6 +85,21 @@ def test_evaluation_starts_with_the_longest_and_fills_up_with_weight_zero() -> N
     assert second == [[(4, 1.0), (0, 1.0)], [(3, 0.0), (3, 0.0)]]
 
 
+def test_evaluation_of_some_rows() -> None:
+    lengths = np.array([4, 9, 9, 1, 7])
+    first, second = (rows_of(list(SequentialBatches(lengths, 2, rank, 2, np.array([0, 3, 4])))) for rank in (0, 1))
+    assert first == [[(4, pytest.approx(4 / 3)), (0, pytest.approx(4 / 3))]]
+    assert second == [[(3, pytest.approx(4 / 3)), (4, 0.0)]]
+
+
+def test_rows_of_the_first_batches() -> None:
+    batches = LengthGroupedBatches(np.arange(1, 12), 2, rank=1, world_size=2, seed=5)
+    both = [list(LengthGroupedBatches(np.arange(1, 12), 2, rank, 2, seed=5)) for rank in (0, 1)]
+    seen = {int(row) for rank in both for batch in rank[:2] for row in batch.indices}
+    assert batches.rows_of(2).tolist() == sorted(seen)
+    assert batches.rows_of(99).tolist() == list(range(11))
+
+
 def test_padding_share_by_hand() -> None:
     ones = np.ones(2, np.float32)
     batches = [RowBatch(np.array([0, 1]), ones), RowBatch(np.array([2, 3]), ones)]

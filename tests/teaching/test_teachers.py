@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -115,8 +116,10 @@ class Asked:
 
         monkeypatch.setattr(teachers, "predict_logits", counted)
 
-    def __call__(self, args: argparse.Namespace, teacher: torch.nn.Module, dataset: object) -> torch.Tensor:
-        return teacher_logits(args, teacher, dataset, args.processes, self.folder)
+    def __call__(
+        self, args: argparse.Namespace, teacher: torch.nn.Module, dataset: object, rows: np.ndarray | None = None
+    ) -> torch.Tensor:
+        return teacher_logits(args, teacher, dataset, args.processes, self.folder, rows)
 
     @property
     def cached(self) -> list[Path]:
@@ -156,6 +159,16 @@ class TestLogits:
         assert torch.equal(first, again)
         assert ask.times == 1
         assert len(ask.cached) == 1
+
+    def test_some_rows(self, ask, make_args, make_features, teacher_of, bert_dir):
+        teacher, dataset = teacher_of(bert_dir), make_features(split="train", train=11)
+        every = ask(make_args(), teacher, dataset, np.arange(11))
+        some = ask(make_args(), teacher, dataset, np.array([2, 7]))
+        assert some.isnan().any(1).nonzero().flatten().tolist() == [0, 1, 3, 4, 5, 6, 8, 9, 10]
+        assert torch.allclose(some[[2, 7]], every[[2, 7]], atol=1e-6)
+        assert torch.equal(ask(make_args(), teacher, dataset), every)
+        assert torch.equal(ask(make_args(), teacher, dataset, np.array([2, 7]))[[2, 7]], some[[2, 7]])
+        assert ask.times == 2
 
     def test_asked_again_when_anything_changes(
         self, ask, make_args, make_features, teacher_of, bert_dir, masked_teacher, tmp_path
