@@ -111,7 +111,7 @@ FLAGS = {
         "--alpha_ce 0 and --alpha_distil 0 leave nothing to learn from",
     ),
     "no such folder": (["--data_dir=/nowhere"], "/nowhere"),
-    "ax to train": (["--task_name=ax"], "--task_name ax has no training data; it takes --do_predict alone"),
+    "ax to train": (["--task_name=ax"], "--task_name ax has no training data; use --do_predict alone"),
 }
 
 

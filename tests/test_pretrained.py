@@ -56,7 +56,7 @@ def test_code_is_not_run_and_not_asked_for(tmp_path: Path, monkeypatch: pytest.M
     ("changes", "message"),
     [
         ({"num_hidden_layers": 10**9}, "1000000000 layers; up to 1000 are accepted"),
-        ({"vocab_size": 10**13}, "vocab_size 10000000000000 by hidden_size 16: no such matrix"),
+        ({"vocab_size": 10**13}, "vocab_size 10000000000000 by hidden_size 16: the matrix is too large"),
         ({"num_attention_heads": -1}, "num_attention_heads accepts whole numbers from 1, not -1"),
     ],
 )
