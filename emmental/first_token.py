@@ -1,7 +1,7 @@
 """Computes the last encoder layer for the first token only, if the classifier reads no other.
 
 The last layer still needs the keys and values of all tokens, but query, output and feed-forward of the first only.
-The layer and its attention get subclasses of their own classes, so parameters, names, hooks and logits stay as they are.
+The layer and its attention get subclasses of their own classes, so parameters, names, hooks and logits stay the same.
 """
 
 from __future__ import annotations
