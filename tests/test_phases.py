@@ -337,7 +337,7 @@ def test_a_speedup_recovers_at_the_rate_of_what_it_leaves(world: World, structur
 def test_a_speedup_out_of_reach_is_refused_before_anything_is_trained(world: World, tmp_path: Path) -> None:
     command, output = world.plain("--speedup", "10", "--speedup_length", "16"), tmp_path / "out"
     assert command.run(output, even_table) == 2
-    assert "--speedup accepts 1 to below 10, what an empty encoder reaches on this machine" in last_lines(output, 1)
+    assert "--speedup accepts 1 to below 10, the speed-up of an empty encoder on this machine" in last_lines(output, 1)
 
 
 def even_table(then: Callable[[], None] = lambda: None) -> None:
