@@ -364,7 +364,7 @@ def test_compiling_without_a_compiler(world, tmp_path, capsys, monkeypatch) -> N
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     message = refusal([*command(world, tmp_path / "out"), "--torch_compile"], capsys)
-    assert "--torch_compile needs a C++ compiler, g++ or clang++, and none is found" in message
+    assert "--torch_compile needs a C++ compiler, g++ or clang++, but none was found" in message
 
 
 def test_several_mistakes_are_told_together(capsys: pytest.CaptureFixture) -> None:
