@@ -275,7 +275,7 @@ def test_a_cache_folder_that_cannot_be_made_names_its_flag(load, tmp_path: Path)
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(
-            UserError, match=r"^--feature_cache_dir: .* cannot be written.*; the flag takes another folder$"
+            UserError, match=r"^--feature_cache_dir: .* cannot be written.*; give another folder$"
         ):
             load(cache_dir=place)
 
