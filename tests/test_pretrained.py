@@ -179,7 +179,7 @@ class TestFoldersAsPeopleHaveThem:
     def test_a_name_that_may_be_of_the_hub_shows_near_folders_too(self, folder, monkeypatch):
         monkeypatch.chdir(folder.parent)
         with pytest.raises(
-            UserError, match=r"--x modle cannot be loaded: there is no such folder \(there is model\), and"
+            UserError, match=r"--x modle cannot be loaded: there is no such folder \(there is model\); tried"
         ):
             from_pretrained(AutoConfig, "modle", flag="--x")
 
