@@ -173,7 +173,7 @@ def load_features(
     meant = Path(cache_dir) / f"{task.name}-{split}-{max_seq_length}-{fingerprint[:16]}"
     folder = unclaimed(meant)
     if folder != meant:
-        logger.warning("%s is not a complete feature cache; it is kept, and another folder is used", meant)
+        logger.warning("%s is not a complete feature cache; it is left alone and another folder is used", meant)
     if not overwrite_cache and folder.exists():
         try:
             return _verified(folder, fingerprint)
@@ -213,7 +213,9 @@ def _private_backend(tokenizer: PreTrainedTokenizerBase, max_seq_length: int, pa
         raise UserError(f"--tokenizer_name {tokenizer.name_or_path}: the tokenizer has no padding token")
     smallest = backend.num_special_tokens_to_add(paired) + 1
     if max_seq_length < smallest:
-        raise UserError(f"--max_seq_length {max_seq_length}: it needs {smallest} or more, for special tokens and a word")
+        raise UserError(
+            f"--max_seq_length {max_seq_length}: at least {smallest} is needed, for special tokens and a word"
+        )
     backend.enable_truncation(max_seq_length, strategy="longest_first", direction=tokenizer.truncation_side)
     return backend
 

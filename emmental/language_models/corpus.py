@@ -201,9 +201,7 @@ def sequence_rules(
         )
     longest = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
     if longest > _UNLIMITED:
-        raise UserError(
-            f"--max_length is required: --model_name_or_path {tokenizer.name_or_path} does not record one"
-        )
+        raise UserError(f"--max_length is required: --model_name_or_path {tokenizer.name_or_path} does not record one")
     if max_length is not None and max_length > longest:
         raise UserError(f"--max_length accepts up to {longest}, what the tokenizer's model takes, not {max_length}")
     if not 3 <= min_length <= longest:

@@ -208,7 +208,7 @@ def _folder(args: Run, teacher: nn.Module, dataset: FeatureDataset, processes: P
 def _place(meant: Path) -> Path:
     folder = atomic.unclaimed(meant)
     if folder != meant:
-        logger.warning("%s is not a complete teacher cache; it is kept, and another folder is used", meant)
+        logger.warning("%s is not a complete teacher cache; it is left alone and another folder is used", meant)
     return folder
 
 
