@@ -291,7 +291,7 @@ def needs_dense_phase(run: Run, model: PreTrainedModel, dataset: FeatureDataset)
     known = not run.processes.any(not is_fine_tuned(model, dataset))
     if not known and not trains(run):
         raise UserError(
-            f"--num_train_epochs 0 needs a model that is fine-tuned for the task; {run.model_name_or_path} is not: "
+            f"--num_train_epochs 0 needs a model fine-tuned for the task, but {run.model_name_or_path} is not; "
             f"omit the flag, or give --dense_first"
         )
     return not known
