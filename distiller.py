@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-READS_FLAGS_FIRST = True  # told to `import emmental`, which then leaves PyTorch alone until the flags are read
+READS_FLAGS_FIRST = True  # `import emmental` reads this and does not load PyTorch before the flags are read
 
 from emmental import is_program
 from emmental.language_models.arguments import parse_arguments
@@ -146,7 +146,7 @@ class TaskDistiller(UpdateLoop):
             refresh_masks(self.student, self.plan.final_threshold, self.global_threshold, noise_seed)
 
     def state_dict(self) -> dict[str, Any]:
-        """As `UpdateLoop.state_dict`, and the threshold of a global top-k."""
+        """`UpdateLoop.state_dict` and the threshold of a global top-k."""
         return {**super().state_dict(), "boundary": self.global_threshold}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -205,7 +205,7 @@ class Distiller(UpdateLoop):
 
     Attributes:
         losses: of the last micro-batch over all ranks, name -> scalar tensor; `total` is their weighted sum.
-        epoch: passes over the data completed.
+        epoch: completed passes over the data.
         total_updates: updates of the whole run. The last one of an epoch takes the remaining batches.
     """
 
@@ -265,7 +265,7 @@ class Distiller(UpdateLoop):
     last_loss_cos = property(lambda self: self._last("cos"))
 
     def prepare_batch_mlm(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Mask a batch: token ids (B, T) int64, padded on the right, and their numbers (B,) int64.
+        """Mask a batch: token ids (B, T) int64, padded on the right, and their lengths (B,) int64.
 
         Returns:
             Token ids with some masked, attention mask (bool), labels (-100 at positions without a loss); all (B, T').
@@ -284,7 +284,7 @@ class Distiller(UpdateLoop):
         """Train for `n_epoch` epochs or `max_steps` updates, from the newest good checkpoint of `dump_path` on.
 
         Raises:
-            NonFiniteError: a loss or gradient became NaN or infinite; nothing of that is saved.
+            NonFiniteError: a loss or gradient became NaN or infinite; that update is not saved.
             StoppedBySignal: SIGTERM or Ctrl-C came; the state is saved.
         """
         loop = self._loop

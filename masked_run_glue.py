@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-READS_FLAGS_FIRST = True  # told to `import emmental`, which then leaves PyTorch alone until the flags are read
+READS_FLAGS_FIRST = True  # `import emmental` reads this and does not load PyTorch before the flags are read
 
 from emmental import is_program
 from emmental.runs.threads import bound_spinning
@@ -143,7 +143,7 @@ def _run(run: Run) -> dict[str, float]:
 
 
 def _start(run: Run, tokenizer: Any, dataset: FeatureDataset | None) -> tuple[Run, nn.Module, nn.Module | None, bool]:
-    """First phase, its model, the teacher that the flags name, whether to train dense. What is wrong is said here."""
+    """The first phase, its model, the teacher, and whether to train dense first. Checks them before training."""
     set_seed(run)
     phased = run.do_train and in_phases(run)
     first = dense_phase(run, len(dataset)) if phased else run
@@ -170,11 +170,11 @@ def _train_in_phases(
     run: Run, dense_run: Run, dense: nn.Module, teacher: nn.Module | None, from_dense: bool, tokenizer: Any,
     more: FeatureDataset,
 ) -> Made:  # fmt: skip
-    """Train dense first, unless the model knows the task; then for each share: prune, train, save."""
+    """Train dense first, unless the model is fine-tuned already. Then for each share: prune, train, save."""
     parts = [pruning_phase(run, share, folder) for share, folder in keep_folders(run)]
     start = run.model_name_or_path
     lock_whole(run)
-    if run.speedup is not None:  # out of reach is found out before anything is trained
+    if run.speedup is not None:  # fails before training if the speed-up is out of reach
         budget_of(run, dense, 1.0, dense, timed_in(run.speedup_engine))
     made = Made(dense)
     with opened(dense_run, run) if from_dense else nullcontext():
@@ -197,14 +197,14 @@ def _train_in_phases(
             _saved(part, model, tokenizer)
             name = f"{share:.1%} kept" if run.speedup is None else f"{run.speedup:g} times as fast"
             made.add(candidate(name, model, folder, _metric_of(part, model, tokenizer)), model)
-    run.learning_rate = parts[-1].learning_rate  # as the model card says
+    run.learning_rate = parts[-1].learning_rate  # for the model card
     if len(parts) > 1:
         _saved(run, made.model, tokenizer)
     return made
 
 
 def _saved(run: Run, model: nn.Module, tokenizer: Any) -> str:
-    """Put a finished model into the run's folder, in the precision asked for; the folder."""
+    """Save a finished model, with `--save_dtype`, into the run's folder. Returns the folder."""
     if run.output is not None:
         run.output.save_model(in_dtype(model, run.save_dtype), tokenizer)
     return str(run.folder)
@@ -216,7 +216,7 @@ def _metric_of(run: Run, model: nn.Module, tokenizer: Any) -> float | None:
 
 
 def _recover(run: Run, small: nn.Module, dataset: FeatureDataset, tokenizer: Any, teacher: nn.Module) -> nn.Module:
-    """What a cut has left, after it has learnt again."""
+    """Train the model that a cut has left. Returns it in evaluation mode."""
     if trains(run):
         settle_rate(run)
         _learn(run, dataset, small, tokenizer, teacher)
@@ -224,7 +224,7 @@ def _recover(run: Run, small: nn.Module, dataset: FeatureDataset, tokenizer: Any
 
 
 def _prune_weights(run: Run, start: Run, dataset: FeatureDataset, tokenizer: Any, teacher: nn.Module) -> nn.Module:
-    """The model that `start` names with single weights pruned, in plain form with exact zeros."""
+    """Prune single weights of the model that `start` names. Returns it in plain form, with exact zeros."""
     set_seed(run)  # a resumed run has drawn other random numbers before
     masked = load_model(start, run.task, tokenizer).to(run.processes.device)
     if trains(run):
@@ -241,12 +241,12 @@ def _learn(run: Run, dataset: FeatureDataset, model: nn.Module, tokenizer: Any, 
 
 
 def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None, FeatureDataset | None, list[str]]:
-    """Tokenizer, training data, the same with `--unlabeled_file`, the plan. Refuses one that cannot work."""
+    """Tokenizer, training data, these with `--unlabeled_file`, and the plan. Raises if the plan cannot work."""
     if not run.do_train:
         run.model_name_or_path = model_to_evaluate(run)
     run.task = find_task(run)
     if run.do_train and run.task.train is None:
-        raise UserError(f"--task_name {run.task.name} has no training data; it takes --do_predict alone")
+        raise UserError(f"--task_name {run.task.name} has no training data; use --do_predict alone")
     tokenizer = load_tokenizer(run)
     for task in evaluation_tasks(run.task):
         if run.do_eval or run.evaluate_during_training or run.eval_all_checkpoints:
@@ -275,7 +275,7 @@ def set_seed(args: Run) -> None:
 def load_and_cache_examples(
     args: Run, task: str, tokenizer: Any, evaluate: bool = False, predict: bool = False
 ) -> FeatureDataset:
-    """The tokenised training (or `evaluate`: dev, `predict`: test) rows of a task; rank 0 caches, all read.
+    """Tokenised rows of a task: training, with `evaluate` dev, with `predict` test. Rank 0 writes the cache.
 
     A run opens each data set only once.
     """
@@ -311,7 +311,7 @@ def train(
         (number of updates made in all, mean total loss over them).
 
     Raises:
-        NonFiniteError: a loss or gradient became NaN or infinite; nothing of that is saved.
+        NonFiniteError: a loss or gradient became NaN or infinite; that update is not saved.
         StoppedBySignal: SIGTERM or Ctrl-C came; the state is saved.
     """
     plan = plan_updates(args, len(train_dataset), args.processes.world_size)
@@ -361,7 +361,7 @@ def _teaching(
 
 
 def pruning_so_far(loop: RunLoop, plan: Plan) -> dict[str, Any]:
-    """The masks in a log entry: threshold, lambda, how much they change, and what remains."""
+    """What a log entry says of pruning: threshold, lambda, how much the masks change, and what remains."""
     if not plan.prunes:
         return {}
     student, step = loop.learner.student, loop.learner.global_step
@@ -384,7 +384,7 @@ def _save_picture(loop: RunLoop, plan: Plan) -> None:
     sizes = {layer: module.weight.numel() for layer, module in masked_layers(student).items()}
     title = f"{run.task.name}, {run.pruning_method}, update {step}"
     visualizing_image.save_overview(run.folder / name, densities(student), title, sizes)
-    # The parts of a figure refer to each other: without this call dozens of figures would wait in memory.
+    # The parts of a figure refer to each other: without this call, dozens of figures stay in memory.
     gc.collect()
     loop.progress.picture(step, run.folder / name)
 
@@ -392,9 +392,9 @@ def _save_picture(loop: RunLoop, plan: Plan) -> None:
 def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> dict[str, float]:
     """Metrics of the model on the task's dev data (`mnli`: matched and mismatched), at the model's threshold.
 
-    Writes `eval_results.txt` and `eval_results.json` into the output folder, for `mnli` mismatched into its folder
-    `MM`; with a prefix, into `evaluations/<prefix>` there. A finished training keeps its results: see
-    `place_of_results`.
+    Writes `eval_results.txt` and `eval_results.json` into the output folder; with a prefix, into its folder
+    `evaluations/<prefix>`. The results of `mnli` mismatched go into a folder `MM` there. The results of a finished
+    training are kept: see `place_of_results`.
     """
     results: dict[str, float] = {}
     for task in evaluation_tasks(args.task):
@@ -436,7 +436,7 @@ def _evaluate_all_checkpoints(run: Run, tokenizer: Any) -> None:
         try:
             verify_folder(checkpoint)
         except DamagedError as error:
-            logger.warning("--eval_all_checkpoints: %s is damaged and left out: %s", checkpoint.name, error)
+            logger.warning("--eval_all_checkpoints: %s is damaged and skipped: %s", checkpoint.name, error)
             continue
         saved = from_pretrained(AutoModelForSequenceClassification, str(checkpoint)).to(run.processes.device)
         results = evaluate(run, saved, tokenizer, prefix=checkpoint.name)
@@ -461,7 +461,7 @@ def _predict(run: Run, model: nn.Module, tokenizer: Any) -> None:
 
 
 def _hand_over(run: Run, made: Made, results: dict[str, float], seconds: float) -> None:
-    """Pictures, model card and the final table."""
+    """Write the pictures and the model card, and print the final table."""
     history = read_log(run.folder / LOG_FILE)
     if run.pictures and is_there("pictures") and (saved := _draw(run, made, history)):
         run.output.adopt(*(str(picture.relative_to(run.output_dir)) for picture in saved))

@@ -1,7 +1,7 @@
 """Draw boxes and labels on an image, and pictures of what pruning left of a model.
 
 On the command line, `--model_name_or_path OUT --output overview.png` shows a finished model, and
-`--image photo.jpg --boxes boxes.json --output drawn.jpg` draws boxes on any photograph; `--help` has the rest.
+`--image photo.jpg --boxes boxes.json --output drawn.jpg` draws boxes on any photograph; `--help` lists every flag.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-READS_FLAGS_FIRST = True  # told to `import emmental`, which then leaves PyTorch alone until a model is read
+READS_FLAGS_FIRST = True  # `import emmental` reads this and does not load PyTorch before a model is read
 
 import numpy as np
 
@@ -56,10 +56,9 @@ class SingleImageViz:
         edgecolor: colour of a box drawn by `add_box` without one; any colour that Matplotlib knows.
         alpha: opacity of the lines, in [0, 1]. The plates under labels are half as transparent.
         linestyle: of the boxes, as in Matplotlib.
-        saveas: file that `save` writes when it is given none.
+        saveas: file that `save` writes by default.
         rgb: False when an array or tensor is in OpenCV's BGR order. Files and PIL images know their own order.
-        pynb: accepted for notebooks written for earlier scripts. A notebook shows the picture with or without it,
-            because `_get_buffer` does not depend on where it runs.
+        pynb: accepted for notebooks written for earlier scripts, and without effect.
         id2obj: names of objects, list (id -> name) or dict; None shows the ids themselves.
         id2attr: names of attributes, likewise.
         pad: margin between a label's text and the edge of its plate, in line widths.
@@ -71,7 +70,7 @@ class SingleImageViz:
         label_boxes: (x0, y0, x1, y1) of each label drawn so far, in pixels of the drawn picture.
 
     Raises:
-        UserError: an argument that is not one of the above, in one line that names it.
+        UserError: an argument is not as described above. The message names it.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class SingleImageViz:
 
         Args:
             box: 4 numbers, x0 y0 x1 y1, with x0 <= x1 and y0 <= y1.
-            color: None takes `edgecolor`.
+            color: None means `edgecolor`.
         """
         # Coordinates far outside would overflow the renderer. One picture's size beyond the edge is never visible.
         size = np.array([self.width, self.height] * 2, dtype=float)
@@ -208,7 +207,7 @@ class SingleImageViz:
             position: (x, y) in pixels of the image: the plate's upper edge and its left end, centre or right end.
             color: mixed with white until it can be read on the plate.
             ha: "left", "center" or "right".
-            font_size: in pixels of the drawn picture; None takes the attribute `font_size`.
+            font_size: in pixels of the drawn picture; None means the attribute `font_size`.
         """
         where = inputs.to_array(position, "position")
         if where.shape != (2,) or not np.isfinite(where).all():
@@ -317,7 +316,7 @@ def mask_picture(mask: object, heads: int | None = None, name: str = "", head_ax
 
 
 def save_overview(path: str | Path, densities: object, title: str, sizes: Mapping[object, int] | None = None) -> Path:
-    """Write `overview` to `path` and return it: what the trainer does at each checkpoint."""
+    """Write `overview` to `path` and return the path. The trainer calls it at each checkpoint."""
     return overview(densities, title, sizes).save(path)
 
 
@@ -329,7 +328,7 @@ def save_structure(
     Args:
         folder: gets the picture.
         kept: (heads, neurons) of each layer that stay.
-        before: the same of the model that they were cut out of.
+        before: the same before the cut.
         title: heading.
     """
     heads, neurons = (list(part) for part in zip(*kept, strict=True))
@@ -345,7 +344,7 @@ def save_all(
     num_heads: int,
     title: str,
 ) -> list[Path]:
-    """Write every picture of a run and return the paths: what the trainer does at the end.
+    """Write every picture of a run and return the paths. The trainer calls it at the end.
 
     Args:
         folder: gets `overview.png`, `curves.png` (when the history has something to draw) and, in `masks/`, a picture
@@ -401,12 +400,12 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--picture",
         choices=_PICTURES,
-        help="overview unless --matrix is given; structure: heads and neurons of a small model; all: every picture, "
-        "into folder --output",
+        help="default: overview, or mask with --matrix; structure: heads and neurons of a small model; "
+        "all: every picture, into folder --output",
     )
     model.add_argument(
         "--matrix",
-        help="the matrix for --picture mask: its name, or an end that no other name has",
+        help="the matrix for --picture mask: its name, or an ending that only this name has",
     )
     boxes = parser.add_argument_group("boxes on an image")
     boxes.add_argument("--image", help="photograph or other image file")
@@ -488,7 +487,7 @@ def _only_match(ending: str, names: Mapping[str, object]) -> str:
     matches = [name for name in names if name == ending or name.endswith(f".{ending}")]
     if len(matches) != 1:
         example = next(iter(names))
-        raise UserError(f"--matrix: {ending!r} is the end of {len(matches)} matrices; a name is such as {example}")
+        raise UserError(f"--matrix: {len(matches)} names of matrices end with {ending!r}; one name is {example}")
     return matches[0]
 
 

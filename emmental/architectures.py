@@ -29,9 +29,9 @@ class Architecture:
 
     Attributes:
         model_type: as `config.json` spells it.
-        layers: dotted path of the encoder layers inside the base model; `*` stands for every member of a list.
+        layers: dotted path of the encoder layers inside the base model; `*` means every member of a list.
         roles: role -> dotted path of its linear inside a layer. `qkv` has all query rows, then all key rows, then
-            all value rows. A layer may lack optional roles (`position_key`, `position_query`).
+            all value rows. Optional roles (`position_key`, `position_query`) may be missing.
         gated: `up` has 2 * I rows: row i is neuron i's input, row i + I is its gate.
         shared: layers are used several times in one forward pass (ALBERT).
         token_types: the model takes `token_type_ids`.
@@ -39,8 +39,8 @@ class Architecture:
         head_counters: attributes of `attention` that change with the heads: the first is the number of heads, the
             second (if any) the number of rows.
         broadcast_mask: with sdpa, attention takes a bool mask (B, 1, 1, T) unchanged, instead of (B, T).
-        positions_after: number, or the setting that holds it, after which positions are counted. So many rows of the
-            position embeddings, and one more, are not for tokens.
+        positions_after: n, or the setting that holds n: the first token has position n + 1. The first n + 1 rows of
+            the position embeddings are not for tokens.
         pre_norm: the LayerNorm is before a sublayer, not after its residual sum.
         attention_norm, feed_forward_norm: dotted paths of the sublayers' LayerNorms inside a layer.
         shared_position_bias: all layers add one table of position biases to their scores, a column for each head.
@@ -224,7 +224,7 @@ def architecture_of(config: Any) -> Architecture:
     if known not in ARCHITECTURES:
         raise UnknownArchitectureError(
             f"model type {config.model_type!r} is not known; known are {', '.join(ARCHITECTURES)}. "
-            f"One entry in emmental/architectures.py adds another encoder"
+            f"To add a type, add one entry to emmental/architectures.py"
         )
     return ARCHITECTURES[known]
 

@@ -52,7 +52,7 @@ def write_json(path: str | Path, value: object) -> None:
     """Replace `path` by `value` as JSON.
 
     Raises:
-        UserError: a NaN or an infinity, which JSON cannot hold.
+        ValueError: `value` holds a NaN or an infinity, which JSON cannot hold.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
@@ -76,8 +76,8 @@ def _noticing_the_disk(path: Path, written: Path) -> Iterator[None]:
         free = shutil.disk_usage(path.parent).free
         size = sum(file.stat().st_size for file in [written, *written.rglob("*")] if file.is_file())
         raise UserError(
-            f"no space left to write {path}: {size} bytes were written so far, {free} are free; nothing of it is "
-            "kept. Make room, then run the same command again"
+            f"no space left to write {path}: {size} bytes were written so far, {free} are free; the written part "
+            "was deleted. Make room, then run the same command again"
         ) from error
 
 

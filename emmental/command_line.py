@@ -69,7 +69,7 @@ def parse_flags(
 ) -> Flags:
     """The flags of `argv` (None: the arguments of the process), checked together.
 
-    Mistakes end the program with a line each and status 2.
+    If there are mistakes, print a line for each and exit with status 2.
 
     Args:
         description: what the program does, for `--help`.

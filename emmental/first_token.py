@@ -1,7 +1,7 @@
 """Computes the last encoder layer for the first token only, if the classifier reads no other.
 
-The last layer still needs the keys and values of all tokens, but query, output and feed-forward of one. The layer and
-its attention get subclasses of their own classes, so parameters, names, hooks and logits stay as they are.
+The last layer still needs the keys and values of all tokens, but query, output and feed-forward of the first only.
+The layer and its attention get subclasses of their own classes, so parameters, names, hooks and logits stay the same.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def reads_first_token(model: nn.Module) -> bool:
 
 
 def install_first_token(model: nn.Module) -> bool:
-    """From now on compute the last layer of `model` for the first token only, if the model reads no other.
+    """Make `model` compute its last layer for the first token only, if it reads no other.
 
     Returns:
         Whether it does.
@@ -85,7 +85,7 @@ def is_installed(model: nn.Module) -> bool:
 
 @contextmanager
 def all_tokens(model: nn.Module) -> Iterator[None]:
-    """Inside, a model changed by `install_first_token` computes its last layer for all tokens."""
+    """Inside the block, a model changed by `install_first_token` computes its last layer for all tokens."""
     changed = {module: type(module) for module in model.modules() if hasattr(module, "every_token_class")}
     for module, changed_class in changed.items():
         module.__class__ = changed_class.every_token_class
@@ -98,10 +98,10 @@ def all_tokens(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def first_token_only(model: nn.Module) -> Iterator[bool]:
-    """Inside, a dense model that reads only the first token computes its last layer for that one; same logits.
+    """Inside the block, a dense model that reads only the first token computes its last layer for that token only.
 
-    Yields whether it does. The last layer then has the hidden states and attentions of one token: if you need
-    those of all tokens, run the model outside.
+    Yields whether it does. The logits stay the same. The last layer then gives one hidden state and no attentions: if
+    you need those of all tokens, run the model outside the block.
     """
     before = {module: type(module) for module in model.modules()}
     try:
@@ -134,7 +134,7 @@ def _layer_class(cls: type[nn.Module], model_type: str) -> type[nn.Module]:
 
 @functools.cache
 def _shared_encoder_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """ALBERT's encoder. It uses its last layer several times, so the encoder itself knows which use is the last."""
+    """ALBERT's encoder. It uses its last layer several times, so the encoder itself must find the last use."""
 
     def forward(self: nn.Module, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Any:
         if attention_mask is not None and attention_mask.dim() != 4:
@@ -184,7 +184,7 @@ def _finish(attention: nn.Module, architecture: Architecture, context: Tensor, h
 
 
 class BareAttention(nn.Module):
-    """An attention module without heads: the part after the heads, for an output that is only biases."""
+    """An attention module without heads. It keeps the part after the heads, whose output projection is only a bias."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()

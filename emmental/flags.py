@@ -27,7 +27,7 @@ class Flag:
         above_zero: whether only numbers above 0 are accepted.
         accepts: the values accepted; None: all.
         several: whether it takes a list of one or more values.
-        earlier: the value that runs had before the flag existed, for recorded runs without it; None: the default.
+        earlier: the value for recorded runs that are older than the flag; None: the default.
     """
 
     name: str

@@ -59,7 +59,7 @@ class MaskedConfig:
         """
         known = cls.model_type.removeprefix("masked_")
         if config.model_type.removeprefix("masked_") != known:
-            raise UserError(f"{cls.__name__} masks a model of type {known!r}, and {config.model_type!r} is none")
+            raise UserError(f"{cls.__name__} masks models of type {known!r}, not {config.model_type!r}")
         inherited = {k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures")}
         return cls(**{**inherited, **masking})
 
@@ -102,7 +102,7 @@ def masked_config_class(model_type: str) -> type[MaskedConfig]:
 
 
 class MaskedModel:
-    """What all masked models share: mask scores, with a start if no checkpoint has them, and frozen embeddings.
+    """What all masked models share: mask scores, initialised if no checkpoint has them, and frozen embeddings.
 
     Each is also the plain class of its type, with every linear layer of the encoder masked. Pooler and head train
     unmasked. `forward` takes a `threshold` too.
@@ -124,8 +124,8 @@ class MaskedModel:
             )
             set_threshold(self, config.threshold, config.global_boundary)
         else:
-            # Transformers starts missing weights through the nearest PreTrainedModel above them: a plain base there
-            # would leave mask scores as uninitialised memory.
+            # Transformers initialises missing weights through the nearest PreTrainedModel above them. A plain base
+            # there would leave the mask scores uninitialised.
             setattr(self, self.base_model_prefix, masked_class(type(base))(config, **pooler_option(type(base), base)))
         self.post_init()
 
@@ -135,7 +135,7 @@ class MaskedModel:
             module.reset_mask_scores()
 
     def initialize_weights(self) -> None:
-        """As in Transformers, which calls it for new and for loaded models. It freezes the embeddings too."""
+        """As in Transformers, which calls it for new and for loaded models. This one also freezes the embeddings."""
         super().initialize_weights()
         self.base_model.embeddings.requires_grad_(False)
 

@@ -14,7 +14,7 @@ LayerFilter = Callable[[str, nn.Module], bool]
 
 
 def every_linear(name: str, module: nn.Module) -> bool:
-    """The filter that takes every plain `nn.Linear`."""
+    """The filter that matches every plain `nn.Linear`."""
     return True
 
 
@@ -26,7 +26,7 @@ def mask_linears(
     mask_init: str = "constant",
     mask_scale: float = 0.0,
 ) -> list[str]:
-    """Replace in place each `nn.Linear` of `model` that `layer_filter(name, module)` takes by a `MaskedLinear`.
+    """Replace in place each `nn.Linear` of `model` that `layer_filter(name, module)` matches by a `MaskedLinear`.
 
     Weights and biases stay the same parameter objects; mask scores are created beside them.
 
@@ -34,7 +34,7 @@ def mask_linears(
         The dotted names of the layers that were replaced.
 
     Raises:
-        UserError: nothing matched, or an unknown method or start of the scores.
+        UserError: nothing matched, or `pruning_method` or `mask_init` is unknown.
     """
     linears = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
     chosen = [name for name, module in linears.items() if layer_filter(name, module)]
@@ -67,7 +67,7 @@ def unmask_linears(model: nn.Module, apply_masks: bool = True) -> list[str]:
 
     Args:
         model: a model with masked layers.
-        apply_masks: multiply the weights by their masks of evaluation, so that the logits of evaluation stay the same.
+        apply_masks: multiply the weights by their masks of evaluation, so that the logits in evaluation stay the same.
             False leaves the weights as they are.
 
     Returns:
@@ -109,7 +109,7 @@ def set_threshold(
     layers = masked_layers(model).values()
     score, ties = (None, [None] * len(layers)) if global_threshold is None else global_threshold
     if len(ties) != len(layers):
-        raise UserError(f"the global top-k is one of {len(ties)} matrices; the model has {len(layers)}")
+        raise UserError(f"the global top-k is for {len(ties)} matrices; the model has {len(layers)}")
     for layer, kept in zip(layers, ties, strict=True):
         layer.threshold = threshold
         layer.global_threshold = None if score is None else (score, kept)
@@ -131,6 +131,6 @@ def renew_masks(model: nn.Module) -> None:
 
 
 def drop_masks(model: nn.Module) -> None:
-    """Drop the masks. Training then makes new ones in each forward pass, evaluation at its next use."""
+    """Drop the masks. Training then makes new ones in each forward pass; evaluation makes them once."""
     for layer in masked_layers(model).values():
         layer.drop_mask()

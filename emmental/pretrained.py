@@ -1,4 +1,4 @@
-"""Loads models, configurations and tokenizers of others without trusting them."""
+"""Loads models, configurations and tokenizers, and never runs code from their folders."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Files that may hold a folder's weights, in this order. Each may be in parts that `<name>.index.json` lists."""
 MOST_LAYERS = 1000
 MOST_WEIGHTS = 1 << 31
-"""Weights of one matrix; the largest of BERT-large has 3.1e7."""
+"""Most weights of one matrix. The largest matrix of BERT-large has 3.1e7."""
 _NOT_MODELS = (AutoConfig, AutoTokenizer, PreTrainedConfig)
 
 
 def from_pretrained(loader: Any, name: str, *, flag: str = "", **options: Any) -> Any:
-    """`loader.from_pretrained(name, **options)`. It never runs code of the model's folder, and never asks to.
+    """`loader.from_pretrained(name, **options)`. It never runs code from the model's folder.
 
-    Models are loaded in float32: weights of 16 bits lose the small steps of training. If this program made the folder,
-    it is compared with its manifest before its weights are read.
+    Models are loaded in float32, because 16-bit weights lose the small steps of training. A folder that this program
+    made is compared with its manifest before its weights are read.
 
     Args:
         loader: a class of Transformers, one of the Auto classes or another.
@@ -68,14 +68,14 @@ def from_pretrained(loader: Any, name: str, *, flag: str = "", **options: Any) -
 
 @contextmanager
 def loading(name: object) -> Iterator[None]:
-    """Wraps the reading of somebody's files. Every failure becomes a `UserError` that names them."""
+    """Wraps the reading of a user's files. Every failure becomes a `UserError` that names them."""
     try:
         yield
     except OSError as error:
         message, given = " ".join(str(error).split())[:300], str(name).rpartition(" ")[2]
         if not Path(given).exists():
             near = names_near(given)
-            message = f"there is no such folder{f' ({near})' if near else ''}, and as a Hub name: {message}"
+            message = f"there is no such folder{f' ({near})' if near else ''}; tried as a Hub name: {message}"
         raise UserError(f"{name} cannot be loaded: {message}") from error
     except SafetensorError as error:
         raise UserError(f"{name}: a .safetensors file is damaged: {error}") from error
@@ -149,7 +149,7 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     """Name -> tensor of a folder's weights, on the CPU. Old names of LayerNorms (gamma, beta) become weight and bias.
 
     Raises:
-        UserError: there are none, or a file is damaged or holds something else than named tensors.
+        UserError: there are none, or a file is damaged or holds something other than named tensors.
     """
     weights: dict[str, Tensor] = {}
     for file in weight_files(folder):
@@ -163,7 +163,7 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
         except Exception as error:  # torch.load answers damage and forbidden content with many types
             raise UserError(f"{file} is damaged, or holds more than tensors ({type(error).__name__})") from error
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise UserError(f"{file} holds something else than named tensors")
+            raise UserError(f"{file} holds something other than named tensors")
         weights |= state
     new_names = {".gamma": ".weight", ".beta": ".bias"}
     return {
@@ -208,10 +208,10 @@ def bytes_of(value: Tensor) -> memoryview:
 
 
 def check_sizes(config: PreTrainedConfig, name: object) -> None:
-    """Refuse a configuration whose model fits on no machine, before memory of its size is taken.
+    """Refuse a configuration whose model fits on no machine, before memory is allocated for it.
 
     Raises:
-        UserError: sizes are no numbers, below 1, or absurd. The message begins with `name`.
+        UserError: a size is not a whole number, below 1, or too large. The message begins with `name`.
     """
     matrices = ("hidden_size", "vocab_size", "intermediate_size", "max_position_embeddings")
     sizes = {
@@ -227,4 +227,4 @@ def check_sizes(config: PreTrainedConfig, name: object) -> None:
     hidden = sizes.get("hidden_size", 1)
     for key in matrices:
         if sizes.get(key, 1) * hidden > MOST_WEIGHTS:
-            raise UserError(f"{name}: {key} {sizes[key]} by hidden_size {hidden}: no such matrix can be made")
+            raise UserError(f"{name}: {key} {sizes[key]} by hidden_size {hidden}: the matrix is too large")

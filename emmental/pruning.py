@@ -18,7 +18,7 @@ from emmental.modules.binarizer import L0_LEFT, L0_RIGHT, L0_TEMPERATURE, count_
 from emmental.patching import masked_layers, set_threshold
 
 INFORMATION_MEMORY = 0.98
-"""beta of `gather_information`: the part of the information that an update takes over from the one before."""
+"""beta of `gather_information`: the share of the earlier information that an update keeps."""
 
 
 def schedule_threshold(
@@ -169,9 +169,10 @@ def remaining_weights(model: nn.Module) -> float:
 def gather_information(model: nn.Module, update: int, loss_scale: float = 1.0) -> None:
     """Add the gradients of an update to the scores of `fisher`: I <- beta I + (1 - beta) (dL/dm)^2.
 
-    m is the weight's mask, so dL/dm = w dL/d(w m), open or closed. I is w^2 F, with F the mean squared gradient: twice
-    the expected rise of the loss if the weight is pruned (Optimal Brain Damage with the empirical Fisher information).
-    beta is `INFORMATION_MEMORY`; the first updates have equal weight. The gradients are removed.
+    m is the weight's mask, so dL/dm = w dL/d(w m), whether the mask is open or closed. I is w^2 F, with F the mean
+    squared gradient: twice the expected rise of the loss if the weight is pruned (Optimal Brain Damage with the
+    empirical Fisher information). beta is `INFORMATION_MEMORY`; the first updates have equal weight. The gradients are
+    removed.
 
     Args:
         model: its masked layers hold the gradient of a whole update, averaged over all processes.

@@ -54,7 +54,7 @@ def shrink(model: PreTrainedModel, openings: Openings) -> PreTrainedModel:
     """
     layers, present = encoder_layers(model), layer_sizes(model)
     if len(openings) != len(layers):
-        raise ValueError(f"openings of {len(openings)} layers, and the model has {len(layers)}")
+        raise ValueError(f"openings has {len(openings)} layers, but the model has {len(layers)}")
     state, sizes = model.state_dict(), []
     for index, (layer, size, (heads, neurons)) in enumerate(zip(layers, present, openings, strict=True)):
         heads, neurons = _checked(heads, size.heads, index), _checked(neurons, size.neurons, index)
@@ -114,7 +114,7 @@ def _fold_neurons(linears: dict[str, nn.Linear], config: PreTrainedConfig) -> li
 
 
 def _add_constants(linear: nn.Linear, inputs: Tensor) -> None:
-    """Add the outputs of constant inputs to the bias; a bias is made if there is none."""
+    """Add the outputs of constant inputs to the bias; create the bias if there is none."""
     added = (linear.weight.double() @ inputs.double()).to(linear.weight.dtype)
     if linear.bias is not None:
         linear.bias += added
@@ -152,7 +152,7 @@ def layer_sizes(model: PreTrainedModel) -> list[LayerSize]:
 def _checked(numbers: Sequence[int], most: int, layer: int) -> list[int]:
     kept = sorted(int(number) for number in numbers)
     if len(set(kept)) != len(kept) or any(not 0 <= number < most for number in kept):
-        raise ValueError(f"openings of layer {layer} accept different numbers from 0 to {most - 1}")
+        raise ValueError(f"openings of layer {layer} must be different numbers from 0 to {most - 1}")
     return kept
 
 

@@ -1,8 +1,8 @@
 """Small models: Transformers' own classes, whose layers have their own numbers of heads and feed-forward neurons.
 
 `SmallBertConfig`, `SmallBertForSequenceClassification` and so on, for every type in `architectures.py`, are attributes
-of this module, made when they are first asked for. Configurations give the sizes in Transformers' `per_layer_config`.
-Global values are those of the dense original: they hold for layers without own sizes, and give the size of a head.
+of this module, made at their first use. Configurations give the sizes in Transformers' `per_layer_config`. Global
+values are those of the dense original: layers without sizes of their own use them, and they give the size of a head.
 
 The folder of a small model holds copies of this file and of those it imports, so it loads without emmental. That is
 why this file imports only PyTorch, Transformers, and its neighbours by relative imports.
@@ -77,7 +77,7 @@ class SmallConfig:
         dense_encoder_weights: weights of the encoder's matrices before pruning; None if unknown.
         refit_biases: the attention's output and the down projection have biases although the type has none.
         first_token_only: a classifier that reads only the first token computes its last layer for that token only.
-        shared_layer_config: used in place of `per_layer_config` where layers are used several times (ALBERT). Its keys
+        shared_layer_config: replaces `per_layer_config` if layers are used several times (ALBERT). Its keys
             are numbers of distinct layers, since Transformers counts each use.
     """
 
@@ -126,7 +126,7 @@ class SmallConfig:
             raise ValueError(f"an encoder has 1 to {_MOST_LAYERS} different layers, not {count!r}")
         said = {int(index): sizes for index, sizes in said.items()}
         if surplus := sorted(set(said) - set(range(count))):
-            raise ValueError(f"sizes are given for layer {surplus[0]}, and the encoder has layers 0 to {count - 1}")
+            raise ValueError(f"sizes are given for layer {surplus[0]}, but the encoder has layers 0 to {count - 1}")
         return [self._layer_size(index, said.get(index, {})) for index in range(count)]
 
     def _layer_size(self, index: int, said: Mapping[str, Any]) -> LayerSize:
@@ -195,7 +195,7 @@ def _check_per_layer(said: Any, name: str, known: Sequence[str]) -> None:
 
 
 def pooler_option(base_class: type[nn.Module], like: nn.Module) -> dict[str, bool]:
-    """Options that build a base model with a pooler if `like` has one; empty if its class leaves no choice."""
+    """Options that build a base model with a pooler if `like` has one; empty if its class has no such option."""
     has_choice = "add_pooling_layer" in inspect.signature(base_class).parameters
     return {"add_pooling_layer": getattr(like, "pooler", None) is not None} if has_choice else {}
 
@@ -295,7 +295,7 @@ def small_class(plain: type[nn.Module]) -> type[SmallModel]:
 
 
 def plain_class(small: type[nn.Module]) -> type[nn.Module]:
-    """The class that a small one was made from; any other class is given back as it is."""
+    """The class that a small one was made from; any other class is returned unchanged."""
     return small.__mro__[2] if issubclass(small, SmallModel) else small
 
 

@@ -111,7 +111,7 @@ FLAGS = {
         "--alpha_ce 0 and --alpha_distil 0 leave nothing to learn from",
     ),
     "no such folder": (["--data_dir=/nowhere"], "/nowhere"),
-    "ax to train": (["--task_name=ax"], "--task_name ax has no training data; it takes --do_predict alone"),
+    "ax to train": (["--task_name=ax"], "--task_name ax has no training data; use --do_predict alone"),
 }
 
 
@@ -372,7 +372,7 @@ def test_compiling_without_a_compiler(world, tmp_path, capsys, monkeypatch) -> N
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     message = refusal([*command(world, tmp_path / "out"), "--torch_compile"], capsys)
-    assert "--torch_compile needs a C++ compiler, g++ or clang++, and none is found" in message
+    assert "--torch_compile needs a C++ compiler, g++ or clang++, but none was found" in message
 
 
 def test_several_mistakes_are_told_together(capsys: pytest.CaptureFixture) -> None:

@@ -378,7 +378,7 @@ class TestConfiguration:
         assert plain.model_type == "bert"
 
     def test_only_a_bert_can_be_masked(self):
-        with pytest.raises(ValueError, match="'gpt2' is none"):
+        with pytest.raises(ValueError, match="models of type 'bert', not 'gpt2'"):
             MaskedBertConfig.from_dense(AutoConfig.for_model("gpt2"))
 
     def test_round_trip_through_json(self, tmp_path):

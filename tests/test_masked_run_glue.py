@@ -319,7 +319,7 @@ def test_a_dry_run_refuses_what_a_run_would(models: Path, tmp_path: Path, capsys
     del argv[at : at + 2]
     with pytest.raises(SystemExit):
         masked_run_glue.main([*argv, "--output_dir", str(tmp_path / "new"), "--num_train_epochs", "0", "--dry_run"])
-    assert "--num_train_epochs 0 cuts a model that is fine-tuned" in capsys.readouterr().err.splitlines()[-1]
+    assert "--num_train_epochs 0 needs a model fine-tuned for the task" in capsys.readouterr().err.splitlines()[-1]
     with pytest.raises(SystemExit):
         masked_run_glue.main(
             [*argv, "--output_dir", str(tmp_path / "new"), "--dry_run", "--teacher_name_or_path", "no"]

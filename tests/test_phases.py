@@ -315,7 +315,7 @@ def test_a_speedup_is_measured_once(world: World, structured: Path, tmp_path: Pa
     assert (output / "speed.json").read_bytes() == table
     said = log_of(output).read_text()
     assert said.count("10.00 ms for the dense model, 1.00 ms of them outside") == 1
-    assert "the pruned model of before is taken" in said
+    assert "using the pruned model of the earlier run" in said
     assert "times as fast as dense (1 x 16, PyTorch fp32), 1.5 asked" in said
 
 
@@ -329,7 +329,7 @@ def test_a_speedup_recovers_at_the_rate_of_what_it_leaves(world: World, structur
     said = log_of(output).read_text()
     assert "until 5 times as fast, then 6 updates at learning rate 5e-05, or 0.0002 if 15% or less" in said
     assert "--learning_rate 5e-05" not in said
-    assert said.count("of the encoder stay: it recovers at learning rate 0.0002") == 2
+    assert said.count("of the encoder stay; learning rate of the recovery: 0.0002") == 2
     assert json.loads((output / "training_args.json").read_text())["learning_rate"] == 2e-4
     assert "learning rate 0.0002" in (output / "README.md").read_text()
 
@@ -337,7 +337,7 @@ def test_a_speedup_recovers_at_the_rate_of_what_it_leaves(world: World, structur
 def test_a_speedup_out_of_reach_is_refused_before_anything_is_trained(world: World, tmp_path: Path) -> None:
     command, output = world.plain("--speedup", "10", "--speedup_length", "16"), tmp_path / "out"
     assert command.run(output, even_table) == 2
-    assert "--speedup accepts 1 to below 10, what an empty encoder reaches on this machine" in last_lines(output, 1)
+    assert "--speedup accepts 1 to below 10, the speed-up of an empty encoder on this machine" in last_lines(output, 1)
 
 
 def even_table(then: Callable[[], None] = lambda: None) -> None:

@@ -283,7 +283,7 @@ def test_a_matrix_must_be_named_clearly(
 ) -> None:
     with pytest.raises(SystemExit):
         main(["--model_name_or_path", str(model_folder), "--matrix", matrix, "--output", str(tmp_path / "a.png")])
-    assert f"--matrix: '{matrix}' is the end of {count} matrices" in capsys.readouterr().err
+    assert f"--matrix: {count} names of matrices end with '{matrix}'" in capsys.readouterr().err
 
 
 def test_a_damaged_model_is_one_line(

@@ -20,7 +20,7 @@ class RowBatch:
 
     Attributes:
         indices: (B,) int64, positions in the dataset.
-        weights: (B,) float32, 0 for a row that only fills the batch. The others of a batch have the same weight, such
+        weights: (B,) float32, 0 for a row that only fills the batch. The others of a batch have one weight, so
             that the mean of weight * loss over the rows of all ranks is the mean loss of the rows that count; it is
             1 in a batch without fillers.
     """
@@ -90,7 +90,7 @@ class LengthGroupedBatches(_RankBatches):
         rank, world_size: which share is yielded.
         shuffle: False keeps the pools and the batches in file order.
         seed: seed of the order.
-        grouped: False leaves the lengths alone: batches are cut from the shuffled rows as they come.
+        grouped: False ignores the lengths: batches are cut from the shuffled rows.
 
     Raises:
         UserError: no rows, or an impossible batch size or rank.
@@ -113,7 +113,7 @@ class LengthGroupedBatches(_RankBatches):
         self.epoch = 0
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Set the epoch, and skip its first `start_batch` batches: a resumed run goes on exactly there.
+        """Set the epoch, and skip its first `start_batch` batches: a resumed run continues exactly there.
 
         Raises:
             UserError: the epoch has fewer batches than that.

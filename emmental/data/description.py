@@ -23,7 +23,7 @@ def description(task: Task, splits: Mapping[str, FeatureDataset], max_seq_length
     """
     lines = [f"task {task.name}: {_kind(task)}"]
     for split, dataset in splits.items():
-        lines += [note for note in dataset.notes if note not in lines]  # two data sets may be of one file
+        lines += [note for note in dataset.notes if note not in lines]  # two data sets may come from one file
         lines.append(f"{_TITLES[split]}: {_rows(task, dataset)}{_origin(task, split)}")
         if dataset.cut:
             lines.append(

@@ -1,7 +1,7 @@
 """Token ids of a split: made once, cached under a key of their content, and mapped into memory.
 
 A cache is a folder with one safetensors file, which holds all rows one after the other without padding, and the
-manifest of `emmental.atomic`. Its key covers all that the token ids depend on: a cache is right or unused.
+manifest of `emmental.atomic`. Its key covers all that the token ids depend on, so an outdated cache is not used.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def load_features(
 ) -> FeatureDataset:
     """The token ids of a split, from its cache if that is sound; otherwise they are made and cached.
 
-    Pairs longer than `max_seq_length` lose tokens from the longer sentence first. Special tokens are added round the
+    Pairs longer than `max_seq_length` lose tokens from the longer sentence first. Special tokens are added around the
     text; what looks like one inside the text (`[SEP]`) is tokenised as ordinary text. The tokenizer is left unchanged.
     In one run, one rank makes the cache and the others wait. Separate runs may share `cache_dir` without waiting.
 
@@ -213,7 +213,9 @@ def _private_backend(tokenizer: PreTrainedTokenizerBase, max_seq_length: int, pa
         raise UserError(f"--tokenizer_name {tokenizer.name_or_path}: the tokenizer has no padding token")
     smallest = backend.num_special_tokens_to_add(paired) + 1
     if max_seq_length < smallest:
-        raise UserError(f"--max_seq_length {max_seq_length}: at least {smallest} is needed, special tokens and a word")
+        raise UserError(
+            f"--max_seq_length {max_seq_length}: at least {smallest} is needed, for special tokens and a word"
+        )
     backend.enable_truncation(max_seq_length, strategy="longest_first", direction=tokenizer.truncation_side)
     return backend
 
@@ -328,11 +330,11 @@ def writing_cache(folder: Path) -> Iterator[None]:
     except UserError as error:
         if not isinstance(error.__cause__, OSError | SafetensorError) or str(error).startswith("--"):
             raise  # it is not about the folder, or it names its flag
-        raise UserError(f"--feature_cache_dir: {error}; the flag takes another folder") from error.__cause__
+        raise UserError(f"--feature_cache_dir: {error}; give another folder") from error.__cause__
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk with the second type
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(
-            f"--feature_cache_dir: {folder.parent} cannot be written ({reason}); the flag takes another folder"
+            f"--feature_cache_dir: {folder.parent} cannot be written ({reason}); give another folder"
         ) from error
 
 

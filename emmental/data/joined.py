@@ -1,4 +1,4 @@
-"""Rows with labels, then rows without, as one data set. A teacher teaches all; labels count where known."""
+"""Rows with labels, then rows without, as one data set. The teacher labels all; the task's loss uses known labels."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ def read_texts(source: str) -> Iterator[Text]:
     """The sentences, or pairs of sentences, in a file.
 
     Args:
-        source: a table with a header (.tsv, .csv, .jsonl, .json: column `sentence1`, `sentence` or `text`, and for
-            pairs `sentence2`), any other file as UTF-8 text, a sentence a line, or `-`: standard input, likewise.
+        source: a table with a header (.tsv, .csv, .jsonl, .json, .parquet: column `sentence1`, `sentence` or `text`,
+            and for pairs `sentence2`); any other file as UTF-8 text, a sentence a line; `-`: standard input, as text.
 
     Raises:
         UserError: no such file, not UTF-8, a carriage return inside a line of text, a table without such a column;

@@ -60,13 +60,13 @@ FLAGS = {
         flag("max_steps", "number of updates, instead of epochs", -1),
         flag("batch_size", "sequences of one process in a batch", 5, at_least=1),
         switch("group_by_size", "batches of sequences of similar length", default=True),
-        flag("warmup_prop", "share of the updates that warm up", 0.05),
+        flag("warmup_prop", "share of the updates for the warm-up", 0.05),
         *optimization_flags(accumulation=50, learning_rate=5e-4, epsilon=1e-6, max_grad_norm=5.0),
     ),
     "run and logging": (
         flag(
             "n_gpu",
-            "0: stay on the CPU; else all that torchrun's processes name",
+            "0: run on the CPU; otherwise each process uses one GPU",
             type=int,
             at_least=0,
             changes_result=False,

@@ -99,7 +99,7 @@ class CorpusDataset(Dataset):
         """A corpus in memory.
 
         Args:
-            sequences: each one token ids, (T,) integers, or a pair of those and their number.
+            sequences: each is token ids, (T,) integers, or a pair of token ids and their number.
         """
         rows = [_token_ids(sequences[row]) for row in range(len(sequences))]
         corpus = cls.__new__(cls)
@@ -158,7 +158,7 @@ class SequenceRules:
     """Rules that make sequences from the tokens of a line.
 
     Attributes:
-        begin, end: ids of the special tokens round every sequence.
+        begin, end: ids of the special tokens around every sequence.
         unknown_id: id of the unknown token; None when there is none.
         min_length, max_length: tokens of a sequence, special ones included.
         max_unknown: a sequence with this share of unknown tokens, or more, is dropped.
@@ -201,9 +201,7 @@ def sequence_rules(
         )
     longest = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
     if longest > _UNLIMITED:
-        raise UserError(
-            f"--max_length is needed: --model_name_or_path {tokenizer.name_or_path} does not know its model's"
-        )
+        raise UserError(f"--max_length is required: --model_name_or_path {tokenizer.name_or_path} does not record one")
     if max_length is not None and max_length > longest:
         raise UserError(f"--max_length accepts up to {longest}, what the tokenizer's model takes, not {max_length}")
     if not 3 <= min_length <= longest:
@@ -232,7 +230,7 @@ def binarize(
         show_progress: show a bar.
 
     Raises:
-        UserError: the text is not UTF-8, has a line of more than 64 MB, or no sequence is left of it.
+        UserError: the text is not UTF-8, has a line of more than 64 MB, or gives no sequence.
         UserError: the text cannot be read, or the corpus not written.
     """
     try:
@@ -363,7 +361,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
 
 def _mapped(path: Path, dtype: str, size: int) -> np.ndarray:
     if not path.is_file() or path.stat().st_size != size * np.dtype(dtype).itemsize:
-        raise DamagedError(f"{path} is missing, or has not the size that {_DESCRIPTION} gives it")
+        raise DamagedError(f"{path} is missing, or does not have the size that {_DESCRIPTION} gives")
     return np.memmap(path, dtype, "r", shape=(size,)) if size else np.zeros(0, dtype)
 
 
@@ -383,7 +381,7 @@ def build_parser() -> OneLineParser:
         "--tokenizer",
         dest="model_name_or_path",
         required=True,
-        help="the teacher, whose tokenizer is taken: folder or Hub name",
+        help="the teacher, whose tokenizer is used: folder or Hub name",
     )
     parser.add_argument("--output", "--dump_file", dest="output", required=True, help="folder to write the corpus to")
     parser.add_argument("--min_length", type=int, default=12, help="drop shorter sequences (tokens, special ones too)")

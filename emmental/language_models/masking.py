@@ -40,7 +40,7 @@ class Masking:
         probabilities: (V,) float, see `token_probabilities`.
         proportion: share of the tokens to hide, in [0, 1].
         replacement: shares of the hidden tokens that become the mask token, stay, and become a random token (uniform
-            over the tokens of a probability above 0).
+            over the tokens with a probability above 0).
         mask_id: the mask token.
     """
 

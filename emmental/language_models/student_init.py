@@ -178,7 +178,7 @@ def build_parser() -> OneLineParser:
         "--output", "--dump_checkpoint", dest="output", required=True, help="folder to write the student to"
     )
     parser.add_argument("--student_type", help="distilbert (for BERT by default), bert, roberta or gpt2")
-    parser.add_argument("--num_layers", type=int, help="of the student; default: half the teacher's")
+    parser.add_argument("--num_layers", type=int, help="layers of the student; default: half of the teacher's")
     parser.add_argument("--layers", help="the teacher's layers to take, from 0, such as 0,2,4,7,9,11")
     parser.add_argument(
         "--vocab_transform",
@@ -187,7 +187,7 @@ def build_parser() -> OneLineParser:
         default=True,
     )
     parser.add_argument(
-        "--random_head", action="store_true", help="take a model without a language-model head; it starts at random"
+        "--random_head", action="store_true", help="accept a model without a language-model head; the head is random"
     )
     parser.add_argument("--seed", type=int, default=56, help="seed of weights that are not copied")
     return parser

@@ -1,9 +1,9 @@
-"""Masks from scores, and the gradients back: the one home of the five mask formulas.
+"""Masks from scores, and the gradients back. The five mask formulas are only here.
 
 Movement pruning and its relatives after Sanh, Wolf and Rush 2020 (arXiv 2005.07683); the hard concrete distribution
 after Louizos, Welling and Kingma 2018 (arXiv 1712.01312).
 
-The functions return masks without a gradient; `product_gradients` is the one home of the straight-through estimator.
+The functions return masks without a gradient; the straight-through estimator is only in `product_gradients`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def kth_highest(scores: Tensor, keep: int) -> tuple[Tensor | float, Tensor | int
     flat = scores.detach().reshape(-1)
     exact = flat.to(_selectable(flat.dtype))
     if not devices.is_on_host(flat):
-        # On an H200 a tenth to an eightieth of the time of torch.kthvalue, which uses one block of threads.
+        # On an H200, 10 to 80 times as fast as torch.kthvalue, which uses one block of threads.
         lowest = torch.topk(exact, keep, sorted=False).values.min()
         lowest = torch.where(flat.isnan().any(), torch.full_like(lowest, math.nan), lowest).to(flat.dtype)
         return lowest, keep - (flat > lowest).sum()
@@ -154,7 +154,7 @@ def magnitude_mask(weight: Tensor, threshold: float) -> Tensor:
 
 
 def threshold_mask(scores: Tensor, threshold: float, sigmoid: bool) -> Tensor:
-    """Soft movement pruning: scores (with `sigmoid`, sigmoid(scores)) above the threshold, `minimum_kept` at least."""
+    """Soft movement pruning: scores (with `sigmoid`, sigmoid(scores)) above the threshold; at least `minimum_kept`."""
     values = torch.sigmoid(scores.detach()) if sigmoid else scores.detach()
     _refuse_nan(values)
     mask = values > threshold
@@ -173,9 +173,9 @@ def hard_concrete_mask(
     """L0 gates in [0, 1], dtype of `scores`: sampled in training, their deterministic form otherwise.
 
     A global threshold (score, ties) shifts the scores first. The deterministic gate clamp(sigmoid(S) (r - l) + l)
-    opens at S = log(-l / r); the shift moves the threshold there. Without noise, the gates open whose scores are above
-    the threshold, and the first `ties` gates whose scores equal it. Where rounding would give such a gate 0, it gets
-    the smallest value that is not.
+    opens at S = log(-l / r); the shift moves the threshold there. Without noise, a gate is open if its score is above
+    the threshold; of the gates whose scores equal it, the first `ties` are open. An open gate is at least the `eps` of
+    its dtype, also if rounding gives 0.
     """
     logits = scores.detach()
     if global_threshold is not None:
@@ -271,7 +271,7 @@ class TopKBinarizer:
 
 
 class ThresholdBinarizer:
-    """`apply(scores, threshold, sigmoid)`: mask (shape and dtype of scores) of scores, or sigmoids, above it."""
+    """`apply(scores, threshold, sigmoid)`: mask (shape and dtype of scores): score, or sigmoid, above it."""
 
     @staticmethod
     def apply(scores: Tensor, threshold: float, sigmoid: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether a tensor is on the CPU: some things are computed differently there."""
+"""Whether a tensor is on the CPU. Some functions compute differently there."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class MaskedLinear(nn.Linear):
         threshold: fraction kept (`topK`, `magnitude`, `fisher`) or score threshold; None keeps all (before pruning).
         global_threshold: (score, ties) of a global top-k, used instead of `threshold`; None without one. For `l0`
             it says where gates open in evaluation.
-        noise_seed: seed of the `l0` noise in training, the same on all ranks; None takes PyTorch's generator.
+        noise_seed: seed of the `l0` noise in training, the same on all ranks; None uses PyTorch's generator.
 
     Raises:
         UserError: unknown `pruning_method` or `mask_init`; or a tool that would lose the mask uses the layer: tracing,

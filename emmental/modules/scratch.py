@@ -1,4 +1,4 @@
-"""Memory for values that are needed only for a moment.
+"""Memory for short-lived values.
 
 The system gives large blocks of new CPU memory page by page, which takes longer than the arithmetic on them.
 """

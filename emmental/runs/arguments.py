@@ -14,7 +14,7 @@ def optimization_flags(
     return (
         flag("gradient_accumulation_steps", "batches of one update", accumulation, at_least=1),
         flag("learning_rate", "learning rate of the weights, after the warm-up", learning_rate, at_least=0),
-        flag("weight_decay", "not on biases, LayerNorm and mask scores", 0.0, at_least=0),
+        flag("weight_decay", "weight decay, except on biases, LayerNorms and mask scores", 0.0, at_least=0),
         flag("adam_epsilon", "epsilon of AdamW", epsilon, above_zero=True),
         flag("max_grad_norm", "clip gradients to this norm; 0: no clipping", max_grad_norm, at_least=0),
         switch("fp16", "mixed precision in float16 with loss scaling"),
@@ -34,7 +34,7 @@ def run_flags(seed: int, kept: int | None, what_is_kept: str) -> tuple[Flag, ...
     return (
         switch(
             "accept_changes",
-            "resume although arguments that change the result differ from the run's",
+            "resume even if flags that change the result have other values",
             changes_result=False,
         ),
         flag("save_total_limit", what_is_kept, kept, int, at_least=1, changes_result=False),

@@ -68,9 +68,9 @@ def save_checkpoint(
         folder: the run's output folder.
         step: updates made.
         model: the model, unwrapped; saved by its own `save_pretrained`.
-        tokenizer: saved beside it; None where there is none.
+        tokenizer: saved beside it; None if there is none.
         optimizer: its tensors are saved under the names of the model's parameters.
-        state: whatever else the run needs to resume, as values of JSON.
+        state: everything else that the run needs to resume, as values of JSON.
         processes: this process; each rank's random states are saved.
         projection: of the hidden states, which trains beside the model without being part of it.
 
@@ -205,7 +205,7 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def _set_aside_foreign(path: Path) -> None:
-    """Rename a file or folder at a checkpoint's place that may be the user's (it has no manifest). It is kept."""
+    """Rename a file or folder at a checkpoint's place that may be the user's (not all of it is in a manifest)."""
     if not os.path.lexists(path) or atomic.is_ours(path, damaged_too=True):
         return
     number = 1

@@ -70,7 +70,7 @@ class RunLoop:
         tokenizer: saved beside the model; None saves none.
 
     Attributes:
-        epoch: passes over the data completed before the current update.
+        epoch: passes completed before the current update.
         batches_made: micro-batches counted so far.
         averages: of the losses.
         best: step and metric of the best checkpoint, which is kept; None before the first evaluation.

@@ -1,4 +1,4 @@
-"""From a loss to updated parameters: the one implementation for both trainers."""
+"""From a loss to updated parameters, for both trainers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class UpdateLoop:
         optimizer: over its parameters.
         scheduler: of the learning rates, stepped once an update.
         precision: autocast and loss scaling.
-        max_grad_norm: gradients are scaled down to this norm; 0 does not clip.
+        max_grad_norm: gradients are scaled down to this norm; 0: no clipping.
         student: the model inside, which a checkpoint saves; None: `model` itself.
         projection: of the hidden states, which trains beside the student without being part of it.
 
@@ -170,14 +170,14 @@ class UpdateLoop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave.
+        """Restore what `state_dict` returned.
 
         Raises:
             UserError: a counter is not a number of updates.
         """
         for name in ("global_step", "skipped_updates"):
             if type(state[name]) is not int or state[name] < 0:
-                raise UserError(f"{name} is {state[name]!r}, no number of updates")
+                raise UserError(f"{name} is {state[name]!r}, not a number of updates")
             setattr(self, name, state[name])
         self.scheduler.load_state_dict({**self.scheduler.state_dict(), **state["scheduler"]})
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):

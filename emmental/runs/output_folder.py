@@ -23,7 +23,7 @@ _HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
 
 def _set_aside(file: Path) -> None:
-    """Rename a file of the user that stands where this program will write."""
+    """Rename a file of the user that is where this program will write."""
     number = 1
     while os.path.lexists(kept := file.with_name(f"{file.name}.kept-{number}")):
         number += 1
@@ -108,7 +108,7 @@ class OutputFolder:
             atomic.write_json(self.path / RECORD, {"written": sorted({*known, *names})})
 
     def start_afresh(self) -> None:
-        """Remove every checkpoint, every recorded file, and folders that are empty then. Everything else stays."""
+        """Remove every checkpoint, every recorded file, and folders that are then empty. Everything else stays."""
         for checkpoint in checkpoints_in(self.path):
             remove_checkpoint(checkpoint)
         for name in self._recorded():

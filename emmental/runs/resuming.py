@@ -73,7 +73,7 @@ def checkpoint_to_resume(run: Run, flags_only: bool = False) -> Path | None:
         as_then = "".join(f"--{one.name} {one.earlier} " for one in new)
         raise UserError(
             f"{folder} holds {whose} ({found.name}): {what}. Choose another folder, {afresh} to start afresh, or "
-            f"{as_then}--accept_changes to go on all the same"
+            f"{as_then}--accept_changes to resume anyway"
         )
     return found
 

@@ -65,7 +65,7 @@ class Run:
 
     def __getattr__(self, name: str) -> Any:
         """The value of a flag."""
-        if name == "flags":  # true while the run is being copied
+        if name == "flags":  # not set yet while the run is being copied
             raise AttributeError(name)
         return getattr(self.flags, name)
 
@@ -101,7 +101,7 @@ def _set_threads(asked: int | None, processes: int) -> None:
     # PyTorch counts whole cores, not the two threads that each may run.
     torch.set_num_threads(threads if asked is not None else min(threads, torch.get_num_threads()))
     cores, used = available_cores(), torch.get_num_threads()
-    logger.info("%d CPU thread%s, of %d core%s; --threads says otherwise", used, _s(used), cores, _s(cores))
+    logger.info("%d CPU thread%s, of %d core%s; --threads changes that", used, _s(used), cores, _s(cores))
 
 
 def _s(count: int) -> str:
@@ -115,7 +115,7 @@ def set_up(flags: Flags, names: FolderFlags, no_cuda: bool, remedies: str) -> It
     Args:
         flags: of the program.
         names: see `Run`.
-        no_cuda: stay on the CPU.
+        no_cuda: run on the CPU.
         remedies: advice for the log if a loss is not finite.
 
     Raises:

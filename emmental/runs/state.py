@@ -89,7 +89,7 @@ class LossAverages:
 
 
 class StopSignals:
-    """Inside this context, SIGTERM and the first Ctrl-C do not stop the program at once: they are remembered.
+    """Inside this context, SIGTERM and the first Ctrl-C do not stop the program at once; `received` records them.
 
     Attributes:
         received: number of the signal; None if there was none.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path, PurePosixPath
 
 SPIN_COUNT = "3000"
-"""Turns of the loop before a thread sleeps; GNU OpenMP's are 300,000. `benchmarks/shared_machine.py` compares."""
+"""Turns of the loop before a thread sleeps; GNU OpenMP has 300,000. `benchmarks/shared_machine.py` compares."""
 _SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
@@ -52,7 +52,7 @@ def choose_threads(asked: int | None, processes: int = 1, environment: MutableMa
     """Threads for PyTorch in this process.
 
     Args:
-        asked: `--threads`. None takes `OMP_NUM_THREADS`, which torchrun sets; without it the cores decide.
+        asked: `--threads`. None: `OMP_NUM_THREADS`, which torchrun sets; if that is not set, the number of cores.
         processes: number of processes that share the cores of this machine.
     """
     if asked is not None:

@@ -1,4 +1,4 @@
-"""Structured pruning of a finished classifier: which heads and neurons stay, and how what stays makes up for the rest.
+"""Pruning of a finished classifier without training: choose what stays, and refit it to make up for what was cut.
 
 Torch models and batches go in, models come out; nothing here knows of command lines or tasks.
 """

@@ -45,7 +45,7 @@ def sublayers(model: nn.Module) -> list[Sublayer]:
     """Attention and feed-forward of every layer, from the bottom to the top; sublayers without a gate are left out.
 
     Raises:
-        UnknownArchitectureError: no such encoder is known.
+        UnknownArchitectureError: the type of the encoder is not known.
     """
     found = []
     for index, (layer, size) in enumerate(zip(encoder_layers(model), layer_sizes(model), strict=True)):

@@ -55,7 +55,7 @@ def fisher_information(
 
 
 def derivatives(logits: Tensor, labels: Tensor | None) -> Iterator[Tensor]:
-    """What is differentiated, each summed over examples: the squared gradients add up to the information."""
+    """The scalars to differentiate, summed over examples: their squared gradients add up to the information."""
     if logits.shape[1] == 1:
         yield logits.sum()
     elif labels is not None:
@@ -70,7 +70,7 @@ def _fisher_factors(logits: Tensor) -> Tensor:
     """(B, C, K) float: diag(p) - p p^T = F F^T for each example, as K = C - 1 orthogonal columns (the largest ones).
 
     The expectation of (d log p_c / dz)^2 over the classes c is J^T (diag(p) - p p^T) J, with J the gradient of the
-    logits: K backward passes give it, where one for each class would be C.
+    logits: K backward passes are enough; one for each class would be C.
     """
     shares = torch.softmax(logits.double(), 1)
     if shares.shape[1] == 2:

@@ -40,9 +40,9 @@ def prune(
     Args:
         model: a sequence classifier of a known encoder type; it stays as it is.
         tokenizer: the model's own.
-        texts: strings or pairs of strings, a list or an iterator, of the kind that the model will read. Some 2,000 are
-            best; of more, 4,096 are read.
-        labels: class ids or names, or scores, of the texts. Without them the model's own answers say what matters.
+        texts: strings or pairs of strings, a list or an iterator, of the kind that the model will read. About 2,000
+            are best; at most 4,096 are read.
+        labels: class ids or names, or scores, of the texts. Without them, the model's own answers are used.
         keep: share of the encoder's matrix weights that stays, above 0 and up to 1.
         speedup: instead of `keep`: how many times as fast as `model` the result must be, for one text of
             `max_length` tokens in PyTorch, measured on this machine.
@@ -58,6 +58,7 @@ def prune(
 
     Raises:
         UserError: an argument is not accepted. The message names it.
+        UnknownArchitectureError: the type of the encoder is not known.
     """
     if (keep is None) == (speedup is None):
         raise UserError("give either keep or speedup")

@@ -45,8 +45,8 @@ class NormalEquations:
         self._sums = reduce(self._sums)
 
     def solve(self, ridge: float, mask: Tensor | None = None, intercept: bool = True) -> tuple[Tensor, Tensor]:
-        """W (outputs, columns) and b (outputs,), float64, of the smallest
-        sum of weight * |W c + b - t|^2, plus ridge * (mean of the diagonal of c^T c) * |W|^2.
+        """W (outputs, columns) and b (outputs,), float64, that minimise
+        the sum of weight * |W c + b - t|^2, plus ridge * (mean of the diagonal of c^T c) * |W|^2.
 
         With a mask, bool (outputs, columns), W is zero outside it. Without an intercept, b is zero.
         """
@@ -78,7 +78,7 @@ def masked_solution(gram: Tensor, moment: Tensor, mask: Tensor) -> Tensor:
     Returns:
         float64 (outputs, columns).
     """
-    size = gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)  # 0 if the layer hands on nothing at all
+    size = gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)  # 0 if all inputs are 0
     gram, residual = (gram / size).float(), (moment / size).float() * mask
     scale = 1 / gram.diagonal().clamp_min(torch.finfo(torch.float32).eps)
     found = torch.zeros_like(residual)
@@ -87,7 +87,7 @@ def masked_solution(gram: Tensor, moment: Tensor, mask: Tensor) -> Tensor:
     solved = 1e-12 * height
     for _ in range(_ITERATIONS):
         product = (direction @ gram) * mask
-        # A row that is solved must rest: what is left of it is rounding, which further steps would magnify.
+        # Solved rows are not changed: their residual is rounding, which further steps would magnify.
         step = torch.where(height > solved, height / (direction * product).sum(1, keepdim=True), 0.0)
         found += step * direction
         residual -= step * product
@@ -107,7 +107,7 @@ def refit(
 
     With x the dense and y the pruned model's residual stream before a sublayer, o the dense sublayer's output and c
     what the pruned model's open heads (neurons) give: W, b such that W c + b is closest to o + x - y over all tokens.
-    The ridge pulls towards the present weights, so weights that need no change stay. If the classifier reads only the
+    The ridge pulls towards the current weights, so weights that need no change stay. If the classifier reads only the
     first token, the other tokens of the last layer have almost no weight. Dropout is off.
 
     Args:
@@ -115,7 +115,7 @@ def refit(
         pruned: a model with the same layers, and fewer heads and neurons.
         batches: inputs of the models, used several times; `labels` are not read.
         reduce: sums a float64 tensor over all processes and returns it.
-        keep_zeros: weights of exactly zero stay so: single weights are pruned.
+        keep_zeros: weights of exactly zero stay zero, for pruned single weights.
     """
     with evaluating(dense), evaluating(pruned), all_tokens(dense), all_tokens(pruned), torch.no_grad():
         fit = _Refit(dense, pruned, batches, reduce, keep_zeros)
@@ -185,7 +185,7 @@ class _Refit:
         self.layers, self.roles = encoder_layers(pruned), architecture_of(pruned.config).roles
 
     def layer_after_layer(self) -> None:
-        """Compute the states of both models, layer by layer, once."""
+        """Refit layer after layer. The states of both models are computed once."""
         count = len(self.batches)
         dense_states: list[Tensor | None] = [None] * count
         pruned_states: list[Tensor | None] = [None] * count
@@ -273,7 +273,7 @@ class _Refit:
 
 
 class _Problem:
-    """The least squares of one linear: they give the change of its weights and bias."""
+    """The least squares of one linear. The solution is the change of its weights and bias."""
 
     def __init__(self, linear: nn.Module, keep_zeros: bool = False) -> None:
         self.linear, self._keep_zeros = linear, keep_zeros

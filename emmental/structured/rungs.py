@@ -23,7 +23,7 @@ LOGGER = logging.getLogger(__name__)
 
 RUNGS = 3
 CLIFF = 0.05
-"""If a larger share of the answers changes, other gates are tried."""
+"""If a larger share of the answers changes, more rungs are tried."""
 _TOLERANCE = 1.02
 """A layer may lose its last head if the divergence from the dense model grows at most by this factor."""
 
@@ -61,7 +61,7 @@ def prune_in_rungs(
 
     Args:
         dense: a fine-tuned classifier, plain or small.
-        material: batches for information, refit and check; of each process its own ones if `reduce` is given.
+        material: batches for information, refit and check; each process has its own if `reduce` is given.
         budget: of weights or of milliseconds.
         refitted: False leaves the remaining weights as they are.
         reduce: sums a float64 tensor over all processes and returns it.
@@ -70,7 +70,7 @@ def prune_in_rungs(
         expected = answers(dense, material.check)
         model, check = dense, Agreement(0.0, 0.0)
         for rung in range(1, rungs + 1):
-            if not sublayers(model):  # the layer is empty already
+            if not sublayers(model):  # the encoder is empty already
                 break
             information = fisher_information(model, material.information, reduce)
             parts = sublayers(model)
@@ -98,7 +98,10 @@ def prune_in_rungs(
 def prune_carefully(
     dense: PreTrainedModel, material: Material, budget: Budget, *, refitted: bool = True, reduce: Reduce | None = None
 ) -> Pruned:
-    """`prune_in_rungs`; if more than `CLIFF` of the answers change, also in twice as many rungs: the better one."""
+    """`prune_in_rungs`. If more than `CLIFF` of the answers change and `refitted`, try twice as many rungs too.
+
+    Returns the model with the smaller divergence from the dense one.
+    """
     first = prune_in_rungs(dense, material, budget, refitted=refitted, reduce=reduce)
     if first.agreement.changed <= CLIFF or not refitted:
         return first
@@ -125,7 +128,7 @@ def _needed_heads(
     present: Agreement,
     reduce: Reduce | None,
 ) -> list[int]:
-    """`least` without the layers that may lose all heads: the selection would cut them, and the answers agree."""
+    """`least`, with 0 for layers that may lose all heads: the selection would cut them, and the answers agree."""
     needed = list(least)
     gates = all_open(model)
     for index, (part, mask) in enumerate(zip(parts, selected, strict=True)):

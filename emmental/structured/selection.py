@@ -23,11 +23,11 @@ def weight_prices(parts: Sequence[Sublayer]) -> list[Tensor]:
 def select(
     information: Sequence[Tensor], prices: Sequence[Tensor], budget: float, least: Sequence[int] | None = None
 ) -> list[Tensor]:
-    """The gates to keep: in each sublayer those with the most information; how many, information and price decide.
+    """The gates to keep: in each sublayer those with the most information. Information and price decide how many.
 
-    A price may hold a fixed part (a sublayer that is there at all costs time): the numbers of open gates are those
-    that maximise information - x * price, with the smallest x that stays within the budget; what is left of the
-    budget then goes to single gates with the most information for their price. Ties go to the lower sublayer and gate.
+    The numbers of open gates maximise information - x * price, with the smallest x that stays within the budget. So a
+    price may include a fixed part: the first gate of a sublayer may cost more. The rest of the budget goes to single
+    gates with the most information for their price. Ties go to the lower sublayer and gate.
 
     Args:
         information: float (count,) of each sublayer.

@@ -27,15 +27,15 @@ logger = logging.getLogger(__name__)
 def prune_weights(
     dense: PreTrainedModel, material: Material, keep: float, rungs: int = RUNGS, reduce: Reduce | None = None
 ) -> Pruned:
-    """The plain model whose encoder's matrices have the share `keep` of their weights, and exact zeros elsewhere.
+    """The model that keeps the share `keep` of the weights in its encoder's matrices; the others are exactly zero.
 
     After rung r of k the share keep^(r/k) is left: the weights with the highest w^2 F of all matrices together, F the
     Fisher information of single examples. Then the attention outputs and down projections are refitted, so that the
     hidden states come closest to the dense model's. `dense` stays as it is.
 
     Args:
-        dense: a fine-tuned classifier, plain or small; zeros that it has already are not counted as weights it keeps.
-        material: batches for information, refit and check; of each process its own ones if `reduce` is given.
+        dense: a fine-tuned classifier, plain or small; its zeros do not count as kept weights.
+        material: batches for information, refit and check; each process has its own if `reduce` is given.
         keep: share of all weights, above 0 and up to 1.
         rungs: number of rungs.
         reduce: sums a float64 tensor over all processes and returns it.
@@ -62,7 +62,7 @@ def weight_information(
 ) -> dict[str, Tensor]:
     """Sum over examples of the squared gradient of that example, for every matrix of the encoder.
 
-    What is differentiated is what `fisher_information` takes. Dropout is off.
+    The gradients are of the same scalars as in `fisher_information`. Dropout is off.
 
     Returns:
         Dotted name -> float32 (outputs, inputs).
@@ -107,7 +107,7 @@ def _by_size(
 ) -> dict[tuple[str, int], list[tuple[Tensor, Tensor]]]:
     """(Name, B) -> the (input, gradient of the output) of each use of a matrix, B examples each.
 
-    What all examples share, such as DeBERTa's projections of positions, is one example more: B is 1.
+    What all examples share, such as DeBERTa's projections of positions, counts as one more example: B is 1.
     """
     found: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
     for (name, given, _), gradient in zip(seen, gradients, strict=True):
@@ -116,7 +116,7 @@ def _by_size(
 
 
 def _add_squares(total: Tensor, uses: list[tuple[Tensor, Tensor]]) -> None:
-    """Add the squared gradient of each example to `total`, (outputs, inputs), one by one: they stay in the cache."""
+    """Add the squared gradient of each example to `total`, (outputs, inputs), one by one, which fits in the cache."""
     product = torch.empty_like(total)
     for example in range(len(uses[0][0])):
         for number, (given, gradient) in enumerate(uses):

@@ -24,11 +24,11 @@ from emmental.structured.selection import Budget
 from emmental.structured.stepping import evaluating
 
 _FRACTIONS, _FRACTIONS_OF_TOP = (16, 8, 4, 2, 1), (2, 1)
-"""What part of a layer's heads and neurons is timed: one in so many."""
+"""A layer is timed with 1/16, 1/8, ... of its heads and neurons."""
 _WHOLE_MODELS = (0.5, 0.25, 0.125)
-"""The shares of heads and neurons of the mixed models that are timed whole."""
+"""The shares of heads and neurons that the mixed models keep."""
 _FEWEST_ROUNDS, _ROUNDS, _SECONDS = 5, 40, 6.0
-"""Models are timed in turn: five rounds or more, up to this number, and no new one after this number of seconds."""
+"""Fewest rounds, most rounds, and seconds after which no new round starts. In a round, the models take turns."""
 
 
 Timed = Callable[[Sequence[PreTrainedModel], int, int], list[float]]
@@ -40,15 +40,15 @@ class LayerTimes:
     """Milliseconds of one layer's halves.
 
     Attributes:
-        heads: number of heads -> of the attention; 0 for none. The step from 0 to 1 holds its fixed price.
-        neurons: number of neurons -> of the feed-forward.
+        heads: number of heads -> milliseconds of the attention. The step from 0 to 1 includes its fixed cost.
+        neurons: number of neurons -> milliseconds of the feed-forward.
     """
 
     heads: dict[int, float]
     neurons: dict[int, float]
 
     def price(self, kind: str, count: int) -> float:
-        """Milliseconds of a half with so many gates; those not measured lie on straight lines between those that were.
+        """Milliseconds of a half with `count` gates, interpolated linearly between the measured counts.
 
         Args:
             kind: `HEADS` or `NEURONS`.
@@ -76,11 +76,11 @@ class SpeedTable:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any], layers: int) -> SpeedTable:
-        """The table that `dataclasses.asdict` gave and JSON kept, which knows numbers as keys only as text.
+        """The table read back from JSON, as `dataclasses.asdict` gave it. JSON has text for the number keys.
 
         Raises:
             ValueError: a time is not a finite number from 0, or that of no heads, no neurons, a layer or the whole is
-                missing; an object of another form raises what its use raises.
+                missing. An object of another form may raise KeyError, TypeError or AttributeError.
         """
         found = [
             LayerTimes(*({int(n): float(ms) for n, ms in each[kind].items()} for kind in (HEADS, NEURONS)))
@@ -96,7 +96,7 @@ class SpeedTable:
         return table
 
     def lines(self) -> list[str]:
-        """The table as text: the bottom layer stands for all but the top one."""
+        """The table as text, for the bottom and the top layer; the layers between are like the bottom one."""
         found = [f"{self.dense:.2f} ms for the dense model, {self.rest:.2f} ms of them outside heads and neurons"]
         for name, layer in {"bottom": self.layers[0], "top": self.layers[-1]}.items():
             halves = {"heads": layer.heads, "neurons": layer.neurons}
@@ -107,7 +107,7 @@ class SpeedTable:
         return found
 
     def parts(self, whole: float) -> float:
-        """The sum of the parts of a model that takes `whole` milliseconds: with `mixed`, on straight lines."""
+        """The sum of the parts of a model that takes `whole` milliseconds, interpolated linearly between `mixed`."""
         wholes, sums = np.array(sorted([(self.rest, self.rest), (self.dense, self.dense), *self.mixed])).T
         return float(np.interp(whole, wholes, np.maximum.accumulate(sums)))
 
@@ -172,7 +172,7 @@ def measure_speed(
 
 
 def _with_at_most(model: PreTrainedModel, place: Sequence[int], most: Mapping[str, int]) -> PreTrainedModel:
-    """A copy with so many heads and neurons, or those there are, in some layers, and none in the others."""
+    """A copy with at most these numbers of heads and neurons in the layers of `place`, and none in the others."""
     openings = [
         tuple(
             range(min(most.get(kind, 0), count) if index in place else 0)
@@ -207,12 +207,12 @@ def speed_budget(table: SpeedTable, model: PreTrainedModel, speedup: float, call
     """The milliseconds of a model that is `speedup` times as fast as `model`.
 
     Raises:
-        UserError: it is below 1, or more than an encoder without heads and neurons reaches.
+        UserError: `speedup` is below 1, or not below that of an encoder without heads and neurons.
     """
     most = math.floor(10 * table.dense / table.rest) / 10
     if not 1.0 <= speedup < most:
         raise UserError(
-            f"{called} accepts 1 to below {most:g}, what an empty encoder reaches on this machine, not {speedup:g}"
+            f"{called} accepts 1 to below {most:g}, the speed-up of an empty encoder on this machine, not {speedup:g}"
         )
     whole = sum(float(price[-1]) for price in table.prices(sublayers(model)))
     share = (table.parts(table.dense / speedup) - table.rest) / whole if whole else 1.0
@@ -239,7 +239,7 @@ def _medians(models: Sequence[nn.Module], batch_size: int, length: int) -> list[
             if turn >= _FEWEST_ROUNDS and time.perf_counter() >= end:
                 break
             for model, own in zip(models, times, strict=True):
-                model(**inputs)  # a first pass fills the caches, which the model before has emptied
+                model(**inputs)  # a first pass fills the caches, which the previous model has overwritten
                 own.append(_timed(model, inputs))
     return [1000.0 * statistics.median(own) for own in times]
 

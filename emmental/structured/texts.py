@@ -21,18 +21,18 @@ MOST_TEXTS, FEWEST_TEXTS = 4096, 32
 """Most texts that are read, and fewest that are needed."""
 MOST_CHECKED = 400
 _CHECKED_SHARE = 5
-"""One text of this number is set aside for the check."""
+"""One text in this many is held out for the check."""
 INFORMATION_TEXTS, INFORMATION_TOKENS = 1024, 32_000
 REFIT_TEXTS, REFIT_TOKENS = 1500, 60_000
-"""Limits on the texts and on their tokens, which decide the time."""
+"""Limits on the texts and on their tokens. They decide how long the pruning takes."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """Batches of model inputs, on the CPU, in an order of length.
+    """Batches of model inputs, on the CPU, sorted by length.
 
     Attributes:
-        information: for the Fisher information; with `labels` (B,) where there are any.
+        information: for the Fisher information; with `labels` (B,) if they were given.
         refit: for the least squares.
         check: held out from both.
     """
@@ -94,7 +94,7 @@ def padded_batches(
 
 
 def _spread(rows: Sequence[Any], most: int) -> list[Any]:
-    """At most `most` rows, evenly over all: files are often sorted by class."""
+    """At most `most` rows, spread evenly over all, because files are often sorted by class."""
     if len(rows) <= most:
         return list(rows)
     return [rows[number * len(rows) // most] for number in range(most)]

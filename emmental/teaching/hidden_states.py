@@ -30,7 +30,7 @@ def layer_map(student_layers: int, teacher_layers: int, by_hand: Sequence[int] |
     By default they are spread evenly, and the last imitates the last.
 
     Raises:
-        UserError: `by_hand` has not one number for each layer of the student, or a layer that the teacher lacks.
+        UserError: `by_hand` does not have one number for each layer of the student, or names no layer of the teacher.
     """
     if by_hand is None:
         return [max(1, round(layer * teacher_layers / student_layers)) for layer in range(1, student_layers + 1)]
@@ -87,7 +87,7 @@ class CachedStates:
         width: H.
 
     Raises:
-        UserError: the file has another size.
+        ValueError: the file has another size.
     """
 
     def __init__(self, path: Path, lengths: np.ndarray, layers: int, width: int) -> None:
@@ -218,7 +218,7 @@ def projection_between(student_width: int, teacher_width: int, seed: int) -> nn.
 
 
 def row_starts(lengths: np.ndarray) -> np.ndarray:
-    """Where each row begins if all rows stand one after another, (N,) int64."""
+    """Where each row begins if all rows are stored one after another, (N,) int64."""
     return np.cumsum(lengths, dtype=np.int64) - lengths
 
 

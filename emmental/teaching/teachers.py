@@ -46,7 +46,7 @@ _PROBE = "Café: the model, PRUNED to 10 %, isn't unaffordable."
 
 
 def load_teacher(args: Run, tokenizer: Any, task: Task) -> nn.Module:
-    """The teacher that the flags name, frozen and in evaluation mode; its fingerprint joins the run's contents.
+    """The teacher that the flags name, frozen and in evaluation mode; its fingerprint is added to the run's contents.
 
     Raises:
         UserError: it is of another type than `--teacher_type` says, was trained for other classes than the task's, or
@@ -193,7 +193,7 @@ def _ask(
     logits = predict_logits(
         teacher.to(processes.device),
         dataset,
-        args.per_gpu_train_batch_size,  # a user may change that of evaluation without changing the result
+        args.per_gpu_train_batch_size,  # the evaluation's batch size must not change the result
         processes,
         precision,
         "Running the teacher",

@@ -41,14 +41,14 @@ _READING = (
         "encoding of text files, such as latin-1; default: UTF-8, or UTF-16 if detected",
         changes_result=False,
     ),
-    flag("task_kind", f"{' or '.join(TASK_KINDS)}; default: as the labels look", accepts=(*TASK_KINDS, None)),
+    flag("task_kind", f"{' or '.join(TASK_KINDS)}; default: decided from the labels", accepts=(*TASK_KINDS, None)),
 )
-"""Flags that say how to read own files."""
+"""Flags that say how to read the user's own files."""
 HOW_TO_READ = ("text_column", "text_pair_column", "label_column", "delimiter", "encoding")
-"""Those of them that the report takes too."""
+"""Those of them that the report accepts too."""
 FLAGS = {
     "task and data": (
-        flag("data_dir", "folder of the GLUE task's files, .tsv or as the Hub has them", changes_result=False),
+        flag("data_dir", "folder of the GLUE task's files: .tsv, or as on the Hub", changes_result=False),
         flag("task_name", "cola, sst-2, mrpc, sts-b, qqp, mnli, mnli-mm, qnli, rte, wnli or ax"),
         flag(
             "train_file",
@@ -57,7 +57,7 @@ FLAGS = {
         ),
         flag(
             "validation_file",
-            "like --train_file, for evaluation; default: a tenth of that",
+            "like --train_file, for evaluation; default: a tenth of --train_file",
             changes_result=False,
         ),
         flag("test_file", "for --do_predict; needs no labels", changes_result=False),
@@ -128,21 +128,21 @@ FLAGS = {
         ),
         flag(
             "speedup",
-            "instead of --keep: times as fast as dense, measured here",
+            "instead of --keep: how many times as fast as dense, measured here",
             type=float,
             at_least=1,
         ),
-        flag("speedup_batch_size", "sentences at once that --speedup is measured with", 1, at_least=1),
-        flag("speedup_length", "tokens of each", 128, at_least=1),
+        flag("speedup_batch_size", "sentences at once when --speedup is measured", 1, at_least=1),
+        flag("speedup_length", "tokens of each of these sentences", 128, at_least=1),
         flag(
             "speedup_engine",
-            "what runs both models for --speedup",
+            "engine in which --speedup is measured",
             "torch",
             accepts=("torch", "torch-bf16", "onnx", "onnx-int8", "openvino", "openvino-bf16"),
         ),
         switch(
             "dense_first",
-            "fine-tune dense first and learn from that; default: unless the model knows the task",
+            "fine-tune a dense model first, as the teacher; default: unless the model is fine-tuned already",
             default=None,
         ),
         switch("floor", "compare with a bag of words", default=True, changes_result=False),
@@ -165,10 +165,10 @@ FLAGS = {
         flag("regularization", "l1, l0 or none: penalty on the mask scores", accepts=(*REGULARIZATIONS, None)),
         flag("final_lambda", "weight of that penalty at the end", 0.0, at_least=0),
         switch("global_topk", "one threshold for all matrices together (topK, threshold; fisher always)"),
-        flag("global_topk_frequency_compute", "updates between two computations of it", 25, at_least=1),
+        flag("global_topk_frequency_compute", "updates between two computations of that threshold", 25, at_least=1),
     ),
     "distillation": (
-        flag("teacher_type", "bert, masked_bert, distilbert, ...; default: what it is"),
+        flag("teacher_type", "bert, masked_bert, distilbert, ...; default: the teacher's own type"),
         flag("teacher_name_or_path", "a fine-tuned teacher: folder or Hub name"),
         flag("teacher_label_names", "the classes in the order of the teacher's outputs", several=True),
         *distillation_flags("weight of the task's loss"),
@@ -181,7 +181,7 @@ FLAGS = {
         ),
         flag(
             "hidden_cache_limit_gb",
-            "keep the teacher's hidden states on the disk, up to this size; 0: ask the teacher for every batch",
+            "keep the teacher's hidden states on the disk, up to this size; 0: run the teacher for every batch",
             0.0,
             at_least=0,
         ),
@@ -191,7 +191,7 @@ FLAGS = {
         flag("per_gpu_eval_batch_size", "batch size in evaluation", 8, at_least=1, changes_result=False),
         flag("num_train_epochs", "may be fractional; 0: cut heads and neurons without training", 3.0, at_least=0),
         flag("max_steps", "number of updates, instead of epochs", -1),
-        flag("warmup_steps", "updates; default: a tenth of all", type=int, at_least=0),
+        flag("warmup_steps", "length of the warm-up in updates; default: a tenth of all", type=int, at_least=0),
         *optimization_flags(accumulation=1, learning_rate=5e-5, epsilon=1e-8, max_grad_norm=1.0),
         switch("torch_compile", "use torch.compile; two compilations at the start, same results to rounding"),
         switch("use_apex", "use the fused optimizer of NVIDIA apex, which must be installed"),
@@ -223,10 +223,10 @@ FLAGS = {
             "finish with the best checkpoint on the dev data, of those at the final budget",
         ),
         flag("save_dtype", "of the finished model: float32, float16, bfloat16", "float32", accepts=SAVE_DTYPES),
-        switch("pictures", "pictures of the masks", default=True, changes_result=False),
+        switch("pictures", "draw pictures of the masks", default=True, changes_result=False),
         switch("push_to_hub", "upload the finished model to the Hugging Face Hub", changes_result=False),
         flag("hub_model_id", "name on the Hub; default: the output folder's name", changes_result=False),
-        switch("no_cuda", "stay on the CPU"),
+        switch("no_cuda", "run on the CPU"),
     ),
 }
 """Title of a group -> its flags."""
@@ -300,7 +300,7 @@ def _task_problems(args: Flags) -> list[str]:
         wants_dev = args.do_eval and not args.train_file  # without it a part of --train_file is set aside
         needed = {"train_file": args.do_train, "validation_file": wants_dev, "test_file": args.do_predict}
         problems += [
-            f"--{flag} is needed beside --{own_files[0]}: it takes a .csv, .tsv, .jsonl or .parquet file"
+            f"--{flag} is required with --{own_files[0]}: a .csv, .tsv, .jsonl or .parquet file"
             for flag, wanted in needed.items()
             if wanted and not getattr(args, flag)
         ]
@@ -326,7 +326,7 @@ def _reading_problems(args: Flags) -> list[str]:
         problems.append(f"--encoding accepts what Python knows (utf-8, latin-1, cp1252, ...), not {args.encoding!r}")
     given = [f"--{one.name}" for one in _READING if getattr(args, one.name) is not None]
     if given and not (args.train_file or args.validation_file or args.test_file or args.unlabeled_file):
-        problems.append(f"{', '.join(given)}: only own files are read so; give --train_file, ...")
+        problems.append(f"{', '.join(given)}: for your own files only; give --train_file, ...")
     return problems
 
 
@@ -411,7 +411,7 @@ def _precision_problems(args: Flags) -> list[str]:
         problem = apex_problem(args.no_cuda)
         problems += [problem] if problem else []
     if args.torch_compile and not (os.environ.get("CXX") or any(map(shutil.which, ("g++", "clang++")))):
-        problems.append("--torch_compile needs a C++ compiler, g++ or clang++, and none is found")
+        problems.append("--torch_compile needs a C++ compiler, g++ or clang++, but none was found")
     return problems
 
 

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 def load_tokenizer(args: argparse.Namespace) -> Any:
     """The fast tokenizer of the model, or the one that `--tokenizer_name` names.
 
-    If `--max_seq_length` was not given, it becomes the length of the model if that is shorter.
+    If `--max_seq_length` was not given, it becomes the model's length if that is shorter.
 
     Raises:
         UserError: there is none, or no fast one, or `--max_seq_length` is more than the model accepts.
@@ -43,7 +43,7 @@ def load_tokenizer(args: argparse.Namespace) -> Any:
     tokenizer = tokenization.load_tokenizer(name, flag=flag, cache_dir=args.cache_dir or None, **casing)
     if args.max_seq_length > tokenizer.model_max_length and "max_seq_length" not in args.explicit:
         args.max_seq_length = tokenizer.model_max_length
-        logger.info("--max_seq_length %d: the model takes no more", args.max_seq_length)
+        logger.info("--max_seq_length %d: the model accepts no more", args.max_seq_length)
     if args.max_seq_length > tokenizer.model_max_length:
         raise UserError(
             f"--max_seq_length {args.max_seq_length} is more than the {tokenizer.model_max_length} tokens of {name}"
@@ -97,10 +97,10 @@ def _check_model_type(args: argparse.Namespace, config: PreTrainedConfig) -> Non
 
 
 def _loaded(args: argparse.Namespace, config: PreTrainedConfig) -> PreTrainedModel:
-    """The model. A head that the checkpoint lacks, or has for other labels, is new: without training it is refused.
+    """Load the model. If the checkpoint has no head for these labels, the head is new.
 
     Raises:
-        UserError: the sizes of the encoder are not those of the weights.
+        UserError: the sizes of the encoder are not those of the weights, or the head is new and nothing is trained.
     """
     model, info = from_pretrained(
         AutoModelForSequenceClassification,
@@ -199,5 +199,5 @@ def _evaluated_at(args: argparse.Namespace, config: MaskedConfig) -> dict[str, A
     if "final_threshold" in args.explicit and args.final_threshold != config.threshold:
         return {"threshold": args.final_threshold, "global_boundary": None}
     if config.threshold is None and config.global_boundary is None:
-        raise UserError(f"{args.model_name_or_path} records no threshold: give the one to use by --final_threshold")
+        raise UserError(f"{args.model_name_or_path} records no threshold: give the one to use with --final_threshold")
     return {}

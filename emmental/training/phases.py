@@ -65,7 +65,7 @@ def phase(run: Run, folder: Path | None = None, **flags: Any) -> Run:
 
 @contextmanager
 def opened(part: Run, whole: Run) -> Iterator[None]:
-    """The part's folder, locked inside the block. The folder of the whole run is locked already.
+    """Lock the part's folder inside the block. The folder of the whole run is locked already.
 
     Raises:
         UserError: see `open_output`.
@@ -141,7 +141,7 @@ def dense_phase(run: Run, examples: int) -> Run:
 
 
 def pruning_phase(run: Run, share: float, folder: Path) -> Run:
-    """The run that learns while, or after, the encoder is pruned to a share."""
+    """The run that trains while the encoder is pruned to a share, or after that."""
     flags: dict[str, Any] = {"final_threshold": share}
     if run.granularity == STRUCTURED:
         config, _ = load_config(run)
@@ -161,19 +161,19 @@ def _recipe_decides_rate(run: Run) -> bool:
 
 
 def settle_rate(part: Run) -> None:
-    """With `--speedup`, set the recipe's learning rate for the share that the cut left: only the cut decides it."""
+    """With `--speedup`, set the recipe's learning rate. It depends on the share that the cut has left."""
     if part.speedup is None or not _recipe_decides_rate(part) or (left := share_left(part.folder)) is None:
         return
     part.learning_rate = facts_of(part, 0).recovery_rate(left)
     part.record()
-    logger.info("%.1f %% of the encoder stay: it recovers at learning rate %g", 100 * left, part.learning_rate)
+    logger.info("%.1f %% of the encoder stay; learning rate of the recovery: %g", 100 * left, part.learning_rate)
 
 
 def plan_of_run(run: Run, examples: int) -> list[str]:
     """Set the flags that the recipe decides, and describe the run, a line for each phase.
 
     Raises:
-        UserError: it makes no sense.
+        UserError: the plan cannot work.
     """
     filled = apply_recipe(run, examples)
     last = pruning_phase(run, *keep_folders(run)[-1]) if in_phases(run) else run
@@ -215,7 +215,7 @@ def phases_text(run: Run, examples: int) -> list[str]:
     dense = plan_updates(dense_phase(run, examples), examples, run.processes.world_size)
     after = plan_updates(run, examples, run.processes.world_size)
     first = "omitted" if run.dense_first is False else f"{dense.total_updates} updates"
-    unless = " (skipped if the model knows the task)" if run.dense_first is None else ""
+    unless = " (skipped if the model is fine-tuned already)" if run.dense_first is None else ""
     lines = [f"phase 1, dense: {first}{unless}"]
     each = " each" if len(run.keep or ()) > 1 else ""
     updates = after.total_updates if trains(run) else 0
@@ -256,7 +256,7 @@ def keep_folders(run: Run) -> list[tuple[float, Path]]:
 
 
 def is_fine_tuned(model: PreTrainedModel, dataset: FeatureDataset) -> bool:
-    """Whether a model already knows its task: its classifier is trained, and it beats the majority class on 200 rows.
+    """Whether a model is fine-tuned already: its classifier is trained, and it beats the majority class on 200 rows.
 
     Args:
         model: a classifier with the task's outputs. One output is a regression, which must beat the mean.
@@ -284,14 +284,14 @@ def needs_dense_phase(run: Run, model: PreTrainedModel, dataset: FeatureDataset)
     """Whether the model is fine-tuned dense before it is pruned.
 
     Raises:
-        UserError: nothing is trained, and the model does not know the task.
+        UserError: nothing is trained, and the model is not fine-tuned.
     """
     if run.dense_first is not None:
         return run.dense_first
     known = not run.processes.any(not is_fine_tuned(model, dataset))
     if not known and not trains(run):
         raise UserError(
-            f"--num_train_epochs 0 cuts a model that is fine-tuned for the task, and {run.model_name_or_path} is not; "
+            f"--num_train_epochs 0 needs a model fine-tuned for the task, but {run.model_name_or_path} is not; "
             f"omit the flag, or give --dense_first"
         )
     return not known
@@ -303,7 +303,7 @@ def budget_of(
     """The budget of `model`, and its name: a share of the dense model's weights, or milliseconds for `--speedup`.
 
     Rank 0 measures the table of milliseconds once, in the engine `timed`, and writes it to the output folder. A
-    resumed run reads it. Weights do not matter to it: it may be asked for before the model is trained.
+    resumed run reads it. The table does not depend on the weights, so this can be called before training.
 
     Raises:
         UserError: `--speedup` is out of reach.

@@ -57,7 +57,7 @@ class Plan:
 
     @property
     def pruning_updates(self) -> int:
-        """Updates between the two, in which the threshold moves; negative if the phases overlap."""
+        """Updates between these two phases, in which the threshold moves; negative if the phases overlap."""
         return self.total_updates - self.constant_start - self.constant_end
 
     def at(self, update: int) -> tuple[float | None, float]:

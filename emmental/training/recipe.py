@@ -2,17 +2,17 @@
 
 The rule, from the number of training rows N, batches of 32, and the width H of the encoder:
 
-- dense phase: as many epochs as 600 updates take, one at least and 20 at most; learning rate 1e-4 up to H = 512,
-  3e-5 up to 768, 2e-5 above;
+- dense phase: as many epochs as 600 updates take, at least one; learning rate 1e-4 up to H = 512, 3e-5 up to 768,
+  2e-5 above;
 - heads and neurons: cut without training, then half as many updates as the dense phase had, 600 at most, learning
-  from the dense model at half the dense learning rate, or twice that rate where 15 % or less stays: a mild cut is
-  harmed by a high rate, a hard one mended (docs/structured.md). With `--speedup` the cut says how much stays;
-- single weights by Fisher information (`fisher`, the default): cut without training, then 600 updates (1,500 where
-  less than 10 % stays) at the dense learning rate, or twice that rate where 5 % or less stays;
-- single weights by another method: 1,500 updates (2,500 where less than 10 % stays); all matrices ranked together;
+  from the dense model at half the dense learning rate, or twice that rate if 15 % or less stays: a high rate
+  harms after a mild cut and helps after a hard one (docs/structured.md). With `--speedup` the cut decides what stays;
+- single weights by Fisher information (`fisher`, the default): cut without training, then 600 updates (1,500 if
+  less than 10 % stays) at the dense learning rate, or twice that rate if 5 % or less stays;
+- single weights by another method: 1,500 updates (2,500 if less than 10 % stays); all matrices ranked together;
   scores start from magnitude; twice the dense learning rate; the last 30 % of the updates at the final share.
 
-No phase is longer than 20 epochs.
+No phase is longer than 20 epochs or about 3,000 updates, even if that is less than an epoch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST_UPDATES, MOST_EPOCHS = 3000, 20.0
 DENSE_UPDATES, RECOVERY_UPDATES = 600, 600
 PRUNING_UPDATES, PRUNING_UPDATES_BELOW_A_TENTH = 1500, 2500
 UPDATES_BETWEEN_RANKINGS = 10
-"""Batches of one update with `fisher`, whose scores change with every batch."""
+"""Updates between two rankings of the weights with `fisher`, whose scores change with every update."""
 HARD_CUT, HARD_CUT_OF_WEIGHTS = 0.15, 0.05
 KEEP = {STRUCTURED: 0.25, UNSTRUCTURED: 0.15}
 
@@ -222,7 +222,7 @@ def cut_weights_values(facts: Facts, keep: float) -> dict[str, Any]:
 def fill_in(flags: Flags, values: dict[str, Any]) -> dict[str, Any]:
     """Set the flags that the user did not give. Returns flag -> value of those.
 
-    `--max_steps` of the user replaces the recipe's epochs.
+    If the user gives `--max_steps`, it replaces the recipe's epochs.
     """
     given = set(flags.explicit)
     if "max_steps" in given:
@@ -244,7 +244,7 @@ def _teaching() -> dict[str, Any]:
 
 
 def _epochs(facts: Facts, updates: float) -> float:
-    """Epochs for about so many updates: whole ones from three up, quarters below."""
+    """Epochs for about this many updates: whole ones from three up, quarters below."""
     epochs = min(updates, MOST_UPDATES) / facts.updates_per_epoch
     step = 1.0 if epochs >= 3 else 0.25
     return float(min(max(math.ceil(round(epochs / step, 6)) * step, 0.25), MOST_EPOCHS))

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "pruned"
 _FACTS = "pruned.json"
 _BATCH, _FEWEST_BATCHES = 32, 8
-"""Of few rows, too, there are batches enough for eight processes, and so the same ones for one."""
+"""Few rows make smaller batches, so that up to eight processes have the same batches as one."""
 _FEWEST_ROWS = 8
 
 
@@ -71,12 +71,12 @@ def _pruned(
                     facts = identity | {"changed": found.agreement.changed, "left": left}
                     atomic.write_json(temporary / _FACTS, facts)
     else:
-        logger.info("the pruned model of before is taken: %s", folder)
+        logger.info("using the pruned model of the earlier run: %s", folder)
     return folder
 
 
 def fewest_rows(processes: Processes) -> int:
-    """The fewest training rows that are pruned on without training: each process then has some to check on, too."""
+    """The fewest training rows for pruning without training. With fewer, a process would have none for the check."""
     return _FEWEST_ROWS * processes.world_size
 
 
@@ -89,8 +89,8 @@ def share_left(folder: Path) -> float | None:
 def rows_to_prune_on(dataset: FeatureDataset, model: PreTrainedModel, seed: int, processes: Processes) -> Material:
     """This process' training rows for information and refit, and others for the check, drawn by the seed.
 
-    Processes take turns at the batches, so that together they have those of one process. The data set has
-    `fewest_rows` or more.
+    Processes take turns at the batches, so that together they have those of one process. The data set must
+    have `fewest_rows` or more.
     """
     count = processes.world_size
     rows = np.random.default_rng(seed).permutation(len(dataset))
@@ -137,7 +137,6 @@ def _say(found: Pruned) -> None:
     logger.info("cut in %d rungs: %.1f %% of the answers to held-out rows change", found.rungs, changed)
     if found.agreement.changed > CLIFF:
         logger.warning(
-            "%.1f %% of the answers change before recovery: a larger --keep, or more --num_train_epochs, brings them "
-            "back",
+            "%.1f %% of the answers change before recovery: give a larger --keep or more --num_train_epochs",
             changed,
         )

@@ -36,7 +36,7 @@ def with_unlabelled(run: Run, dataset: FeatureDataset, tokenizer: Any, cache: Pa
 def _features(run: Run, file: str, tokenizer: Any, cache: Path) -> FeatureDataset:
     if Path(file).is_file() and Path(file).stat().st_size > _MOST_BYTES:
         size = Path(file).stat().st_size
-        raise UserError(f"{FLAG} {file} has {size / 1e9:.1f} GB, and up to {_MOST_BYTES / 1e9:.1f} GB are read")
+        raise UserError(f"{FLAG} {file} has {size / 1e9:.1f} GB; up to {_MOST_BYTES / 1e9:.1f} GB are accepted")
     with run.processes.main_first():
         try:
             task = unlabelled_task(file, run.task, reading_of(run))

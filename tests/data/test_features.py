@@ -274,9 +274,7 @@ def test_a_cache_that_cannot_be_written_is_used_if_another_run_has_made_it(
 def test_a_cache_folder_that_cannot_be_made_names_its_flag(load, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(
-            UserError, match=r"^--feature_cache_dir: .* cannot be written.*; the flag takes another folder$"
-        ):
+        with pytest.raises(UserError, match=r"^--feature_cache_dir: .* cannot be written.*; give another folder$"):
             load(cache_dir=place)
 
 

@@ -234,7 +234,7 @@ def test_wrong_flags_are_one_line(
 def test_the_length_must_be_given_when_the_tokenizer_does_not_know_it(make_tokenizer) -> None:
     tokenizer = make_tokenizer()
     assert tokenizer.model_max_length > 1_000_000
-    with pytest.raises(ValueError, match="--max_length is needed"):
+    with pytest.raises(ValueError, match="--max_length is required"):
         sequence_rules(tokenizer)
     assert sequence_rules(tokenizer, 3, 10).max_length == 10
 

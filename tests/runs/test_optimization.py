@@ -356,7 +356,7 @@ class TestState:
     @pytest.mark.parametrize("value", [-5, 2.5, "3", True, None])
     def test_counters_that_count_nothing_are_refused(self, name, value):
         loop = adam_loop(network())
-        with pytest.raises(ValueError, match=f"{name} is .*, no number of updates"):
+        with pytest.raises(ValueError, match=f"{name} is .*, not a number of updates"):
             loop.load_state_dict({**loop.state_dict(), name: value})
 
 

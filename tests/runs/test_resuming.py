@@ -82,6 +82,6 @@ def test_a_flag_may_have_stood_for_something_else_before(tmp_path):
         ValueError, match=r"of an earlier version \(checkpoint-3\): recipe 'paper' -> 'auto'"
     ) as raised:
         checkpoint_to_resume(run)
-    assert "or --recipe paper --accept_changes to go on" in str(raised.value)
+    assert "or --recipe paper --accept_changes to resume anyway" in str(raised.value)
     run.recipe = "paper"
     assert checkpoint_to_resume(run).name == "checkpoint-3"

@@ -132,7 +132,7 @@ class TestContradictions:
         (masked_dir / "config.json").write_text(json.dumps({**config, "threshold": None}))
         given = {"model_name_or_path": masked_dir, "do_eval": True}
         args = make_args(**given)
-        with pytest.raises(UserError, match="records no threshold: give the one to use by --final_threshold"):
+        with pytest.raises(UserError, match="records no threshold: give the one to use with --final_threshold"):
             load_model(args, args.task, tiny.tokenizer())
         args = make_args(**given, final_threshold=0.05)
         model = load_model(args, args.task, tiny.tokenizer())
