@@ -1,4 +1,4 @@
-"""Data preparation: speed of tokenising, start of a run with a cache, and padding.
+"""Data preparation: speed of tokenising, start of a run from a cache, and padding.
 
 python -m benchmarks.data --model_name_or_path MODEL --data_dir glue/SST-2 --task_name sst-2
 """
@@ -32,7 +32,7 @@ _TIMES = (
 def build_parser() -> argparse.ArgumentParser:
     """The flags. Without a folder, sentence pairs are generated."""
     made = parser(__doc__.splitlines()[0])
-    model_folder(made, "folder with a tokenizer; default: one word a token")
+    model_folder(made, "folder with a tokenizer; default: every word is a token")
     made.add_argument("--data_dir", type=Path, default=None, help="folder of a GLUE task; default: generated pairs")
     made.add_argument("--task_name", default="mnli", help="name of that task")
     made.add_argument("--lines", type=int, default=20_000, help="without --data_dir: pairs to generate")
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def repeated(options: argparse.Namespace, folder: Path) -> Path:
-    """The task's training file, its rows written several times: enough work to tell speed from the start."""
+    """The task's training file, its rows written several times, so the time to start matters less."""
     layout = resolve_task(options.task_name).layout("train")
     lines = (options.data_dir / layout.files[0]).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     header, rows = (lines[:1], lines[1:]) if layout.header else ([], lines)
@@ -104,7 +104,7 @@ def measured(options: argparse.Namespace, cache: Path) -> dict[str, Any]:
 
 
 def opened(options: argparse.Namespace, cache: Path) -> FeatureDataset:
-    """The training rows, opened as in the trainer: tokenizer first, then the cache, or the files to make it."""
+    """The training rows, opened as in the trainer: the tokenizer first, then the cache or the files."""
     tokenizer = generated.tokenizer() if options.model is None else AutoTokenizer.from_pretrained(options.model)
     task = resolve_task(options.task_name)
     return load_features(
@@ -113,7 +113,7 @@ def opened(options: argparse.Namespace, cache: Path) -> FeatureDataset:
 
 
 def first_batch(dataset: FeatureDataset) -> dict[str, Any]:
-    """The work that the first update waits for."""
+    """The first batch: the work before the first update."""
     return next(iter(batch_loader(dataset, LengthGroupedBatches(dataset.lengths, 32))))
 
 

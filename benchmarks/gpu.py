@@ -59,7 +59,7 @@ SHAPES = {
 
 
 def forms(shape: Shape) -> dict[str, PreTrainedModel]:
-    """The dense model and small ones: 25 % and 10 % of the encoder, all layers alike, and 10 % in every other one."""
+    """The dense model and small ones: 25 % and 10 % of the encoder in equal layers, and 10 % in every other layer."""
 
     def of(share: float, layers: int = shape.layers) -> LayerSize:
         share *= shape.layers / layers
@@ -87,7 +87,13 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--batch_size", type=int, default=32, help="rows of a training batch")
     made.add_argument("--updates", type=int, default=12, help="timed updates of each way to train; 0: none")
     made.add_argument("--batches", type=int, nargs="+", default=[1, 32, 256], help="rows of a batch in inference")
-    made.add_argument("--compiled", type=int, nargs="*", default=[1], help="those of --batches that are compiled too")
+    made.add_argument(
+        "--compiled",
+        type=int,
+        nargs="*",
+        default=[1],
+        help="batch sizes of --batches to measure also with torch.compile",
+    )
     made.add_argument("--turns", type=int, default=15, help="turns of each model in inference")
     return made
 
@@ -98,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = build.parse_args(argv)
     problems = range_problems(args, {"updates": 0, "turns": 1, "batch_size": 1, "threads": 1})
     if torch.device(args.device).type == "cuda" and not torch.cuda.is_available():
-        problems.append("--device cuda: there is no CUDA device here; --device cpu runs everywhere")
+        problems.append("--device cuda: there is no CUDA device; give --device cpu")
     leave_if(problems, build.prog)
     torch.set_num_threads(args.threads)
     logging.disable_progress_bar()
@@ -115,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def updates(args: argparse.Namespace, shape: Shape, precision: str) -> dict[str, Any]:
-    """Seconds of an update by every method, and of one of the 25 % small model, by `benchmarks.train_step`."""
+    """Seconds of an update by every method, and of the small model of 25 %, by `benchmarks.train_step`."""
     flags = [f"--device={args.device}", f"--batch_size={args.batch_size}", f"--max_seq_length={shape.length}"]
     flags += [f"--updates={args.updates}", "--phase_updates=1", f"--threads={args.threads}"]
     flags += ["--bf16"] if precision == "bf16" else []
@@ -134,7 +140,7 @@ def updates(args: argparse.Namespace, shape: Shape, precision: str) -> dict[str,
 
 @torch.inference_mode()
 def inference(args: argparse.Namespace, shape: Shape) -> dict[str, dict[str, Spread]]:
-    """Rows of a batch (with "compiled" where it is) -> model -> seconds of a forward pass in bfloat16, in turns."""
+    """Rows of a batch (and ", compiled") -> model -> seconds of a forward pass in bfloat16, in turns."""
     device = torch.device(args.device)
     models = {name: model.to(device, torch.bfloat16).eval() for name, model in forms(shape).items()}
     found = {}

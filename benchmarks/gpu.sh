@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a GPU makes of training and serving, as tables and, in gpu.json, as numbers with the device's name.
+# Measures training and serving on a GPU and prints tables; --json FILE writes the numbers and the device's name.
 #   bash benchmarks/gpu.sh [--device cpu] [flags of python -m benchmarks.gpu, see --help]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -37,14 +37,14 @@ def build_parser() -> argparse.ArgumentParser:
     made = parser(__doc__.splitlines()[0])
     model_folder(made, "folder of a masked or bertarized model, or a package")
     made.add_argument("--layers", type=int, default=12, help="without --model: layers of a random BERT")
-    made.add_argument("--hidden", type=int, default=768, help="without --model: its hidden size, in 64s")
+    made.add_argument("--hidden", type=int, default=768, help="without --model: its hidden size, a multiple of 64")
     made.add_argument(
         "--density", type=float, nargs="+", default=[0.03, 0.1], help="without --model: weights that stay"
     )
-    made.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="sequences")
+    made.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="sequences in a batch")
     made.add_argument("--length", type=int, nargs="+", default=[32, 128], help="tokens of each")
     usual = ["dense", TORCH_BF16, SPARSE, ONNX, ONNX_INT8]
-    made.add_argument("--engines", nargs="+", default=usual, help=f"dense, and of {', '.join(ENGINES)}")
+    made.add_argument("--engines", nargs="+", default=usual, help=f"dense, and any of {', '.join(ENGINES)}")
     made.add_argument("--seconds", type=float, default=3.0, help="time for each engine and shape")
     return made
 
@@ -76,7 +76,7 @@ def problems(options: argparse.Namespace) -> list[str]:
     if options.hidden % _HEAD_SIZE:
         found.append(f"--hidden accepts multiples of {_HEAD_SIZE}, not {options.hidden}")
     if "dense" not in options.engines:
-        found.append("--engines needs dense, which the others are compared with")
+        found.append("--engines must include dense, because the others are compared with it")
     return found
 
 
@@ -109,7 +109,7 @@ def random_model(layers: int, hidden: int, density: float, length: int) -> PreTr
 
 
 def measure_model(options: argparse.Namespace, model: PreTrainedModel, name: str) -> list[dict[str, Any]]:
-    """One row for each engine and shape: the fields of `Latency`, what the model is, and the speed over dense."""
+    """One row for each engine and shape: the fields of `Latency`, name and density of the model, speed over dense."""
     longest, vocab_size = model.config.max_position_embeddings, model.config.vocab_size
     if max(options.length) > longest:
         raise UserError(f"--length accepts at most {longest} for this model, not {max(options.length)}")
@@ -152,7 +152,7 @@ def largest_differences(runners: dict[str, Runner], vocab_size: int, length: int
     found = {name: (output - outputs["dense"]).abs().max().item() for name, output in outputs.items()}
     strange = [name for name, value in found.items() if not math.isfinite(value)]
     if strange:
-        raise UserError(f"{strange[0]} answers NaN or infinite numbers")
+        raise UserError(f"{strange[0]} gives NaN or infinite numbers")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Time to make the masks of a whole encoder, by method, and whether exactly the promised number of weights is kept.
+"""Time to make the masks of a whole encoder, by method, and the numbers of weights kept and promised.
 
 python -m benchmarks.masks --layers 12 --hidden 768
 """
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--layers", type=int, default=12, help="layers of the encoder")
     made.add_argument("--hidden", type=int, default=768, help="its hidden size; the feed-forward has four times that")
     made.add_argument("--density", type=float, default=0.15, help="share of weights kept")
-    made.add_argument("--repeats", type=int, default=5, help="timed makings of each method")
+    made.add_argument("--repeats", type=int, default=5, help="timed repetitions of each method")
     made.add_argument("--device", default="cpu", help="cpu or cuda")
     return made
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure as the flags say. Print a table, write JSON, return its content."""
     options = build_parser().parse_args(argv)
     sound = 0 < options.density < 1 and min(options.layers, options.hidden, options.repeats, options.threads) >= 1
-    leave_if([] if sound else ["--density accepts 0 to 1, the other numbers start at 1"], "masks.py")
+    leave_if([] if sound else ["--density accepts numbers between 0 and 1, the others numbers from 1"], "masks.py")
     torch.set_num_threads(options.threads)
     masks = {method: measured(options, method) for method in PRUNING_METHODS}
     masks["topK global"] = measured(options, "topK", together=True)
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def measured(options: argparse.Namespace, method: str, together: bool = False) -> dict[str, Any]:
-    """Seconds for the masks of all layers. `together`: a new threshold for all of them."""
+    """Seconds for the masks of all layers. `together`: with one new threshold for all matrices."""
     model = encoder(options, method)
     tau = 1 - 2 * options.density
     threshold = {"threshold": tau, "sigmoied_threshold": 1 / (1 + 2.718281828459045**-tau)}.get(

@@ -45,7 +45,7 @@ class Spread:
 
 
 def timed(function: Callable[[], Any], repeats: int, warmup: int = 1) -> Spread:
-    """Seconds of a call, after `warmup` calls that do not count."""
+    """Seconds of a call, after `warmup` untimed calls."""
     for _ in range(warmup):
         function()
     seconds = []

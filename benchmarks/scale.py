@@ -33,13 +33,15 @@ _WARMUP = 2
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The flags. An empty list leaves its curve out."""
+    """The flags. An empty list omits its curve."""
     made = parser(__doc__.splitlines()[0])
     made.add_argument("--examples", type=int, nargs="*", default=[1_000, 10_000, 100_000, 1_000_000], help="lines")
     made.add_argument("--lengths", type=int, nargs="*", default=[16, 32, 64, 128, 256], help="tokens of a row")
     made.add_argument("--layers", type=int, nargs="*", default=[2, 4, 8], help="layers of the model")
     made.add_argument("--ranks", type=int, nargs="*", default=[1, 2], help="processes, one thread each")
-    made.add_argument("--rank_lines", type=int, default=392_702, help="lines of the ranks' data: MNLI has so many")
+    made.add_argument(
+        "--rank_lines", type=int, default=392_702, help="lines of the ranks' data; default: as many as MNLI"
+    )
     made.add_argument("--hidden", type=int, default=256, help="hidden size of the models")
     made.add_argument("--updates", type=int, default=5, help="timed updates at each point")
     made.add_argument("--batch_size", type=int, default=16, help="rows of a batch, of one rank")
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def examples_point(folder: Path, lines: int) -> dict[str, Any]:
-    """Making a cache of generated sentence pairs, and starting from it."""
+    """Seconds to make a cache of generated sentence pairs, and to start from it."""
     generated.write_pairs(folder / "data", lines, (8, 24))
     begin = time.perf_counter()
     load_pairs(folder)
@@ -94,7 +96,7 @@ def update_point(options: argparse.Namespace, length: int = 64, layers: int = 4)
 
 
 def ranks_points(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Runs of several processes on one machine, on the same data, from its cache."""
+    """Runs with several processes on one machine. All read the same cache."""
     generated.write_pairs(folder / "data", options.rank_lines, (8, 24))
     generated.save_model(folder / "model", 4, options.hidden)
     with train_step.without_bars():
@@ -172,7 +174,7 @@ def rank_updates(
 
 
 def private_bytes() -> int:
-    """Private memory of this process, without mapped files; 0 if the system does not tell."""
+    """Private memory of this process, without mapped files; 0 if the system does not report it."""
     try:
         lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
     except OSError:

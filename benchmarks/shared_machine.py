@@ -29,7 +29,7 @@ SETTINGS: dict[str, dict[str, str]] = {
 }
 """Setting -> variables of the training process."""
 OURS = next(name for name, variables in SETTINGS.items() if variables.get("GOMP_SPINCOUNT") == SPIN_COUNT)
-"""The setting of the programs."""
+"""The setting that the programs of this repository use."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="what is compared")
     made.add_argument("--rounds", type=int, default=3, help="turns of each setting")
-    made.add_argument("--updates", type=int, default=10, help="updates in a turn, after three that do not count")
+    made.add_argument("--updates", type=int, default=10, help="updates in a turn, after three untimed ones")
     made.add_argument("--layers", type=int, default=6, help="of the model")
     made.add_argument("--hidden", type=int, default=384, help="width of the model")
     made.add_argument("--batch", type=int, default=32, help="sentences in a batch")

@@ -30,10 +30,12 @@ def build_parser() -> argparse.ArgumentParser:
     made = parser(__doc__.splitlines()[0])
     model_folder(made, "folder of a fine-tuned classifier", required=True)
     made.add_argument("--data_dir", type=Path, required=True, help="folder of the task's files")
-    made.add_argument("--task_name", required=True, help="a GLUE task; its training texts are pruned on")
+    made.add_argument("--task_name", required=True, help="a GLUE task; pruning uses its training texts")
     made.add_argument("--keep", type=float, nargs="+", default=[0.4, 0.25, 0.15], help="shares of the encoder to keep")
     made.add_argument("--rungs", type=int, nargs="+", default=[RUNGS], help="numbers of rungs to try")
-    made.add_argument("--labels", action="store_true", help="information from labels, not the model's distribution")
+    made.add_argument(
+        "--labels", action="store_true", help="use the labels, not the model's distribution, for the information"
+    )
     return made
 
 

@@ -1,4 +1,4 @@
-"""Speed of a BERT of which every layer keeps the same few heads and neurons, against the dense one, in turns.
+"""Speed of a BERT whose layers all keep the same few heads and neurons, against the dense one, in turns.
 
 python -m benchmarks.structured_speed --keep 0.1
 """
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     made = parser(__doc__.splitlines()[0])
     made.add_argument("--keep", type=float, default=0.1, help="share of the encoder to keep")
     made.add_argument("--layers", type=int, default=12, help="layers of a BERT of random weights")
-    made.add_argument("--hidden", type=int, default=768, help=f"its hidden size, in {_HEAD_SIZE}s")
+    made.add_argument("--hidden", type=int, default=768, help=f"its hidden size, a multiple of {_HEAD_SIZE}")
     made.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="sequences")
     made.add_argument("--length", type=int, nargs="+", default=[128], help="tokens of each")
     usual = [TORCH, TORCH_BF16, ONNX, ONNX_INT8, OPENVINO_BF16]
@@ -78,8 +78,9 @@ def problems(options: argparse.Namespace) -> list[str]:
 
 
 def evenly(dense: PreTrainedModel, keep: float) -> PreTrainedModel:
-    """The model with the same heads and neurons in every layer: the heads' share rounded, one at least; neurons for
-    the rest of the budget.
+    """The model with the same number of heads and neurons in every layer.
+
+    The heads are their share, rounded, at least one. The neurons use the rest of the budget.
     """
     attention, feed_forward = sublayers(dense)[:2]
     heads = max(1, round(keep * attention.count))
@@ -89,7 +90,7 @@ def evenly(dense: PreTrainedModel, keep: float) -> PreTrainedModel:
 
 
 def ready(options: argparse.Namespace, dense: PreTrainedModel, small: PreTrainedModel) -> dict[str, Runner]:
-    """Name -> model in an engine: dense in PyTorch and, if it is there, in ONNX Runtime int8; small in all engines."""
+    """Name -> model in an engine: dense in PyTorch and, if available, in ONNX Runtime int8; small in all engines."""
     wanted = [("dense", TORCH), ("dense", ONNX_INT8), *(("small", engine) for engine in options.engines)]
     made: dict[str, Runner] = {}
     for size, engine in wanted:

@@ -40,13 +40,13 @@ class Subject:
 
     Attributes:
         name: its name in the report.
-        flags: of the trainer; `{tau}` stands for the score, `{probability}` for its sigmoid, above which the asked
-            share of scores lies, and `{density}` for that share.
-        teacher: there are logits of a teacher.
-        frozen: embeddings do not train (as in a masked model).
+        flags: of the trainer. `{density}` is replaced by the asked share of scores, `{tau}` by the score above which
+            that share lies, and `{probability}` by the sigmoid of this score.
+        teacher: it trains with logits of a teacher.
+        frozen: embeddings are not trained (as in a masked model).
         stock: linear layers use PyTorch's own products, even if others are faster here.
         reference: trains as the reference implementation does, see `ReferenceDistiller`.
-        every: it takes part in one round of this number.
+        every: it takes part in one of this many rounds.
     """
 
     name: str
@@ -91,7 +91,7 @@ SUBJECTS = {
 class PhaseTimes:
     """Seconds in each of `PHASES`, summed over updates; nothing is measured while `on` is False.
 
-    A phase lasts from its `begin` to that of the next one. On a GPU each begins when the one before it is done.
+    A phase lasts from its `begin` to that of the next one. On a GPU it begins when the work before it is done.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -102,7 +102,7 @@ class PhaseTimes:
         self._current: tuple[str, float] | None = None
 
     def begin(self, phase: str | None) -> None:
-        """End the phase before, and begin this one; None begins none."""
+        """End the current phase and begin this one; None ends the update."""
         if not self.on:
             return
         if self._device.type == "cuda":
@@ -146,7 +146,7 @@ class TimedDistiller(TaskDistiller):
 
 
 class ReferenceDistiller(TimedDistiller):
-    """Movement pruning with two properties of the reference implementation; the rest is this program's.
+    """Movement pruning with two properties of the reference implementation; everything else is this program's.
 
     Every batch is padded to the longest length allowed, and every forward sorts all scores of every matrix.
     """
@@ -162,7 +162,7 @@ class ReferenceDistiller(TimedDistiller):
 
 
 class _SortedTopK(torch.autograd.Function):
-    """A top-k mask by sorting, straight through."""
+    """A top-k mask made by sorting; gradients pass straight through."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, scores: Tensor, threshold: float) -> Tensor:
@@ -182,7 +182,7 @@ def sorting_forward(layer: MaskedLinear, input: Tensor) -> Tensor:
 
 
 def padded(batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
-    """The batch with its (B, T) tensors filled up with zeros to (B, length)."""
+    """The batch with its (B, T) tensors padded with zeros to (B, length)."""
     return {
         name: F.pad(value, (0, length - value.shape[1])) if value.dim() == 2 else value
         for name, value in batch.items()

@@ -53,15 +53,21 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--max_seq_length", type=int, default=128, help="tokens of a row; random rows have all of them")
     made.add_argument("--density", type=float, default=0.15, help="share of weights kept")
     made.add_argument("--updates", type=int, default=12, help="timed updates of each subject")
-    made.add_argument("--warmup", type=int, default=2, help="untimed updates before them")
-    made.add_argument("--phase_updates", type=int, default=4, help="updates after them, timed by phase")
-    made.add_argument("--subjects", nargs="+", default=DEFAULT_SUBJECTS, help=f"of {', '.join(SUBJECTS)}")
-    made.add_argument("--evaluation", type=int, default=0, help="evaluations of the dev data, of each subject")
-    made.add_argument("--memory", action="store_true", help="measure peak memory too, in a process for each subject")
+    made.add_argument("--warmup", type=int, default=2, help="untimed updates before the timed ones")
+    made.add_argument("--phase_updates", type=int, default=4, help="updates after the timed ones, timed by phase")
+    made.add_argument("--subjects", nargs="+", default=DEFAULT_SUBJECTS, help=f"any of {', '.join(SUBJECTS)}")
+    made.add_argument(
+        "--evaluation", type=int, default=0, help="timed evaluations of the dev data by each subject; 0: none"
+    )
+    made.add_argument(
+        "--memory", action="store_true", help="also measure peak memory, in one process for each subject"
+    )
     made.add_argument("--memory_of", default=None, help=argparse.SUPPRESS)
     made.add_argument("--device", default="cpu", help="cpu or cuda")
     made.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
-    made.add_argument("--beside_bf16", action="store_true", help="each subject in bfloat16 too, in turns with itself")
+    made.add_argument(
+        "--beside_bf16", action="store_true", help="also train each subject in bfloat16, in turns with float32"
+    )
     made.add_argument("--fp16", action="store_true", help="float16 autocast with loss scaling")
     return made
 
@@ -82,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Switch progress bars off: those of several runs would overwrite each other."""
+    """Hide progress bars: those of several runs would overwrite each other."""
     with redirect_stderr(io.StringIO()):
         yield
 
@@ -174,7 +180,7 @@ def _timed_batches(loader: Any) -> Iterator[tuple[dict[str, Tensor], float]]:
 def measure_updates(
     options: argparse.Namespace, runs: list[Entrant], batches: list[tuple[dict[str, Tensor], float]]
 ) -> None:
-    """Let the runs take turns on every batch, with another one first in each round. The runs hold the results."""
+    """Let the runs take turns on every batch, with another one first in each round. Results are added to the runs."""
     for number, (batch, _) in enumerate(batches):
         timing = options.warmup <= number < options.warmup + options.updates
         for run in (runs[(number + turn) % len(runs)] for turn in range(len(runs))):
@@ -225,7 +231,7 @@ def described(batches: list[tuple[dict[str, Tensor], float]]) -> dict[str, Any]:
 
 
 def summaries(runs: list[Entrant], batches: list[tuple[dict[str, Tensor], float]]) -> dict[str, dict[str, Any]]:
-    """Measurements of each run, compared with our dense training and with plain PyTorch's on the same batches."""
+    """Measurements of each run, compared with our dense training and plain PyTorch's on the same batches."""
     loading = Spread.of([seconds for _, seconds in batches]).median
     seconds = {run.subject.name: run.seconds for run in runs}
     return {run.subject.name: _summary(run, *_floors(seconds), loading) for run in runs}
@@ -256,7 +262,7 @@ def _summary(run: Entrant, floor: list[float], stock: list[float] | None, loadin
 
 
 def _logging_share(run: Entrant) -> float:
-    """Seconds of logging that fall on one update at the trainer's `--logging_steps`."""
+    """Seconds of logging for one update at the trainer's `--logging_steps`."""
     if not run.logging_seconds:
         return 0.0
     return Spread.of(run.logging_seconds).median / run.loop.run.logging_steps

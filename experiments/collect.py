@@ -17,7 +17,7 @@ from emmental import atomic
 def main() -> None:
     """Write and print the results of these output folders. They replace earlier results of the same name."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--into", type=Path, required=True, help="results.json to write, kept runs included")
+    parser.add_argument("--into", type=Path, required=True, help="results.json to write; earlier runs in it are kept")
     parser.add_argument("folders", type=Path, nargs="+", help="output folders of finished runs")
     args = parser.parse_args()
     known = json.loads(args.into.read_text()) if args.into.exists() else {"runs": {}}

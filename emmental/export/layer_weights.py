@@ -1,8 +1,8 @@
 """One encoder layer in the form for inference: q, k and v as one matrix, without parts that compute constants.
 
-A head whose value rows are all pruned always gives its value bias, and a head whose columns of the output matrix are
-pruned is never read. Likewise a neuron with a pruned row is constant, and one with a pruned column is never read. All
-of these are removed, and the constants move into the biases.
+If all value rows of a head are pruned, its output is always its value bias. If all its columns of the output matrix
+are pruned, nothing reads it. In the same way, a neuron with a pruned row is constant, and nothing reads one with a
+pruned column. All of these are removed, and the constants are added to the biases.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LayerWeights:
     Attributes:
         heads: attention heads that remain.
         qkv: (3 * heads * head size, hidden): the rows of q, divided by the root of the head size, then k, then v.
-        qkv_bias: (3 * heads * head size,), likewise.
+        qkv_bias: (3 * heads * head size,), in the same order; that of q is divided too.
         output: (hidden, heads * head size).
         output_bias: (hidden,).
         norm: weight and bias, (hidden,) each, of the LayerNorm after the attention.
@@ -65,7 +65,7 @@ def layer_weights(
         vectors: name inside the layer -> bias or LayerNorm array.
         heads: number of attention heads.
         activation: of the intermediate neurons, elementwise.
-        architecture: says which name plays which role.
+        architecture: gives the name of each role.
 
     Raises:
         KeyError: an array is missing.

@@ -25,9 +25,9 @@ from emmental.small_models import model_classes
 logger = logging.getLogger(__name__)
 
 MOST_LABELS = 1 << 20
-"""Most labels: a configuration makes a table of their names, whatever the weights hold."""
+"""Most labels. A configuration makes a table of their names before its weights are checked."""
 _OF_CALLS = ("return_dict", "output_attentions", "output_hidden_states")
-"""Settings of what a call returns. They belong to the caller, not to the model."""
+"""Settings of what a call returns. The caller decides these, not the model."""
 
 
 def read_model(
@@ -38,7 +38,7 @@ def read_model(
     Args:
         folder: a folder of the trainer, `bertarize` or Transformers, or an earlier masked BERT with pytorch_model.bin.
         pruning_method: replaces the method of a masked model's configuration.
-        threshold: replaces its threshold, and a global top-k.
+        threshold: replaces its threshold, and removes a global top-k.
 
     Raises:
         UserError: no such folder, no known encoder, damaged or incomplete weights, NaN among them, a masked model
@@ -73,7 +73,7 @@ def build_model(cls: type[PreTrainedModel], config: PreTrainedConfig, state: dic
     A base model gets a pooler if `state` has one. Position numbers, which earlier models saved, are ignored.
 
     Raises:
-        UserError: a tensor is missing, too many, of the wrong shape, or not finite; `source` names the place.
+        UserError: a tensor is missing, unexpected, of the wrong shape, or not finite; the message names `source`.
     """
     state = {key: value for key, value in state.items() if key.rpartition(".")[2] != "position_ids"}
     has_choice = "add_pooling_layer" in inspect.signature(small_models.plain_class(plain_class(cls))).parameters
@@ -82,10 +82,10 @@ def build_model(cls: type[PreTrainedModel], config: PreTrainedConfig, state: dic
         with torch.device("meta"):
             expected = {key: value.shape for key, value in cls(config, **options).state_dict().items()}
     except Exception as error:  # a bad configuration fails with many types
-        raise UserError(f"{source}: its configuration makes no model ({_one_line(error)})") from error
+        raise UserError(f"{source}: no model can be made from its configuration ({_one_line(error)})") from error
     for key in sorted({*expected, *state}):
         if key not in state or key not in expected:
-            raise UserError(f"{source}: {key} is {'missing' if key in expected else 'no part of the model'}")
+            raise UserError(f"{source}: {key} is {'missing' if key in expected else 'not part of the model'}")
         if state[key].shape != expected[key]:
             raise UserError(f"{source}: {key} has shape {list(state[key].shape)}, not {list(expected[key])}")
         if not torch.isfinite(state[key]).all():
@@ -94,17 +94,17 @@ def build_model(cls: type[PreTrainedModel], config: PreTrainedConfig, state: dic
 
 
 def make_config(cls: type[PreTrainedConfig], settings: dict[str, Any], source: str) -> Any:
-    """A configuration of untrusted settings, without those of what calls return.
+    """A configuration from untrusted settings, without those that say what a call returns.
 
     Raises:
-        UserError: the class refuses them, or they have too many labels, or weights quantised by another program;
-            `source` names the place.
+        UserError: the class refuses them, there are too many labels, or another program quantised the weights;
+            the message names `source`.
     """
     labels = settings.get("num_labels")
     if labels is not None and not (type(labels) is int and 1 <= labels <= MOST_LABELS):
         raise UserError(f"{source}: num_labels accepts 1 to {MOST_LABELS}, not {labels!r}")
     if "quantization_config" in settings:
-        raise UserError(f"{source}: quantization_config is not accepted; weights of 16 or 32 bits are read")
+        raise UserError(f"{source}: quantization_config is not accepted; give a model with weights of 16 or 32 bits")
     try:
         config = cls(**{key: value for key, value in settings.items() if key not in _OF_CALLS})
     except Exception as error:  # the configuration's own checks raise many types
@@ -130,8 +130,8 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     model_type = settings.get("model_type") if isinstance(settings, dict) else None
     if not isinstance(model_type, str) or base_model_type(model_type) not in ARCHITECTURES:
         raise UserError(
-            f"{file}: model_type must be one of {', '.join(ARCHITECTURES)}, or its masked_ or small_ form; one entry "
-            "in emmental/architectures.py adds another encoder"
+            f"{file}: model_type must be one of {', '.join(ARCHITECTURES)}, or its masked_ or small_ form; to add an "
+            "encoder, see emmental/architectures.py"
         )
     return settings
 
@@ -159,7 +159,7 @@ def _override(config: MaskedConfig, method: str | None, threshold: float | None,
     config.pruning_method = method
     if method == "l0":
         if threshold is not None:
-            raise UserError("--threshold is not for l0, whose gates alone decide; omit it")
+            raise UserError("--threshold is not for l0, which prunes by its gates; omit it")
     elif config.global_boundary is None:
         accepted = {"threshold": "a score above which weights stay"}.get(method, "a number from 0 to 1")
         if method in FRACTION_METHODS:

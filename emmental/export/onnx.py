@@ -63,7 +63,7 @@ __all__ = [
 
 TOLERANCE = 1e-5
 ROUNDINGS = 10.0
-"""A file may differ by so many times the model's own rounding: sums in another order round differently."""
+"""A file may differ by this many times the model's own rounding: sums in another order round differently."""
 _OPSET = 17  # the first with LayerNormalization as one node
 _SHAPES = ((1, 1), (1, 7), (2, 16), (3, 5), (5, 29))
 
@@ -75,7 +75,7 @@ class OnnxExport:
     Attributes:
         difference: of the float32 file to PyTorch, see `largest_difference`.
         size: of the float32 file, in bytes.
-        int8_difference, int8_size: likewise of the int8 file; None without one.
+        int8_difference, int8_size: the same for the int8 file; None without one.
     """
 
     difference: float
@@ -105,15 +105,15 @@ def export_onnx(model: PreTrainedModel, path: str | Path, tolerance: float = TOL
     Args:
         model: a plain or small encoder with any head, or a masked one, which is converted by `bertarize`.
         path: the file.
-        tolerance: the largest difference accepted, see `largest_difference`; models that magnify the rounding of
-            float32 may differ by `ROUNDINGS` times what they differ from themselves in float64.
+        tolerance: the largest difference accepted, see `largest_difference`. A model may also differ by `ROUNDINGS`
+            times its own rounding, see `own_rounding`.
 
     Returns:
         `largest_difference` of file and model.
 
     Raises:
-        UserError: the model is too large for one file, or the file's outputs differ more than `tolerance`; it is not
-            kept then.
+        UserError: the model is too large for one file, or the file's outputs differ by more; nothing is
+            written then.
     """
     plain = bertarize(model) if masked_layers(model) else copy.deepcopy(model).eval()
     size = sum(value.numel() * value.element_size() for value in plain.state_dict().values())
@@ -122,13 +122,13 @@ def export_onnx(model: PreTrainedModel, path: str | Path, tolerance: float = TOL
             f"the model has {size / 1e9:.1f} GB of weights; one ONNX file holds {LARGEST_FILE / 1e9:.0f} GB, and "
             "models in several files are not written"
         )
-    plain.set_attn_implementation("eager")  # its graph is the one whose attention ONNX Runtime runs fastest
+    plain.set_attn_implementation("eager")  # ONNX Runtime runs this graph's attention fastest
     with atomic.atomic_file(path) as temporary:
         _trace(plain, temporary)
         difference = largest_difference(plain, load_session(temporary))
         if difference > tolerance:
             tolerance = max(tolerance, ROUNDINGS * own_rounding(plain))
-        if not difference <= tolerance:  # NaN is no agreement
+        if not difference <= tolerance:  # also true for NaN
             raise UserError(
                 f"{path}: ONNX Runtime and PyTorch differ by {difference:.1e}, {tolerance:.0e} is accepted; not kept"
             )
@@ -139,7 +139,7 @@ def export_onnx(model: PreTrainedModel, path: str | Path, tolerance: float = TOL
 def largest_difference(model: PreTrainedModel, other: Callable[..., Mapping[str, Tensor]]) -> float:
     """The largest difference of any element of an output, over batches of several shapes, padded and full.
 
-    Outputs with an element above 1 are compared relative to the largest one, as float32 rounds.
+    An output with an element above 1 is compared relative to its largest element, as float32 rounds.
     """
     largest = []
     for inputs in _batches(model):
@@ -170,16 +170,16 @@ def export_onnx_folder(
         target: a new folder, or one that this function made.
         int8: write an int8 model too.
         pruning_method, threshold: override what a masked model records.
-        calibration_file: texts or pairs, see `read_texts`; with them int8 with fixed scales is tried too.
+        calibration_file: texts or pairs, see `read_texts`. With it, int8 with fixed scales is tried too.
         openvino: write int8 for OpenVINO too.
 
     Raises:
-        UserError: as `read_model`, `export_onnx` and `read_texts`; `target` is something else; `openvino` without
-            texts or its packages.
+        UserError: as `read_model`, `export_onnx` and `read_texts`; `target` is another existing folder; `openvino`
+            without texts or its packages.
     """
     source, target = Path(source), Path(target)
     if openvino and calibration_file is None:
-        raise UserError("--openvino fixes its scales on texts: give --calibration_file")
+        raise UserError("--openvino needs texts to fix its scales: give --calibration_file")
     if openvino and (package := missing_package()):
         raise UserError(f"--openvino: {package} is not installed: pip install openvino nncf")
     _refuse_foreign(target)
@@ -210,9 +210,9 @@ def write_onnx_folder(
     config.json has the plain model type, because the ONNX file itself holds the sizes of a small model.
 
     Args:
-        model: masked, plain or small, in evaluation mode; it stays as it is.
+        model: masked, plain or small, in evaluation mode; it is not changed.
         tokenizer_files: name -> text.
-        target: a new folder, or one that is ours.
+        target: a new folder, or one that this function made.
         int8: write an int8 model too.
         name, card: of the model, for the new card.
         calibration: see `quantize_int8`.
@@ -269,7 +269,7 @@ def _trace(plain: PreTrainedModel, path: Path) -> None:
         for axis in axes.values():
             axis[1] = "choices"
     with warnings.catch_warnings(), torch.no_grad(), first_token_only(plain):
-        warnings.simplefilter("ignore")  # deprecation, and constants of the trace: the outputs are checked
+        warnings.simplefilter("ignore")  # deprecation, and constants in the trace; the outputs are compared later
         torch.onnx.export(
             named,
             example,
@@ -289,7 +289,7 @@ def _batches(model: PreTrainedModel) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _batch(model: PreTrainedModel, rows: int, length: int) -> tuple[Tensor, ...]:
-    """Random input_ids, attention_mask and, where it takes them, token_type_ids; each row a token shorter."""
+    """Random input_ids, attention_mask and, if the model takes them, token_type_ids; each row is a token shorter."""
     config, generator = model.config, torch.Generator().manual_seed(0)
     shape = (rows, 2, length) if _has_choices(model) else (rows, length)
     ids = torch.randint(config.vocab_size, shape, generator=generator)
@@ -308,7 +308,7 @@ def _has_choices(model: PreTrainedModel) -> bool:
 
 
 def _refuse_foreign(target: Path) -> None:
-    """Checkpoints and bertarized models have a manifest too: only one that lists a graph is ours to replace."""
+    """Refuse to replace a folder unless its manifest lists a graph: checkpoints have a manifest too."""
     listed = atomic.read_manifest(target) if (target / atomic.MANIFEST).is_file() else {}
     if target.exists() and not {MODEL_FILE, EARLIER_FILES[MODEL_FILE]} & {*listed}:
         raise UserError(f"--output {target} exists and is not an ONNX folder; it is left alone")
@@ -327,7 +327,7 @@ def _summary(result: OnnxExport, target: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Export what the command line names; a mistake is one line on stderr and exit status 2."""
     parser = folder_parser(
-        "Write a model as ONNX, as transformers.js reads it, and check it against PyTorch.",
+        "Write a model as ONNX files for transformers.js and others, and check them against PyTorch.",
         "masked, plain or small",
         "onnx",
     )
@@ -338,7 +338,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=True,
     )
     parser.add_argument(
-        "--calibration_file", help="texts to fix the scales of int8; used if fewer answers change than without"
+        "--calibration_file",
+        help="texts to fix the scales of int8; the fixed scales are used if they change the outputs less",
     )
     parser.add_argument(
         "--openvino",

@@ -9,10 +9,10 @@ def onnx_card(card: str, name: str, class_name: str, files: Sequence[tuple[str, 
     """A model's own card, with a part about its ONNX files on top.
 
     Args:
-        card: the model's own card, in Markdown with metadata on top, or nothing.
+        card: the model's own card, Markdown with metadata on top; may be empty.
         name: of the model.
         class_name: its class in Transformers.
-        files: path in the folder, dtype under its name in transformers.js, bytes, largest difference to PyTorch.
+        files: path in the folder, transformers.js' name of the dtype, bytes, largest difference to PyTorch.
     """
     lines = [f"| {file} | `{dtype}` | {size / 1e6:.1f} | {diff:.1e} |" for file, dtype, size, diff in files]
     front, body = _front_matter(card)

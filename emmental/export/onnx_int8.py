@@ -28,7 +28,7 @@ from emmental.export.onnx_outliers import largest_inputs, products, round_embedd
 from emmental.export.onnx_session import INPUTS, load_session, read_checked
 
 FAR = 0.002
-"""Half of where 1 % of the answers changed, on SST-2 and MRPC; see `distance`."""
+"""Half the distance at which 1 % of the answers changed, on SST-2 and MRPC; see `distance`."""
 _LAYER = re.compile(r"layers?[./]\d+|layer_groups[./]\d+")
 _PRODUCTS: dict[str, Any] = {
     "op_types_to_quantize": ["MatMul"],
@@ -42,14 +42,15 @@ def quantize_int8(path: str | Path, target: str | Path, calibration: Sequence[Ma
     """Write `path`, an ONNX file of `export_onnx`, as `target` with int8 weights, whole or not at all.
 
     Matrices get a scale for each output, embeddings one for each token. A few channels of each product stay in
-    float32, see `split_outliers`; without calibration data random tokens find them. Weights of matrices use 7 of the 8
-    bits: processors without VNNI saturate otherwise. Activations are quantised as they come. With calibration data,
-    fixed scales for activations are tried too. If outputs move further than `FAR`, each layer is tried in float32, and
-    the one that helps most stays so if it halves the distance. The form whose outputs move least is kept.
+    float32, see `split_outliers`; without calibration data they are chosen with random tokens. Weights of matrices
+    use 7 of the 8 bits, because sums saturate on processors without VNNI otherwise. Scales of activations are computed
+    for each batch. With calibration data, fixed scales are tried too, and the form whose outputs change least is kept.
+    If they change by more than `FAR`, each layer is tried in float32. The best of these forms is kept if it halves the
+    distance.
 
     Args:
         path, target: files.
-        calibration: batches of the model's inputs, each (batch, length) int64, as many as are worth waiting for.
+        calibration: batches of the model's inputs, each (batch, length) int64; more take longer.
 
     Raises:
         UserError: `path` does not exist or is damaged.
@@ -70,9 +71,9 @@ def quantize_int8(path: str | Path, target: str | Path, calibration: Sequence[Ma
 def _keep_closest(
     path: Path, dynamic: Path, static: Path, calibration: Sequence[Mapping[str, Tensor]], others: Iterable[Path]
 ) -> None:
-    """Put the form whose outputs are closest to those of `path` in the place of `dynamic`.
+    """Replace `dynamic` by the form whose outputs are closest to those of `path`.
 
-    `others` are slower, so they are looked at only if both move outputs far, and must halve the distance.
+    `others` are slower. They are tried only if both other forms are further than `FAR`, and must halve the distance.
     """
     wanted = _outputs(path, calibration)
     distances = {file: distance(wanted, _outputs(file, calibration)) for file in (dynamic, static)}
@@ -87,7 +88,7 @@ def _keep_closest(
 
 
 def _each_layer_exact(model: onnx.ModelProto, folder: Path, exact: Sequence[str]) -> Iterator[Path]:
-    """Files with one layer in float32 each; none where layers share their weights."""
+    """Files with one layer in float32 each; none if layers share their weights."""
     layers: dict[str, list[str]] = {}
     for node in products(model):
         if node.name not in exact and (found := _LAYER.search(node.name)):
@@ -98,7 +99,7 @@ def _each_layer_exact(model: onnx.ModelProto, folder: Path, exact: Sequence[str]
 
 
 def _random_tokens(model: onnx.ModelProto, rows: int = 32, length: int = 16) -> dict[str, Tensor]:
-    """Inputs of any model here: they show the same channels with large values as texts do."""
+    """Random inputs for any model here. They find the same channels with large values as texts do."""
     shape = [rows, 1, length] if len(model.graph.input[0].type.tensor_type.shape.dim) == 3 else [rows, length]
     words = next(
         value.dims[0]
@@ -113,7 +114,7 @@ def _random_tokens(model: onnx.ModelProto, rows: int = 32, length: int = 16) -> 
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """Silence ONNX Runtime's quantisation: it logs a line for each tensor to the root logger."""
+    """Silence ONNX Runtime's quantisation, which logs a line for each tensor to the root logger."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(max(level, logging.WARNING))
@@ -126,7 +127,7 @@ def _without_remarks() -> Iterator[None]:
 def calibration_batches(
     texts: Iterable[Text], tokenizer: PreTrainedTokenizerBase, longest: int, rows: int = 128, batch_size: int = 8
 ) -> list[dict[str, Tensor]]:
-    """The first `rows` texts as batches of inputs, cut to `longest` tokens, at most 128.
+    """The first `rows` texts as batches of inputs, cut to `longest` or 128 tokens, whichever is less.
 
     Raises:
         UserError: no text.
@@ -162,17 +163,17 @@ class _Batches(CalibrationDataReader):
 
 
 def _quantize_dynamic(model: onnx.ModelProto, target: Path, exact: Sequence[str]) -> None:
-    """Products in int8, their inputs with the scale that each batch has."""
+    """Quantise products to int8; the scales of their inputs are computed for each batch."""
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
-    add_pre_process_metadata(prepared)  # the shape inference that is missed otherwise is what quantising starts with
+    add_pre_process_metadata(prepared)  # else a warning asks for shape inference, which quantize_dynamic does itself
     quantize_dynamic(prepared, target, nodes_to_exclude=[*exact], **_PRODUCTS)
 
 
 def _quantize_static(
     model: onnx.ModelProto, target: Path, calibration: Sequence[Mapping[str, Tensor]], exact: Sequence[str]
 ) -> None:
-    """Products in int8, their inputs with the scales that the calibration data have."""
+    """Quantise products to int8; the scales of their inputs are fixed from the calibration data."""
     path, prepared = target.with_name("split.onnx"), target.with_name("prepared.onnx")
     onnx.save(model, path)
     quant_pre_process(path, prepared, skip_symbolic_shape=True)
@@ -188,7 +189,7 @@ def _quantize_static(
 
 
 def _outputs(path: Path, batches: Iterable[Mapping[str, Tensor]]) -> list[Tensor]:
-    """What a file answers first to each batch."""
+    """The first output of a file for each batch."""
     session = load_session(path)
     return [
         session(**{name: batch[name] for name in session.input_names})[session.output_names[0]] for batch in batches

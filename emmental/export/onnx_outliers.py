@@ -2,8 +2,8 @@
 
 The values that go into a product share one scale, and so do the weights of each output. One channel with large values
 or large weights makes these scales coarse for all the others. So `y = x W` becomes `int8((x m) W') + x[few] W[few]`:
-`m` is 0 for those few channels and 1 elsewhere, and `W'` has zeros in their rows. The idea is that of LLM.int8()
-(Dettmers et al., 2022), with channels that are chosen once.
+`m` is 0 for those few channels and 1 elsewhere, and `W'` has zeros in their rows. This is the idea of LLM.int8()
+(Dettmers et al., 2022), but the channels are chosen once.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor
 CHANNELS = 8
 """Inputs with the largest values, and as many with the largest weights, that stay in float32."""
 _FEWEST = 8 * CHANNELS
-"""A product of fewer inputs is not worth rounding."""
+"""A product of fewer inputs stays in float32."""
 FLOAT = onnx.TensorProto.FLOAT
 
 
 def products(model: onnx.ModelProto) -> list[NodeProto]:
-    """The products of a graph with a matrix of its own, (inputs, outputs)."""
+    """The products of a graph with a stored matrix, (inputs, outputs)."""
     stored = {value.name for value in model.graph.initializer}
     return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in stored]
 
@@ -34,7 +34,7 @@ def largest_inputs(model: onnx.ModelProto, batches: Iterable[Mapping[str, Tensor
 
     Args:
         model: a float32 graph.
-        batches: its inputs, each (batch, length) int64; padding is left out where the input has all tokens.
+        batches: its inputs, each (batch, length) int64; padding is ignored if the product's input has all tokens.
     """
     names = list(dict.fromkeys(node.input[0] for node in products(model)))
     probe = onnx.ModelProto()
@@ -56,14 +56,14 @@ def largest_inputs(model: onnx.ModelProto, batches: Iterable[Mapping[str, Tensor
 
 
 def split_outliers(model: onnx.ModelProto, largest: Mapping[str, np.ndarray]) -> list[str]:
-    """Rewrite the products of `model` in place; its outputs stay the same to float rounding.
+    """Rewrite the products of `model` in place; its outputs stay the same except for float rounding.
 
     Args:
         model: a float32 graph.
         largest: see `largest_inputs`.
 
     Returns:
-        Names of the products that are to stay in float32.
+        Names of the products that must stay in float32.
     """
     stored = {value.name: value for value in model.graph.initializer}
     around: dict[str, tuple[list[NodeProto], list[NodeProto]]] = {}  # name of a node -> nodes before and after it
@@ -98,7 +98,7 @@ def split_outliers(model: onnx.ModelProto, largest: Mapping[str, np.ndarray]) ->
 
 
 def _drop_unread(model: onnx.ModelProto) -> None:
-    """Leave out stored tensors that no node reads any more."""
+    """Remove stored tensors that no node reads any more."""
     read = {name for node in model.graph.node for name in node.input}
     left = [value for value in model.graph.initializer if value.name in read]
     del model.graph.initializer[:]
@@ -116,11 +116,12 @@ def _entangled(nodes: Iterable[NodeProto]) -> list[list[NodeProto]]:
 
 
 def outliers(largest: np.ndarray, matrices: Iterable[np.ndarray]) -> np.ndarray:
-    """Sorted numbers of the channels that make scales coarse: `CHANNELS` by their values, then as many by weights.
+    """Sorted indices of the channels that make scales coarse: `CHANNELS` by their values, then as many by weights.
 
     Args:
         largest: (inputs,), the largest absolute value of each.
-        matrices: (inputs, outputs) each, all of the same input; a weight counts in units of its matrix' median output.
+        matrices: (inputs, outputs) each, all of the same input. Each matrix is divided by the median of its outputs'
+            largest weights.
     """
     in_units = [np.abs(matrix) / max(np.median(np.abs(matrix).max(0)), 1e-12) for matrix in matrices]
     weights = np.max([matrix.max(1) for matrix in in_units], 0)
@@ -130,7 +131,7 @@ def outliers(largest: np.ndarray, matrices: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def _parted(model: onnx.ModelProto, name: str, few: np.ndarray, channels: int) -> list[NodeProto]:
-    """Nodes that make `name`_most and `name`_few out of `name`."""
+    """Nodes that split `name` into `name`_most and `name`_few."""
     mask = np.ones(channels, np.float32)
     mask[few] = 0
     for suffix, value in (("mask", mask), ("channels", few.astype(np.int64))):
@@ -142,7 +143,7 @@ def _parted(model: onnx.ModelProto, name: str, few: np.ndarray, channels: int) -
 
 
 def _added(node: NodeProto) -> list[NodeProto]:
-    """Turn a product into that of most channels; the nodes after it add the product of the few."""
+    """Restrict a product to most channels, in place; return the nodes that add the product of the few others."""
     channels, matrix, output = node.input[0], node.input[1], node.output[0]
     node.input[0], node.input[1], node.output[0] = f"{channels}_most", f"{matrix}_most", f"{output}_most"
     return [
@@ -152,7 +153,7 @@ def _added(node: NodeProto) -> list[NodeProto]:
 
 
 def round_embeddings(model: onnx.ModelProto) -> None:
-    """Store tables that tokens look up in int8 with a scale for each row, in place: value = scale * integer."""
+    """Store look-up tables (embeddings) in int8 with a scale for each row, in place: value = scale * integer."""
     stored = {value.name: value for value in model.graph.initializer}
     readers: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
@@ -182,7 +183,7 @@ def _looks_up(node: NodeProto, table: str) -> bool:
 
 
 def _scaled(node: NodeProto) -> list[NodeProto]:
-    """Nodes after a look-up of integers that make the table's values of them."""
+    """Nodes that turn the integers of a look-up back into the table's values."""
     table, rows, output = node.input[0], node.input[1], node.output[0]
     node.output[0] = f"{output}_integers"
     return [

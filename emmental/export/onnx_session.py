@@ -22,7 +22,7 @@ MODEL_FILE, INT8_FILE = f"{FOLDER}/model.onnx", f"{FOLDER}/model_quantized.onnx"
 EARLIER_FILES = {MODEL_FILE: "model.onnx", INT8_FILE: "model-int8.onnx"}
 """Where version 0.1 wrote these two files. Its folders are still read."""
 LARGEST_FILE = 2_000_000_000
-"""In bytes: protocol buffers end at 2 GiB."""
+"""In bytes. Protocol buffers cannot be larger than 2 GiB."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output")
 
@@ -47,7 +47,7 @@ class OnnxModel(nn.Module):
     ) -> ModelOutput:
         """All inputs (batch, length) int64, multiple choice (batch, choices, length); outputs float32 on the CPU.
 
-        Models without token types get none.
+        Token types are not passed to models without them.
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
@@ -66,8 +66,8 @@ def load_session(path: str | Path, threads: int = 1, int8: bool = False) -> Onnx
         int8: load the int8 model of a folder, not the float32 one.
 
     Raises:
-        UserError: no such file, a damaged one, no export of an encoder, one that refers to other files; a folder
-            of `export_onnx_folder` that is damaged, also when a file in it is named.
+        UserError: `threads` below 1; the file is missing, damaged, not an exported encoder, or refers to other files;
+            the folder of `export_onnx_folder` that it is in is damaged.
     """
     path = Path(path)
     if threads < 1:
@@ -103,22 +103,22 @@ def _folder_of(path: Path) -> Path:
 
 
 def read_checked(path: Path) -> onnx.ModelProto:
-    """The graph of a file, after checking that it is whole, that of an encoder, and needs no other file."""
+    """The graph of a file, after checking that it is whole, is an encoder, and needs no other file."""
     if not path.is_file():
         raise UserError(f"{path} is not an ONNX file: it does not exist")
     if path.stat().st_size > LARGEST_FILE:
-        raise UserError(f"{path} is larger than {LARGEST_FILE / 1e9:.0f} GB, which one ONNX file may hold")
+        raise UserError(f"{path} is larger than {LARGEST_FILE / 1e9:.0f} GB, the most that one ONNX file may hold")
     try:
         model = onnx.ModelProto.FromString(path.read_bytes())
     except DecodeError as error:
-        raise UserError(f"{path} is damaged, or no ONNX file") from error
+        raise UserError(f"{path} is damaged, or not an ONNX file") from error
     for message in _messages(model):
         if isinstance(message, onnx.TensorProto) and (
             message.data_location == onnx.TensorProto.EXTERNAL or message.external_data
         ):
-            raise UserError(f"{path}: {message.name or 'a tensor'} lies in another file, which is not read")
+            raise UserError(f"{path}: {message.name or 'a tensor'} is stored in another file, which is not read")
         if isinstance(message, onnx.FunctionProto | onnx.AttributeProto) and _has_code(message):
-            raise UserError(f"{path} has functions or branches, which no model written here has")
+            raise UserError(f"{path} has functions or branches, which are not accepted")
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # its error type is not public, and shape inference has its own

@@ -1,4 +1,4 @@
-"""int8 for OpenVINO: NNCF rounds an ONNX file with scales that calibration texts fix."""
+"""int8 for OpenVINO: NNCF quantises an ONNX file, with scales fixed from calibration texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 OPENVINO_FILE = "openvino/openvino_model_qint8_quantized.xml"
-"""Its weights lie beside it, in a file that ends in .bin."""
+"""Its weights are in a file with the same name that ends in .bin."""
 
 
 def missing_package() -> str | None:
@@ -30,7 +30,7 @@ def write_openvino_int8(path: Path, folder: Path, calibration: Sequence[Mapping[
     """
     import openvino
 
-    with contextlib.redirect_stdout(io.StringIO()):  # bars and remarks
+    with contextlib.redirect_stdout(io.StringIO()):  # progress bars and messages
         import nncf
 
         nncf.set_log_level(logging.ERROR)

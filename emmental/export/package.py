@@ -1,9 +1,9 @@
 """The stored form of a pruned model: one safetensors file. Nothing in it is executed or trusted.
 
-Metadata: `format`, `config` (a plain BERT's, JSON), `matrices` (JSON, see `_Entry`), `sha256` of all the rest.
-Tensors: `<parameter>` as it is, or as int8 with `<parameter>|scales`; of a pruned matrix `<parameter>|values`, for
-int8 `|scales`, and the arrays of its `PositionCode`: `|table`, `|states`, `|positions`. Scales belong to rows and are
-the upper half of a float32. A file of the tokenizer is `tokenizer|<name>`, its UTF-8 bytes compressed by zlib.
+Metadata: `format`, `config` (the plain model's, JSON), `matrices` (JSON, see `_Entry`), `sha256` of all the rest.
+Tensors: `<parameter>` unchanged, or as int8 with `<parameter>|scales`. A pruned matrix has `<parameter>|values`, for
+int8 `|scales`, and the arrays of its `PositionCode`: `|table`, `|states`, `|positions`. There is one scale for each
+row: the upper half of a float32. A tokenizer file is `tokenizer|<name>`, its UTF-8 bytes compressed by zlib.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def quantize_rows(values: np.ndarray, rows: np.ndarray, count: int) -> tuple[np.
         count: number of rows.
 
     Returns:
-        (m,) int8, (count,) float32 scales: the least bfloat16 that takes max abs / 127; 0 for a row without values.
+        (m,) int8, (count,) float32 scales: the smallest bfloat16 from max abs / 127 up; 0 for a row without values.
     """
     largest = np.zeros(count, dtype=np.float32)
     np.maximum.at(largest, rows, np.abs(values))
@@ -138,7 +138,7 @@ def write_package(path: str | Path, package: Package) -> None:
         parts = {"values": matrix.values, "table": code.table, "states": code.states, "positions": code.data}
         if matrix.scales is not None:
             parts["scales"] = _upper_half(matrix.scales)
-        # Empty arrays are left out; the reader makes them again.
+        # Empty arrays are not written; the reader creates them again.
         tensors |= {f"{name}|{part}": array for part, array in parts.items() if array.size}
     for name, value in package.tensors.items():
         if isinstance(value, tuple):
@@ -155,7 +155,7 @@ def read_package(path: str | Path) -> Package:
     """Read a package and check all of it. Sizes are checked before memory of that size is allocated.
 
     Raises:
-        UserError: no such file, no package, or a damaged one; one line that names the file.
+        UserError: the file is missing, not a package, or damaged; one line that names the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -171,7 +171,7 @@ def read_package(path: str | Path) -> Package:
             raise UserError("its checksum differs")
         config = json.loads(texts["config"])
         if not isinstance(config, dict):
-            raise UserError("its config is none")
+            raise UserError("its config is not a JSON object")
         return _take_apart(config, json.loads(texts["matrices"]), tensors)
     except (*_DAMAGE, SafetensorError, zlib.error) as error:
         message = " ".join(str(error).split())[:300]
@@ -197,7 +197,7 @@ def _take_apart(config: dict[str, Any], listed: object, tensors: dict[str, np.nd
     left = dict(tensors)
     entries = [_checked_entry(entry) for entry in listed] if isinstance(listed, list) else None
     if entries is None or len({entry.name for entry in entries}) != len(entries):
-        raise UserError("its list of matrices is none, or names one twice")
+        raise UserError("its list of matrices is missing, or names one twice")
     if sum(entry.rows * entry.columns for entry in entries) > MOST_WEIGHTS:
         raise UserError(f"it claims more than {MOST_WEIGHTS} weights")
     matrices = {entry.name: _take_matrix(entry, left) for entry in entries}
@@ -207,14 +207,14 @@ def _take_apart(config: dict[str, Any], listed: object, tensors: dict[str, np.nd
         value = left.pop(name)
         if value.dtype == np.int8:
             if value.ndim != 2:
-                raise UserError(f"{name} is int8 and no matrix")
+                raise UserError(f"{name} is int8 but not a matrix")
             plain[name] = value, _take_scales(left, name, len(value))
         elif value.dtype in (np.float32, np.float16):
             plain[name] = value
         else:
             raise UserError(f"{name} has dtype {value.dtype}")
     if left or set(plain) & set(matrices):
-        raise UserError(f"it holds {next(iter(left), 'a matrix twice')}, which belongs to nothing")
+        raise UserError(f"it holds {next(iter(left), 'a matrix twice')}, which is not expected")
     return Package(config, matrices, plain, {name: text for name, text in tokenizer.items() if text is not None})
 
 
@@ -264,10 +264,10 @@ def _take_matrix(entry: _Entry, left: dict[str, np.ndarray]) -> StoredMatrix:
 def _take_scales(left: dict[str, np.ndarray], name: str, rows: int) -> np.ndarray:
     scales = left.pop(f"{name}|scales")
     if scales.dtype != np.uint16 or scales.shape != (rows,):
-        raise UserError(f"{name}|scales are not those of {rows} rows")
+        raise UserError(f"{name}|scales do not have {rows} entries")
     scales = _from_upper_half(scales)
     if not (np.isfinite(scales).all() and (scales >= 0).all()):
-        raise UserError(f"{name}|scales are not all finite and from 0")
+        raise UserError(f"{name}|scales must be finite and not negative")
     return scales
 
 

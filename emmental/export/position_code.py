@@ -1,7 +1,7 @@
 """Stores positions of non-zeros in few bits: gaps, entropy-coded with rANS, or a bitmap if there are many.
 
 rANS after Duda 2013 (arXiv 1311.2540), interleaved: symbol i belongs to lane i mod L, each lane has a 32-bit state,
-and all lanes of a step decode at once in NumPy. States stay in [2^16, 2^32) and move 16-bit words in and out.
+and NumPy decodes all lanes of a step at once. States stay in [2^16, 2^32) and move 16-bit words in and out.
 
 A gap g (zeros before a non-zero) is floor(g / 255) symbols 255 and one symbol g mod 255. Their frequencies are
 measured for each matrix and stored in units of 2^-14. With independent non-zeros of density p, gaps are geometric, and
@@ -23,7 +23,7 @@ _LOWEST = 1 << 16
 _SYMBOLS_PER_LANE = 256
 _MOST_LANES = 4096
 _BITMAP_GAIN = 0.8
-"""Gaps are used if they take less than this share of a bitmap; decoding them takes longer."""
+"""Gaps are used if they take less than this share of a bitmap's bytes, because decoding them takes longer."""
 
 
 class PositionCode(NamedTuple):
@@ -85,7 +85,7 @@ def decode_positions(code: PositionCode, nonzeros: int, size: int) -> np.ndarray
         (nonzeros,) int64, ascending.
 
     Raises:
-        UserError: the code is not one of `nonzeros` positions in [0, size). Nothing larger than that is allocated.
+        UserError: the code is not one of `nonzeros` positions in [0, size). No array is larger than that.
     """
     if not 0 <= nonzeros <= size:
         raise UserError(f"{nonzeros} non-zeros of {size} weights")

@@ -23,7 +23,7 @@ _MARK = "<!-- written by emmental.export.shrink -->"
 
 
 def shrink_emptied(model: PreTrainedModel) -> PreTrainedModel:
-    """The model without the heads and neurons whose weights pruning has emptied; `model` stays as it is.
+    """The model without the heads and neurons that pruning has emptied; `model` is not changed.
 
     Logits in evaluation stay the same. Returns a small model, or a plain one if a plain type can hold it.
 
@@ -49,7 +49,7 @@ def shrink_folder(
         pruning_method, threshold: override what a masked model records.
 
     Raises:
-        UserError: as `read_model`; `target` is something else.
+        UserError: as `read_model`; `target` is another existing folder.
     """
     source, target = Path(source), Path(target)
     refuse_foreign(target, _MARK)
@@ -60,7 +60,7 @@ def shrink_folder(
 
 
 def summary(model: PreTrainedModel, small: PreTrainedModel) -> list[str]:
-    """A line for each encoder layer, and one for all: what is left."""
+    """What is left: one line for each encoder layer, and one for the encoder."""
     pairs = zip(layer_sizes(model), layer_sizes(small), strict=True)
     lines = [
         f"layer {index}: {now.heads} of {before.heads} heads, {now.neurons} of {before.neurons} neurons"
@@ -90,7 +90,7 @@ If the model type starts with `small_`, load it after `import emmental`, or with
 def main(argv: Sequence[str] | None = None) -> None:
     """Shrink what the command line names; a mistake is one line on stderr and exit status 2."""
     parser = folder_parser(
-        "Cut heads and neurons that pruning has emptied out of a model: same logits, less work.",
+        "Remove the heads and neurons that pruning has emptied from a model: same logits, less work.",
         "masked, plain or small",
         "small",
     )

@@ -1,8 +1,8 @@
-"""Stores a pruned model in one small file: non-zeros exactly or in int8, positions in nearly the fewest bits.
+"""Stores a pruned model in one small file: non-zeros exactly or in int8, positions in nearly the fewest possible bits.
 
     python -m emmental.export.storage --model_name_or_path out --package model.emmental --weights int8
 
-`package.py` has the layout, `position_code.py` the code of the positions.
+`package.py` describes the layout, `position_code.py` how positions are coded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from emmental.export.tokenizer import read_tokenizer_files
 from emmental.patching import masked_layers
 
 _WORDS = ("embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight")
-"""Possible ends of the name of the word embeddings."""
+"""Possible endings of the name of the word embeddings."""
 _UNSET = ("problem_type", "classifier_dropout")
 """Settings that a package may have, although not every configuration has them."""
 
@@ -52,7 +52,7 @@ class PackageSizes:
 
     Attributes:
         file: the file on the disk.
-        without_embeddings: the file less the embedding matrices.
+        without_embeddings: the file minus the embedding matrices.
         encoder: arrays of the encoder: matrices, their positions and scales, biases, LayerNorms.
         matrices: of these, the pruned matrices with positions and scales.
         bound: entropy of the positions and the bits of each non-zero, over the pruned matrices.
@@ -80,14 +80,13 @@ def save_package(
     Args:
         model: a masked or plain model, or the folder of one. A masked one is converted by `bertarize`.
         path: the file. An existing one is replaced if it is a package.
-        weights: of the encoder's matrices: fp32 (exact), fp16, or int8 with a scale for each row.
-        embeddings: of the embedding matrices, likewise. LayerNorms, biases, pooler and head are always fp32.
+        weights: type of the encoder's matrices: fp32 (exact), fp16, or int8 with a scale for each row.
+        embeddings: the same for the embedding matrices. LayerNorms, biases, pooler and head are always fp32.
         tokenizer_folder: folder of the tokenizer's files, which the package holds too; default: the folder of the
             model, if one is given.
 
     Raises:
-        UserError: an unknown type, a weight too large for fp16, or as `read_model`.
-        UserError: `path` is something else than a package.
+        UserError: an unknown type, a weight too large for fp16, `path` is another file, or as `read_model`.
     """
     for flag, value in (("weights", weights), ("embeddings", embeddings)):
         if value not in VALUE_TYPES:
@@ -111,7 +110,7 @@ def load_package(path: str | Path) -> PreTrainedModel:
     """The plain Transformers model of a package, float32, in evaluation mode.
 
     Raises:
-        UserError: no package, a damaged one, or one whose arrays are not those of its configuration.
+        UserError: the file is not a package, is damaged, or its arrays do not fit its configuration.
     """
     return to_model(read_package(path), str(path))
 
@@ -129,7 +128,7 @@ def package_sizes(path: str | Path) -> PackageSizes:
     """Measure a package.
 
     Raises:
-        UserError: no package, or a damaged one.
+        UserError: the file is not a package, or is damaged.
     """
     package = read_package(path)
     matrices, encoder_part = package.matrices, f".{encoder_room(checked_config(package, path))}."
@@ -156,7 +155,7 @@ def _is_embedding(name: str) -> bool:
 
 
 def to_package(model: PreTrainedModel, weights: str = "fp32", embeddings: str = "fp32") -> Package:
-    """What `save_package` stores of a plain model, without a tokenizer; types as there."""
+    """What `save_package` stores of a plain model, without a tokenizer; same types as there."""
     linears = {f"{name}.weight" for name in encoder_linears(model)}
     defaults = type(model.config)().to_dict()
     known = _known_settings(model.config.model_type)
@@ -221,7 +220,7 @@ def _same_array(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 
 
 def checked_config(package: Package, path: str | Path) -> PreTrainedConfig:
-    """The configuration, after checking that its sizes are those of the arrays."""
+    """The configuration, after checking that its sizes fit the arrays."""
     given: dict[str, Any] = dict(package.config)
     model_type = given.pop("model_type", None)
     if not isinstance(model_type, str) or base_model_type(model_type) not in ARCHITECTURES or "masked_" in model_type:
@@ -231,7 +230,7 @@ def checked_config(package: Package, path: str | Path) -> PreTrainedConfig:
     config = make_config(CONFIG_MAPPING[model_type], given, str(path))
     words = [_shape(value) for name, value in package.tensors.items() if name.endswith(_WORDS)]
     if len(words) != 1 or len(words[0]) != 2:
-        raise UserError(f"{path}: its arrays are not those of a {model_type}: it has no table of words")
+        raise UserError(f"{path}: its arrays do not fit a {model_type}: it has no word embeddings")
     if config.vocab_size != words[0][0]:
         raise UserError(f"{path}: vocab_size is {config.vocab_size}, the arrays say {words[0][0]}")
     entry = ARCHITECTURES[base_model_type(model_type)]
@@ -255,8 +254,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser("Write a pruned model as one small file.")
     parser.add_argument("--model_name_or_path", required=True, help="folder of a masked or bertarized model")
     parser.add_argument("--output", "--package", dest="output", required=True, help="file to write")
-    parser.add_argument("--weights", choices=VALUE_TYPES, default="fp32", help="how the encoder's matrices are kept")
-    parser.add_argument("--embeddings", choices=VALUE_TYPES, default="fp32", help="how the embeddings are kept")
+    parser.add_argument(
+        "--weights", choices=VALUE_TYPES, default="fp32", help="type in which the encoder's matrices are stored"
+    )
+    parser.add_argument(
+        "--embeddings", choices=VALUE_TYPES, default="fp32", help="type in which the embeddings are stored"
+    )
     parser.add_argument("--json", action="store_true", help="print the sizes as JSON, in bytes")
     return parser
 

@@ -19,7 +19,7 @@ def read_tokenizer_files(folder: str | Path) -> dict[str, str]:
     """Name -> text of the tokenizer's files in a folder; empty if there are none.
 
     Raises:
-        UserError: a file that is not UTF-8.
+        UserError: a file is not UTF-8.
     """
     files = {}
     for path in (Path(folder) / name for name in TOKENIZER_FILES):
@@ -65,6 +65,6 @@ def _refuse_code(files: Mapping[str, str], path: Path) -> None:
         try:
             settings = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: its {name} is no JSON") from error
+            raise UserError(f"{path}: its {name} is not JSON") from error
         if not isinstance(settings, dict) or "auto_map" in settings:
-            raise UserError(f"{path}: its {name} is none, or asks for code of its own, which is never run")
+            raise UserError(f"{path}: its {name} is not an object, or needs its own code, which is never run")

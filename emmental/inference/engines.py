@@ -45,7 +45,7 @@ class Engine:
         package: the package that it needs besides PyTorch, as pip calls it; None: none.
         bf16: it computes in bfloat16, which is only fast if the processor has it in hardware.
         rounds: its answers may differ, so it is compared on data first.
-        calibrated: it runs a file of its own, which `emmental.export.onnx` makes with texts.
+        calibrated: it needs its own file, which `emmental.export.onnx` writes with calibration texts.
         code: a line of Python that loads the model; `{folder}` is the model's folder, `{onnx}` that of its ONNX files.
     """
 
@@ -107,7 +107,7 @@ def why_not(engine: str) -> str | None:
 
 
 def available(calibrated: bool = False) -> list[str]:
-    """Names of the engines that this machine offers; with those that are `calibrated`, or without."""
+    """Names of the engines that this machine offers. `calibrated`: include those that need a calibrated file."""
     return [name for name, known in ENGINES.items() if why_not(name) is None and calibrated >= known.calibrated]
 
 
@@ -175,10 +175,10 @@ def prepare(
         model: masked, plain or small; it stays as it is.
         engine: a name among `ENGINES`.
         threads: number of threads of engines that have their own; default: PyTorch's number.
-        onnx_folder: where `export_onnx_folder` wrote the model; without one it is exported here.
+        onnx_folder: where `export_onnx_folder` wrote the model; default: the model is exported to a temporary folder.
 
     Raises:
-        UserError: no such engine, this machine has not got it, or it lacks the file that it needs.
+        UserError: no such engine, this machine does not offer it, or the file that it needs is missing.
     """
     reason = why_not(engine)
     if reason is not None:
@@ -197,7 +197,7 @@ def prepare(
     if onnx_folder is not None:
         return from_onnx(file_for(engine, onnx_folder), engine, threads, config)
     if ENGINES[engine].calibrated:
-        raise UserError(f"engine {engine} runs files of `python -m emmental.export.onnx --openvino` only: name those")
+        raise UserError(f"engine {engine} needs the folder that `python -m emmental.export.onnx --openvino` writes")
     with tempfile.TemporaryDirectory() as folder:
         path, rounded = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
         export_onnx(plain, path)
@@ -293,7 +293,7 @@ class Trial:
 
     @property
     def offered(self) -> bool:
-        """Whether its quality allows it."""
+        """Whether it loses little enough of the metric."""
         return not ENGINES[self.engine].rounds or costs_little(self.points)
 
     def __str__(self) -> str:
@@ -348,12 +348,12 @@ def changed_answers(exact: np.ndarray, rounded: np.ndarray) -> float:
 
 
 def best_engine(trials: Iterable[Trial]) -> Trial:
-    """The fastest of those that lose little enough."""
+    """The fastest of those that are offered."""
     return min((trial for trial in trials if trial.offered), key=lambda trial: trial.ms)
 
 
 def advice(trials: Sequence[Trial], folder: str | Path, model_type: str, batch: int = 1, length: int = 128) -> str:
-    """The last lines of a run: the best engine, the code that loads the model there, engines that lose too much."""
+    """The last lines of a run: the best engine, code that loads the model, engines that are not offered."""
     best = best_engine(trials)
     refused = [str(trial) for trial in trials if not trial.offered]
     absent: dict[str, list[str]] = {}

@@ -74,10 +74,10 @@ def measure(
     Args:
         models: name -> model or session.
         batch, length: shape of the input.
-        threads: of PyTorch while this runs.
+        threads: number of PyTorch's threads during the measurement.
         vocab_size: token numbers are drawn below it.
         seconds: turns begin until this much time for each model is spent; each model has at least two turns.
-        most_turns: most turns.
+        most_turns: most turns; at least two are made.
 
     Returns:
         One row for each model, in the order given.

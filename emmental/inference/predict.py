@@ -37,7 +37,7 @@ AUTO = "auto"
 
 @contextmanager
 def _writer(target: str) -> Iterator[IO[str]]:
-    """Standard output for `-`; else a file that appears when it is complete, and replaces earlier predictions."""
+    """Standard output for `-`; else a file. It is written whole or not at all, and replaces earlier predictions."""
     if target == STANDARD_INPUT:
         yield sys.stdout
         return
@@ -96,7 +96,7 @@ def load(
 def _load_onnx(path: Path, engine: str, threads: int) -> nn.Module:
     if ENGINES[engine].package is None:
         ways = ", ".join(name for name, known in ENGINES.items() if known.package)
-        raise UserError(f"--engine {engine} does not read ONNX files; {path} is for {ways}")
+        raise UserError(f"--engine {engine} does not read ONNX files; for {path} give one of {ways}")
     verify_folder(path)
     return from_onnx(file_for(engine, path), engine, threads)
 
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input",
         default="-",
-        help="text, a sentence a line; .tsv, .csv or .jsonl with a column "
+        help="text with one sentence a line; .tsv, .csv or .jsonl with a column "
         "sentence (sentence1 and sentence2: pairs); - for standard input",
     )
     parser.add_argument("--output", default="-", help="JSON lines, one for each sentence; - for standard output")
@@ -125,11 +125,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokenizer_name", help="folder of the tokenizer, if not in the model's")
     parser.add_argument("--batch_size", type=int, default=32, help="sentences computed together, of similar length")
     parser.add_argument(
-        "--max_seq_length", type=int, help="tokens after which text is cut; as in its training, or the model's most"
+        "--max_seq_length",
+        type=int,
+        help="texts are cut to this many tokens; default: as in the training, or the model's longest input",
     )
     parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice if absent")
     parser.add_argument(
-        "--dense_above", type=float, default=DENSE_ABOVE, help="density of a matrix from which it is multiplied dense"
+        "--dense_above", type=float, default=DENSE_ABOVE, help="matrices denser than this are multiplied dense"
     )
     return parser
 

@@ -34,15 +34,15 @@ class Predictor:
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> None:
         """Args:
             model: a model of any engine, called like a Transformers model; its `config` has the labels.
-            max_seq_length: tokens, the special ones with them, beyond which text is cut.
+            max_seq_length: texts are cut to this many tokens, special ones included.
 
         Raises:
-            UserError: a model of another head, fewer tokens than special ones need, more than the model has places
-                for, or words that it has no embedding for.
+            UserError: the model has another head, `max_seq_length` is too small for the special tokens or too large
+                for the model, or the tokenizer has more words than the model.
         """
         name = (model.config.architectures or [type(model).__name__])[0]
         if not name.endswith("ForSequenceClassification"):
-            raise UserError(f"--model_name_or_path is a {name}; only sequence classifiers predict on this command")
+            raise UserError(f"--model_name_or_path is a {name}; this command accepts sequence classifiers only")
         longest = longest_input(model.config)
         backend = plain_text_backend(tokenizer)
         smallest = backend.num_special_tokens_to_add(is_pair=True) + 1

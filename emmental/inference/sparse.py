@@ -55,12 +55,12 @@ def load_sparse(
     Args:
         path: a package, or the folder of a bertarized or masked model.
         dense_above: density above which a matrix is multiplied dense: a non-zero costs as much as 1 / dense_above
-            weights of a dense matrix. Where that says that hardly anything is gained, the model is the dense one, and
-            so it is where `SparseEncoder` would compute something else.
+            weights of a dense matrix. If hardly anything is gained by that count, or `SparseEncoder` cannot compute
+            the model, the dense model is returned.
         pruning_method, threshold: override what a masked model records, see `read_model`.
 
     Raises:
-        UserError: as `read_package` and `read_model`; overrides for a package; no number for `dense_above`.
+        UserError: as `read_package` and `read_model`; overrides for a package; `dense_above` is NaN.
     """
     if not Path(path).is_file():
         return sparsify(read_model(path, pruning_method, threshold), dense_above)
@@ -141,7 +141,7 @@ def _all_layers(
     strange = {*package.matrices, *(name for name in arrays if part in name)} ^ known
     if strange:
         name = min(strange)
-        raise UserError(f"{source}: {name} is {'missing' if name in known else 'no part of the model'}")
+        raise UserError(f"{source}: {name} is {'missing' if name in known else 'not part of the model'}")
 
     def activation(values: np.ndarray) -> np.ndarray:
         return ACT2FN[_act(config)](torch.from_numpy(values)).numpy()
@@ -163,7 +163,8 @@ def _example_layer(cls: type[PreTrainedModel], config: PreTrainedConfig, source:
         with torch.device("meta"):
             return encoder_layers(cls(one))[0].module
     except Exception as error:  # a bad configuration fails with many types
-        raise UserError(f"{source}: its configuration makes no model ({' '.join(str(error).split())})") from error
+        message = " ".join(str(error).split())
+        raise UserError(f"{source}: no model can be made from its configuration ({message})") from error
 
 
 def _checked(

@@ -38,7 +38,7 @@ class Packing:
     Attributes:
         index: (tokens,) int64, places in the flattened (batch * length) input, in the order of the columns.
         groups: (sequences, length) of runs of columns: sequences of one length side by side, which attend together.
-        blocks, width: columns are kept in so many blocks of so many; those behind the last token are idle.
+        blocks, width: number of blocks, and columns in each; columns after the last token are idle.
     """
 
     index: Tensor
@@ -134,7 +134,7 @@ class SparseEncoder(nn.Module):
 
         Args:
             hidden_states: float32.
-            attention_mask: (batch, length), 0 or False at padding; None where there is none.
+            attention_mask: (batch, length), 0 or False at padding; None if there is no padding.
             options: other arguments of Transformers; none of them changes what an encoder computes.
 
         Raises:
@@ -204,10 +204,10 @@ def attend(qkv: Tensor, out: Tensor, sequences: int, workspace: Workspace) -> No
     """Attention of sequences of one length, without a mask.
 
     Args:
-        qkv: (3, heads, head size, sequences * length), the scale of the scores in q.
+        qkv: (3, heads, head size, sequences * length); q is already scaled.
         out: (heads, head size, sequences * length), written.
         sequences: their number.
-        workspace: for scores and the like.
+        workspace: memory for intermediate results.
     """
     _, heads, size, columns = qkv.shape
     length = columns // sequences

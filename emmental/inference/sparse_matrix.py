@@ -22,10 +22,10 @@ WIDTH = 32
 _STEP = 8
 """Widths are multiples of this; others are slower by up to a third."""
 DENSE_ABOVE = 0.3
-"""Density from which up a matrix is multiplied dense.
+"""Density above which a matrix is multiplied dense.
 
-Modelled cost: a sparse product takes time with its non-zeros, a dense one with all weights, and one non-zero costs as
-much as 2.5 dense weights where it was measured (AVX-512, 1 and 2 threads, 32 to 1024 tokens), 3 with some reserve.
+The time of a sparse product grows with its non-zeros, that of a dense one with all weights. Measured, one
+non-zero costs as much as 2.5 dense weights (AVX-512, 1 and 2 threads, 32 to 1024 tokens); 3 leaves some reserve.
 """
 
 
@@ -117,7 +117,7 @@ class SparseBlockLinear(BlockLinear):
 
 
 class DenseBlockLinear(BlockLinear):
-    """W with all its zeros; one product over all blocks, since the dense one gains from many columns."""
+    """W with all its zeros; one product over all blocks, because dense products are faster with many columns."""
 
     weight: Tensor
 

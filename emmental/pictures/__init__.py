@@ -6,10 +6,10 @@ import sys
 
 
 def _load_matplotlib() -> None:
-    """Import Matplotlib, even where `MPLBACKEND` names a backend that is not installed.
+    """Import Matplotlib, even if `MPLBACKEND` names a backend that is not installed.
 
-    Figures here have their own canvases and use no backend. Matplotlib refuses to load if it does not know the name;
-    then it is loaded without the variable.
+    Figures here have their own canvases and use no backend. If Matplotlib does not know the name, it refuses to
+    load; then it is loaded without the variable.
     """
     try:
         importlib.import_module("matplotlib")

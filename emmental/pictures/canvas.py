@@ -41,7 +41,7 @@ class Chart(Figure):
     """A Matplotlib figure of `width` x `height` pixels on its own Agg canvas."""
 
     def __init__(self, width: int, height: int) -> None:
-        # Agg cuts off fractions of a pixel. A millionth more makes up for the rounding of width / 72 * 72.
+        # Agg cuts off fractions of a pixel. Adding a millionth corrects the rounding of width / 72 * 72.
         super().__init__(figsize=((width + 1e-6) / DPI, (height + 1e-6) / DPI), dpi=DPI, facecolor="white")
         FigureCanvasAgg(self)
 
@@ -49,8 +49,7 @@ class Chart(Figure):
         """Write the picture. The ending of `saveas` names the format.
 
         Raises:
-            UserError: an ending that is not a picture format.
-            UserError: the file cannot be written.
+            UserError: the ending is not a picture format, or the file cannot be written.
         """
         suffix = picture_suffix(saveas)
         raster = suffix in OPENCV_SUFFIXES
@@ -75,9 +74,9 @@ def outline(
 
 
 def picture_style() -> AbstractContextManager[None]:
-    """Inside the block, Matplotlib's defaults and our settings hold, whatever the user's matplotlibrc says."""
+    """Inside the block, Matplotlib's defaults and our settings replace those of the user's matplotlibrc."""
     if matplotlib.rcParams["svg.hashsalt"] == _STYLE["svg.hashsalt"]:
-        return nullcontext()  # inside such a block already
+        return nullcontext()  # already inside such a block
     return matplotlib.style.context(["default", _STYLE])
 
 
@@ -104,7 +103,7 @@ def render_rgba(figure: Figure) -> np.ndarray:
 
 
 def blend(image: np.ndarray, drawing: np.ndarray) -> np.ndarray:
-    """Lay an RGBA `drawing` over an RGB `image`.
+    """Blend an RGBA `drawing` over an RGB `image`.
 
     Args:
         image: (H, W, 3) uint8.
@@ -130,7 +129,7 @@ def picture_suffix(path: str | Path) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in OPENCV_SUFFIXES + MATPLOTLIB_SUFFIXES:
         known = " ".join(OPENCV_SUFFIXES + MATPLOTLIB_SUFFIXES)
-        raise UserError(f"the picture's name {str(path)!r} does not end in a picture format; it may be one of {known}")
+        raise UserError(f"the picture's name {str(path)!r} does not end in a picture format; use one of {known}")
     return suffix
 
 
@@ -159,13 +158,13 @@ def encode_figure(figure: Figure, suffix: str) -> bytes:
     data = buffer.getvalue()
     if suffix == ".svgz":
         return gzip.compress(data, mtime=0)
-    if kind in ("ps", "eps"):  # this backend takes no metadata for the date
+    if kind in ("ps", "eps"):  # this backend cannot omit the date
         return re.sub(rb"(?m)^%%CreationDate:.*\n", b"", data, count=1)
     return data
 
 
 def write_picture(path: str | Path, data: bytes) -> Path:
-    """Write an encoded picture, whole or not at all. A missing folder is made.
+    """Write an encoded picture, whole or not at all. A missing folder is created.
 
     Raises:
         UserError: the file cannot be written.

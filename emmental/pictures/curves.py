@@ -20,12 +20,12 @@ _PANEL, _GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 210, 34, 110, 190, 86, 76
 
 
 def curves(history: Sequence[Mapping[str, object]], title: str = "") -> Chart:
-    """Draw a panel for each of remaining weights, threshold, loss and metrics that the history has.
+    """Draw a panel each for remaining weights, threshold, loss and metrics, if the history has them.
 
     Args:
         history: rows such as {"step": 50, "threshold": 0.9, "remaining": 95.2, "loss": 0.4, "eval": {"acc": 0.8}}:
             `step` is the number of updates made, `remaining` is in percent; all but `step` may be absent or None.
-            Other keys are ignored. Where rows have the same step, as after a resume, the last value counts.
+            Other keys are ignored. If rows have the same step, as after a resume, the last value is used.
         title: heading of the picture.
 
     Raises:
@@ -90,7 +90,7 @@ def _append(lines: dict[str, Line], name: str, step: float, value: object) -> No
 
 def _draw_panel(axes: Axes, label: str, lines: dict[str, Line], last: bool) -> None:
     for i, (name, (updates, values)) in enumerate(lines.items()):
-        # Markers tell lines apart without colour; a line with many points needs none.
+        # Markers tell lines apart without colour; lines with many points have none.
         marker = _MARKERS[i % len(_MARKERS)] if len(updates) <= 60 else None
         axes.plot(
             updates,

@@ -1,4 +1,4 @@
-"""Fonts for texts on a picture: Matplotlib's own, and a font of the system for letters that it lacks.
+"""Fonts for texts on a picture: Matplotlib's own font, and system fonts for letters that it does not have.
 
 Matplotlib's DejaVu Sans has Latin, Greek, Cyrillic, Arabic and Hebrew letters, but no Chinese, Japanese or Korean.
 """
@@ -65,8 +65,8 @@ def _name_missing(missing: frozenset[int]) -> None:
     if new:
         letters = "".join(map(chr, new[:20])) + ("..." if len(new) > 20 else "")
         logger.warning(
-            "no font of this system has the letters %s: pictures show boxes in their place. A font such as Noto Sans "
-            "CJK has them (Debian, Ubuntu: apt install fonts-noto-cjk)",
+            "no font of this system has the letters %s: pictures show boxes instead. Install a font that has "
+            "them, such as Noto Sans CJK (Debian, Ubuntu: apt install fonts-noto-cjk)",
             letters,
         )
 

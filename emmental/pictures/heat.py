@@ -60,12 +60,12 @@ def count_of(number: int) -> str:
 
 
 def scale_end(share: float) -> float:
-    """The end of a colour scale that begins at 0: the next round number from the largest share up, at most 1."""
+    """The end of a colour scale that begins at 0: the first round number not below the largest share, at most 1."""
     return next((end for end in _SCALE_ENDS if share <= end), 1.0)
 
 
 def color_map() -> Colormap:
-    """Viridis, whose lightness rises evenly for every kind of colour vision; grey where there is no matrix."""
+    """Viridis, whose lightness rises evenly for every kind of colour vision; cells without a matrix are grey."""
     return colormaps["viridis"].with_extremes(bad="#d9d9d9")
 
 
@@ -84,7 +84,7 @@ def heat_table(
         columns: names for the columns of an array.
 
     Raises:
-        UserError: no density, one outside [0, 1], or names or sizes that do not belong to the densities.
+        UserError: no density, one outside [0, 1], or names or sizes that do not fit the densities.
     """
     if isinstance(densities, Mapping):
         if not densities:
@@ -127,7 +127,7 @@ def overview(
         columns: names of an array's columns.
 
     Raises:
-        UserError: nothing to draw, a density outside [0, 1], or names or sizes that do not fit; in one line.
+        UserError: nothing to draw, a density outside [0, 1], or names or sizes that do not fit.
     """
     shown = heat_table(densities, sizes, rows, columns)
     return heat_chart([shown], title, [shown.summary()])
@@ -141,7 +141,7 @@ def compare(
     first_sizes: Mapping[object, int] | None = None,
     second_sizes: Mapping[object, int] | None = None,
 ) -> Chart:
-    """Two runs side by side on one colour scale. Arguments as for `overview`, one of each for each run.
+    """Two runs side by side on one colour scale. Arguments as for `overview`, once for each run.
 
     Raises:
         UserError: as `overview`, or not two names.
@@ -191,7 +191,7 @@ def write(
     """Write text with its upper left corner at (left, top) in pixels; text wider than `room` is made smaller or cut.
 
     Args:
-        room: width in pixels; None takes all of the chart to the right of `left`.
+        room: width in pixels; None: all of the chart to the right of `left`.
     """
     width, height = chart.bbox.size
     artist = chart.text(left / width, 1 - top / height, "", weight=weight, va="top", ha="left")

@@ -1,4 +1,4 @@
-"""Checks arguments of the pictures and gives each of them one form. A refusal says what is accepted."""
+"""Checks the arguments of the pictures and converts each to one form. Error messages say what is accepted."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def to_rgb_image(image: object, rgb: bool = True) -> np.ndarray:
     """Any image as a new (H, W, 3) uint8 RGB array.
 
     Args:
-        image: an array or tensor (H, W), (H, W, C) or (C, H, W) with C = 1 (grey), 3 or 4 (with alpha, laid over
-            white), of bool, integers in 0..255, uint16 in 0..65535, or floats in [0, 1] or else in [0, 255]; a PIL
-            image; or the path of an image file. A batch of one is accepted. If both the first and the last axis
-            could be the channels, the last one is taken. Files and PIL images are turned upright as their EXIF data
-            says; boxes are in pixels of the upright image.
+        image: an array or tensor (H, W), (H, W, C) or (C, H, W) with C = 1 (grey), 3 or 4 (with alpha, blended
+            over white), of bool, integers in 0..255, uint16 in 0..65535, or floats in [0, 1] or [0, 255];
+            a PIL image; or the path of an image file. A batch of one is accepted. If both the first and the last axis
+            could be the channels, the last one is taken. Files and PIL images are turned upright by their EXIF data;
+            boxes are in pixels of the upright image.
         rgb: False for arrays in OpenCV's BGR(A) order. It does not matter for files and PIL images.
 
     Raises:
@@ -127,7 +127,7 @@ def to_names(ids: object, names: object, count: int, name: str, names_name: str)
     """`count` texts: the names of the ids; empty texts if there are no ids.
 
     Args:
-        ids: whole numbers in a list, array or tensor, or the names themselves; None stands for no name.
+        ids: whole numbers in a list, array or tensor, or the names themselves; None: no name.
         names: a list (id -> name), a dict (id, or id as text -> name), or None: the numbers themselves are shown.
 
     Raises:
@@ -147,7 +147,7 @@ def to_names(ids: object, names: object, count: int, name: str, names_name: str)
 def to_number(
     value: object, name: str, *, above: float | None = None, least: float | None = None, most: float | None = None
 ) -> float:
-    """A finite number within limits. A UserError names the argument otherwise."""
+    """A finite number within limits; else a UserError that names the argument."""
     number = value if isinstance(value, int | float | np.number) and not isinstance(value, bool) else np.nan
     if not np.isfinite(number):
         raise UserError(f"{name}: expected a finite number, got {value!r}")
@@ -160,7 +160,7 @@ def to_number(
 
 
 def to_color(value: object, name: str) -> tuple[float, float, float]:
-    """Any colour that Matplotlib knows, as (r, g, b) in [0, 1]. A UserError names the argument otherwise."""
+    """Any colour that Matplotlib knows, as (r, g, b) in [0, 1]; else a UserError that names the argument."""
     try:
         return matplotlib.colors.to_rgb(value)
     except (ValueError, TypeError) as error:

@@ -24,14 +24,14 @@ def ladder(
 
     Args:
         names: of the models, written beside their points. The first is the model that the others were made from.
-        metric: name of what `values` are.
+        metric: name of the metric in `values`.
         values: (models,) numbers.
         speeds: (models,) how many times as fast as the first.
         shares: (models,) encoder weights left, in % of the first model's.
         title: heading of the picture.
 
     Raises:
-        UserError: no model, or not one finite number for each.
+        UserError: no model, or not exactly one finite number for each.
     """
     columns = [_numbers(column, name, len(names)) for column, name in ((values, "values"), (speeds, "speeds"))]
     columns.append(_numbers(shares, "shares", len(names)))

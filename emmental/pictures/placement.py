@@ -59,11 +59,11 @@ def place_label(
 
     The first choice is the upper left corner inside the box. For a small box (`outside`) it is below the box, or to
     its right if the box ends at the lower edge. Next come the other corners and sides of the box, then places further
-    down and up. If no place is free, the one that covers least of other labels is taken.
+    down and up. If no place is free, the label goes where it covers least of other labels.
 
     Args:
         size: (width, height) of the label, at most that of the picture.
-        box: the label's box; it may reach out of the picture.
+        box: the label's box; it may extend beyond the picture.
         picture: (width, height) of the picture.
         taken: the labels placed so far.
         outside: the box is too small to hold its label.
@@ -74,7 +74,7 @@ def place_label(
     corners = np.array(_candidates(size, _visible(box, picture), picture, outside))
     corners = np.clip(corners, 0.0, np.subtract(picture, size))
     covered = _covered_area(corners, size, taken)
-    x, y = corners[int(np.argmin(covered))]  # the first of the smallest
+    x, y = corners[int(np.argmin(covered))]  # the first of the least covered
     return float(x), float(y), float(x + size[0]), float(y + size[1])
 
 

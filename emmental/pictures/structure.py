@@ -1,4 +1,4 @@
-"""Pictures of what structured pruning left of each layer: its attention heads and feed-forward neurons."""
+"""Pictures of what structured pruning keeps of each layer: its attention heads and feed-forward neurons."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def heads_and_neurons(heads: object, neurons: object, of_neurons: object, title:
     """A row for each layer: its attention heads (those that stay are coloured) and a bar of the neurons that stay.
 
     Args:
-        heads: (layers, heads) bool, True where the head stays. If only their number is known, as for a small model,
-            the pair (numbers that stay, number before): (layers,) integers and one integer.
+        heads: (layers, heads) bool, True where the head stays. If only the numbers are known, as for a small
+            model, the pair (numbers that stay, number before): (layers,) integers and one integer.
         neurons: (layers,) integers, neurons that stay.
         of_neurons: how many there were: one integer, or (layers,) integers.
         title: heading of the picture.

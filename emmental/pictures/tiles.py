@@ -36,7 +36,7 @@ def tiles_ground(mask: np.ndarray, block_count: int, axis: int) -> np.ndarray:
         (height, width, 3) uint8 RGB with room for a heading of two lines.
     """
     tiles = density_tiles(mask)
-    # A few dense tiles must not stretch the scale: one in two hundred may be beyond its end.
+    # A few dense tiles must not stretch the scale: one tile in two hundred may be above its end.
     end = scale_end(float(np.quantile(tiles, 0.995)) or float(tiles.max()))
     width, height = _sides(block_count, axis)
     ground = _frame(mask.shape, (width, height), end).copy()
@@ -48,7 +48,7 @@ def tiles_ground(mask: np.ndarray, block_count: int, axis: int) -> np.ndarray:
 
 
 def write_heading(chart: Chart, name: str, mask: np.ndarray) -> None:
-    """Write the name of a matrix and what remains of it above its tiles."""
+    """Write above the tiles: the name of the matrix, and what remains of it."""
     tall, wide = tile_sides(mask.shape)
     tile = f", a tile is {tall} x {wide} weights" if tall * wide > 1 else ""
     share = f"{percent(float(mask.mean()))} % of {count_of(mask.size)} weights remain"
@@ -67,7 +67,7 @@ def block_boxes(blocks: list[Block], mask_shape: tuple[int, int], axis: int) -> 
     return boxes
 
 
-@lru_cache(maxsize=16)  # axes take longest to draw, and the matrices of a model have few different shapes and scales
+@lru_cache(maxsize=16)  # axes are slow to draw, and a model's matrices have few different shapes and scales
 def _frame(shape: tuple[int, int], sides: tuple[int, int], end: float) -> np.ndarray:
     """Axes and legend around the tiles."""
     (outputs, inputs), (width, height) = shape, sides

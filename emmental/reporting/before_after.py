@@ -127,7 +127,7 @@ def sentence_times(models: Mapping[str, nn.Module]) -> dict[str, float]:
 
 
 def timed_in(engine: str) -> Callable[[Sequence[PreTrainedModel], int, int], list[float]]:
-    """A function that times models for a table of speed: models, rows, tokens of each -> milliseconds in an engine."""
+    """A function that times models for a table of speed: (models, rows, tokens) -> milliseconds in an engine."""
 
     def timed(models: Sequence[PreTrainedModel], batch: int, length: int) -> list[float]:
         return [*measure_together(dict(enumerate(models)), batch, length, engine, seconds=_SECONDS_OF_MANY).values()]
@@ -155,7 +155,7 @@ def save_ladder(made: Made, metric: str, folder: Path, title: str) -> list[Path]
 
 
 def speed_reached(run: Run, made: Made) -> str:
-    """How many times as fast as dense the last model should be, and is, for the shape in the flags."""
+    """How many times as fast as dense the last model is, and was asked to be, for the shape in the flags."""
     models = {name: on_cpu(model) for name, model in made.models.items()}
     times = [*measure_together(models, run.speedup_batch_size, run.speedup_length, run.speedup_engine).values()]
     shape = f"{run.speedup_batch_size} x {run.speedup_length}, {ENGINES[run.speedup_engine].title}"

@@ -14,16 +14,16 @@ from emmental.runs.run import Run
 from emmental.tasks import compute_metrics, predictions_from_logits
 
 MOST_ROWS = 1000
-"""Most dev rows that every engine answers, evenly over all."""
+"""Every engine answers at most this many dev rows, spread evenly over all."""
 _ROWS_AT_ONCE = 32
 
 
 def best_engine_lines(run: Run, made: Made) -> list[str]:
-    """The quality of every engine, and the speed of the best one, for one sentence of 128 tokens.
+    """The best engine for one sentence of 128 tokens, how to load the model there, and the engines not offered.
 
     Args:
         run: a run whose dev data is open.
-        made: its results; the models were timed.
+        made: its results.
     """
     dev = run.datasets[run.task.name, "dev"]
     rows = np.unique(np.linspace(0, len(dev) - 1, min(len(dev), MOST_ROWS)).astype(int))

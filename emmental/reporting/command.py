@@ -172,7 +172,7 @@ def _card_problems(folder: Path) -> list[str]:
     if not (folder / "README.md").is_file():
         return [f"--model_card: {folder} has no README.md to put the tables into"]
     if (folder / atomic.MANIFEST).is_file():
-        return [f"--model_card: {folder} has a {atomic.MANIFEST}, and none of its files may change; omit --model_card"]
+        return [f"--model_card: {folder} has a {atomic.MANIFEST}, so its files must not change; omit --model_card"]
     return []
 
 
@@ -193,7 +193,7 @@ def _task(args: argparse.Namespace, config: PreTrainedConfig) -> Task:
 
 
 def _reading(args: argparse.Namespace, positive: str | None) -> Reading:
-    """How own files are read. Of the training file, the rows that the training set aside."""
+    """How own files are read. Of a training file, only the rows that the training set aside are read."""
     seed = None
     if not args.validation_file:
         record = flags_of_training(Path(args.model_name_or_path))
@@ -242,28 +242,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model_name_or_path", required=True, help="folder of a masked or bertarized classifier")
     parser.add_argument("--data_dir", help="folder of the GLUE task's .tsv files")
     parser.add_argument("--task_name", help="cola, sst-2, mrpc, sts-b, qqp, mnli, mnli-mm, qnli, rte or wnli")
-    parser.add_argument("--validation_file", help="your own data instead of these two, as for the trainer")
-    parser.add_argument("--train_file", help="or this, if there is none: the rows that the training set aside")
+    parser.add_argument("--validation_file", help="own labelled data, instead of these two; as for the trainer")
+    parser.add_argument("--train_file", help="without validation file: its rows that the training set aside")
     for name in HOW_TO_READ:
-        parser.add_argument(f"--{name}", help="of own data, as for the trainer")
-    parser.add_argument("--dense", help="folder of the dense model it came from; default: as the training recorded")
+        parser.add_argument(f"--{name}", help="for own data, as for the trainer")
+    parser.add_argument("--dense", help="folder of the dense model it came from; default: what the training recorded")
     parser.add_argument(
-        "--calibration_file", help="texts to fix the scales of int8; used if fewer answers change than without"
+        "--calibration_file",
+        help="texts to fix the scales of int8; the fixed scales are used if they change the outputs less",
     )
     parser.add_argument("--output", "--target", dest="output", default="report.html", help="page to write")
     parser.add_argument("--results", help="file for the numbers, as JSON")
-    parser.add_argument("--work_dir", help="folder for the exported forms; <output>-files if absent")
+    parser.add_argument("--work_dir", help="folder for the exported forms; default: <output>-files")
     parser.add_argument(
         "--model_card",
         action=argparse.BooleanOptionalAction,
-        help=f"put tables into the model folder's README.md, between {CARD_BEGIN} and its end",
+        help=f"write the tables into the model folder's README.md, between {CARD_BEGIN} and {CARD_END}",
         default=False,
     )
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 8], help="of the latencies")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128], help="tokens, of the latencies")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the latencies")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 8], help="batch sizes to time")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128], help="input lengths to time, in tokens")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each latency of each form")
-    parser.add_argument("--max_seq_length", type=int, help="tokens of a dev row; as in the training, or 128 if absent")
+    parser.add_argument(
+        "--max_seq_length", type=int, help="most tokens of a dev row; default: as in the training, or 128"
+    )
     parser.add_argument("--per_gpu_eval_batch_size", type=int, default=32, help="batch size of the evaluation")
     return parser
 

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from os.path import isfile  # False, too, for names that no file can have
+from os.path import isfile  # also False for names that no file can have
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class Artifacts:
     """Folders and files of the exported forms of one model.
 
     Attributes:
-        source: the folder that was fine-pruned.
+        source: folder of the fine-pruned model.
         plain: its bertarized folder; `source` itself if that is plain.
         onnx: the folder of its two ONNX models.
         packages: type of the values -> package, matrices and embeddings both of that type.
@@ -234,7 +234,7 @@ def latencies(
 def remaining(model: PreTrainedModel, dense: PreTrainedModel | None = None) -> dict[str, dict]:
     """Counts as JSON: `sums` and `matrices`, each name -> remaining, total, percent.
 
-    Of a model that heads and neurons were cut out of, `encoder matrices` counts against those of `dense`.
+    If heads and neurons were cut out of the model, the total of `encoder matrices` is that of `dense`.
     """
 
     def row(count: Count) -> dict[str, float]:
@@ -311,7 +311,7 @@ def dense_origin(source: Path, model: PreTrainedModel, named: str | None = None)
 def _is_dense_classifier(settings: dict[str, Any], model: PreTrainedModel) -> bool:
     names, labels = settings.get("architectures"), settings.get("id2label")
     name = names[0] if isinstance(names, list) and names else None
-    outputs = len(labels) if labels and isinstance(labels, dict) else 2  # Transformers leaves it out
+    outputs = len(labels) if labels and isinstance(labels, dict) else 2  # Transformers omits two unnamed classes
     plain = isinstance(name, str) and "SequenceClassification" in name and not name.startswith("Masked")
     return plain and outputs == model.config.num_labels
 

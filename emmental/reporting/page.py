@@ -36,7 +36,7 @@ def page(results: Results, pictures: Mapping[str, bytes]) -> str:
 
     Args:
         results: as `command.gather` makes them.
-        pictures: PNG files: `remaining`, and `curves` where the training left a log.
+        pictures: PNG files: `remaining`, and `curves` if the training left a log.
     """
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True

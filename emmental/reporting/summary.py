@@ -62,7 +62,7 @@ def warn_of_collapse(args: Run, predicted: int | None, checkpoint: str = "", mod
 def _against(args: Run, model: nn.Module | None) -> str:
     """Advice against a collapse."""
     if not args.do_train:
-        return f"{args.model_name_or_path} was trained so, or reads other inputs than it was trained on"
+        return f"{args.model_name_or_path} was trained that way, or gets other inputs than it was trained on"
     slower = f"--learning_rate (now {args.learning_rate:g})"
     if not args.model_type.startswith("masked_") or args.granularity == "structured":
         return f"Lower {slower}, or train longer (--num_train_epochs)"
@@ -120,7 +120,7 @@ def _advice(args: Run, made: Made, results: dict[str, float]) -> list[str]:
     lines = []
     words = None if made.floor is None or args.task.is_regression else made.floor.metrics.get("acc")
     if words is not None and no_better_than_words(results.get("acc", 0.0), words, len(made.floor.predictions)):
-        lines.append("no better than a bag of words by more than the noise: serve that: it is faster")
+        lines.append("not better than a bag of words by more than the noise: serve the bag of words, it is faster")
     if args.do_train and made_by(args, made) in SCORE_METHODS and made.remaining > MOSTLY_THERE:
         lines.append(
             f"{made.remaining:.1f} % of the weights remain, so hardly anything was pruned: give --keep, or a larger "

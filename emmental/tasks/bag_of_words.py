@@ -17,7 +17,7 @@ from emmental.tasks.metrics import compute_metrics
 from emmental.tasks.task import Split, Task
 
 MOST_ROWS, MOST_CHARACTERS = 20_000, 1_500_000
-"""Most training rows and characters that are used: a fit then takes under ten seconds on two cores."""
+"""Limits on the training rows and characters. Within them a fit takes under ten seconds on two cores."""
 _MOST_FEATURES = 60_000
 _INVERSE_REGULARIZATION = 10.0
 
@@ -46,14 +46,14 @@ def bag_of_words(task: Task, train: Split, dev: Split) -> Floor:
 
     Args:
         task: says whether to predict classes or scores, and which metrics to compute.
-        train: rows with labels; at least two classes must occur.
+        train: rows with labels. If all have one class, every prediction is that class.
         dev: rows with labels.
     """
     started = time.monotonic()
     rows = _rows_within_limits(train)
     try:
         encode = _Encoder([train.texts_a[row] for row in rows], None if train.texts_b is None else train.texts_b, rows)
-    except ValueError:  # the texts have no word, or, if they are many, none twice
+    except ValueError:  # no text has a word, or there are many texts and no word is in two of them
         encode = None
     labels = np.asarray(train.labels)[rows]
     if task.is_regression:

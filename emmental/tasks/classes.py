@@ -56,7 +56,7 @@ def model_classes(config: Any, called: str) -> tuple[str, ...]:
     numbers = {_loosely(name): number for name, number in back.items()} | back
     for number, name in enumerate(names):
         said = numbers.get(name, numbers.get(_loosely(name)))
-        if said != number and not (said is None and are_numbered(back)):  # nobody filled it in
+        if said != number and not (said is None and are_numbered(back)):  # label2id has only default names
             raise UserError(
                 f"{called}: label2id in its config contradicts id2label, which says that class {number} is {name!r}; "
                 "correct config.json"
@@ -117,7 +117,7 @@ def class_order(
             return numbers
     raise UserError(
         f"{called} has the classes {listed(own)}, --task_name {task.name} has {listed(task.names)}; "
-        f"the names do not match, and {names_flag} says which is which: the task's, in the order of the model's"
+        f"the names do not match; give {names_flag} with the task's names in the order of the model's outputs"
     )
 
 
@@ -144,7 +144,7 @@ def say_if_unnamed(task: Task, config: Any, called: str) -> None:
     own = model_classes(config, called)
     if not task.is_regression and are_numbered(own) and _matching(task, own) is None:
         names = [task.names[number] for number in class_order(task, config, called)]
-        logger.info("%s does not name its classes: taken as %s, in this order", called, listed(names))
+        logger.info("%s does not name its classes; they are assumed to be %s, in this order", called, listed(names))
 
 
 def _given_order(

@@ -67,6 +67,6 @@ def _decoded(path: Path, data: bytes, encoding: str) -> str:
         line = error.object.count(b"\n", 0, error.start) + 1  # the error counts bytes without the byte-order mark
         likely = "cp1252" if any(0x80 <= each < 0xA0 for each in data) else "latin-1"
         raise UserError(
-            f"{path}:{line}: byte 0x{byte:02x} is not UTF-8; a text in Latin-1 or Windows-1252 is read with "
+            f"{path}:{line}: byte 0x{byte:02x} is not UTF-8; if the text is in Latin-1 or Windows-1252, give "
             f"--encoding {likely}"
         ) from None

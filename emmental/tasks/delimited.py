@@ -30,9 +30,9 @@ def tab_separated(lines: Sequence[str]) -> Rows:
 
 
 def quoted(path: Path, lines: Sequence[str], delimiter: str) -> tuple[Rows, int]:
-    """Rows of a CSV file, each with the number of its first line, and the blank lines skipped before the last row.
+    """Rows of a CSV file, each with the number of its first line, and the number of skipped blank lines.
 
-    In a table of one column a blank line is an empty cell.
+    Blank lines after the last row do not count. In a table of one column a blank line is an empty cell.
 
     Raises:
         UserError: a quote that is not closed, text after a closed quote, a carriage return in a cell without quotes,
@@ -71,7 +71,7 @@ def _fault(path: Path, lines: Sequence[str], first: int, delimiter: str, message
     if "new-line" in message:
         return f"{path}:{first}: not CSV: a carriage return in a cell without quotes; lines end with a newline"
     if "expected after" in message:
-        return f"{path}:{opened}: not CSV: text after a closing quote ({message}); a quote inside quotes is doubled"
+        return f"{path}:{opened}: not CSV: text after a closing quote ({message}); write a quote inside quotes twice"
     return f"{path}:{first}: not CSV ({message})"
 
 

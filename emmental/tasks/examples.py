@@ -49,7 +49,7 @@ def read_split(task: Task, data_dir: str | Path | None, split: str) -> Split:
 
     Args:
         task: what to read.
-        data_dir: folder of a GLUE task, as its `.tsv` files or as the Hub has it; not used for own files.
+        data_dir: folder of a GLUE task, in `.tsv` files or the Hub's layout; not used for own files.
         split: `"train"`, `"dev"` or `"test"`.
 
     Raises:

@@ -118,7 +118,7 @@ def resolve_task(name: str) -> Task:
 
 
 def evaluation_tasks(task: Task) -> tuple[Task, ...]:
-    """The tasks whose dev or test files judge a model of this one: `mnli` has two, with their classes in one order."""
+    """The tasks that a model of this task is evaluated on: for `mnli` two, with their classes in the same order."""
     if task.name != "mnli":
         return (task,)
     return task, replace(TASKS["mnli-mm"], labels=task.labels, names=task.names)

@@ -76,7 +76,7 @@ def _shard(path: Path, prefix: str) -> tuple[int, int] | None:
 
 def _layout(task: Task, known: HubTask, split: str) -> Layout:
     label = None if split == "test" else "label"
-    named = task.layout(split).index is not None  # the .tsv files have names for these rows too
+    named = task.layout(split).index is not None  # the .tsv files have an index for this split too
     return Layout(
         files=(),
         text_a=known.texts[0],

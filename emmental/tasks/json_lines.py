@@ -28,7 +28,7 @@ def json_table(path: Path, lines: Sequence[str], keys: Collection[str]) -> tuple
         if set(names) != set(header):
             raise UserError(
                 f"{path}:{line}: its columns are {listed(record)}; those of line {first[0]} are "
-                f"{listed(first[1])}; every line needs the same of {', '.join(keys)}"
+                f"{listed(first[1])}; every line must have the same ones of {', '.join(keys)}"
             )
         rows.append((line, [cell_of(record[name], f"{path}:{line}", name) for name in header]))
     return header or [], rows
@@ -41,7 +41,7 @@ def _objects(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, dict]]:
         try:
             record = json.loads(line, object_pairs_hook=_without_repetition)
         except _RepeatedKeyError as error:
-            raise UserError(f"{path}:{number}: {error.args[0]!r} stands twice in one object") from None
+            raise UserError(f"{path}:{number}: {error.args[0]!r} occurs twice in one object") from None
         except (ValueError, RecursionError):
             whole = "; the file is one JSON array" if number == 1 and line.lstrip().startswith("[") else ""
             raise UserError(f"{path}:{number}: not JSON; one object a line is expected{whole}") from None

@@ -19,7 +19,7 @@ invisible characters. `None` is not among them, because it is also a word."""
 _MAYBE_MISSING = ("na", "n/a", "-", "--", "?", "undefined", "nil", "missing")
 _NOT_DRAWN = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"  # fillers, joiners, an empty Braille cell
 LARGEST_SCORE = 1e18
-"""The loss squares scores: the square of a larger one would nearly overflow float32."""
+"""The loss squares scores. The square of a larger score could overflow float32."""
 _MANY_NUMBERS, _MOSTLY = 20, 0.5
 _SEPARATORS = ",;|"
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
@@ -71,7 +71,7 @@ def classes_in(
 
     Raises:
         UserError: a label is missing, several labels in a cell, fewer than two classes or too many, or scores of
-            which some are no numbers.
+            which some are not numbers.
     """
     cells = without_missing(place, rows, column)
     counts = Counter(cells)
@@ -93,16 +93,16 @@ def classes_in(
         )
     if not decimal_comma and (several := _several_labels(counts)):
         raise UserError(
-            f"{place}:{line_of(several)}: label {several!r} is several labels in a cell, which is not supported (a "
-            "number with a decimal comma is written with a point)"
+            f"{place}:{line_of(several)}: label {several!r} is several labels in a cell, which is not supported (if "
+            "it is a number, write a decimal point instead of the comma)"
         )
     if len(counts) < 2:
         raise UserError(f"{place}: one label only, {next(iter(counts))!r}; two are needed")
     if len(counts) > MAX_CLASSES:
         label = odd[0] if odd else next(iter(counts))
         raise UserError(
-            f"{place}:{line_of(label)}: label {label!r} is one of {len(counts)} different ones; "
-            f"at most {MAX_CLASSES} classes, or numbers only (--task_kind regression), are accepted"
+            f"{place}:{line_of(label)}: label {label!r} is one of {len(counts)} different labels; "
+            f"at most {MAX_CLASSES} classes are accepted; if the labels are scores, give --task_kind regression"
         )
     return sorted_labels(counts)
 
@@ -135,7 +135,11 @@ def look_alikes(cells: Sequence[str]) -> list[str]:
     maybe = [f"{label!a} ({counts[label]} rows)" for label in counts if label.lower() in _MAYBE_MISSING]
     return [
         *(f"labels that look alike are different classes: {listed(each)}" for each in alike),
-        *([f"a class of its own is {listed(maybe)}; remove these rows if their label is missing"] if maybe else []),
+        *(
+            [f"these labels are read as classes: {listed(maybe)}; remove these rows if their label is missing"]
+            if maybe
+            else []
+        ),
     ]
 
 
@@ -170,8 +174,8 @@ def scores(place: str, rows: Sequence[Row], column: int, task: Task, decimal_com
             raise UserError(f"{place}:{line}: score {cell!r} where a number {accepted} is expected")
         if abs(value) > LARGEST_SCORE:
             raise UserError(
-                f"{place}:{line}: score {cell!r} is too large: up to {LARGEST_SCORE:g} the squared error fits a "
-                "float32; divide the scores"
+                f"{place}:{line}: score {cell!r} is too large: above {LARGEST_SCORE:g} the squared error may not "
+                "fit a float32; divide all scores by a constant"
             )
         found.append(value)
     return found

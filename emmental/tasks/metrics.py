@@ -22,7 +22,7 @@ def compute_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> 
         task: says which metrics: accuracy, F1 (of `task.positive_label`, or the unweighted mean over more than two
             classes), Matthews', Pearson's and Spearman's correlation, and the means `acc_and_f1` and `corr`.
         predictions: (N,) class ids, or scores.
-        labels: (N,) likewise.
+        labels: (N,) class ids, or scores.
 
     Returns:
         A value for every name in `task.metrics`. Correlations of constant values are 0, with a warning in the log.
@@ -73,7 +73,7 @@ def prediction_entropy(logits: np.ndarray) -> float | None:
 
 
 def collapsed_to_one_class(predictions: np.ndarray, num_labels: int) -> int | None:
-    """The class of all predictions, if there are two or more and all have the same; None for regression."""
+    """The class that all of two or more predictions have; None if they differ, and for regression."""
     predictions = np.asarray(predictions)
     if num_labels < 2 or len(predictions) < 2 or np.any(predictions != predictions[0]):
         return None

@@ -25,11 +25,11 @@ class Reading:
     """The user's settings for reading own files. None means detected, or the default.
 
     Attributes:
-        text, pair, label: names of the columns; `sentence1`, `sentence2` where the file has it, `label`.
+        text, pair, label: names of the columns; default: `sentence1`, `sentence2` if the file has it, and `label`.
         delimiter, encoding: of text files.
         kind: `"classification"` or `"regression"`.
-        positive_label: the class whose F1 is meant.
-        set_aside: seed by which a tenth of the training rows becomes the dev data, where there is no validation file.
+        positive_label: the class that F1 is computed for.
+        set_aside: seed that chooses a tenth of the training rows as dev data, if there is no validation file.
     """
 
     text: str | None = None
@@ -42,7 +42,7 @@ class Reading:
     set_aside: int | None = None
 
     def columns(self, split: str) -> tuple[str, ...]:
-        """The columns that a reader must find."""
+        """The columns that a reader looks for."""
         labels = () if split == "test" else (self.label or LABEL,)
         return (self.text or TEXT, self.pair or PAIR, *labels, INDEX)
 
@@ -60,8 +60,8 @@ def user_task(
     """A task on own files: `.csv` (quoted), `.tsv` (not quoted), `.jsonl` or `.json` (one object a line), `.parquet`.
 
     The columns are `sentence1`, optionally `sentence2`, and `label` (not read in the test file); an `index` column
-    names the examples in the prediction file. Scores are regressed when every label of the training file is a number
-    and some have a fractional part; otherwise the labels are classes, sorted (as numbers when all are integers).
+    names the examples in the prediction file. Labels are scores if every label of the training file is a number and
+    some have a fractional part. Otherwise they are classes, sorted (as numbers if all are integers).
 
     Args:
         train_file, validation_file, test_file: paths, or None.
@@ -76,7 +76,7 @@ def user_task(
     paths = dict(zip(SPLITS, (train_file, validation_file, test_file), strict=True))
     tables = {split: _table(path, split, reading) for split, path in paths.items() if path}
     if not tables:
-        raise UserError("--train_file, --validation_file or --test_file is required where there is no --task_name")
+        raise UserError("--train_file, --validation_file or --test_file is required without --task_name")
     layouts = {split: _layout(table, split, reading) for split, table in tables.items()}
     if len({layout.text_b for layout in layouts.values()}) > 1:
         flags = ", ".join(FILE_FLAGS.values())
@@ -99,7 +99,7 @@ def user_task(
     )
     positive = reading.positive_label
     if positive is None and len(labels) == 2:
-        positive = sorted_labels(labels)[1]  # whatever the order of a model's outputs
+        positive = sorted_labels(labels)[1]  # the same class for every order of a model's outputs
     return task if positive is None else task.with_positive(positive)
 
 
@@ -140,14 +140,14 @@ def task_of_model(
 ) -> Task:
     """The task of a model on own files: the classes are the model's.
 
-    Where the model does not name them (`LABEL_0`, ...), they are those of the labelled file, sorted.
+    If the model does not name them (`LABEL_0`, ...), they are those of the labelled file, sorted.
 
     Args:
         config: the model's configuration.
         called: what the user calls the model, for messages: flag and value.
         validation_file, test_file, reading: as for `user_task`.
-        labels: the classes in the order of the model's outputs, where its own names are not those of the data.
-        train_file: where there is no `validation_file`, the file of which a part was set aside.
+        labels: the classes in the order of the model's outputs, if its own names differ from those of the data.
+        train_file: without a `validation_file`, the file of which a part was set aside.
 
     Raises:
         UserError: as `user_task` and `class_order`.
@@ -165,7 +165,7 @@ def task_of_model(
 
 
 def _as_the_data_spells(names: tuple[str, ...], file: str | Path | None, reading: Reading) -> tuple[str, ...]:
-    """The names of a model's classes in the spelling of a file, if that differs only in case."""
+    """The names of a model's classes in the spelling of a file, if that differs only in case, hyphens and spaces."""
     if file is None:
         return names
     table = _table(file, "dev", reading)

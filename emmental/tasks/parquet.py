@@ -14,8 +14,8 @@ def parquet_table(path: Path, keys: Collection[str]) -> tuple[list[str], list[Ro
     """Header and rows, numbered from 1. Only columns in `keys` are read, in the order of the file.
 
     Raises:
-        UserError: pyarrow is missing, the file is not parquet, or a value is no cell (see `cell_of`); names file and
-            row.
+        UserError: pyarrow is missing, the file is not parquet, it has none of `keys` or one twice, or a value is no
+            cell (see `cell_of`); names file and row.
     """
     try:
         import pyarrow
@@ -32,7 +32,7 @@ def parquet_table(path: Path, keys: Collection[str]) -> tuple[list[str], list[Ro
         table = file.read(header)
         columns = {name: table.column(name).to_pylist() for name in header}
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not parquet that can be read ({' '.join(str(error).split())[:200]})") from None
+        raise UserError(f"{path}: cannot be read as parquet ({' '.join(str(error).split())[:200]})") from None
     if not columns:
         raise UserError(f"{path}: no column named {' or '.join(keys)}; the columns are {listed(every)}")
     rows = []

@@ -24,17 +24,17 @@ def write_predictions(
     For classes of own files, a column with the probability of each class follows.
 
     Args:
-        folder: made when it is missing.
+        folder: created if it is missing.
         task: gives the file's name and the spelling of the labels.
-        predictions: (N,) class ids, or scores; scores are clipped to the task's range and, there, have three decimals.
+        predictions: (N,) class ids, or scores. Scores of a task with a range are clipped to it.
         indices: the examples' names, in the order of the predictions.
-        logits: (N, classes), which give the probabilities; GLUE's server takes none.
+        logits: (N, classes), for the probabilities; not used for GLUE tasks.
 
     Returns:
-        The file, which appears whole or not at all.
+        The path of the file. The file is written whole or not at all.
 
     Raises:
-        UserError: a different number of indices, a class id that the task lacks, or a score that is not finite.
+        UserError: a different number of indices, an unknown class id, or a score that is not finite.
     """
     predictions = np.asarray(predictions)
     if predictions.shape != (len(indices),):

@@ -31,8 +31,8 @@ class Table:
     Attributes:
         path: the file, for messages.
         header: column names, or None where the file has no header line.
-        rows: `(line, cells)`, the line (parquet: row) counted from 1; where there is a header, every row has as many
-            cells as it.
+        rows: `(line, cells)`, the line (parquet: row) counted from 1; if there is a header, every row has as many
+            cells.
         notes: for the user, on how it was read, a line each.
     """
 
@@ -108,13 +108,13 @@ def read_table(
         has_header: whether the first line of a TSV holds the column names.
         keys: the columns that are wanted. Of JSON lines and parquet only these are read; others may hold anything. The
             delimiter of a text is recognised by them.
-        delimiter: what parts the cells of a text; None: a tab or a comma by the kind, or what parts the header.
+        delimiter: what separates the cells of a text; None: a tab or a comma by the kind, or what splits the header.
         encoding: of a text, as Python names it; None: see `read_lines`.
         skips_broken_rows: skip, and count in the notes, lines of another width than the header.
 
     Raises:
         UserError: what `read_lines`, `quoted`, `json_table` and `parquet_table` refuse, a row with more or fewer cells
-            than the header, the header once more; one line naming file and line.
+            than the header, a second header; one line naming file and line.
     """
     path = Path(path)
     if kind == "parquet":
@@ -150,7 +150,7 @@ def _without_header(path: Path, header: list[str], rows: list[Row], keys: Collec
     names = [name.casefold() for name in header]
     again = next((line for line, cells in rows if [cell.strip().casefold() for cell in cells] == names), None)
     if again is not None and set(keys) & set(header):
-        raise UserError(f"{path}:{again}: the header once more; remove this line")
+        raise UserError(f"{path}:{again}: the header occurs again; remove this line")
     return rows
 
 
@@ -160,7 +160,7 @@ def _text_rows(
     expected = "\t" if kind == "tsv" else ","
     found = delimiter or recognised_delimiter(lines[0], expected, columns)
     if found != expected and delimiter is None:
-        notes.append(f"{path}: its cells are parted by {DELIMITERS[found]}")
+        notes.append(f"{path}: its cells are separated by {DELIMITERS[found]}")
     if kind == "tsv" and found == "\t":
         return tab_separated(lines)
     rows, skipped = quoted(path, lines, found)
@@ -174,7 +174,9 @@ def _of_one_width(path: Path, header: list[str], rows: list[Row], broken_notes: 
     kept, broken = [], []
     for line, cells in rows:
         if len(cells) != len(header) and broken_notes is None:
-            inside = "; a carriage return inside the line ends none" if any("\r" in cell for cell in cells) else ""
+            inside = (
+                "; a carriage return inside the line does not end it" if any("\r" in cell for cell in cells) else ""
+            )
             raise UserError(f"{path}:{line}: {len(cells)} columns where the header has {len(header)}{inside}")
         if len(cells) == len(header):
             kept.append((line, cells))
@@ -183,7 +185,7 @@ def _of_one_width(path: Path, header: list[str], rows: list[Row], broken_notes: 
     if broken and broken_notes is not None:
         more = ", ..." if len(broken) > _BROKEN_SHOWN else ""
         broken_notes.append(
-            f"{path}: {len(broken)} lines skipped that are parts of rows broken over lines "
+            f"{path}: {len(broken)} lines skipped; they are parts of rows broken over several lines "
             f"(lines {', '.join(map(str, broken[:_BROKEN_SHOWN]))}{more})"
         )
     return kept

@@ -24,13 +24,13 @@ class Layout:
         index: the example's name in a prediction file; None counts rows from 0.
         names: what the header calls text a, text b (of pairs) and label, as far as it is documented; a header that has
             such a name elsewhere is refused.
-        kind: `"tsv"`, `"csv"`, `"jsonl"` or `"parquet"`.
-        columns: what a reader is asked for of `"jsonl"` and `"parquet"`, and recognises a delimiter by.
+        kind: `"tsv"`, `"csv"`, `"jsonl"`, `"parquet"`, or `"lines"`: each line is a text.
+        columns: what to read from `"jsonl"` and `"parquet"`; a delimiter is recognised by these names.
         delimiter, encoding: the user's setting; None: detected.
         decimal_comma: whether `3,5` is a score.
         codes: the classes for 0, 1, ... in the label column; empty if labels are spelled.
         skips_broken_rows: whether rows broken over lines are skipped and counted.
-        set_aside: seed by which a tenth of the rows are set aside for `"dev"`, out of the file that `"train"` has too.
+        set_aside: seed that chooses a tenth of the rows for `"dev"`; `"train"` has the other rows of the same file.
     """
 
     files: tuple[str, ...]

@@ -8,7 +8,7 @@ HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-0}
 case $method in
 movement) pruning=(--pruning_method topK --initial_threshold 1 --final_threshold "${KEEP:-0.1}") ;;
 magnitude) pruning=(--pruning_method magnitude --initial_threshold 1 --final_threshold "${KEEP:-0.1}") ;;
-soft_movement) # LAMBDA decides what remains: the larger, the less. Scores start at sigmoid(0) = 0.5.
+soft_movement) # a larger LAMBDA leaves fewer weights. Scores start at sigmoid(0) = 0.5.
     pruning=(--pruning_method sigmoied_threshold --initial_threshold 0 --final_threshold 0.1
         --regularization l1 --final_lambda "${LAMBDA:-400}") ;;
 l0)

@@ -37,7 +37,7 @@ def losses_of(run: Path) -> list[dict[str, float]]:
 
 
 def summary(runs: Path, logs: dict[str, list[dict[str, float]]]) -> dict:
-    """The record: both curves, the end of the teacher's own training, the corpus, and the machine."""
+    """The record: both curves, the last losses of the teacher's own training, the corpus, and the machine."""
     corpus = json.loads((runs / "corpus" / "corpus.json").read_text())
     kept = ("lines", "sequences", "tokens", "too_short", "unknown", "split", "longest")
     return {

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # A 3-layer student of MiniLM on the English sentences of GLUE: started from the teacher's layers, and at random.
 #   bash experiments/distil/run.sh [text|corpus|teacher|student|from-teacher|from-random|collect ...]
-# All steps by default, in this order; a run that was interrupted goes on. GLUE is read from EMMENTAL_GLUE_DIR (default
-# ../shared/data/glue). EPOCHS (1) and LINES_LIMIT (0: all) make it shorter; OUTPUTS says where the runs go, RESULTS where the
-# numbers and the picture do.
+# All steps by default, in this order. The same command resumes an interrupted run. GLUE is read from EMMENTAL_GLUE_DIR
+# (default ../shared/data/glue). EPOCHS (1) and LINES_LIMIT (0: all) make it shorter; OUTPUTS is the runs' folder,
+# RESULTS that of the numbers and the picture.
 . "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
 glue=${EMMENTAL_GLUE_DIR:-../shared/data/glue}
 model=$(python -m experiments.fetch minilm)
@@ -30,7 +30,7 @@ step() { # NAME
     text) python -m experiments.distil.sentences --glue "$glue" --lines "${LINES_LIMIT:-0}" --into "$outputs/text.txt" ;;
     corpus) python -m emmental.data.corpus binarize --file_path "$outputs/text.txt" --model_name_or_path "$model" \
         --output "$outputs/corpus" --min_length 5 --max_length 128 ;;
-    # The encoder comes without a head: the head, tied to the embeddings, is trained first, and the encoder with it.
+    # The encoder has no head. So a head, tied to the embeddings, is trained first, together with the encoder.
     teacher) distil teacher "$model/config.json" "$model" --student_type bert --student_pretrained_weights "$model" \
         --alpha_ce 0 --alpha_mlm 1 --learning_rate 2e-4 ;;
     student) python -m emmental.training.student_init --model_name_or_path "$outputs/teacher" --num_layers 3 \

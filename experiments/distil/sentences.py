@@ -16,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--glue", type=Path, required=True, help="folder that holds SST-2, MRPC and RTE")
     parser.add_argument("--into", type=Path, required=True, help="text file to write")
-    parser.add_argument("--lines", type=int, default=0, help="at most so many, evenly spread; 0: all")
+    parser.add_argument("--lines", type=int, default=0, help="at most this many, evenly spread; 0: all")
     args = parser.parse_args()
     sentences: dict[str, None] = {}
     for task, folder in FOLDERS.items():

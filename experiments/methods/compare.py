@@ -2,9 +2,9 @@
 
 python -m experiments.methods.compare --model DIR --data_dir glue/SST-2 --task_name sst-2 --into sst-2.json
 
-All models of a task train at once (`stack.py`), so a GPU needs some minutes. Batches of 32, AdamW, the dense model as
-teacher (0.9, temperature 2) beside the labels (0.1), dropout, bf16 products. The share falls on a cubic way from a
-tenth of the updates to seven tenths; weights are ranked every 10 updates. Embeddings stay as pretrained.
+All models of a task train at once (`stack.py`), so a GPU needs a few minutes. Batches of 32, AdamW, the dense model as
+teacher (0.9, temperature 2) beside the labels (0.1), dropout, bf16 products. The share that stays falls along a cubic
+from a tenth to seven tenths of the updates; weights are ranked every 10 updates. Embeddings are not trained.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--task_name", required=True)
     parser.add_argument("--into", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--updates", type=int, default=600, help="of pruning; as many as the dense models have")
+    parser.add_argument(
+        "--updates", type=int, default=600, help="updates of the dense models, and again of the pruned ones"
+    )
     parser.add_argument("--keep", type=float, nargs="+", default=[0.1, 0.03])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--learning_rate", type=float, default=2e-4)
@@ -119,7 +121,7 @@ class Comparison:
         return Rows(ids, types, lengths, labels.to(self.device))
 
     def _order(self, seed: int) -> list[np.ndarray]:
-        """Rows of every update; those of a batch are of like length."""
+        """Rows of every update; those of a batch have similar lengths."""
         rng, count, rows = np.random.default_rng(seed), self.args.updates * ROWS, np.empty(0, dtype=np.int64)
         while len(rows) < count:
             rows = np.concatenate([rows, rng.permutation(len(self.train.lengths))])
@@ -156,7 +158,7 @@ class Comparison:
             optimizer.zero_grad()
 
     def _loss(self, stack: Stack, logits: Tensor, rows: np.ndarray, teacher: Tensor | None) -> Tensor:
-        """Sum over the models of their mean loss."""
+        """The mean loss of each model, summed over the models."""
         index = torch.as_tensor(rows, device=self.device)
         labels = self.train.labels[index][stack.seed_of]
         hard = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
@@ -181,7 +183,7 @@ class Comparison:
         return torch.cat(found, dim=1)[:, torch.as_tensor(np.argsort(order), device=self.device)]
 
     def _judge(self, stack: Stack, mask: Tensor | None = None) -> dict[str, list[dict[str, float]]]:
-        """For held-out and dev rows the metrics of each model."""
+        """The metrics of each model on held-out and dev rows."""
         found = {}
         for name, rows in self.judged.items():
             labels = rows.labels.cpu().numpy()
@@ -194,7 +196,7 @@ class Comparison:
 
 
 def _clip(parameters: list[Tensor]) -> None:
-    """Gradients of every model to a norm of 1 at most."""
+    """Clip the gradients of every model to a norm of at most 1."""
     squares = sum(p.grad.flatten(1).square().sum(1) for p in parameters)
     factor = (1 / (squares.sqrt() + 1e-6)).clamp_(max=1.0)
     for p in parameters:

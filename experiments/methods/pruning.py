@@ -1,4 +1,4 @@
-"""Masks of a stack of models: each method ranks when it is time to; surgery and refit, which move weights."""
+"""Masks of a stack of models: when each method ranks; surgery and refit, which also change weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.methods.rows import Rows
 from experiments.methods.stack import MATRICES, Stack
 
 BEGIN, END, EVERY = 0.1, 0.7, 10
-"""Of the updates: where the share begins to fall, and where it is reached; updates between two rankings."""
+"""Parts of the updates at which the share begins and ends to fall; number of updates between two rankings."""
 INFORMING, REFITTED, RIDGE, ITERATIONS = 1024, 512, 0.01, 100
 REFIT = "fisher, refit"
 
@@ -30,7 +30,7 @@ class Plan:
 
 
 class Pruning:
-    """Masks (M, N) of all models of a stack; models of one method stand together."""
+    """Masks (M, N) of all models of a stack; models of one method are neighbours."""
 
     def __init__(self, stack: Stack, dense: Stack, plans: Sequence[Plan], rows: Rows, updates: int) -> None:
         """`dense` holds the model of each seed that the pruned ones start from; `rows` are training rows."""
@@ -43,7 +43,7 @@ class Pruning:
 
     @torch.no_grad()
     def renew(self, update: int) -> None:
-        """Rank anew where it is time to, before the update of this number."""
+        """Update the masks of the methods that rank before this update."""
         begin, end = int(BEGIN * self._updates), int(END * self._updates)
         for name, part in self._parts.items():
             method = self._methods[name]
@@ -71,7 +71,7 @@ class Pruning:
             self._methods[name].observe(self._stack.weights.detach()[span], gradients[span], rate)
 
     def layers(self, number: int) -> list[float]:
-        """Share that stays of each layer of a model."""
+        """Share of each layer's weights that stays, of one model."""
         each = self.mask[number].view(self._stack.config.num_hidden_layers, -1).mean(1)
         return [round(share, 4) for share in each.tolist()]
 
@@ -94,7 +94,7 @@ class Pruning:
             yield torch.autograd.grad(loss, product)[0]
 
     def _refit(self, number: int) -> None:
-        """Move what is left of every matrix, layer after layer, so that it gives what the dense model's gives."""
+        """Change the weights left in every matrix, layer after layer, so that its output is near the dense model's."""
         seed, mask = self._plans[number].seed, self.mask[number]
         own, dense = self._stack.taken([number], [0]), self._dense.taken([seed], [0])
         drawn = np.random.default_rng(seed).permutation(len(self._rows.lengths))[:REFITTED]
@@ -131,7 +131,7 @@ def masked_least_squares(x: Tensor, y: Tensor, before: Tensor, mask: Tensor) -> 
 
 
 def share_at(progress: float, keep: float) -> float:
-    """Share of the weights that is open after a part of the updates: a cubic way, flat at both ends."""
+    """Share of the weights that stays after a part of the updates: a cubic that is flat at its end."""
     if progress <= BEGIN:
         return 1.0
     left = max(0.0, 1 - (progress - BEGIN) / (END - BEGIN))

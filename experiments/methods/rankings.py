@@ -1,4 +1,4 @@
-"""Ways to rank single weights. Each looks after some models of a stack and says at any time what it would keep."""
+"""Ways to rank single weights. Each ranks the weights of some models of a stack."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 class Method:
-    """What decides which weights of K models stay, and may follow their training."""
+    """Decides which weights of K models stay; may observe their training."""
 
     def __init__(self, weights: Tensor, sizes: Sequence[int]) -> None:
-        """Start from the weights (K, N) of the models, of which `sizes` belong to one matrix each."""
+        """Start from the weights (K, N) of the models; `sizes` are the numbers of weights of their matrices."""
         self.sizes = list(sizes)
 
     def observe(self, weights: Tensor, gradients: Tensor, rate: float) -> None:
-        """See the weights of an update and the gradients of the masked ones, both (K, N); `rate` is 0 to 1."""
+        """Take an update's weights, and the gradients of the masked weights, both (K, N); `rate` is 0 to 1."""
 
 
 class Ranking(Method, ABC):
@@ -31,7 +31,7 @@ class Ranking(Method, ABC):
 
     @abstractmethod
     def scores(self, weights: Tensor) -> Tensor:
-        """(K, N), the higher the sooner kept."""
+        """(K, N); the highest are kept."""
 
     @torch.no_grad()
     def mask(self, weights: Tensor, mask: Tensor, shares: Sequence[float]) -> None:
@@ -61,7 +61,7 @@ class GlobalMagnitude(Magnitude):
 
 
 class Movement(Ranking):
-    """Scores that Adam learns through the mask (Sanh et al. 2020, arXiv 2005.07683), from zero, share by share."""
+    """Scores that Adam learns through the mask (Sanh et al. 2020, arXiv 2005.07683); same share of every matrix."""
 
     over_all = False
     learning_rate = 1e-2
@@ -89,7 +89,7 @@ class Movement(Ranking):
 
 
 class SoftMovement(Movement):
-    """The same scores with one threshold for all matrices, put where the share asks for it."""
+    """The same scores with one threshold for all matrices, which leaves the wanted share."""
 
     over_all = True
 
@@ -104,7 +104,7 @@ class SoftMovementFromMagnitude(SoftMovement):
 
 
 class Fisher(Ranking):
-    """w^2 F / 2, with F the moving average (0.98) of squared gradients."""
+    """w^2 F, with F the moving average (0.98) of squared gradients."""
 
     def __init__(self, weights: Tensor, sizes: Sequence[int]) -> None:
         super().__init__(weights, sizes)
@@ -134,10 +134,11 @@ class Platon(Ranking):
 
 
 class BrainSurgeon(Method):
-    """Blocks of the inverse empirical Fisher matrix; what goes moves what stays.
+    """Uses blocks of the inverse empirical Fisher matrix; pruning a weight also changes the weights that stay.
 
-    Source: Kurtic et al. 2022, arXiv 2203.07259. Prunes at `steps` points of the schedule only, since each asks for
-    gradients of a thousand rows.
+
+    Source: Kurtic et al. 2022, arXiv 2203.07259. Prunes only `steps` times, because each time needs gradients of a
+    thousand rows.
     """
 
     block, ridge, steps = 50, 1e-7, 5
@@ -146,10 +147,10 @@ class BrainSurgeon(Method):
         """Prune one model to a share, in place.
 
         Args:
-            weights: float32 (N,); moved.
-            mask: float32 (N,); what is closed stays closed.
+            weights: float32 (N,); changed.
+            mask: float32 (N,); changed. What is pruned stays pruned.
             share: of the weights that stay.
-            gradients: single rows' gradients of the masked weights, some (R, N) at a time.
+            gradients: of the masked weights for single rows, in parts of (R, N).
         """
         inverse = self._inverse(gradients)
         blocks = _blocks(weights * mask, self.block)
@@ -181,7 +182,7 @@ class BrainSurgeon(Method):
 
 
 def _blocks(flat: Tensor, size: int) -> Tensor:
-    """A vector in rows of `size`, the last one filled up with zeros."""
+    """A vector in rows of `size`, the last one padded with zeros."""
     return torch.nn.functional.pad(flat, (0, -flat.numel() % size)).view(-1, size)
 
 

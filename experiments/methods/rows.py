@@ -21,7 +21,7 @@ class Rows:
     labels: Tensor
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """Rows (S, B) of every seed, cut to the longest."""
+        """Rows (S, B) of every seed, cut to the longest of them (a multiple of 8)."""
         width = min(-(-int(self.lengths[rows].max()) // 8) * 8, self.ids.shape[1])
         index = torch.as_tensor(rows, device=self.ids.device)
         lengths = torch.as_tensor(self.lengths[rows], device=self.ids.device)

@@ -1,6 +1,6 @@
 """Many BERT classifiers of one shape that train side by side: each product runs once for all of them.
 
-A small model leaves a GPU waiting for the launches of its kernels. Stacked, methods can be compared over seeds in
+With one small model, a GPU mostly waits for kernel launches. With a stack, methods are compared over seeds in
 minutes.
 """
 
@@ -33,13 +33,13 @@ class Batch(NamedTuple):
 
 
 class Stack:
-    """M classifiers that share their embeddings, which stay as they are.
+    """M classifiers that share their embeddings, which are not trained.
 
     Attributes:
         weights: float32 (M, N), the encoder's matrices of every model, one after the other, layer by layer.
         rest: name -> float32 (M, ...): biases, LayerNorms, pooler and classifier.
         sizes: numbers of weights of the matrices; they add up to N.
-        seed_of: int64 (M,), which rows of a batch a model is given.
+        seed_of: int64 (M,), the seed whose rows of a batch a model gets.
     """
 
     def __init__(self, models: Sequence[PreTrainedModel], seed_of: Sequence[int], device: torch.device) -> None:
@@ -80,7 +80,7 @@ class Stack:
         return values[0].split(self.sizes)[number].view(self._shapes[number])
 
     def bias(self, number: int) -> Tensor:
-        """The bias (outputs,) that goes with it."""
+        """The bias (outputs,) of this matrix."""
         layer, name = divmod(number, len(MATRICES))
         return self.rest[f"bert.encoder.layer.{layer}.{MATRICES[name]}.bias"].data[0]
 
@@ -91,12 +91,12 @@ class Stack:
         training: bool = False,
         see: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Answers of all models.
+        """Logits of all models.
 
         Args:
             batch: rows of every seed.
-            product: (M, N), the weights that take part: masked ones, say.
-            training: dropout at the rate of the configuration.
+            product: (M, N), the weights to compute with, such as masked ones.
+            training: use dropout, at the configuration's rates.
             see: called with the number of each matrix and its input (M, B * T, columns).
 
         Returns:

@@ -36,7 +36,7 @@ def draw(axes: Axes, task: str, rows: dict[str, dict]) -> None:
     """One task: the dense model and the bag of words as horizontal lines, the families as curves."""
     axes.plot(*point(rows["dense"]), "k*", markersize=11, label="dense")
     if PRETRAINED in rows:
-        axes.plot(*point(rows[PRETRAINED]), "rD", label="3 layers, pretrained so")
+        axes.plot(*point(rows[PRETRAINED]), "rD", label="pretrained with 3 layers")
     axes.axhline(100 * rows["bag of words"]["accuracy"][ENGINE], color="0.6", linestyle=":", label="bag of words")
     for (prefix, label), marker in zip(FAMILIES.items(), "sov", strict=True):
         points = sorted(point(row) for name, row in rows.items() if name.startswith(prefix))

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What users would pick instead, beside ours: a bag of words, the dense model in several engines, its first layers
-# trained on with the dense model as teacher, a smaller pretrained encoder, and heads and neurons pruned with and without
-# training, at equal updates.
+# Compares pruned heads and neurons, with and without training, with what users could choose instead: a bag of words,
+# the dense model in several engines, its first layers trained further with the dense model as teacher, and a smaller
+# pretrained encoder. All have equal updates.
 #   bash experiments/peers/run.sh [TASK ...]      sst-2, mrpc, movie-reviews, opinions; all of them by default
-# GLUE is read from EMMENTAL_GLUE_DIR (default ../shared/data/glue). Of SST-2 the first 20,000 sentences are taken.
-# UPDATES (default 300) is the training after the dense model, the same for every peer. Finished runs are kept.
+# GLUE is read from EMMENTAL_GLUE_DIR (default ../shared/data/glue). Of SST-2 the first 20,000 sentences are used.
+# UPDATES (default 300) is the number of updates after the dense model, equal for all peers. Finished runs are kept.
 . "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
 glue=${EMMENTAL_GLUE_DIR:-../shared/data/glue}
 model=$(python -m experiments.fetch minilm)
@@ -48,11 +48,11 @@ for task in "$@"; do
         fine_tune "first-$layers" "$outputs/start-$layers" --model_type bert --max_steps "$updates" \
             --teacher_name_or_path "$outputs/dense" --alpha_ce 0.1 --alpha_distil 0.9 --temperature 2
     done
-    # It has not seen the task, so it has the dense model's updates and those of the others.
+    # It has not seen the task, so it gets the dense model's updates in addition to those of the others.
     both=$(python -c "import json, sys; print(json.load(open(sys.argv[1]))['updates'] + $updates)" "$outputs/dense/summary.json")
     fine_tune minilm-l3 "$(python -m experiments.fetch minilm-l3)" --model_type bert --max_steps "$both" \
         --teacher_name_or_path "$outputs/dense" --alpha_ce 0.1 --alpha_distil 0.9 --temperature 2
-    for keep in 0.4 0.25 0.15 0.1; do # what was cut, before it is trained, stays in the folder `pruned`
+    for keep in 0.4 0.25 0.15 0.1; do # the folder `pruned` keeps the cut model before training
         fine_tune "ours-$keep" "$outputs/dense" --keep "$keep" --max_steps "$updates"
     done
     python -m experiments.peers.table "$outputs" "${data[@]}" --into "experiments/peers/$task.json"

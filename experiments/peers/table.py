@@ -79,7 +79,7 @@ def task_of(args: argparse.Namespace) -> Task:
 
 
 def model_folders(outputs: Path) -> dict[str, Path]:
-    """Name -> folder of the finished models; what `ours-*` had cut, before it was trained, is `cut-*`."""
+    """Name -> folder of the finished models; `cut-*` is the model of `ours-*` before training."""
     folders = {path.parent.name: path.parent for path in sorted(outputs.glob("*/summary.json"))}
     cut = {
         name.replace("ours-", "cut-"): folder / "pruned"
@@ -92,7 +92,7 @@ def model_folders(outputs: Path) -> dict[str, Path]:
 def in_engine(
     models: Mapping[str, PreTrainedModel], engine: str, task: Task, dev: FeatureDataset
 ) -> dict[str, tuple[dict[str, float], np.ndarray]]:
-    """Model -> "engine, batch x length" -> median milliseconds, the models in turns; and which dev rows it gets right.
+    """Model -> ("engine, batch x length" -> median milliseconds, which dev rows it gets right); timed in turns.
 
     int8 is what `emmental.export.onnx` writes without calibration texts.
     """

@@ -10,7 +10,7 @@ import numpy as np
 OURS = ("ours-", "cut-")
 MUCH_FASTER = 1.5
 _ERRORS = 2.0
-"""Better is by more than this number of standard errors; as good is not worse by more than one."""
+"""Better: by more than this number of standard errors. As good: worse by at most one standard error."""
 
 
 def difference(ours: np.ndarray, peer: np.ndarray) -> tuple[float, float]:
@@ -20,7 +20,7 @@ def difference(ours: np.ndarray, peer: np.ndarray) -> tuple[float, float]:
 
 
 def beats(gain: float, error: float, times: float) -> bool:
-    """As fast and better by more than the noise, or as good and `MUCH_FASTER`; `times` as fast as the peer."""
+    """As fast and better by more than the noise, or as good and `MUCH_FASTER`; `times`: how many times as fast."""
     better, as_good = gain > _ERRORS * error, gain >= -error
     return (times >= 1 and better) or (times >= MUCH_FASTER and as_good)
 
@@ -28,11 +28,11 @@ def beats(gain: float, error: float, times: float) -> bool:
 def verdicts(rows: Mapping[str, Mapping], right: Mapping[tuple[str, str], np.ndarray], shape: str) -> list[str]:
     """A line for each peer and engine: our fastest model that beats it there, or that there is none.
 
-    A last line for each peer has it in its fastest engine, and ours in whichever engine they are fastest.
+    The last line of each peer compares its fastest engine with our models in any engine.
 
     Args:
-        rows: model -> `milliseconds`, by "engine, batch x length"; none for a peer that was not timed, which is
-            beaten by what is better.
+        rows: model -> `milliseconds`, by "engine, batch x length"; empty for a peer that was not timed. A better
+            model beats such a peer.
         right: (model, engine) -> (N,) bool, the rows that it answers right.
         shape: batch x length.
     """

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A fine-pruned model in every exported form, measured on this machine: report.html, and the numbers in results.json.
 #   bash experiments/report/run.sh [MODEL_FOLDER] [more flags of emmental.export.report]
-# MODEL_FOLDER is outputs/sst-2/movement-10 by default, which experiments/sst-2/run.sh makes first where it is missing.
+# MODEL_FOLDER is outputs/sst-2/movement-10 by default, which experiments/sst-2/run.sh makes first if it is missing.
 # GLUE is read from EMMENTAL_GLUE_DIR (default ../shared/data/glue). TASK (sst-2) and DATA (SST-2) name another task, OUT
 # another folder for the report. The exported forms go to outputs/report.
 . "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"

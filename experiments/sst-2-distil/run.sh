@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Movement pruning of MiniLM on SST-2 to 10 %, with distillation and without, each with several seeds.
 #   bash experiments/sst-2-distil/run.sh [SEED ...]
-# Seeds 1, 2 and 3 by default. Both kinds start from the fine-tuned model that is the teacher too; the two differ in the
-# loss alone. A run that was interrupted goes on. GLUE is read from EMMENTAL_GLUE_DIR (default ../shared/data/glue).
+# Seeds 1, 2 and 3 by default. Both kinds start from the fine-tuned model that is also the teacher; they differ only in
+# the loss. The same command resumes an interrupted run. GLUE is read from EMMENTAL_GLUE_DIR (default
+# ../shared/data/glue).
 # MAX_STEPS (2000) is the length of each run; DENSE names another fine-tuned model, OUTPUTS and RESULTS other folders.
 . "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
 glue=${EMMENTAL_GLUE_DIR:-../shared/data/glue}

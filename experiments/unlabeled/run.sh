@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What text without labels brings: a quarter of the encoder left, with the labelled rows alone, with text of the other
-# tasks, and with the rows' own words replaced by their neighbours. Equal updates, seeds 1 2 3.
+# What unlabelled text gains when a quarter of the encoder is kept: labelled rows alone, with text of another task, and
+# with copies of the rows in which words are replaced by similar ones. Equal updates, seeds 1 2 3.
 #   bash experiments/unlabeled/run.sh [TASK ...]      mrpc, rte; both by default
 # GLUE is read from EMMENTAL_GLUE_DIR (default ../shared/data/glue). Finished runs are kept.
 . "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"

@@ -29,8 +29,10 @@ def main() -> None:
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("task")
     parser.add_argument("file", type=Path)
-    parser.add_argument("--copies", type=int, default=0, help="of every row, each with other words; 0: the row itself")
-    parser.add_argument("--model", help="folder of a pretrained encoder, whose embeddings are meant")
+    parser.add_argument(
+        "--copies", type=int, default=0, help="copies of every row, each with other words replaced; 0: the row itself"
+    )
+    parser.add_argument("--model", help="folder of a pretrained encoder; its embeddings find similar words")
     args = parser.parse_args()
     split = read_split(resolve_task(args.task), args.data_dir, "train")
     columns = {"sentence1": split.texts_a} | ({"sentence2": split.texts_b} if split.texts_b else {})

@@ -69,7 +69,7 @@ def test_onnx_runtime_may_be_missing(monkeypatch, capsys):
         (["--hidden", "100"], "--hidden accepts multiples of 64, not 100"),
         (["--batch", "0"], "--batch accepts numbers from 1, not 0"),
         (["--seconds", "0"], "--seconds accepts numbers above 0, not 0"),
-        (["--engines", "sparse"], "--engines needs dense"),
+        (["--engines", "sparse"], "--engines must include dense"),
         (["--engines", "dense", "tpu"], "--engines accepts dense, torch, torch-bf16, sparse, onnx, "),
         (["--model", "missing"], "missing has no config.json"),
     ],

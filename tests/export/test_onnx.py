@@ -322,7 +322,7 @@ def test_changed_bytes_are_refused_or_harmless(exported, places):
 
 def test_noise(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"not a graph" * 50)
-    with pytest.raises(ValueError, match="is damaged, or no ONNX file"):
+    with pytest.raises(ValueError, match="is damaged, or not an ONNX file"):
         load_session(tmp_path / "m.onnx")
     with pytest.raises(ValueError, match="does not exist"):
         load_session(tmp_path / "other.onnx")
@@ -363,9 +363,9 @@ def test_no_other_file_is_read(exported, tmp_path, location):
     (tmp_path / "inner" / "secret.bin").write_bytes(bytes(100_000))
     (tmp_path / "inner" / "link.bin").symlink_to(tmp_path / "secret.bin")
     path = hostile(exported, tmp_path / "inner" / "m.onnx", _external(location))
-    with pytest.raises(ValueError, match="lies in another file, which is not read"):
+    with pytest.raises(ValueError, match="is stored in another file, which is not read"):
         load_session(path)
-    with pytest.raises(ValueError, match="lies in another file, which is not read"):
+    with pytest.raises(ValueError, match="is stored in another file, which is not read"):
         quantize_int8(path, tmp_path / "int8.onnx")
 
 
@@ -376,7 +376,7 @@ def test_external_data_in_a_constant(exported, tmp_path):
         tensor.external_data.add(key="location", value="../secret.bin")
         model.graph.node.insert(0, helper.make_node("Constant", [], ["hidden"], value=tensor))
 
-    with pytest.raises(ValueError, match="hidden lies in another file"):
+    with pytest.raises(ValueError, match="hidden is stored in another file"):
         load_session(hostile(exported, tmp_path / "m.onnx", change))
 
 

@@ -44,11 +44,11 @@ def test_without_a_tokenizer(folder, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("tokenizer.json", b"{", "its tokenizer.json is no JSON"),
-        ("tokenizer.json", b"[]", "its tokenizer.json is none"),
+        ("tokenizer.json", b"{", "its tokenizer.json is not JSON"),
+        ("tokenizer.json", b"[]", "its tokenizer.json is not an object"),
         ("tokenizer.json", b'{"version": "1.0"}', "its tokenizer is damaged"),
         ("tokenizer.json", b"\xff", "is not UTF-8 text"),
-        ("tokenizer_config.json", b'{"auto_map": {"AutoTokenizer": ["evil.T", null]}}', "code of its own"),
+        ("tokenizer_config.json", b'{"auto_map": {"AutoTokenizer": ["evil.T", null]}}', "needs its own code"),
     ],
 )
 def test_damaged_or_hostile(folder, name, text, message):

@@ -96,12 +96,12 @@ def test_openvino_int8_runs_its_own_file(model, tmp_path):
 
 def test_openvino_int8_needs_its_file(model, tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "why_not", lambda name: None)
-    with pytest.raises(UserError, match="engine openvino-int8 runs files of `python"):
+    with pytest.raises(UserError, match="engine openvino-int8 needs the folder that `python"):
         prepare(model, "openvino-int8")
     write_onnx_folder(bertarize(model), {}, tmp_path / "served")
     with pytest.raises(UserError, match=r"engine openvino-int8: .*_quantized.xml does not exist"):
         prepare(model, "openvino-int8", onnx_folder=tmp_path / "served")
-    with pytest.raises(UserError, match="--openvino fixes its scales on texts: give --calibration_file"):
+    with pytest.raises(UserError, match="--openvino needs texts to fix its scales: give --calibration_file"):
         export_onnx_folder(tmp_path, tmp_path / "other", openvino=True)
 
 

@@ -87,7 +87,7 @@ def test_special_tokens_in_text_are_text(model):
 def test_what_does_not_fit(model):
     with pytest.raises(ValueError, match="--max_seq_length accepts 4 to 32 for this model, not 33"):
         predictor(model, 33)
-    with pytest.raises(ValueError, match="only sequence classifiers"):
+    with pytest.raises(ValueError, match="accepts sequence classifiers only"):
         predictor(model.bert)
     with pytest.raises(ValueError, match="they do not belong together"):
         predictor(bertarize(tiny_masked.make(vocab_size=9)))

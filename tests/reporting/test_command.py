@@ -372,7 +372,7 @@ def test_regression_has_no_classes(tmp_path):
         (["--threshold", "30"], "accepts the fraction of weights that stay"),
         (["--output", "notes.txt"], "--output notes.txt exists and is not a report; it is left alone"),
         (["--results", "data"], "--results data is a folder"),
-        (["--model_card", "--model_name_or_path", "sealed"], "has a manifest.json, and none of its files may change"),
+        (["--model_card", "--model_name_or_path", "sealed"], "has a manifest.json, so its files must not change"),
         (["--model_card", "--model_name_or_path", "data"], "has no README.md"),
         (
             ["--model_name_or_path", "regressor"],

@@ -35,7 +35,7 @@ REFUSED = {
     "labels/empty_cell.csv": "--train_file .*:{line}: the label is missing",
     "labels/commas_at_the_end.csv": "--train_file .*:{line}: a line of nothing but commas",
     "labels/null_and_nan.jsonl": "--train_file .*: 'label' is missing",
-    "labels/second_header.csv": "--train_file .*:22: the header once more",
+    "labels/second_header.csv": "--train_file .*:22: the header occurs again",
     "scores/one_not_a_number.csv": "--train_file .*:17: 'n/a' is not a number, .* --task_kind classification",
     "files/quote_never_closed.csv": "--train_file .*:2: not CSV: the quote that opens here is never closed",
     "files/columns_differ.jsonl": "--train_file .*: its columns are .*; those of line 1 are sentence1, label",
@@ -125,8 +125,8 @@ def test_none_is_a_class(tmp_path: Path) -> None:
         ('sentence1,label\na,"a, b"\nb,"b, c"\nc,"c, a"\n', r":2: label 'a, b' is several labels in a cell"),
         ("sentence1,label\na,['a']\nb,x\n", r":2: label \"\['a'\]\" is a list"),
         ("sentence1,label\na,x\n,\nb,y\n", r":3: a line of nothing but commas"),
-        ("sentence1,label\na,x\nsentence1,label\nb,y\n", r":3: the header once more"),
-        ("sentence1,label\na,x\nSENTENCE1,Label\nb,y\n", r":3: the header once more"),
+        ("sentence1,label\na,x\nsentence1,label\nb,y\n", r":3: the header occurs again"),
+        ("sentence1,label\na,x\nSENTENCE1,Label\nb,y\n", r":3: the header occurs again"),
         ("sentence1,label\ra,x\rb,y\r\n", r":1: a carriage return inside the line; end all lines with a newline"),
         ("sentence1,label\na,x\nb,x\n", r": one label only, 'x'"),
         ('sentence1,label\na,x\n"b\nc",y\n"d,x\n', r":5: not CSV: the quote that opens here is never closed"),
@@ -158,7 +158,7 @@ def test_csv_that_is_refused(tmp_path: Path, content: str | bytes, message: str)
         ),
         ('{"sentence1": "a", "label": ["x", "y"]}\n', r":1: 'label' is a list; .*several are not supported"),
         ('{"sentence1": "a", "label": NaN}\n', r":1: 'label' is missing \(NaN\)"),
-        ('{"sentence1": "a", "label": "x", "label": "y"}\n', r":1: 'label' stands twice in one object"),
+        ('{"sentence1": "a", "label": "x", "label": "y"}\n', r":1: 'label' occurs twice in one object"),
         ('[{"sentence1": "a",\n"label": "x"}]\n', r":1: not JSON; .*the file is one JSON array"),
         ('[{"sentence1": "a", "label": "x"}]\n', r":1: a JSON object is expected"),
     ],
@@ -174,10 +174,10 @@ ROWS = [("one, two", "x"), ('a "quoted" word', "y"), ("déjà vu", "x")]
 @pytest.mark.parametrize(
     ("name", "content", "reading", "note"),
     [
-        ("t.csv", 'sentence1;label\none, two;x\n"a ""quoted"" word";y\ndéjà vu;x\n', {}, "parted by semicolons"),
-        ("t.csv", 'sentence1\tlabel\none, two\tx\n"a ""quoted"" word"\ty\ndéjà vu\tx\n', {}, "parted by tabs"),
+        ("t.csv", 'sentence1;label\none, two;x\n"a ""quoted"" word";y\ndéjà vu;x\n', {}, "separated by semicolons"),
+        ("t.csv", 'sentence1\tlabel\none, two\tx\n"a ""quoted"" word"\ty\ndéjà vu\tx\n', {}, "separated by tabs"),
         ("t.csv", 'sentence1,label\r"one, two",x\r"a ""quoted"" word",y\rdéjà vu,x', {}, "a carriage return alone"),
-        ("t.tsv", 'sentence1,label\n"one, two",x\n"a ""quoted"" word",y\ndéjà vu,x\n', {}, "parted by commas"),
+        ("t.tsv", 'sentence1,label\n"one, two",x\n"a ""quoted"" word",y\ndéjà vu,x\n', {}, "separated by commas"),
         ("t.csv", 'sentence1,label\n"one, two",x\n\n"a ""quoted"" word",y\ndéjà vu,x\n\n', {}, "1 blank line skipped"),
         ("t.csv", 'a#b\none, two#x\n"a ""quoted"" word"#y\ndéjà vu#x\n',
          {"text": "a", "label": "b", "delimiter": "#"}, ""),
@@ -263,7 +263,7 @@ def test_words_that_may_stand_for_a_missing_label_are_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert user_task(own(tmp_path, "t.csv", "sentence1,label\na,N/A\nb,x\n"), None, None).labels == ("N/A", "x")
-    assert "a class of its own is 'N/A' (1 rows); remove these rows" in caplog.text
+    assert "these labels are read as classes: 'N/A' (1 rows); remove these rows" in caplog.text
 
 
 def test_a_carriage_return_inside_a_line_is_said(tmp_path: Path) -> None:
@@ -276,5 +276,5 @@ def test_a_carriage_return_inside_a_line_is_said(tmp_path: Path) -> None:
 
 def test_a_header_among_json_lines(tmp_path: Path) -> None:
     rows = '{"sentence1": "a", "label": "x"}\n{"sentence1": "sentence1", "label": "label"}\n'
-    with pytest.raises(UserError, match=r"t\.jsonl:2: the header once more"):
+    with pytest.raises(UserError, match=r"t\.jsonl:2: the header occurs again"):
         user_task(own(tmp_path, "t.jsonl", rows), None, None)

@@ -120,7 +120,7 @@ def test_numbered_names_in_another_order(caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.INFO):
         in_order_of(resolve_task("mnli"), config, "m")
     assert caplog.messages == [
-        "m does not name its classes: taken as neutral, contradiction, entailment, in this order"
+        "m does not name its classes; they are assumed to be neutral, contradiction, entailment, in this order"
     ]
 
 
@@ -146,7 +146,8 @@ def test_a_model_without_names_is_said_in_one_line(caplog: pytest.LogCaptureFixt
         task = in_order_of(resolve_task("mnli"), BertConfig(num_labels=3), "--model_name_or_path m")
     assert task == resolve_task("mnli")
     assert caplog.messages == [
-        "--model_name_or_path m does not name its classes: taken as contradiction, entailment, neutral, in this order"
+        "--model_name_or_path m does not name its classes; they are assumed to be "
+        "contradiction, entailment, neutral, in this order"
     ]
 
 

@@ -133,7 +133,7 @@ def test_faults_of_own_files(tmp_path: Path, columns: dict, message: str) -> Non
 
 def test_no_parquet_and_no_pyarrow_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "t.parquet").write_text(json.dumps({"sentence1": "a"}))
-    with pytest.raises(UserError, match=r"^--train_file [^\n]*t\.parquet: not parquet that can be read \([^\n]*$"):
+    with pytest.raises(UserError, match=r"^--train_file [^\n]*t\.parquet: cannot be read as parquet \([^\n]*$"):
         user_task(tmp_path / "t.parquet", None, None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"t\.parquet: parquet needs pyarrow; install it with `pip install pyarrow`"):
