@@ -152,7 +152,8 @@ def layer_sizes(model: PreTrainedModel) -> list[LayerSize]:
 def _checked(numbers: Sequence[int], most: int, layer: int) -> list[int]:
     kept = sorted(int(number) for number in numbers)
     if len(set(kept)) != len(kept) or any(not 0 <= number < most for number in kept):
-        raise ValueError(f"openings of layer {layer} must be different numbers from 0 to {most - 1}")
+        accepted = f"different numbers from 0 to {most - 1}" if most else "empty"
+        raise ValueError(f"openings of layer {layer} must be {accepted}")
     return kept
 
 

@@ -24,7 +24,7 @@ def main() -> None:
     for folder in args.folders:
         if (folder / "summary.json").exists():
             known["runs"][folder.name] = run_of(folder)
-    known["machine"] = f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU"
+    known["machine"] = f"{os.cpu_count()} CPU cores ({platform.machine()})"
     atomic.write_json(args.into, known)
     print(table(known["runs"]))
 

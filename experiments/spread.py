@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, required=True, help="results.json to write")
     args = parser.parse_args()
     results = {kind: results_of(args.runs, kind) for kind in KINDS}
-    results["machine"] = f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU"
+    results["machine"] = f"{os.cpu_count()} CPU cores ({platform.machine()})"
     atomic.write_json(args.into, results)
     print(table(results))
 

@@ -39,6 +39,12 @@ def checkpoints_in(folder: str | Path) -> list[Path]:
     return [path for path in _named_checkpoints(folder) if (path / atomic.MANIFEST).is_file()]
 
 
+def last_written(folder: str | Path) -> Path | None:
+    """The finished checkpoint written last in `folder` or in a phase's folder inside it."""
+    found = [path for place in (Path(folder), *Path(folder).glob("*/")) for path in checkpoints_in(place)]
+    return max(found, key=lambda path: ((path / atomic.MANIFEST).stat().st_mtime_ns, _step_of(path)), default=None)
+
+
 def newest_good_checkpoint(folder: str | Path) -> Path | None:
     """The newest checkpoint whose files are all as they were written. The log names damaged ones."""
     for path in _named_checkpoints(folder)[::-1]:

@@ -16,7 +16,7 @@ from emmental.errors import NonFiniteError
 from emmental.flags import Flags
 from emmental.optional import what_is_left_out
 from emmental.runs import processes
-from emmental.runs.checkpoints import checkpoints_in
+from emmental.runs.checkpoints import last_written
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.processes import Processes
 from emmental.runs.progress import configure_logging
@@ -131,9 +131,8 @@ def set_up(flags: Flags, names: FolderFlags, no_cuda: bool, remedies: str) -> It
     try:
         yield run
     except NonFiniteError as error:
-        newest = checkpoints_in(run.folder)
-        last = newest[-1] if newest else "none"
-        logger.error("%s; the run ends without saving it. Last good state: %s. Try %s", error, last, remedies)
+        newest = last_written(run.folder) or "none"
+        logger.error("%s; the run ends without saving it. Last good state: %s. Try %s", error, newest, remedies)
         raise SystemExit(1) from error
     finally:
         if run.output is not None:

@@ -64,6 +64,9 @@ def prune(
         raise UserError("give either keep or speedup")
     if keep is not None and not 0.0 < keep <= 1.0:
         raise UserError(f"keep accepts a share of weights above 0 and up to 1, not {keep}")
+    for name, value in (("max_length", max_length), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name} accepts numbers from 1, not {value}")
     _check_classifier(model)
     if speedup is None:
         budget = weight_budget(model, keep)

@@ -112,9 +112,12 @@ def _read(texts: Iterable[Text], labels: Iterable[int | float] | None) -> list[t
             labels = [labels[row] for row in rows]
         texts = [texts[row] for row in rows]
     read = list(islice(texts, MOST_TEXTS))
-    answers = [None] * len(read) if labels is None else list(islice(labels, len(read)))
+    answers = [None] * len(read) if labels is None else list(islice(labels, len(read) + 1))
+    if len(read) == MOST_TEXTS:  # an iterator of texts may hold more, with labels
+        answers = answers[:MOST_TEXTS]
     if len(answers) != len(read):
-        raise UserError(f"labels accepts one for each text: {len(read)}, not {len(answers)}")
+        given = "more" if len(answers) > len(read) else len(answers)
+        raise UserError(f"labels accepts one for each text: {len(read)}, not {given}")
     if len(read) < FEWEST_TEXTS:
         raise UserError(f"texts accepts {FEWEST_TEXTS} or more, not {len(read)}; some 2,000 are best")
     for number, text in enumerate(read):

@@ -2,8 +2,7 @@
 
 The rule, from the number of training rows N, batches of 32, and the width H of the encoder:
 
-- dense phase: as many epochs as 600 updates take, at least one; learning rate 1e-4 up to H = 512, 3e-5 up to 768,
-  2e-5 above;
+- dense phase: 600 updates, or one epoch if that is more; learning rate 1e-4 up to H = 512, 3e-5 up to 768, 2e-5 above;
 - heads and neurons: cut without training, then half as many updates as the dense phase had, 600 at most, learning
   from the dense model at half the dense learning rate, or twice that rate if 15 % or less stays: a high rate
   harms after a mild cut and helps after a hard one (docs/structured.md). With `--speedup` the cut decides what stays;

@@ -45,7 +45,7 @@ def summary(runs: Path, logs: dict[str, list[dict[str, float]]]) -> dict:
         "teacher": losses_of(runs / "teacher")[-1],
         "students": logs,
         "last_fifth": {name: last_fifth(rows) for name, rows in logs.items()},
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU",
+        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})",
     }
 
 

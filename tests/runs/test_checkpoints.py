@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.runs.checkpoints import (
     checkpoints_in,
+    last_written,
     load_checkpoint,
     newest_good_checkpoint,
     prune_checkpoints,
@@ -257,3 +259,12 @@ class TestPruning:
         Run(bert_dir).save(folder, 10, again=True)
         assert json.loads((folder / "checkpoint-10" / "training_state.json").read_text()) == {"again": True}
         assert steps(folder) == ["checkpoint-2", "checkpoint-10", "checkpoint-12"]
+
+
+def test_the_last_checkpoint_may_lie_in_a_phase(bert_dir: Path, tmp_path: Path) -> None:
+    assert last_written(tmp_path / "none") is None
+    run = Run(bert_dir)
+    own, phase = run.save(tmp_path, 7), run.save(tmp_path / "dense", 3)
+    assert last_written(tmp_path) == phase
+    os.utime(own / "manifest.json", (2**31, 2**31))
+    assert last_written(tmp_path) == own
