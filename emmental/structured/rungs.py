@@ -22,8 +22,8 @@ from emmental.structured.texts import Material
 LOGGER = logging.getLogger(__name__)
 
 RUNGS = 3
-CLIFF = 0.05
-"""If a larger share of the answers changes, more rungs are tried."""
+CLIFF, CLIFF_BEFORE_RECOVERY = 0.05, 0.2
+"""If a larger share of the answers changes, more rungs are tried. A recovery repairs more than further rungs do."""
 _TOLERANCE = 1.02
 """A layer may lose its last head if the divergence from the dense model grows at most by this factor."""
 
@@ -96,16 +96,22 @@ def prune_in_rungs(
 
 
 def prune_carefully(
-    dense: PreTrainedModel, material: Material, budget: Budget, *, refitted: bool = True, reduce: Reduce | None = None
+    dense: PreTrainedModel,
+    material: Material,
+    budget: Budget,
+    *,
+    refitted: bool = True,
+    reduce: Reduce | None = None,
+    cliff: float = CLIFF,
 ) -> Pruned:
-    """`prune_in_rungs`. If more than `CLIFF` of the answers change and `refitted`, try twice as many rungs too.
+    """`prune_in_rungs`. If a larger share than `cliff` of the answers changes and `refitted`, try twice as many too.
 
     Returns the model with the smaller divergence from the dense one.
     """
     first = prune_in_rungs(dense, material, budget, refitted=refitted, reduce=reduce)
-    if first.agreement.changed <= CLIFF or not refitted:
+    if first.agreement.changed <= cliff or not refitted:
         return first
-    LOGGER.info("more than %.0f %% of the answers change: trying %d rungs", 100 * CLIFF, 2 * RUNGS)
+    LOGGER.info("more than %.0f %% of the answers change: trying %d rungs", 100 * cliff, 2 * RUNGS)
     second = prune_in_rungs(dense, material, budget, 2 * RUNGS, reduce=reduce)
     return min(first, second, key=lambda pruned: pruned.agreement.divergence)
 

@@ -19,10 +19,11 @@ from emmental.pretrained import from_pretrained, weights_fingerprint
 from emmental.runs.processes import Processes
 from emmental.runs.run import Run
 from emmental.structured.gates import encoder_weights
-from emmental.structured.rungs import CLIFF, Pruned, prune_carefully
+from emmental.structured.rungs import CLIFF, CLIFF_BEFORE_RECOVERY, Pruned, prune_carefully
 from emmental.structured.selection import Budget
 from emmental.structured.single_weights import prune_weights
 from emmental.structured.texts import INFORMATION_TEXTS, MOST_CHECKED, REFIT_TEXTS, REFIT_TOKENS, Batch, Material
+from emmental.training.plan import trains
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budge
         budget: of weights or milliseconds.
         name: name of the budget, such as `keep 0.25`; a result for another name is not used.
     """
-    folder = _pruned(run, dense, dataset, partial(prune_carefully, budget=budget), name)
+    cliff = CLIFF_BEFORE_RECOVERY if trains(run) else CLIFF
+    folder = _pruned(run, dense, dataset, partial(prune_carefully, budget=budget, cliff=cliff), name)
     return from_pretrained(AutoModelForSequenceClassification, str(folder)).to(run.processes.device)
 
 
@@ -64,7 +66,7 @@ def _pruned(
         found = prune(dense.eval(), rows, reduce=run.processes.sum)
         with run.processes.main_first():
             if run.processes.is_main:
-                _say(found)
+                _say(found, recovers=trains(run))
                 with atomic.atomic_folder(run.output.record_folder(FOLDER), damaged_too=True) as temporary:
                     found.model.save_pretrained(temporary)
                     left = encoder_weights(found.model) / encoder_weights(dense)
@@ -132,11 +134,9 @@ def _facts(folder: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _say(found: Pruned) -> None:
+def _say(found: Pruned, recovers: bool) -> None:
     changed = 100 * found.agreement.changed
     logger.info("cut in %d rungs: %.1f %% of the answers to held-out rows change", found.rungs, changed)
     if found.agreement.changed > CLIFF:
-        logger.warning(
-            "%.1f %% of the answers change before recovery: give a larger --keep or more --num_train_epochs",
-            changed,
-        )
+        remedy = "if the recovery does not make up for it, give" if recovers else "train (--num_train_epochs), or give"
+        logger.warning("more than %.0f %% of the answers change: %s a larger --keep", 100 * CLIFF, remedy)

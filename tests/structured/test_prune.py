@@ -13,9 +13,10 @@ import torch
 import emmental
 from emmental.errors import UserError
 from emmental.structured import prune as prune_module
-from emmental.structured.agreement import agreement
+from emmental.structured import rungs
+from emmental.structured.agreement import Agreement, agreement
 from emmental.structured.gates import encoder_weights, sublayers
-from emmental.structured.rungs import prune_in_rungs
+from emmental.structured.rungs import Pruned, prune_in_rungs
 from emmental.structured.selection import weight_budget
 from emmental.structured.speed import LayerTimes, SpeedTable
 from emmental.structured.texts import MOST_TEXTS, material
@@ -101,6 +102,17 @@ def test_last_heads_go_where_the_check_agrees(trained, tokenizer):
         layer.attention.output.dense.weight.data.zero_()
     found = prune_in_rungs(trained, texts, weight_budget(trained, 0.3), rungs=2)
     assert {part.kind for part in sublayers(found.model)} == {"neurons"}
+
+
+def test_more_rungs_are_tried_beyond_the_cliff(monkeypatch):
+    """A tenth of the answers changes: too much as the end of pruning, but not before a recovery."""
+
+    def pruned(dense: object, material: object, budget: object, count: int = rungs.RUNGS, **_: object) -> Pruned:
+        return Pruned(dense, Agreement(0.1, 1 / count), count)
+
+    monkeypatch.setattr(rungs, "prune_in_rungs", pruned)
+    assert rungs.prune_carefully(None, None, None).rungs == 6
+    assert rungs.prune_carefully(None, None, None, cliff=rungs.CLIFF_BEFORE_RECOVERY).rungs == 3
 
 
 def test_agreement_by_hand():
