@@ -1,4 +1,4 @@
-"""Fine-tune BERT on GLUE, or on your own sentences, while pruning it.
+"""Fine-tune an encoder such as BERT on GLUE, or on your own sentences, while pruning it.
 
 python masked_run_glue.py --data_dir glue/MRPC --task_name mrpc
 torchrun --nproc_per_node=8 masked_run_glue.py --data_dir glue/MRPC --task_name mrpc
@@ -117,7 +117,7 @@ def _run(run: Run) -> dict[str, float]:
     started = time.monotonic()
     logger.info("%s", environment_line(run))
     tokenizer, train_dataset, more, plan = _prepare_task(run)
-    first, model, teacher, trains_dense = _start(run, tokenizer, train_dataset)
+    first, model, teacher, trains_dense = _load_models(run, tokenizer, train_dataset)
     for line in plan:
         logger.info(line)
     if run.dry_run:
@@ -142,7 +142,9 @@ def _run(run: Run) -> dict[str, float]:
     return results
 
 
-def _start(run: Run, tokenizer: Any, dataset: FeatureDataset | None) -> tuple[Run, nn.Module, nn.Module | None, bool]:
+def _load_models(
+    run: Run, tokenizer: Any, dataset: FeatureDataset | None
+) -> tuple[Run, nn.Module, nn.Module | None, bool]:
     """The first phase, its model, the teacher, and whether to train dense first. Checks them before training."""
     set_seed(run)
     phased = run.do_train and in_phases(run)

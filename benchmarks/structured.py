@@ -19,7 +19,7 @@ from benchmarks.measurements import report, table
 from emmental.command_line import leave_if
 from emmental.structured.agreement import agreement, answers
 from emmental.structured.gates import HEADS, encoder_weights, sublayers
-from emmental.structured.rungs import RUNGS, fast_products, prune_in_rungs
+from emmental.structured.rungs import RUNGS, bf16_products, prune_in_rungs
 from emmental.structured.selection import weight_budget
 from emmental.structured.texts import Text, material, padded_batches
 from emmental.tasks import Split, Task, compute_metrics, predictions_from_logits, read_split, resolve_task
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     train, dev = (read_split(task, options.data_dir, split) for split in ("train", "dev"))
     batches, order = _in_order(tokenizer, texts_of(dev))
-    with fast_products(model.device):
+    with bf16_products(model.device):
         expected = answers(model, batches)
     labels = [dev.labels[row] for row in order]
     dense = metric(task, expected, labels)
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             texts = material(tokenizer, texts_of(train), train.labels if options.labels else None)
             found = prune_in_rungs(model, texts, weight_budget(model, keep), rungs)
             seconds, processor = time.perf_counter() - begin, time.process_time() - processor
-            with fast_products(model.device):
+            with bf16_products(model.device):
                 logits = answers(found.model, batches)
             here, unseen = metric(task, logits, labels), agreement(expected, logits)
             sizes = " ".join(f"{part.count}{part.kind[0]}" for part in sublayers(found.model))

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os.path import isfile  # False, too, for names that no file can have
@@ -68,7 +69,10 @@ def from_pretrained(loader: Any, name: str, *, flag: str = "", **options: Any) -
 
 @contextmanager
 def loading(name: object) -> Iterator[None]:
-    """Wraps the reading of a user's files. Every failure becomes a `UserError` that names them."""
+    """Wraps the reading of a user's files. A failure becomes a `UserError` that names them.
+
+    What this package's own code raises, other than a `ValueError`, is a bug and passes through.
+    """
     try:
         yield
     except OSError as error:
@@ -80,10 +84,18 @@ def loading(name: object) -> Iterator[None]:
     except SafetensorError as error:
         raise UserError(f"{name}: a .safetensors file is damaged: {error}") from error
     except Exception as error:  # libraries fail on unexpected files with many types
+        if not isinstance(error, ValueError) and _is_ours(error):
+            raise
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
             message = "it needs code of its own, which this program never runs"
         raise UserError(f"{name} cannot be loaded: {message[:300] or type(error).__name__}") from error
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether a line of this package raised the error, or called the built-in that did."""
+    *_, (last, _) = traceback.walk_tb(error.__traceback__)
+    return Path(last.f_code.co_filename).is_relative_to(Path(__file__).parent)
 
 
 def check_folder(name: str | os.PathLike[str], called: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
+from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.atomic import atomic_folder
 from emmental.errors import UserError
 from emmental.export.model_folder import read_model, read_settings
@@ -188,3 +189,13 @@ class TestFoldersAsPeopleHaveThem:
         for load in (read_model, lambda path: from_pretrained(AutoConfig, str(path))):
             with pytest.raises(UserError, match=r"modle: there is no such folder; there is .*model$"):
                 load(wrong)
+
+
+def test_a_bug_of_ours_keeps_its_type(bert_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("a bug")
+
+    config = MaskedBertConfig.from_dense(AutoConfig.from_pretrained(bert_dir))
+    monkeypatch.setattr("emmental.masked_models.mask_linears", broken)
+    with pytest.raises(TypeError, match="a bug"):
+        from_pretrained(MaskedBertForSequenceClassification, str(bert_dir), config=config)

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from emmental import atomic
+from emmental.data.padding import pad_lists
 from emmental.data.texts import Text
 from emmental.errors import UserError
 from emmental.export.onnx_outliers import largest_inputs, products, round_embeddings, split_outliers
@@ -141,14 +142,10 @@ def calibration_batches(
             *(text if isinstance(text, tuple) else (text,) for text in first[begin : begin + batch_size]), strict=True
         )
         found = tokenizer(
-            *map(list, columns),
-            padding=True,
-            truncation=True,
-            max_length=min(longest, 128),
-            return_token_type_ids=True,
-            return_tensors="pt",
+            *map(list, columns), truncation=True, max_length=min(longest, 128), return_token_type_ids=True
         )
-        batches.append({name: found[name] for name in ("input_ids", "attention_mask", "token_type_ids")})
+        paddings = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
+        batches.append({name: pad_lists(found[name], padding) for name, padding in paddings.items()})
     return batches
 
 

@@ -57,7 +57,6 @@ FLAGS = {
     ),
     "optimization": (
         flag("n_epoch", "passes over the corpus", 3, at_least=1),
-        flag("max_steps", "number of updates, instead of epochs", -1),
         flag("batch_size", "sequences of one process in a batch", 5, at_least=1),
         switch("group_by_size", "batches of sequences of similar length", default=True),
         flag("warmup_prop", "share of the updates for the warm-up", 0.05),

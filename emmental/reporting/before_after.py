@@ -74,7 +74,11 @@ class Made:
         """Encoder weights that remain, in % of the dense model's if there is one."""
         if len(self.models) < 2:
             return remaining_weights(self.model)
-        return 100 * encoder_weights(self.model) / max(encoder_weights(next(iter(self.models.values()))), 1)
+        return (
+            100
+            * nonzero_encoder_weights(self.model)
+            / max(nonzero_encoder_weights(next(iter(self.models.values()))), 1)
+        )
 
     @property
     def sizes(self) -> list[list[tuple[int, int]]]:
@@ -103,10 +107,10 @@ def floor_of(run: Run) -> Floor | None:
 def candidate(name: str, model: nn.Module, folder: Path, metric: float | None) -> Candidate:
     """The row of a model whose weights are in `folder`. Its time is measured later, together with the others."""
     file = folder / "model.safetensors"
-    return Candidate(name, metric, encoder_weights(model), file.stat().st_size if file.exists() else None)
+    return Candidate(name, metric, nonzero_encoder_weights(model), file.stat().st_size if file.exists() else None)
 
 
-def encoder_weights(model: nn.Module) -> int:
+def nonzero_encoder_weights(model: nn.Module) -> int:
     """Non-zero weights of the encoder's matrices. Matrices that layers share count once."""
     modules = dict(model.named_modules())
     return sum(

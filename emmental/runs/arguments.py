@@ -12,6 +12,7 @@ def optimization_flags(
 ) -> tuple[Flag, ...]:
     """Flags of the optimizer and its precision, with the defaults of a program."""
     return (
+        flag("max_steps", "number of updates, instead of epochs", -1),
         flag("gradient_accumulation_steps", "batches of one update", accumulation, at_least=1),
         flag("learning_rate", "learning rate of the weights, after the warm-up", learning_rate, at_least=0),
         flag("weight_decay", "weight decay, except on biases, LayerNorms and mask scores", 0.0, at_least=0),

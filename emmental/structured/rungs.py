@@ -66,7 +66,7 @@ def prune_in_rungs(
         refitted: False leaves the remaining weights as they are.
         reduce: sums a float64 tensor over all processes and returns it.
     """
-    with fast_products(dense.device):
+    with bf16_products(dense.device):
         expected = answers(dense, material.check)
         model, check = dense, Agreement(0.0, 0.0)
         for rung in range(1, rungs + 1):
@@ -116,7 +116,7 @@ def prune_carefully(
     return min(first, second, key=lambda pruned: pruned.agreement.divergence)
 
 
-def fast_products(device: torch.device) -> contextlib.AbstractContextManager:
+def bf16_products(device: torch.device) -> contextlib.AbstractContextManager:
     """Autocast to bfloat16 if the processor has it in hardware; sums and solutions stay in float32 and float64."""
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
         # Weights change inside, so cached casts of them would be stale.

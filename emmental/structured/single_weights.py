@@ -17,7 +17,7 @@ from emmental.modules.binarizer import count_kept, top_mask
 from emmental.structured.agreement import Agreement, agreement, answers
 from emmental.structured.information import Reduce, derivatives
 from emmental.structured.refit import refit, refit_classifier
-from emmental.structured.rungs import RUNGS, Pruned, fast_products
+from emmental.structured.rungs import RUNGS, Pruned, bf16_products
 from emmental.structured.stepping import evaluating, model_inputs
 from emmental.structured.texts import Material
 
@@ -40,7 +40,7 @@ def prune_weights(
         rungs: number of rungs.
         reduce: sums a float64 tensor over all processes and returns it.
     """
-    with fast_products(dense.device):
+    with bf16_products(dense.device):
         expected = answers(dense, material.check)
         model, check = copy.deepcopy(dense), Agreement(0.0, 0.0)
         for rung in range(1, rungs + 1):

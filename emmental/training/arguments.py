@@ -190,7 +190,6 @@ FLAGS = {
         flag("per_gpu_train_batch_size", "batch size of one process", 8, at_least=1),
         flag("per_gpu_eval_batch_size", "batch size in evaluation", 8, at_least=1, changes_result=False),
         flag("num_train_epochs", "may be fractional; 0: cut heads and neurons without training", 3.0, at_least=0),
-        flag("max_steps", "number of updates, instead of epochs", -1),
         flag("warmup_steps", "length of the warm-up in updates; default: a tenth of all", type=int, at_least=0),
         *optimization_flags(accumulation=1, learning_rate=5e-5, epsilon=1e-8, max_grad_norm=1.0),
         switch("torch_compile", "use torch.compile; two compilations at the start, same results to rounding"),
@@ -240,7 +239,7 @@ EVERYDAY = (
 
 def parse_arguments(argv: Sequence[str] | None = None) -> Flags:
     """Parse and check all flags together; a mistake ends the program with one line per mistake and status 2."""
-    description = "Fine-tune BERT on GLUE, or on your own sentences, while pruning it."
+    description = "Fine-tune an encoder such as BERT on GLUE, or on your own sentences, while pruning it."
     return parse_flags(description, FLAGS, argv, EVERYDAY, _normalise, find_problems)
 
 

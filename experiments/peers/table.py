@@ -20,7 +20,7 @@ from emmental.data import FeatureDataset, load_features
 from emmental.data.tokenization import load_tokenizer
 from emmental.inference.engines import ENGINES, ONNX, ONNX_INT8, TORCH, TORCH_BF16, available, prepare
 from emmental.inference.latency import machine, measure
-from emmental.reporting.before_after import encoder_weights
+from emmental.reporting.before_after import nonzero_encoder_weights
 from emmental.runs.evaluation import predict_logits
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Processes
@@ -50,7 +50,7 @@ def main() -> None:
     rows: dict[str, dict] = {
         name: {
             "accuracy": {},
-            "weights": encoder_weights(model),
+            "weights": nonzero_encoder_weights(model),
             "megabytes": (folders[name] / "model.safetensors").stat().st_size / 1e6,
             "milliseconds": {},
         }
