@@ -192,10 +192,7 @@ class TestFoldersAsPeopleHaveThem:
 
 
 def test_a_bug_of_ours_keeps_its_type(bert_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise TypeError("a bug")
-
     config = MaskedBertConfig.from_dense(AutoConfig.from_pretrained(bert_dir))
-    monkeypatch.setattr("emmental.masked_models.mask_linears", broken)
-    with pytest.raises(TypeError, match="a bug"):
+    monkeypatch.setattr("emmental.masked_models.mask_linears", None)
+    with pytest.raises(TypeError, match="not callable"):
         from_pretrained(MaskedBertForSequenceClassification, str(bert_dir), config=config)
