@@ -82,3 +82,16 @@ def test_embeddings_have_a_scale_for_each_row():
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     found = session.run(None, {"ids": np.array([[0, 1], [2, 0]])})[0]
     assert found == pytest.approx(np.array([[[0.5, -1.27], [254.0, 2.0]], [[0.0, 0.0], [0.5, -1.27]]]))
+
+
+def test_a_graph_without_products_has_no_inputs_to_measure():
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["input_ids"], ["logits"])],
+        "bare",
+        [value("input_ids", onnx.TensorProto.INT64, [1, 2])],
+        [value("logits", onnx.TensorProto.INT64, [1, 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    ids = torch.ones(1, 2, dtype=torch.int64)
+    assert largest_inputs(model, [{"input_ids": ids, "attention_mask": ids}]) == {}
