@@ -1,7 +1,7 @@
 """A task's training sentences without their labels, as they are or with words replaced.
 
-python -m experiments.unlabeled.text_of glue/RTE rte rte.csv
-python -m experiments.unlabeled.text_of glue/MRPC mrpc replaced.csv --copies 3 --model MINILM
+python -m experiments.seeds.text_of glue/RTE rte rte.csv
+python -m experiments.seeds.text_of glue/MRPC mrpc replaced.csv --copies 3 --model MINILM
 
 Words are replaced by neighbours of their embeddings, as TinyBERT did (Jiao et al. 2020, arXiv 1909.10351).
 """
