@@ -46,8 +46,8 @@ def plain(tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[Work]:
 
 
 def _from_dense(part: str, task: str, seed: int, what: str, *flags: str, layers: int | None = None) -> Work:
-    name = f"{part}/{task}-{what}-{seed}"
-    return Work(name, task, ("--seed", str(seed), *flags), f"plain/{task}-{seed}", layers)
+    name, skip = f"{part}/{task}-{what}-{seed}", () if layers else ("--no-dense_first",)
+    return Work(name, task, ("--seed", str(seed), *skip, *flags), f"plain/{task}-{seed}", layers)
 
 
 def single_weights(tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[Work]:
