@@ -123,7 +123,6 @@ FLAGS = {
             "keep",
             "share of the encoder that stays (0.25; single weights 0.15)",
             type=float,
-            above_zero=True,
             several=True,
         ),
         flag(
@@ -367,6 +366,8 @@ def _pruning_problems(args: Flags) -> list[str]:
             f"--global_topk is defined for --pruning_method {', '.join(GLOBAL_TOPK_METHODS)}, not {method}; "
             "--keep sets the share that stays for every method"
         )
+    if args.keep:
+        return problems  # no penalty: `recipe_problems` refuses it
     if method in ("magnitude", "fisher") and args.regularization:
         problems.append(f"--regularization needs mask scores, and --pruning_method {method} learns none")
     if args.final_lambda > 0 and not args.regularization:
@@ -380,7 +381,7 @@ def _threshold_problems(args: Flags) -> list[str]:
     method, start, end = args.pruning_method, args.initial_threshold, args.final_threshold
     as_fraction = method in FRACTION_METHODS or args.global_topk
     problems = []
-    for name in ("initial_threshold", "final_threshold"):
+    for name in ("initial_threshold",) if args.keep else ("initial_threshold", "final_threshold"):
         value = getattr(args, name)
         if as_fraction and not 0 < value <= 1:
             problems.append(
@@ -392,9 +393,10 @@ def _threshold_problems(args: Flags) -> list[str]:
             problems.append(f"--{name} accepts a finite number, not {value}")
     if problems or (method == "l0" and not as_fraction):
         return problems
-    if as_fraction and start < end:
+    if as_fraction and start < end <= 1:
         problems.append(
-            f"--initial_threshold {start} is below --final_threshold {end}: weights would grow back; swap them"
+            f"--initial_threshold {start} is below --{'keep' if args.keep else 'final_threshold'} {end}: "
+            "weights would grow back; swap them"
         )
     if not as_fraction and start > end:
         problems.append(

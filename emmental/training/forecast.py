@@ -13,7 +13,7 @@ from emmental.runs.run import Run
 from emmental.training.models import load_config
 from emmental.training.phases import dense_phase, in_phases, keep_folders, pruning_phase
 from emmental.training.plan import Plan, plan_updates, trains
-from emmental.training.recipe import STRUCTURED
+from emmental.training.recipe import STRUCTURED, trains_dense
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def without_effect(run: Run) -> list[str]:
             not structured and run.pruning_method in ("magnitude", "fisher"),
             ("mask_init", "mask_scale", "mask_scores_learning_rate"),
         ),
-        "dense training": (not in_phases(run) and not run.model_type.startswith("masked_"), _OF_SCORES),
+        "dense training": (trains_dense(run.flags), ("pruning_method", *_OF_SCORES)),
         "no --fp16": (not run.fp16, ("fp16_opt_level",)),
         "on a CPU it is slower than float32": (run.fp16 and run.processes.device.type == "cpu", ("fp16",)),
         "no --push_to_hub": (not run.push_to_hub, ("hub_model_id",)),

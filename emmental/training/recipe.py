@@ -129,9 +129,7 @@ def dense_model_teaches(flags: Flags) -> bool:
 
 def recipe_problems(flags: Flags) -> list[str]:
     """Contradictions among the flags of recipe and budget, a line each."""
-    given, problems = flags.explicit, []
-    if "keep" in given and "final_threshold" in given:
-        problems.append("--keep replaces --final_threshold; give one of them")
+    given, problems = flags.explicit, _of_original_scripts(flags)
     if "speedup" in given and "keep" in given:
         problems.append("--speedup replaces --keep; give one of them")
     if flags.keep and any(not 0 < share <= 1 for share in flags.keep):
@@ -139,7 +137,7 @@ def recipe_problems(flags: Flags) -> list[str]:
         problems.append(f"--keep is the share of weights that stays, above 0 and up to 1 (25 % is 0.25), not {shown}")
     elif flags.keep and any(later >= earlier for earlier, later in itertools.pairwise(flags.keep)):
         problems.append(f"--keep accepts falling shares, such as 0.5 0.25 0.1, not {flags.keep}")
-    if flags.granularity == UNSTRUCTURED and "speedup" in given:
+    if flags.granularity == UNSTRUCTURED and "speedup" in given and not trains_dense(flags):
         problems.append("--speedup needs --granularity structured: ordinary engines gain no speed from single weights")
     if flags.recipe == "paper" and flags.dense_first and flags.num_train_epochs == 0:
         problems.append("--num_train_epochs 0 with --recipe paper leaves --dense_first nothing to train; omit one")
@@ -153,11 +151,22 @@ def recipe_problems(flags: Flags) -> list[str]:
             f"--granularity structured chooses heads and neurons by their Fisher information; omit --pruning_method "
             f"{flags.pruning_method}"
         )
-    if flags.granularity == STRUCTURED and trains_dense(flags):
-        problems.append(f"--model_type {flags.model_type} trains dense and contradicts --granularity structured")
+    if trains_dense(flags):
+        wrong = [f"--{name}" for name in ("keep", "speedup") if name in given]
+        wrong += ["--granularity structured"] if flags.granularity == STRUCTURED else []
+        problems += [f"--model_type {flags.model_type} trains dense and contradicts {each}" for each in wrong]
     if len(flags.keep or ()) > 1 and flags.recipe == "paper":
         problems.append("--keep with several shares needs --recipe auto")
     return problems
+
+
+def _of_original_scripts(flags: Flags) -> list[str]:
+    """Flags of the original scripts that say how much stays in a run where `--keep` says it, a line each."""
+    names = ("final_threshold", "final_lambda", "regularization")
+    wrong = [name for name in names if flags.keep and name in flags.explicit and getattr(flags, name)]
+    if "keep" in flags.explicit:
+        return [f"--keep replaces --{name}; give one of them" for name in wrong]
+    return [f"--{name} is for single weights with --recipe paper; give --keep instead" for name in wrong]
 
 
 def dense_values(facts: Facts) -> dict[str, Any]:
