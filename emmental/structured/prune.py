@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from emmental.architectures import longest_input
 from emmental.errors import UserError
 from emmental.structured.refit import classifier_of
 from emmental.structured.rungs import CLIFF, prune_carefully
@@ -46,7 +47,7 @@ def prune(
         keep: share of the encoder's matrix weights that stays, above 0 and up to 1.
         speedup: instead of `keep`: how many times as fast as `model` the result must be, for one text of
             `max_length` tokens in PyTorch, measured on this machine.
-        max_length: tokens beyond which a text is cut.
+        max_length: tokens beyond which a text is cut; at most the model's positions.
         batch_size: texts that go through the model at once.
         refit: fit the remaining weights to make up for those that were cut.
 
@@ -68,6 +69,7 @@ def prune(
         if value < 1:
             raise UserError(f"{name} accepts numbers from 1, not {value}")
     _check_classifier(model)
+    max_length = min(max_length, longest_input(model.config))
     if speedup is None:
         budget = weight_budget(model, keep)
     else:

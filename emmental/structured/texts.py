@@ -121,7 +121,12 @@ def _read(texts: Iterable[Text], labels: Iterable[int | float] | None) -> list[t
     if len(read) < FEWEST_TEXTS:
         raise UserError(f"texts accepts {FEWEST_TEXTS} or more, not {len(read)}; some 2,000 are best")
     for number, text in enumerate(read):
-        if not "".join(text).strip():
+        parts = (text,) if isinstance(text, str) else text
+        if not (
+            isinstance(parts, list | tuple) and len(parts) in (1, 2) and all(isinstance(one, str) for one in parts)
+        ):
+            raise UserError(f"texts: text {number} is {text!r:.60}; a string or a pair of strings is accepted")
+        if not "".join(parts).strip():
             raise UserError(f"texts: text {number} is empty")
     return list(zip(read, answers, strict=True))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from emmental.training.tasks import reading_of
 logger = logging.getLogger(__name__)
 
 FLAG = "--unlabeled_file"
-_MOST_BYTES = 1 << 30
+_MOST_BYTES = min(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)
+"""Reading takes five to six times the size of a file."""
 
 
 def with_unlabelled(run: Run, dataset: FeatureDataset, tokenizer: Any, cache: Path) -> FeatureDataset:

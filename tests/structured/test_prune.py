@@ -157,6 +157,10 @@ def test_texts_are_shared_out(tokenizer):
         ({"keep": 0.5, "texts": sentences(31)}, "texts accepts 32 or more, not 31"),
         ({"keep": 0.5, "texts": [*sentences(40), " "]}, "text 40 is empty"),
         ({"keep": 0.5, "texts": "kasa lote"}, "not one text"),
+        ({"keep": 0.5, "texts": [*sentences(40), None]}, "text 40 is None; a string or a pair"),
+        ({"keep": 0.5, "texts": [{"text": each} for each in sentences(40)]}, "text 0 is {'text'"),
+        ({"keep": 0.5, "texts": [("kasa", "lote", "mivo")] * 40}, r"text 0 is \('kasa', 'lote', 'mivo'\); a string"),
+        ({"keep": 0.5, "texts": [("kasa", 3)] * 40}, r"text 0 is \('kasa', 3\)"),
         ({"keep": 0.5, "labels": [0, 1]}, "one for each text: 200, not 2"),
         ({"keep": 0.5, "labels": [0, 1] * 101}, "one for each text: 200, not more"),
         ({"keep": 0.5, "batch_size": 0}, "batch_size accepts numbers from 1, not 0"),
@@ -168,6 +172,11 @@ def test_texts_are_shared_out(tokenizer):
 def test_what_cannot_be(trained, tokenizer, arguments, message):
     with pytest.raises(UserError, match=message):
         emmental.prune(trained, tokenizer, **{"texts": sentences(), **arguments})
+
+
+def test_long_texts_are_cut_to_the_positions_of_the_model(trained, tokenizer):
+    """40 words and 32 positions."""
+    assert emmental.prune(trained, tokenizer, [" ".join(["kasa"] * 40)] * 32, keep=0.5, max_length=64)
 
 
 def test_a_classifier_that_was_never_trained(tokenizer):
