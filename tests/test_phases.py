@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,10 @@ from distiller import TaskDistiller
 from emmental.architectures import encoder_linears
 from emmental.patching import masked_layers
 from emmental.runs.output_folder import OutputFolder
+from emmental.structured import rungs
+from emmental.structured.agreement import Agreement
 from emmental.structured.speed import LayerTimes, SpeedTable
+from emmental.teaching import teachers
 
 UNSTRUCTURED = ("--granularity", "unstructured")
 LADDER = ("--keep", "0.5", "0.25", "--pictures")
@@ -139,6 +143,63 @@ def test_killed_while_it_cuts(world: World, structured: Path, tmp_path: Path, pl
     assert command.run(output, kill) == -9
     finished(command, output)
     assert difference(output, structured) is None
+
+
+CUT_ALONE = ("--num_train_epochs", "0", "--max_steps", "-1")
+
+
+@pytest.mark.parametrize(
+    ("flags", "changed", "tried"),
+    [((), 0.19, [3]), ((), 0.21, [3, 6]), (CUT_ALONE, 0.04, [3]), (CUT_ALONE, 0.06, [3, 6])],
+)
+def test_more_changes_are_allowed_before_a_recovery(
+    world: World, structured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple, changed: float,
+    tried: list[int],
+) -> None:  # fmt: skip
+    """Twice as many rungs follow where more than a twentieth of the answers changes, a fifth before a recovery."""
+    made, prune = [], rungs.prune_in_rungs
+
+    def pruned(dense: object, material: object, budget: object, count: int = rungs.RUNGS, **others: object) -> object:
+        made.append(count)
+        found = prune(dense, material, budget, count, **others)
+        return replace(found, agreement=Agreement(changed, found.agreement.divergence))
+
+    monkeypatch.setattr(rungs, "prune_in_rungs", pruned)
+    start = ("--model_name_or_path", str(structured / "dense"), "--no-dense_first")
+    masked_run_glue.main(world.plain(*flags, *start).argv(tmp_path / "out"))
+    assert made == tried
+    assert json.loads((tmp_path / "out" / "pruned" / "pruned.json").read_text())["changed"] == changed
+
+
+def test_the_teacher_is_asked_for_the_rows_that_are_trained_on(
+    world: World, structured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two updates of four rows: eight of the thirty."""
+    asked, learnt = [], []
+    predict, step = teachers.predict_logits, TaskDistiller.step
+
+    def texts(batch: dict[str, torch.Tensor]) -> list[tuple[int, ...]]:
+        pairs = zip(batch["input_ids"].tolist(), batch["attention_mask"].bool().tolist(), strict=True)
+        return [tuple(token for token, read in zip(*pair, strict=True) if read) for pair in pairs]
+
+    def predicted(teacher: torch.nn.Module, *others: object) -> torch.Tensor:
+        handle = teacher.register_forward_pre_hook(lambda _, __, inputs: asked.extend(texts(inputs)), with_kwargs=True)
+        try:
+            return predict(teacher, *others)
+        finally:
+            handle.remove()
+
+    def stepped(self: TaskDistiller, batch: dict[str, torch.Tensor], *others: object) -> object:
+        learnt.extend(texts(batch))
+        return step(self, batch, *others)
+
+    monkeypatch.setattr(teachers, "predict_logits", predicted)
+    monkeypatch.setattr(TaskDistiller, "step", stepped)
+    start = ("--model_name_or_path", str(structured / "dense"), "--no-dense_first")
+    short = ("--max_steps", "2", "--per_gpu_train_batch_size", "4")
+    masked_run_glue.main(world.plain(*short, *start).argv(tmp_path / "out"))
+    assert len(learnt) == len(set(learnt)) == 8
+    assert set(asked) == set(learnt)
 
 
 def test_a_damaged_cut_is_made_again(world: World, structured: Path, tmp_path: Path) -> None:
