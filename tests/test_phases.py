@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -376,8 +377,18 @@ def test_a_speedup_is_measured_once(world: World, structured: Path, tmp_path: Pa
     assert (output / "speed.json").read_bytes() == table
     said = log_of(output).read_text()
     assert said.count("10.00 ms for the dense model, 1.00 ms of them outside") == 1
+    assert "was measured on" not in said
     assert "using the pruned model of the earlier run" in said
     assert "times as fast as dense (1 x 16, PyTorch fp32), 1.5 asked" in said
+    (output / "speed.json").write_text(json.dumps(json.loads(table) | {"machine": "elsewhere"}))
+    finished(command, output)
+    assert "speed.json was measured on 'elsewhere', not here" in log_of(output).read_text()
+
+
+def test_a_run_says_how_long_it_takes(world: World, structured: Path, tmp_path: Path) -> None:
+    start = ("--model_name_or_path", str(structured / "dense"), "--no-dense_first", "--max_steps", "29")
+    said = log_of(finished(world.plain(*start), tmp_path / "out")).read_text()
+    assert re.search(r"about \d+ min \d\d s for the other 9 updates at this pace", said)
 
 
 def test_a_speedup_recovers_at_the_rate_of_what_it_leaves(world: World, structured: Path, tmp_path: Path) -> None:

@@ -185,8 +185,9 @@ class RunLoop:
         """After the first updates, log how long the rest will take."""
         made = self.learner.global_step - self._started_at
         if made == _UPDATES_TO_TIME and self.learner.global_step < self.total_updates:
-            seconds = (time.monotonic() - self._started) / made * (self.total_updates - self.learner.global_step)
-            logger.info("about %d min %02d s to go at this pace", seconds // 60, seconds % 60)
+            others = self.total_updates - self.learner.global_step
+            seconds = (time.monotonic() - self._started) / made * others
+            logger.info("about %d min %02d s for the other %d updates at this pace", *divmod(int(seconds), 60), others)
 
     def log(self, more: dict[str, Any] | None = None) -> None:
         """Log the mean losses since the last entry, `more`, learning rates and gradient norms."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -311,6 +312,7 @@ def budget_of(
     if run.speedup is None:
         return weight_budget(model, min(1.0, keep * encoder_weights(dense) / encoder_weights(model))), f"keep {keep:g}"
     file, shape = run.folder / SPEED_FILE, (run.speedup_batch_size, run.speedup_length)
+    here = platform.node()
     name = f"speedup {run.speedup:g} in {run.speedup_engine} at {shape[0]} x {shape[1]}"
     sizes = [[size.heads, size.neurons] for size in layer_sizes(model)]
     key = {
@@ -323,9 +325,11 @@ def budget_of(
     with run.processes.main_first():
         if run.processes.is_main and measured_speed(file, key, len(sizes)) is None:
             table = measure_speed(copy.deepcopy(model).cpu(), *shape, timed)
-            run.output.write_json(SPEED_FILE, {"of": key, "table": asdict(table)})
+            run.output.write_json(SPEED_FILE, {"machine": here, "of": key, "table": asdict(table)})
             for line in table.lines():
                 logger.info("%s", line)
+        elif run.processes.is_main and (elsewhere := _stored(file).get("machine", here)) != here:
+            logger.warning("%s was measured on %r, not here: --overwrite_output_dir measures anew", file, elsewhere)
     return speed_budget(measured_speed(file, key, len(sizes)), model, run.speedup, "--speedup"), name
 
 
@@ -336,7 +340,16 @@ def measured_speed(file: Path, key: dict[str, Any], layers: int) -> SpeedTable |
         layers: how many the model has.
     """
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = _stored(file)
         return SpeedTable.of(stored["table"], layers) if stored["of"] == key else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
         return None
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    """The content of `speed.json`; empty if it is missing or damaged."""
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return stored if isinstance(stored, dict) else {}

@@ -33,9 +33,10 @@ from emmental.runs.output_folder import RECORD, OutputFolder
 from emmental.runs.progress import keep_rows, read_log
 from emmental.small_models import SmallConfig
 from emmental.structured.speed import LayerTimes, SpeedTable, speed_budget
-from emmental.tasks import read_split, resolve_task, user_task
+from emmental.tasks import read_split, resolve_task, unlabelled_task, user_task
 from emmental.tasks.tables import read_table
 from emmental.training.phases import measured_speed
+from emmental.training.structured import share_left
 
 MEMORY = 8 << 30
 """Bytes of address space beyond what the process has: a reader that believes a lying size fails here."""
@@ -97,6 +98,7 @@ def readers(folder: Path) -> list[Reader]:
         _signed_package(folder),
         *_settings(folder),
         _speed_table(folder),
+        _facts_of_a_cut(folder),
         _report(folder),
         _weight_parts(folder),
     ]
@@ -131,6 +133,8 @@ def _tables(folder: Path) -> list[Reader]:
             "JSON lines", [rows], _written(folder / "a.jsonl", lambda path: read_table(path, "jsonl", keys=keys)), 25
         )
     )
+    text = "kasa lote\n\ncafé\r\nmivo\n".encode()
+    found.append(Reader("text without labels", [text, text[:-1]], _written(folder / "more.txt", _unlabelled), 12))
     for suffix, sample in ((".csv", csv), (".jsonl", rows)):
         name = f"own {suffix[1:]} data with its labels"
         found.append(Reader(name, [sample], _written(folder / f"own{suffix}", _own), 12))
@@ -143,6 +147,10 @@ def _split(name: str, path: Path) -> object:
 
 def _own(path: Path) -> object:
     return read_split(user_task(path, None, None), None, "train")
+
+
+def _unlabelled(path: Path) -> object:
+    return read_split(unlabelled_task(path, resolve_task("sst-2")), None, "test")
 
 
 def _boxes(folder: Path) -> Reader:
@@ -357,6 +365,18 @@ def _speed_table(folder: Path) -> Reader:
             speed_budget(found, model, 2.0)
 
     return Reader("table of milliseconds", [sample], _written(folder / "speed.json", read), 5)
+
+
+def _facts_of_a_cut(folder: Path) -> Reader:
+    """The facts that a cut has written beside its model."""
+    sample = json.dumps({"budget": "keep 0.25", "dense": "0" * 8, "seed": 42, "changed": 0.05, "left": 0.25}).encode()
+    (folder / "cut" / "pruned").mkdir(parents=True)
+
+    def read(path: Path) -> None:
+        left = share_left(path.parent.parent)
+        assert left is None or isinstance(left, float)
+
+    return Reader("facts of a cut", [sample], _written(folder / "cut" / "pruned" / "pruned.json", read), 5)
 
 
 def _report(folder: Path) -> Reader:

@@ -30,7 +30,12 @@ TRAINER_CASES = {
     "drawn": ["--pictures", "--save_steps", "8"],
 }
 """Name -> flags beyond those of `World.trainer`; all students have dropout."""
-PLAIN_CASES = ((), ("--granularity", "unstructured"), ("--keep", "0.5", "0.25"))
+PLAIN_CASES = (
+    (),
+    ("--granularity", "unstructured"),
+    ("--keep", "0.5", "0.25"),
+    ("--unlabeled_file", "{world}/more.tsv"),
+)
 """Flags beyond those of `World.plain`: runs in phases."""
 STUDENTS = ("distilbert", "roberta", "gpt2")
 _SECONDS = re.compile(rb'"(milli)?seconds": [0-9.]+')
@@ -104,6 +109,7 @@ class World:
         self.folder = folder
         dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
         tiny.write_task(folder / "mrpc", "mrpc", train=30)
+        (folder / "more.tsv").write_text("sentence1\tsentence2\n" + "kasa lote\tmivo nuzu\npeda rifi\tkate\n" * 8)
         tiny.save_bert(folder / "bert", **dropout)
         tiny.save_bert(folder / "teacher", seed=1)
         self._lm_flags: dict[str, list[str]] = {}
@@ -129,7 +135,8 @@ class World:
         flags = (
             *("--data_dir", str(folder / "mrpc"), "--task_name", "mrpc", "--model_name_or_path", str(folder / "bert")),
             *("--feature_cache_dir", "{run}/caches", "--max_seq_length", "32", "--no_cuda", "--no-pictures"),
-            *("--no-engines", "--max_steps", "6", "--save_steps", "4", "--logging_steps", "3", *others),
+            *("--no-engines", "--max_steps", "6", "--save_steps", "4", "--logging_steps", "3"),
+            *(flag.replace("{world}", str(folder)) for flag in others),
         )
         main, stepper = masked_run_glue.main, distiller.TaskDistiller
         return Command(
