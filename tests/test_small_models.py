@@ -28,6 +28,7 @@ from transformers import (
 
 import emmental
 from emmental.architectures import DOWN, OUTPUT, encoder_layers
+from emmental.export.onnx import write_onnx_folder
 from emmental.first_token import is_installed
 from emmental.inference.engines import prepare
 from emmental.masked_models import masked_config
@@ -377,6 +378,20 @@ def test_a_package_holds_the_sizes(model_type):
     with torch.no_grad():
         found = prepare(small, "sparse")(**batch(small)).logits
     assert (found - logits(small)).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
+def test_onnx_of_empty_layers_at_any_shape(model_type, tmp_path):
+    """fp32 to rounding, int8 to a tenth of the largest logit."""
+    small = shrink(dense(model_type), CASES["empty layers"])
+    write_onnx_folder(small, {}, tmp_path / "onnx", int8=True)
+    for shape in ((1, 3), (4, 17)):
+        ids = torch.randint(5, 30, shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            expected = small(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        for engine, most in (("onnx", 1e-5), ("onnx-int8", 0.1 * expected.abs().max())):
+            found = prepare(small, engine, threads=1, onnx_folder=tmp_path / "onnx")(ids, torch.ones_like(ids)).logits
+            assert (found - expected).abs().max() <= most
 
 
 @pytest.mark.parametrize("model_type", ["mpnet", "deberta-v2", "modernbert"])

@@ -38,6 +38,7 @@ class Candidate:
         weights: non-zero weights of the encoder's matrices; None for a bag of words.
         bytes: size of the file of weights; None if there is none.
         milliseconds: for one sentence of 128 tokens; None if it was not timed.
+        original: weights of the encoder's matrices before any pruning, if the model's configuration says it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Candidate:
     weights: int | None = None
     bytes: int | None = None
     milliseconds: float | None = None
+    original: int | None = None
 
 
 @dataclass
@@ -107,7 +109,9 @@ def floor_of(run: Run) -> Floor | None:
 def candidate(name: str, model: nn.Module, folder: Path, metric: float | None) -> Candidate:
     """The row of a model whose weights are in `folder`. Its time is measured later, together with the others."""
     file = folder / "model.safetensors"
-    return Candidate(name, metric, nonzero_encoder_weights(model), file.stat().st_size if file.exists() else None)
+    size = file.stat().st_size if file.exists() else None
+    original = getattr(model.config, "dense_encoder_weights", None)
+    return Candidate(name, metric, nonzero_encoder_weights(model), size, original=original)
 
 
 def nonzero_encoder_weights(model: nn.Module) -> int:
@@ -194,8 +198,7 @@ def no_better_than_words(pruned: float, words: float, rows: int) -> bool:
 def _cells(one: Candidate, first: Candidate) -> tuple[str, ...]:
     weights = times = "-"
     if one.weights is not None:
-        share = f" ({100 * one.weights / first.weights:.1f} %)" if first.weights and one is not first else ""
-        weights = f"{one.weights / 1e6:.2f} M{share}"
+        weights = f"{one.weights / 1e6:.2f} M{_shares(one.weights, first, one is first)}"
     if one.milliseconds is not None:
         faster = f" ({first.milliseconds / one.milliseconds:.1f} x)" if first.milliseconds and one is not first else ""
         times = f"{one.milliseconds:.1f}{faster}"
@@ -206,6 +209,13 @@ def _cells(one: Candidate, first: Candidate) -> tuple[str, ...]:
         "-" if one.bytes is None else f"{one.bytes / 1e6:.1f}",
         times,
     )
+
+
+def _shares(weights: int, first: Candidate, is_first: bool) -> str:
+    """What `weights` are of the first model, and, if that was pruned before, of its original; in brackets."""
+    shares = [f"{100 * weights / first.weights:.1f} %"] if first.weights and not is_first else []
+    shares += [f"{100 * weights / first.original:.1f} % of the original"] if first.original else []
+    return f" ({', '.join(shares)})" if shares else ""
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
