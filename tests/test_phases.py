@@ -87,6 +87,7 @@ def test_the_plain_command_ends_with_a_small_model(structured: Path) -> None:
     assert (structured / "model.safetensors").stat().st_size < (structured / "dense/model.safetensors").stat().st_size
     rows = json.loads((structured / "summary.json").read_text())["compared"]
     assert [row["name"] for row in rows] == ["dense", "25.0% kept", "bag of words"]
+    assert "phase 1, dense: 20 updates at learning rate 0.0001 (skipped if" in log_of(structured).read_text()
 
 
 def test_it_loads_without_this_package(structured: Path, tmp_path: Path) -> None:

@@ -213,9 +213,11 @@ def _refuse_misfits(run: Run, examples: int) -> None:
 
 def phases_text(run: Run, examples: int) -> list[str]:
     """What the run will do, a line for each phase."""
-    dense = plan_updates(dense_phase(run, examples), examples, run.processes.world_size)
+    before = dense_phase(run, examples)
+    dense = plan_updates(before, examples, run.processes.world_size)
     after = plan_updates(run, examples, run.processes.world_size)
-    first = "omitted" if run.dense_first is False else f"{dense.total_updates} updates"
+    rate = f"at learning rate {before.learning_rate:g}"
+    first = "omitted" if run.dense_first is False else f"{dense.total_updates} updates {rate}"
     unless = " (skipped if the model is fine-tuned already)" if run.dense_first is None else ""
     lines = [f"phase 1, dense: {first}{unless}"]
     each = " each" if len(run.keep or ()) > 1 else ""
