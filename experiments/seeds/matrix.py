@@ -161,7 +161,7 @@ class Matrix:
             if ready is not None and len(self.running) < self.args.lanes:
                 waiting.remove(ready)
                 self.running[self._start(ready)] = ready
-            elif not self.running and ready is None:
+            elif waiting and not self.running:
                 sys.exit(f"matrix.py: error: no dense model for {', '.join(work.name for work in waiting)}")
             else:
                 time.sleep(0.2)
