@@ -228,6 +228,7 @@ def test_the_best_engine_is_named_with_its_code(world: World, structured: Path, 
     assert "The best engine on this machine, for 1 x 32 tokens, is " in said
     assert "times the dense model in PyTorch fp32" in said
     assert "\nsession = " in said or "\nmodel = " in said
+    assert "ONNX Runtime int8: dynamic and static were tried on " in said
 
 
 def test_only_finished_models_are_rounded(world: World, structured: Path, tmp_path: Path) -> None:

@@ -20,12 +20,13 @@ Text = str | tuple[str, str]
 """A sentence, or a pair of them."""
 
 
-def read_texts(source: str) -> Iterator[Text]:
+def read_texts(source: str, flag: str = "--input") -> Iterator[Text]:
     """The sentences, or pairs of sentences, in a file.
 
     Args:
         source: a table with a header (.tsv, .csv, .jsonl, .json, .parquet: column `sentence1`, `sentence` or `text`,
             and for pairs `sentence2`); any other file as UTF-8 text, a sentence a line; `-`: standard input, as text.
+        flag: that names the file, for messages.
 
     Raises:
         UserError: no such file, not UTF-8, a carriage return inside a line of text, a table without such a column;
@@ -35,9 +36,7 @@ def read_texts(source: str) -> Iterator[Text]:
         return _lines(sys.stdin.buffer, "standard input")
     path = Path(source)
     if not path.is_file():
-        raise UserError(
-            f"--input {source} is not a file; it accepts text, {', '.join(_TABLES)}, or - (standard input)"
-        )
+        raise UserError(f"{flag} {source} is not a file; it accepts text, {', '.join(_TABLES)}, or - (standard input)")
     if path.suffix.lower() in _TABLES:
         return iter(_table_texts(path))
     return _file_lines(path)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,11 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from emmental import atomic
 from emmental.architectures import base_model_type, longest_input, takes_token_types
 from emmental.command_line import user_mistakes
-from emmental.data.texts import read_texts
+from emmental.data.texts import Text, read_texts
 from emmental.errors import UserError
 from emmental.export.arguments import folder_parser, folders, read_arguments
 from emmental.export.bertarize import bertarize
+from emmental.export.calibration import CALIBRATION_ROWS, DYNAMIC, FORMS, NO_DATA, STATIC, Calibration
 from emmental.export.model_folder import read_model
 from emmental.export.onnx_card import onnx_card
 from emmental.export.onnx_int8 import calibration_batches, quantize_int8
@@ -76,12 +77,14 @@ class OnnxExport:
         difference: of the float32 file to PyTorch, see `largest_difference`.
         size: of the float32 file, in bytes.
         int8_difference, int8_size: the same for the int8 file; None without one.
+        int8_form: the form of int8 that was kept, a name among `FORMS`; None without one.
     """
 
     difference: float
     size: int
     int8_difference: float | None = None
     int8_size: int | None = None
+    int8_form: str | None = None
 
 
 class _Named(nn.Module):
@@ -160,8 +163,9 @@ def export_onnx_folder(
     int8: bool = False,
     pruning_method: str | None = None,
     threshold: float | None = None,
-    calibration_file: str | Path | None = None,
+    texts: Iterable[Text] | None = None,
     openvino: bool = False,
+    choice: Calibration = NO_DATA,
 ) -> OnnxExport:
     """Write the model in `source` as the folder `target`, whole or not at all.
 
@@ -170,29 +174,29 @@ def export_onnx_folder(
         target: a new folder, or one that this function made.
         int8: write an int8 model too.
         pruning_method, threshold: override what a masked model records.
-        calibration_file: texts or pairs, see `read_texts`. With it, int8 with fixed scales is tried too.
+        texts: sentences or pairs. With them, static int8 is tried too.
         openvino: write int8 for OpenVINO too.
+        choice: how the form of int8 is chosen; its batches are made of `texts`.
 
     Raises:
-        UserError: as `read_model`, `export_onnx` and `read_texts`; `target` is another existing folder; `openvino`
-            without texts or its packages.
+        UserError: as `read_model` and `export_onnx`; `target` is another existing folder; `openvino` or static int8
+            without texts; `openvino` without its packages.
     """
     source, target = Path(source), Path(target)
-    if openvino and calibration_file is None:
-        raise UserError("--openvino needs texts to fix its scales: give --calibration_file")
+    fixed = {"--openvino": openvino, "--int8_scales static": [*choice.forms] == [STATIC]}
+    if texts is None and (flag := next((name for name, given in fixed.items() if given), None)):
+        raise UserError(f"{flag} needs texts to fix its scales: give --calibration_file")
     if openvino and (package := missing_package()):
         raise UserError(f"--openvino: {package} is not installed: pip install openvino nncf")
     _refuse_foreign(target)
     model = read_model(source, pruning_method, threshold)
     card = source / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    batches = []
-    if calibration_file is not None:
-        batches = calibration_batches(
-            read_texts(str(calibration_file)), tokenizer_of(source), longest_input(model.config)
-        )
+    if texts is not None:
+        batches = calibration_batches(texts, tokenizer_of(source), longest_input(model.config))
+        choice = replace(choice, batches=batches)
     name, files = source.resolve().name, read_tokenizer_files(source)
-    return write_onnx_folder(model, files, target, int8, name, text, batches, openvino)
+    return write_onnx_folder(model, files, target, int8, name, text, choice, openvino)
 
 
 def write_onnx_folder(
@@ -202,7 +206,7 @@ def write_onnx_folder(
     int8: bool = False,
     name: str = "model",
     card: str = "",
-    calibration: Sequence[Mapping[str, Tensor]] = (),
+    calibration: Calibration = NO_DATA,
     openvino: bool = False,
 ) -> OnnxExport:
     """Write `model` as the folder `target`: two ONNX files, config.json, the tokenizer, a card and a manifest.
@@ -216,7 +220,7 @@ def write_onnx_folder(
         int8: write an int8 model too.
         name, card: of the model, for the new card.
         calibration: see `quantize_int8`.
-        openvino: write `OPENVINO_FILE` too, which needs `calibration`.
+        openvino: write `OPENVINO_FILE` too, which needs batches.
     """
     plain = bertarize(model) if masked_layers(model) else model
     with atomic.atomic_folder(target) as temporary:
@@ -227,11 +231,11 @@ def write_onnx_folder(
         difference = export_onnx(plain, temporary / MODEL_FILE)
         result = OnnxExport(difference, (temporary / MODEL_FILE).stat().st_size)
         if int8:
-            quantize_int8(temporary / MODEL_FILE, temporary / INT8_FILE, calibration)
+            form = quantize_int8(temporary / MODEL_FILE, temporary / INT8_FILE, calibration)
             of_int8 = largest_difference(plain, load_session(temporary / INT8_FILE))
-            result = OnnxExport(difference, result.size, of_int8, (temporary / INT8_FILE).stat().st_size)
+            result = OnnxExport(difference, result.size, of_int8, (temporary / INT8_FILE).stat().st_size, form)
         if openvino:
-            write_openvino_int8(temporary / MODEL_FILE, temporary, calibration)
+            write_openvino_int8(temporary / MODEL_FILE, temporary, calibration.batches)
         files = [(MODEL_FILE, "fp32", result.size, result.difference)]
         if int8:
             files.append((INT8_FILE, "q8", result.int8_size, result.int8_difference))
@@ -319,7 +323,7 @@ def _summary(result: OnnxExport, target: Path) -> str:
     if result.int8_size is not None:
         lines.append(
             f"{INT8_FILE:25} {result.int8_size / 1e6:9.3f} MB  largest difference to PyTorch "
-            f"{result.int8_difference:.1e}"
+            f"{result.int8_difference:.1e} ({FORMS[result.int8_form]})"
         )
     return "\n".join([*lines, str(target)])
 
@@ -334,12 +338,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--int8",
         action=argparse.BooleanOptionalAction,
-        help=f"write {INT8_FILE} too, with int8 weights and dynamic quantisation",
+        help=f"write {INT8_FILE} too: dynamic int8; with --calibration_file the best form",
         default=True,
     )
     parser.add_argument(
         "--calibration_file",
-        help="texts to fix the scales of int8; the fixed scales are used if they change the outputs less",
+        help=f"texts, of which {CALIBRATION_ROWS} are used: dynamic and static int8 are tried on them, and the one "
+        "that changes the outputs less is kept",
+    )
+    parser.add_argument(
+        "--int8_scales",
+        choices=(DYNAMIC, STATIC),
+        help="write this form of int8 and try no other",
     )
     parser.add_argument(
         "--openvino",
@@ -356,8 +366,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.int8,
             args.pruning_method,
             args.threshold,
-            args.calibration_file,
+            None if args.calibration_file is None else read_texts(args.calibration_file, "--calibration_file"),
             args.openvino,
+            Calibration(forms=(args.int8_scales,)) if args.int8_scales else NO_DATA,
         )
     print(_summary(result, target))
 

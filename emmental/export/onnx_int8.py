@@ -25,6 +25,15 @@ from emmental import atomic
 from emmental.data.padding import pad_lists
 from emmental.data.texts import Text
 from emmental.errors import UserError
+from emmental.export.calibration import (
+    CALIBRATION_ROWS,
+    CALIBRATION_TOKENS,
+    DYNAMIC,
+    MIXED,
+    NO_DATA,
+    STATIC,
+    Calibration,
+)
 from emmental.export.onnx_outliers import largest_inputs, products, round_embeddings, split_outliers
 from emmental.export.onnx_session import INPUTS, load_session, read_checked
 
@@ -39,19 +48,22 @@ _PRODUCTS: dict[str, Any] = {
 }
 
 
-def quantize_int8(path: str | Path, target: str | Path, calibration: Sequence[Mapping[str, Tensor]] = ()) -> None:
+def quantize_int8(path: str | Path, target: str | Path, calibration: Calibration = NO_DATA) -> str:
     """Write `path`, an ONNX file of `export_onnx`, as `target` with int8 weights, whole or not at all.
 
     Matrices get a scale for each output, embeddings one for each token. A few channels of each product stay in
     float32, see `split_outliers`; without calibration data they are chosen with random tokens. Weights of matrices
-    use 7 of the 8 bits, because sums saturate on processors without VNNI otherwise. Scales of activations are computed
-    for each batch. With calibration data, fixed scales are tried too, and the form whose outputs change least is kept.
-    If they change by more than `FAR`, each layer is tried in float32. The best of these forms is kept if it halves the
-    distance.
+    use 7 of the 8 bits, because sums saturate on processors without VNNI otherwise. With calibration data, dynamic and
+    static int8 are tried. Of the forms that are accepted, the one whose outputs on these data change least is kept; if
+    none is accepted, the one that changes least of all. If both change by more than `FAR`, each layer is tried in
+    float32. The best of these forms goes first if it halves the distance.
 
     Args:
         path, target: files.
-        calibration: batches of the model's inputs, each (batch, length) int64; more take longer.
+        calibration: see there.
+
+    Returns:
+        The form that is kept, a name among `FORMS`.
 
     Raises:
         UserError: `path` does not exist or is damaged.
@@ -60,32 +72,40 @@ def quantize_int8(path: str | Path, target: str | Path, calibration: Sequence[Ma
     with _without_remarks(), atomic.atomic_file(target) as temporary, tempfile.TemporaryDirectory() as folder:
         split = onnx.ModelProto()
         split.CopyFrom(checked)
-        exact = split_outliers(split, largest_inputs(checked, calibration or [_random_tokens(checked)]))
+        batches = calibration.batches
+        exact = split_outliers(split, largest_inputs(checked, batches or [_random_tokens(checked)]))
         round_embeddings(split)
-        _quantize_dynamic(split, temporary, exact)
-        if calibration:
-            static = Path(folder) / "static.onnx"
-            _quantize_static(split, static, calibration, exact)
-            _keep_closest(Path(path), temporary, static, calibration, _each_layer_exact(split, Path(folder), exact))
+        dynamic, static = (Path(folder) / f"{form}.onnx" for form in (DYNAMIC, STATIC))
+        if DYNAMIC in calibration.forms or not batches:
+            _quantize_dynamic(split, dynamic, exact)
+        if STATIC in calibration.forms and batches:
+            _quantize_static(split, static, batches, exact)
+        files = [file for file in (dynamic, static) if file.exists()]
+        others = _each_layer_exact(split, Path(folder), exact) if MIXED in calibration.forms else ()
+        kept = files[0] if len(files) == 1 else _best_form(Path(path), files, others, calibration)
+        shutil.copyfile(kept, temporary)
+    return kept.stem.partition("-")[0]
 
 
-def _keep_closest(
-    path: Path, dynamic: Path, static: Path, calibration: Sequence[Mapping[str, Tensor]], others: Iterable[Path]
-) -> None:
-    """Replace `dynamic` by the form whose outputs are closest to those of `path`.
+def _best_form(path: Path, files: Sequence[Path], others: Iterable[Path], calibration: Calibration) -> Path:
+    """The accepted file whose outputs are closest to those of `path`; the closest of all if none is accepted.
 
-    `others` are slower. They are tried only if both other forms are further than `FAR`, and must halve the distance.
+    `others` are slower. They are tried only if all `files` are further than `FAR`, and must halve the distance.
     """
-    wanted = _outputs(path, calibration)
-    distances = {file: distance(wanted, _outputs(file, calibration)) for file in (dynamic, static)}
-    best = min(distances, key=distances.__getitem__)
-    if distances[best] > FAR:
-        slower = {file: distance(wanted, _outputs(file, calibration)) for file in others}
-        closest = min(slower, key=slower.__getitem__, default=best)
-        if slower.get(closest, distances[best]) <= distances[best] / 2:
-            best = closest
-    if best != dynamic:
-        shutil.copyfile(best, dynamic)
+    wanted = _outputs(path, calibration.batches)
+
+    def distances(forms: Iterable[Path]) -> dict[Path, float]:
+        return {file: distance(wanted, _outputs(file, calibration.batches)) for file in forms}
+
+    known = distances(files)
+    order = sorted(known, key=known.__getitem__)
+    if known[order[0]] > FAR:
+        slower = distances(others)
+        closest = min(slower, key=slower.__getitem__, default=None)
+        if closest is not None and slower[closest] <= known[order[0]] / 2:
+            order.insert(0, closest)
+    accepts = calibration.accepts or (lambda file: True)
+    return next(filter(accepts, order), order[0])
 
 
 def _each_layer_exact(model: onnx.ModelProto, folder: Path, exact: Sequence[str]) -> Iterator[Path]:
@@ -95,8 +115,9 @@ def _each_layer_exact(model: onnx.ModelProto, folder: Path, exact: Sequence[str]
         if node.name not in exact and (found := _LAYER.search(node.name)):
             layers.setdefault(found.group(), []).append(node.name)
     for number, names in enumerate(layers.values() if len(layers) > 1 else ()):
-        _quantize_dynamic(model, folder / f"{number}.onnx", [*exact, *names])
-        yield folder / f"{number}.onnx"
+        file = folder / f"{MIXED}-{number}.onnx"
+        _quantize_dynamic(model, file, [*exact, *names])
+        yield file
 
 
 def _random_tokens(model: onnx.ModelProto, rows: int = 32, length: int = 16) -> dict[str, Tensor]:
@@ -126,14 +147,14 @@ def _without_remarks() -> Iterator[None]:
 
 
 def calibration_batches(
-    texts: Iterable[Text], tokenizer: PreTrainedTokenizerBase, longest: int, rows: int = 128, batch_size: int = 8
+    texts: Iterable[Text], tokenizer: PreTrainedTokenizerBase, longest: int, batch_size: int = 8
 ) -> list[dict[str, Tensor]]:
-    """The first `rows` texts as batches of inputs, cut to `longest` or 128 tokens, whichever is less.
+    """The first `CALIBRATION_ROWS` texts as batches of inputs, cut to `longest` tokens or `CALIBRATION_TOKENS`.
 
     Raises:
         UserError: no text.
     """
-    first = list(islice(texts, rows))
+    first = list(islice(texts, CALIBRATION_ROWS))
     if not first:
         raise UserError("--calibration_file holds no text")
     batches = []
@@ -142,7 +163,10 @@ def calibration_batches(
             *(text if isinstance(text, tuple) else (text,) for text in first[begin : begin + batch_size]), strict=True
         )
         found = tokenizer(
-            *map(list, columns), truncation=True, max_length=min(longest, 128), return_token_type_ids=True
+            *map(list, columns),
+            truncation=True,
+            max_length=min(longest, CALIBRATION_TOKENS),
+            return_token_type_ids=True,
         )
         paddings = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
         batches.append({name: pad_lists(found[name], padding) for name, padding in paddings.items()})

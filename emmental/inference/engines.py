@@ -23,7 +23,8 @@ from transformers.utils import ModelOutput
 from emmental.architectures import base_model_type, takes_token_types
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
-from emmental.export.openvino_int8 import OPENVINO_FILE
+from emmental.export.calibration import DYNAMIC, FORMS, STATIC, Calibration
+from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package
 from emmental.first_token import install_first_token
 from emmental.inference.latency import measure as measure_in_turns
 from emmental.patching import masked_layers
@@ -283,6 +284,7 @@ class Trial:
         speedup: times as fast as the same model in PyTorch fp32.
         points: change of the metric against PyTorch fp32, in points of 100; negative is worse.
         changed: share of the rows whose class changes (regression: 0).
+        form: of int8 in ONNX Runtime, a name among `FORMS`; None for other engines.
     """
 
     engine: str
@@ -290,6 +292,7 @@ class Trial:
     speedup: float
     points: float
     changed: float
+    form: str | None = None
 
     @property
     def offered(self) -> bool:
@@ -298,11 +301,15 @@ class Trial:
 
     def __str__(self) -> str:
         """One line for the foot of a table, or for a log."""
-        title = ENGINES[self.engine].title
-        text = f"{title}: {self.ms:.2f} ms, {self.speedup:.1f} times PyTorch fp32"
+        text = f"{title_of(self.engine, self.form)}: {self.ms:.2f} ms, {self.speedup:.1f} times PyTorch fp32"
         if ENGINES[self.engine].rounds:
             text += f"; {self.points:+.2f} points, {100 * self.changed:.2f} % of the answers change"
         return text if self.offered else f"{text}: not offered, at most {MOST_POINTS} points may be lost"
+
+
+def title_of(engine: str, form: str | None = None) -> str:
+    """Name of an engine for people, with its form of int8 if that is known."""
+    return ENGINES[engine].title + ("" if form is None else f" ({FORMS[form]})")
 
 
 def compare(
@@ -313,8 +320,11 @@ def compare(
     length: int = 128,
     engines: Iterable[str] | None = None,
     threads: int | None = None,
+    calibration: Sequence[Mapping[str, Tensor]] = (),
 ) -> list[Trial]:
     """Try engines on the same rows and the same shape.
+
+    With `calibration`, dynamic and static int8 are tried: of those that cost little, the one closer to fp32 is kept.
 
     Args:
         model: masked, plain or small.
@@ -323,23 +333,53 @@ def compare(
         batch, length: shape that is timed.
         engines: names; all that this machine offers if absent. PyTorch fp32 is always among them.
         threads: PyTorch's number if absent.
+        calibration: batches of inputs that are not among the rows judged, each (batch, length) int64.
     """
     threads = torch.get_num_threads() if threads is None else threads
-    names = dict.fromkeys([TORCH, *(available() if engines is None else engines)])
-    ready = {name: prepare(model, name, threads) for name in names}
-    rows = measure_in_turns(ready, batch, length, threads, model.config.vocab_size)
+    calibrated = bool(calibration) and missing_package() is None
+    names = dict.fromkeys([TORCH, *(available(calibrated) if engines is None else engines)])
+    exact = answer(prepare(model, TORCH, threads))
+
+    def points(logits: np.ndarray) -> float:
+        return 100 * (score(logits) - score(exact))
+
+    def accepts(file: Path) -> bool:
+        return costs_little(points(answer(from_onnx(file, ONNX_INT8, threads, _named_config(model)))))
+
+    with tempfile.TemporaryDirectory() as place:
+        folder, form = Path(place) / "onnx", None
+        if any(ENGINES[name].package for name in names):
+            form = _write_files(model, folder, names, calibration, accepts)
+        ready = {name: prepare(model, name, threads, folder) for name in names}
+        rows = measure_in_turns(ready, batch, length, threads, model.config.vocab_size)
+        logits = {name: answer(engine) for name, engine in ready.items()}
     times = {row.model: row.median_ms for row in rows}
-    logits = {name: answer(ready[name]) for name in names}
     return [
         Trial(
             name,
             times[name],
             times[TORCH] / times[name],
-            100 * (score(logits[name]) - score(logits[TORCH])),
-            changed_answers(logits[TORCH], logits[name]),
+            points(logits[name]),
+            changed_answers(exact, logits[name]),
+            form if name == ONNX_INT8 else None,
         )
         for name in names
     ]
+
+
+def _write_files(
+    model: PreTrainedModel,
+    folder: Path,
+    engines: Iterable[str],
+    calibration: Sequence[Mapping[str, Tensor]],
+    accepts: Callable[[Path], bool],
+) -> str | None:
+    """Write the files that these engines run into a folder. Returns the form of int8 that is kept, if any."""
+    from emmental.export.onnx import write_onnx_folder
+
+    choice = Calibration(calibration, (DYNAMIC, STATIC), accepts)
+    int8, openvino = ONNX_INT8 in engines, OPENVINO_INT8 in engines
+    return write_onnx_folder(model, {}, folder, int8, calibration=choice, openvino=openvino).int8_form
 
 
 def changed_answers(exact: np.ndarray, rounded: np.ndarray) -> float:
@@ -358,17 +398,21 @@ def advice(trials: Sequence[Trial], folder: str | Path, model_type: str, batch: 
     refused = [str(trial) for trial in trials if not trial.offered]
     absent: dict[str, list[str]] = {}
     for name, engine in ENGINES.items():
-        if reason := why_not(name):
+        reason = why_not(name)
+        if reason is None and engine.calibrated and (package := missing_package()):
+            reason = f"{package} is not installed: pip install {package}"
+        if reason:
             absent.setdefault(reason, []).append(engine.title)
     missing = [f"{', '.join(titles)}: {reason}" for reason, titles in absent.items()]
     begin = f"The best engine on this machine, for {batch} x {length} tokens, is {best}"
-    return "\n".join([begin, code_line(best.engine, folder, model_type), *refused, *missing])
+    return "\n".join([begin, code_line(best.engine, folder, model_type, best.form), *refused, *missing])
 
 
-def code_line(engine: str, folder: str | Path, model_type: str = "bert") -> str:
+def code_line(engine: str, folder: str | Path, model_type: str = "bert", form: str | None = None) -> str:
     """Lines of Python that load the model of `folder` in an engine, for users to copy.
 
-    ONNX files are expected in `<folder>-onnx`, where the command of the first line writes them.
+    ONNX files are expected in `<folder>-onnx`, where the command of the first line writes them. `form`: of int8 in
+    ONNX Runtime, if it was chosen with calibration data.
     """
     known, onnx = ENGINES[engine], f"{folder}-onnx"
     lines = [known.code.format(folder=folder, onnx=onnx)]
@@ -378,5 +422,7 @@ def code_line(engine: str, folder: str | Path, model_type: str = "bert") -> str:
         imports = [needed] if stock else ["import emmental", needed]
         return "\n".join([*(["import emmental.export.sparse"] if engine == SPARSE else imports), *lines])
     export = f"# first: python -m emmental.export.onnx --model_name_or_path {folder} --output {onnx}"
-    export += " --openvino --calibration_file texts.txt" if known.calibrated else ""
+    export += " --openvino" if known.calibrated else ""
+    export += " --calibration_file texts.txt" if known.calibrated or form else ""
+    export += f" --int8_scales {form}" if form in (DYNAMIC, STATIC) else ""
     return "\n".join([export, f"import {known.package}", *lines])

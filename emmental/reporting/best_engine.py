@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from emmental.architectures import longest_input
+from emmental.data import FeatureDataset
 from emmental.errors import UserError
+from emmental.export.calibration import CALIBRATION_ROWS, CALIBRATION_TOKENS, FORMS
 from emmental.inference.engines import advice, best_engine, compare
 from emmental.reporting.before_after import BATCH, LENGTH, Made, on_cpu
 from emmental.runs.run import Run
@@ -15,7 +17,7 @@ from emmental.tasks import compute_metrics, predictions_from_logits
 
 MOST_ROWS = 1000
 """Every engine answers at most this many dev rows, spread evenly over all."""
-_ROWS_AT_ONCE = 32
+_ROWS_AT_ONCE, _CALIBRATED_AT_ONCE = 32, 8
 
 
 def best_engine_lines(run: Run, made: Made) -> list[str]:
@@ -26,8 +28,7 @@ def best_engine_lines(run: Run, made: Made) -> list[str]:
         made: its results.
     """
     dev = run.datasets[run.task.name, "dev"]
-    rows = np.unique(np.linspace(0, len(dev) - 1, min(len(dev), MOST_ROWS)).astype(int))
-    by_length = rows[np.argsort(dev.lengths[rows], kind="stable")]
+    by_length = _rows_by_length(dev, MOST_ROWS)
     labels = np.asarray(dev.labels)[by_length]
     model = on_cpu(made.model).eval()
 
@@ -44,11 +45,35 @@ def best_engine_lines(run: Run, made: Made) -> list[str]:
 
     length = min(LENGTH, longest_input(model.config))
     try:
-        trials = compare(model, answer, score, BATCH, length)
+        batches = calibration_of(run.datasets[run.task.name, "train"])
+        trials = compare(model, answer, score, BATCH, length, calibration=batches)
     except UserError as error:  # the model is finished and saved, so a failing engine must not end the run
         return [f"other engines could not be tried: {error}"]
     dense, *_, own = [row for row in made.timed(run.task.primary_metric) if row.milliseconds is not None]
     best = best_engine(trials)
     times = dense.milliseconds / own.milliseconds * best.speedup
     said = advice(trials, run.output_dir, model.config.model_type, BATCH, length).splitlines()
-    return [f"{said[0]}; {times:.1f} times the dense model in PyTorch fp32", *said[1:]]
+    said[0] += f"; {times:.1f} times the dense model in PyTorch fp32"
+    rows = sum(len(batch["input_ids"]) for batch in batches)
+    return [*said, *(both_tried(trial.form, f"{rows} training rows") for trial in trials if trial.form)]
+
+
+def both_tried(form: str, data: str) -> str:
+    """That dynamic and static int8 were tried on these data, and which one is kept."""
+    return f"ONNX Runtime int8: dynamic and static were tried on {data}; kept: {FORMS[form]}"
+
+
+def calibration_of(train: FeatureDataset) -> list[dict[str, Tensor]]:
+    """Batches of training rows, spread evenly over all, which int8 is calibrated on; long rows are cut."""
+    rows = _rows_by_length(train, CALIBRATION_ROWS)
+    batches = [
+        train.batch(rows[start : start + _CALIBRATED_AT_ONCE]) for start in range(0, len(rows), _CALIBRATED_AT_ONCE)
+    ]
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    return [{name: batch[name][:, :CALIBRATION_TOKENS] for name in names} for batch in batches]
+
+
+def _rows_by_length(dataset: FeatureDataset, most: int) -> np.ndarray:
+    """At most this many rows, spread evenly over all, shortest first."""
+    rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), most)).astype(int))
+    return rows[np.argsort(dataset.lengths[rows], kind="stable")]

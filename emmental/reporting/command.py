@@ -30,6 +30,8 @@ from emmental.patching import masked_layers
 from emmental.pictures.canvas import Chart, encode_array, render_rgba
 from emmental.pictures.curves import curves, has_curves
 from emmental.pictures.heat import overview
+from emmental.reporting.best_engine import both_tried
+from emmental.reporting.calibration import calibration_texts
 from emmental.reporting.forms import (
     INT8_PACKAGE,
     DevData,
@@ -39,6 +41,7 @@ from emmental.reporting.forms import (
     flags_of_training,
     int8_package,
     latencies,
+    loses_little,
     make_artifacts,
     not_offered,
     quality,
@@ -75,9 +78,18 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     _check_model(model, task, args)
     made, work = training(source), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)
-    artifacts = make_artifacts(source, work, args.pruning_method, args.threshold, dense, args.calibration_file)
+    calibration = calibration_texts(args.calibration_file, task, args.data_dir)
+    data = DevData(
+        task,
+        args.data_dir,
+        args.max_seq_length,
+        args.per_gpu_eval_batch_size,
+        work / "features",
+        calibration.dev_rows,
+    )
+    accepts = loses_little(model, data, tokenizer, args.threads)
+    artifacts = make_artifacts(source, work, calibration.texts, accepts, args.pruning_method, args.threshold, dense)
     models = engines(artifacts, args.threads)
-    data = DevData(task, args.data_dir, args.max_seq_length, args.per_gpu_eval_batch_size, work / "features")
     rows = quality(model, {**models, INT8_PACKAGE: int8_package(artifacts)}, data, tokenizer)
     return {
         "made_by": GENERATOR,
@@ -90,7 +102,9 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         "pruning": _pruning(model),
         "remaining": remaining(model, None if dense is None else read_model(dense)),
         "quality": rows,
-        "not_offered": not_offered(rows, task.primary_metric),
+        "not_offered": not_offered(rows),
+        "int8_form": artifacts.int8_form,
+        "int8": both_tried(artifacts.int8_form, calibration.words),
         "sizes": sizes(artifacts, model),
         "latency": latencies(
             models, args.batch_sizes, args.lengths, args.threads, model.config.vocab_size, args.seconds
@@ -249,7 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dense", help="folder of the dense model it came from; default: what the training recorded")
     parser.add_argument(
         "--calibration_file",
-        help="texts to fix the scales of int8; the fixed scales are used if they change the outputs less",
+        help="texts that int8 is calibrated on; default: training rows, or dev rows that are then not judged",
     )
     parser.add_argument("--output", "--target", dest="output", default="report.html", help="page to write")
     parser.add_argument("--results", help="file for the numbers, as JSON")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from os.path import isfile  # also False for names that no file can have
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -18,8 +18,10 @@ from transformers import PreTrainedModel
 
 import emmental
 from emmental.data import load_features
+from emmental.data.texts import Text
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize_folder
+from emmental.export.calibration import Calibration
 from emmental.export.counts_parameters import Count, count_parameters
 from emmental.export.model_folder import read_model
 from emmental.export.onnx import INT8_FILE, MODEL_FILE, export_onnx_folder
@@ -35,6 +37,7 @@ from emmental.inference.engines import (
     TORCH,
     available,
     costs_little,
+    from_onnx,
     prepare,
 )
 from emmental.inference.latency import machine, measure, speedups
@@ -75,6 +78,7 @@ class Artifacts:
         plain: its bertarized folder; `source` itself if that is plain.
         onnx: the folder of its two ONNX models.
         packages: type of the values -> package, matrices and embeddings both of that type.
+        int8_form: the form of int8 in `onnx`, a name among `FORMS`.
         dense: folder of the dense model it came from; None if unknown.
     """
 
@@ -82,6 +86,7 @@ class Artifacts:
     plain: Path
     onnx: Path
     packages: dict[str, Path]
+    int8_form: str
     dense: Path | None = None
 
 
@@ -95,6 +100,7 @@ class DevData:
         max_seq_length: longer inputs are cut to this many tokens.
         batch_size: of the evaluation.
         cache_dir: folder of the tokenised data.
+        calibrated: (n,) dev rows that int8 is calibrated on: its points are counted on the others.
     """
 
     task: Task
@@ -102,19 +108,22 @@ class DevData:
     max_seq_length: int
     batch_size: int
     cache_dir: Path
+    calibrated: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def make_artifacts(
     source: Path,
     work_dir: Path,
+    texts: Sequence[Text],
+    accepts: Callable[[Path], bool],
     pruning_method: str | None = None,
     threshold: float | None = None,
     dense: Path | None = None,
-    calibration_file: str | None = None,
 ) -> Artifacts:
     """Write the exported forms of the model in `source` into `work_dir`; those of an earlier call are replaced.
 
-    `dense` is the folder of the model it came from, which is only read; `calibration_file`: see `export_onnx_folder`.
+    int8 is calibrated on `texts`; `accepts` says whether an ONNX file is good enough. `dense` is the folder of the
+    model it came from, which is only read.
 
     Raises:
         ValueError, UserError: as `read_model`, `bertarize_folder`, `export_onnx_folder` and `save_package`.
@@ -123,13 +132,13 @@ def make_artifacts(
     if masked_layers(read_model(source, pruning_method, threshold)):
         plain = work_dir / "plain"
         bertarize_folder(source, plain, pruning_method, threshold)
-    openvino = calibration_file is not None and missing_package() is None
-    export_onnx_folder(plain, work_dir / "onnx", True, None, None, calibration_file, openvino)
+    openvino, choice = missing_package() is None, Calibration(accepts=accepts)
+    made = export_onnx_folder(plain, work_dir / "onnx", True, texts=texts, openvino=openvino, choice=choice)
     packages = {values: work_dir / f"{values}.emmental" for values in VALUE_TYPES}
     work_dir.mkdir(parents=True, exist_ok=True)
     for values, path in packages.items():
         save_package(plain, path, values, values)
-    return Artifacts(source, plain, work_dir / "onnx", packages, dense)
+    return Artifacts(source, plain, work_dir / "onnx", packages, made.int8_form, dense)
 
 
 def engines(artifacts: Artifacts, threads: int) -> dict[str, nn.Module]:
@@ -140,12 +149,23 @@ def engines(artifacts: Artifacts, threads: int) -> dict[str, nn.Module]:
     return dense | {name: prepare(plain, name, threads, artifacts.onnx) for name in names}
 
 
-def not_offered(rows: Sequence[dict], primary_metric: str) -> dict[str, str]:
+def loses_little(model: PreTrainedModel, data: DevData, tokenizer: Any, threads: int) -> Callable[[Path], bool]:
+    """A function that says whether the model of an ONNX file may be offered in the place of `model`."""
+    exact = _answers(model, data, tokenizer, FORM_TITLES[TORCH]).judged
+
+    def accepts(file: Path) -> bool:
+        rounded = from_onnx(file, ONNX_INT8, threads, model.config)
+        return costs_little(100 * (_answers(rounded, data, tokenizer, FORM_TITLES[ONNX_INT8]).judged - exact))
+
+    return accepts
+
+
+def not_offered(rows: Sequence[dict]) -> dict[str, str]:
     """Engine -> reason, for engines that round and lose too much on the dev data; `rows` are those of `quality`."""
     refused = {}
-    exact = rows[0]["metrics"][primary_metric]
+    exact = rows[0]["judged"]
     for row in rows:
-        points = 100 * (row["metrics"][primary_metric] - exact)
+        points = 100 * (row["judged"] - exact)
         if row["name"] in ENGINES and ENGINES[row["name"]].rounds and not costs_little(points):
             title, same = ENGINES[row["name"]].title, row["agreement"]
             changed = "" if same is None else f" and changes {100 * (1 - same):.2f} % of the answers"
@@ -157,21 +177,23 @@ def quality(source: PreTrainedModel, models: dict[str, nn.Module], data: DevData
     """Metrics of each form on the dev data, and the distance of its logits from those of `source`, the first row.
 
     Returns:
-        A row for each: `name`, `metrics` (name -> value), `rows`, `largest_difference` of a logit, and `agreement`,
-        the share of rows with the same class (regression: None).
+        A row for each: `name`, `metrics` (name -> value), `judged`, the primary metric on the rows that int8 is not
+        calibrated on, `rows`, `largest_difference` of a logit, and `agreement`, the share of rows with the same class
+        (regression: None).
     """
     name = MASKED if masked_layers(source) else TORCH
     judged = {name: source} | {key: model for key, model in models.items() if key != name}
     answers = {key: _answers(model, data, tokenizer, FORM_TITLES[key]) for key, model in judged.items()}
     rows = []
-    for key, (logits, metrics) in answers.items():
-        exact = answers[name][0]
+    for key, (logits, metrics, judged_metric) in answers.items():
+        exact = answers[name].logits
         same = None if data.task.is_regression else float((logits.argmax(1) == exact.argmax(1)).mean())
         difference = float(np.abs(logits - exact).max())
         rows.append(
             {
                 "name": key,
                 "metrics": metrics,
+                "judged": judged_metric,
                 "rows": len(logits),
                 "largest_difference": difference,
                 "agreement": same,
@@ -340,9 +362,23 @@ def int8_package(artifacts: Artifacts) -> PreTrainedModel:
     return load_package(artifacts.packages["int8"])
 
 
-def _answers(model: nn.Module, data: DevData, tokenizer: Any, title: str) -> tuple[np.ndarray, dict[str, float]]:
-    """Logits of all dev rows in the task's order of classes, and the metrics; `mnli` has two dev files."""
-    logits, metrics = [], {}
+class _Answers(NamedTuple):
+    """Answers of one form to the dev data.
+
+    Attributes:
+        logits: (N, C), in the task's order of classes.
+        metrics: name -> value.
+        judged: the primary metric on the rows that int8 is not calibrated on; on all if there are no others.
+    """
+
+    logits: np.ndarray
+    metrics: dict[str, float]
+    judged: float
+
+
+def _answers(model: nn.Module, data: DevData, tokenizer: Any, title: str) -> _Answers:
+    """Answers to all dev rows; `mnli` has two dev files, and is judged on the first."""
+    logits, metrics, judged = [], {}, []
     columns = np.argsort(class_order(data.task, model.config, title))  # a dense model may have its own order
     alone = Processes(device=torch.device("cpu"))
     for task in evaluation_tasks(data.task):
@@ -352,8 +388,12 @@ def _answers(model: nn.Module, data: DevData, tokenizer: Any, title: str) -> tup
         bar = f"Evaluating {title}"
         found = predict_logits(model, rows, data.batch_size, alone, Precision(alone.device), bar).numpy()[:, columns]
         metrics |= compute_metrics(task, predictions_from_logits(task, found), rows.labels)
+        others = np.setdiff1d(np.arange(len(found)), data.calibrated)
+        kept = others if len(others) else np.arange(len(found))
+        on_these = compute_metrics(task, predictions_from_logits(task, found[kept]), np.asarray(rows.labels)[kept])
+        judged.append(on_these[task.primary_metric])
         logits.append(found)
-    return np.concatenate(logits), metrics
+    return _Answers(np.concatenate(logits), metrics, judged[0])
 
 
 def _weights_file(folder: Path) -> Path:

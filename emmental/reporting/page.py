@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from emmental.inference.engines import TORCH, code_line
+from emmental.inference.engines import ONNX_INT8, TORCH, code_line
 from emmental.pictures.heat import count_of, heat_table, percent
 from emmental.reporting.forms import DENSE, FILE_TITLES, FORM_TITLES
 
@@ -105,7 +105,10 @@ def headline(results: Results) -> str:
 def best_code(results: Results) -> str:
     """Lines of Python that load the model in its best engine."""
     best = best_engine(results)
-    return "" if best is None else code_line(best["model"], results["folder"], results["model_type"])
+    if best is None:
+        return ""
+    form = results["int8_form"] if best["model"] == ONNX_INT8 else None
+    return code_line(best["model"], results["folder"], results["model_type"], form)
 
 
 def card_tables(results: Results) -> str:
@@ -132,7 +135,7 @@ def card_tables(results: Results) -> str:
         f"{sums['percent']:.2f} % of the encoder's {count_of(sums['total'])} matrix weights remain. Latency: batch x "
         f"tokens, median, {facts['threads']} threads, {facts['processor']}; in brackets times as fast as {compared}."
     )
-    refused = [f"{line}." for line in results["not_offered"].values()]
+    refused = [f"{line}." for line in (results["int8"], *results["not_offered"].values())]
     parts = [headline(results), f"```python\n{best_code(results)}\n```", *refused, note, _markdown(head, rows)]
     return "\n\n".join([*parts, _markdown(["file", "MB", "without embeddings, MB"], files)])
 
@@ -207,7 +210,7 @@ def _quality(results: Results) -> dict[str, Any]:
     if (words := _words(results)) is not None:
         change = f"{100 * (words - first['metrics'][primary]):+.2f}"
         rows.append([_WORDS, *(_points(words) if name == primary else "" for name in metrics), change, "", ""])
-    refused = "".join(f" {line}." for line in results["not_offered"].values())
+    refused = "".join(f" {line}." for line in (results["int8"], *results["not_offered"].values()))
     return {
         "note": f"In %, on {first['rows']:,} dev rows; change in points against the first line.{refused}",
         "head": ["form", *map(_metric_name, metrics), "change", "largest logit difference", "answers that change"],

@@ -23,6 +23,7 @@ from emmental.errors import UserError
 from emmental.export import onnx as export
 from emmental.export import onnx_int8, onnx_session
 from emmental.export.bertarize import bertarize
+from emmental.export.calibration import Calibration
 from emmental.export.onnx import (
     INT8_FILE,
     MODEL_FILE,
@@ -243,16 +244,51 @@ def test_the_int8_form_that_moves_outputs_least_is_kept(wide, tmp_path, monkeypa
     for distances in ((far / 2, far), (far, far / 2), (3 * far, 2 * far, far, 9), (3 * far, 2 * far, 1.1 * far, 9)):
         found = iter(distances)
         monkeypatch.setattr(onnx_int8, "distance", lambda *_, found=found: next(found))
-        quantize_int8(wide[1], tmp_path / "best.onnx", batches)
+        form = quantize_int8(wide[1], tmp_path / "best.onnx", Calibration(batches))
         operators = [node.op_type for node in onnx.load(tmp_path / "best.onnx").graph.node]
-        kept[distances] = (operators.count("QuantizeLinear") > 0, operators.count("MatMulInteger"))
+        kept[distances] = (form, operators.count("QuantizeLinear") > 0, operators.count("MatMulInteger"))
         assert largest_difference(wide[0], load_session(tmp_path / "best.onnx")) < 0.5
     assert list(kept.values()) == [
-        (False, 14),
-        (True, 0),
-        (False, 8),
-        (True, 0),
+        ("dynamic", False, 14),
+        ("static", True, 0),
+        ("mixed", False, 8),
+        ("static", True, 0),
     ]  # two layers of six, and a head of two
+
+
+@pytest.mark.parametrize(
+    ("refused", "kept"), [((), "dynamic"), (("dynamic",), "static"), (("dynamic", "static"), "dynamic")]
+)
+def test_the_closest_int8_form_that_is_accepted_is_kept(wide, tmp_path, monkeypatch, refused, kept):
+    """Dynamic is closer. If it is refused, static is kept; if both are, the closer one."""
+    batch = dict(zip(("input_ids", "attention_mask", "token_type_ids"), _inputs(9), strict=True))
+    found, asked = iter((1e-4, 2e-4)), []
+    monkeypatch.setattr(onnx_int8, "distance", lambda *_: next(found))
+
+    def accepts(file: Path) -> bool:
+        asked.append(file.stem)
+        return file.stem not in refused
+
+    assert quantize_int8(wide[1], tmp_path / "best.onnx", Calibration([batch], accepts=accepts)) == kept
+    assert asked == ["dynamic", "static"][: len(refused) + 1]
+
+
+@pytest.mark.parametrize("form", ["dynamic", "static"])
+def test_one_form_of_int8_can_be_asked_for(tmp_path, form, capsys):
+    tiny_masked.save(tmp_path / "masked")
+    (tmp_path / "texts.txt").write_text("kasa lote\n")
+    flags = ["--model_name_or_path", str(tmp_path / "masked"), "--int8_scales", form]
+    main([*flags, "--output", str(tmp_path / "onnx"), "--calibration_file", str(tmp_path / "texts.txt")])
+    assert capsys.readouterr().out.splitlines()[1].endswith(f" ({form})")
+
+
+def test_static_int8_needs_texts(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--model_name_or_path", str(tmp_path), "--int8_scales", "static"])
+    assert "--int8_scales static needs texts to fix its scales: give --calibration_file" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["--model_name_or_path", str(tmp_path), "--calibration_file", str(tmp_path / "none.txt")])
+    assert "--calibration_file" in capsys.readouterr().err
 
 
 def test_calibration_texts(tmp_path, monkeypatch):
@@ -261,17 +297,22 @@ def test_calibration_texts(tmp_path, monkeypatch):
     (tmp_path / "texts.txt").write_text("kasa lote\n" * 20)
     (tmp_path / "pairs.tsv").write_text("sentence1\tsentence2\n" + "kasa\tlote\n" * 130)
     seen = []
-    monkeypatch.setattr(
-        export, "quantize_int8", lambda path, target, batches: seen.append(batches) or shutil.copy(path, target)
-    )
+
+    def quantized(path: Path, target: Path, calibration: Calibration) -> str:
+        seen.append(calibration.batches)
+        shutil.copy(path, target)
+        return "dynamic"
+
+    monkeypatch.setattr(export, "quantize_int8", quantized)
+    command = ["--model_name_or_path", str(tmp_path / "masked"), "--output", str(tmp_path / "onnx")]
     for name in ("texts.txt", "pairs.tsv"):
-        export_onnx_folder(tmp_path / "masked", tmp_path / "onnx", True, calibration_file=tmp_path / name)
+        main([*command, "--calibration_file", str(tmp_path / name)])
     assert [len(batch["input_ids"]) for batch in seen[0]] == [8, 8, 4]
     assert sum(len(batch["input_ids"]) for batch in seen[1]) == 128
     assert seen[1][0]["token_type_ids"][0].tolist() == [0, 0, 0, 1, 1]
     (tmp_path / "texts.txt").write_text("")
     with pytest.raises(UserError, match="--calibration_file holds no text"):
-        export_onnx_folder(tmp_path / "masked", tmp_path / "onnx", True, calibration_file=tmp_path / "texts.txt")
+        export_onnx_folder(tmp_path / "masked", tmp_path / "onnx", True, texts=[])
 
 
 def test_the_distance_of_outputs():

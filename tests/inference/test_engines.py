@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import tiny_models
 import torch
 
 from emmental.errors import UserError
+from emmental.export import onnx_int8
 from emmental.export.bertarize import bertarize
+from emmental.export.calibration import Calibration
 from emmental.export.onnx import export_onnx_folder, write_onnx_folder
 from emmental.export.openvino_int8 import missing_package
 from emmental.inference import engines
@@ -86,7 +89,7 @@ def test_openvino_int8_runs_its_own_file(model, tmp_path):
     needs("openvino-int8")
     if missing_package():
         pytest.skip(f"needs {missing_package()}")
-    write_onnx_folder(bertarize(model), {}, tmp_path / "served", calibration=[INPUTS], openvino=True)
+    write_onnx_folder(bertarize(model), {}, tmp_path / "served", calibration=Calibration([INPUTS]), openvino=True)
     with torch.no_grad():
         wanted = model(**INPUTS).logits
     got = prepare(model, "openvino-int8", onnx_folder=tmp_path / "served")(**INPUTS).logits
@@ -148,6 +151,9 @@ def test_the_best_engine_is_the_fastest_that_costs_little():
         "ONNX Runtime int8: 3.00 ms, 3.3 times PyTorch fp32; -0.31 points, 2.00 % of the answers change: not offered, "
         "at most 0.3 points may be lost"
     )
+    assert str(replace(int8, points=0.1, form="static")) == (
+        "ONNX Runtime int8 (static): 3.00 ms, 3.3 times PyTorch fp32; +0.10 points, 2.00 % of the answers change"
+    )
     assert str(onnx) == "ONNX Runtime fp32: 8.00 ms, 1.2 times PyTorch fp32"
 
 
@@ -185,6 +191,36 @@ def test_compare_judges_every_engine_on_the_same_rows(model):
     assert (trials[0].speedup, trials[0].points, trials[0].changed) == (1.0, 0.0, 0.0)
     assert trials[1].changed == 0.0
     assert trials[1].speedup == pytest.approx(trials[0].ms / trials[1].ms)
+    assert [trial.form for trial in trials] == [None, None, "dynamic"]
+
+
+@pytest.mark.parametrize("refused", ["dynamic", "static"])
+def test_of_both_forms_of_int8_the_one_that_costs_little_is_kept(model, monkeypatch, refused):
+    """The first form that is tried loses all points, the other none."""
+    needs("onnx-int8")
+    other = "static" if refused == "dynamic" else "dynamic"
+    distances = iter((1e-4, 2e-4) if refused == "dynamic" else (2e-4, 1e-4))
+    monkeypatch.setattr(onnx_int8, "distance", lambda *_: next(distances))
+    with torch.no_grad():
+        right = model(**INPUTS).logits.argmax(1).numpy()
+    load, judged = engines.from_onnx, []
+
+    def from_onnx(path, *rest):
+        judged.append(path.stem)
+        return load(path, *rest)
+
+    monkeypatch.setattr(engines, "from_onnx", from_onnx)
+
+    def answer(engine):
+        logits = engine(**INPUTS).logits.numpy()
+        return -logits if judged and judged[-1] == refused else logits
+
+    def score(logits):
+        return float((logits.argmax(1) == right).mean())
+
+    trials = compare(model, answer, score, 1, 8, ["onnx-int8"], 1, calibration=[INPUTS])
+    assert judged[:2] == [refused, other]
+    assert (trials[1].form, trials[1].points) == (other, 0.0)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -207,3 +243,6 @@ def test_the_code_line_can_be_copied(engine, tmp_path, monkeypatch):
     spec.loader.exec_module(line)
     assert hasattr(line, "session") or hasattr(line, "model")
     assert "import emmental\n" in code_line("torch", "out", "small_bert")
+    first = code_line("onnx-int8", "out", form="static").splitlines()[0]
+    assert first.endswith("--output out-onnx --calibration_file texts.txt --int8_scales static")
+    assert code_line("onnx-int8", "out", form="mixed").splitlines()[0].endswith("--calibration_file texts.txt")
