@@ -36,7 +36,7 @@ from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, lo
 from emmental.data.description import description, one_class
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
-from emmental.inference.engines import why_not
+from emmental.inference.engines import why_not_timed
 from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
 from emmental.pretrained import from_pretrained, weights_fingerprint
@@ -261,7 +261,7 @@ def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None, FeatureDataset 
         logger.info(line)
     if train_dataset is None:
         return tokenizer, None, None, []
-    if run.speedup is not None and (reason := why_not(run.speedup_engine)):
+    if run.speedup is not None and (reason := why_not_timed(run.speedup_engine)):
         raise UserError(f"--speedup_engine {run.speedup_engine}: {reason}")
     more = with_unlabelled(run, train_dataset, tokenizer, _cache_folder(run))
     run.contents["data"] = more.fingerprint

@@ -431,7 +431,7 @@ def test_too_few_rows_are_refused_before_anything_is_trained(world: World, tmp_p
 def test_an_engine_that_is_not_there(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(masked_run_glue, "why_not", lambda engine: f"no {engine} here")
+    monkeypatch.setattr(masked_run_glue, "why_not_timed", lambda engine: f"no {engine} here")
     flags = ("--speedup", "2", "--speedup_length", "16", "--speedup_engine", "onnx")
     with pytest.raises(SystemExit):
         masked_run_glue.main(world.plain(*flags).argv(tmp_path / "out"))

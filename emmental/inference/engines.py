@@ -24,9 +24,10 @@ from emmental.architectures import base_model_type, takes_token_types
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
 from emmental.export.calibration import DYNAMIC, FORMS, STATIC, Calibration
-from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package
+from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package, write_openvino_int8
 from emmental.first_token import install_first_token
 from emmental.inference.latency import measure as measure_in_turns
+from emmental.inference.latency import random_batch
 from emmental.patching import masked_layers
 from emmental.runs.precision import bf16_in_hardware
 
@@ -107,6 +108,13 @@ def why_not(engine: str) -> str | None:
     return None
 
 
+def why_not_timed(engine: str) -> str | None:
+    """Why this machine cannot time models that have no files yet, in words; None if it can."""
+    if (reason := why_not(engine)) is None and ENGINES[engine].calibrated and (package := missing_package()):
+        reason = f"{package} is not installed: pip install {package}"
+    return reason
+
+
 def available(calibrated: bool = False) -> list[str]:
     """Names of the engines that this machine offers. `calibrated`: include those that need a calibrated file."""
     return [name for name, known in ENGINES.items() if why_not(name) is None and calibrated >= known.calibrated]
@@ -169,6 +177,7 @@ def prepare(
     engine: str = TORCH,
     threads: int | None = None,
     onnx_folder: Path | None = None,
+    calibration: Sequence[Mapping[str, Tensor]] = (),
 ) -> nn.Module:
     """A model loaded into one engine: call `engine(input_ids, attention_mask, token_type_ids).logits`.
 
@@ -177,6 +186,7 @@ def prepare(
         engine: a name among `ENGINES`.
         threads: number of threads of engines that have their own; default: PyTorch's number.
         onnx_folder: where `export_onnx_folder` wrote the model; default: the model is exported to a temporary folder.
+        calibration: batches of inputs for an engine that needs its own file, if there is no `onnx_folder`.
 
     Raises:
         UserError: no such engine, this machine does not offer it, or the file that it needs is missing.
@@ -191,20 +201,24 @@ def prepare(
         from emmental.inference.sparse import sparsify
 
         return sparsify(plain)
-    from emmental.export.onnx import export_onnx, quantize_int8
+    from emmental.export.onnx import export_onnx, onnx_file, quantize_int8
 
-    int8, config = engine == ONNX_INT8, _named_config(plain)
+    config = _named_config(plain)
     threads = torch.get_num_threads() if threads is None else threads
     if onnx_folder is not None:
         return from_onnx(file_for(engine, onnx_folder), engine, threads, config)
-    if ENGINES[engine].calibrated:
+    if ENGINES[engine].calibrated and not calibration:
         raise UserError(f"engine {engine} needs the folder that `python -m emmental.export.onnx --openvino` writes")
-    with tempfile.TemporaryDirectory() as folder:
-        path, rounded = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
-        export_onnx(plain, path)
-        if int8:
-            quantize_int8(path, rounded)
-        return from_onnx(rounded if int8 else path, engine, threads, config)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        exact, path = onnx_file(folder), file_for(engine, folder)
+        exact.parent.mkdir()
+        export_onnx(plain, exact)
+        if engine == ONNX_INT8:
+            quantize_int8(exact, path)
+        elif ENGINES[engine].calibrated:
+            write_openvino_int8(exact, folder, calibration)
+        return from_onnx(path, engine, threads, config)
 
 
 def _named_config(model: PreTrainedModel) -> PreTrainedConfig:
@@ -261,6 +275,8 @@ def measure_together(
 ) -> dict[str, float]:
     """Name -> median milliseconds of each model in one engine, timed in turns on the same random tokens.
 
+    Static int8 is calibrated on these tokens, which is enough to time it.
+
     Args:
         models: masked, plain or small ones.
         batch, length: rows, and tokens of each.
@@ -269,8 +285,10 @@ def measure_together(
         seconds: for each model.
     """
     threads = torch.get_num_threads() if threads is None else threads
-    ready = {name: prepare(model, engine, threads) for name, model in models.items()}
     words = min(model.config.vocab_size for model in models.values())
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    tokens = [dict(zip(names, random_batch(batch, length, words), strict=True))] if ENGINES[engine].calibrated else []
+    ready = {name: prepare(model, engine, threads, calibration=tokens) for name, model in models.items()}
     return {row.model: row.median_ms for row in measure_in_turns(ready, batch, length, threads, words, seconds)}
 
 
@@ -398,10 +416,7 @@ def advice(trials: Sequence[Trial], folder: str | Path, model_type: str, batch: 
     refused = [str(trial) for trial in trials if not trial.offered]
     absent: dict[str, list[str]] = {}
     for name, engine in ENGINES.items():
-        reason = why_not(name)
-        if reason is None and engine.calibrated and (package := missing_package()):
-            reason = f"{package} is not installed: pip install {package}"
-        if reason:
+        if reason := why_not_timed(name):
             absent.setdefault(reason, []).append(engine.title)
     missing = [f"{', '.join(titles)}: {reason}" for reason, titles in absent.items()]
     begin = f"The best engine on this machine, for {batch} x {length} tokens, is {best}"

@@ -90,7 +90,8 @@ class Made:
 
     def timed(self, metric: str) -> list[Candidate]:
         """The candidates with the milliseconds of their models, and the bag of words; the models are timed once."""
-        self._times = self._times or sentence_times(self.models)
+        if self.models and not self._times:
+            self._times = sentence_times(self.models)
         rows = [replace(one, milliseconds=self._times.get(one.name)) for one in self.candidates]
         words = [] if self.floor is None else [Candidate("bag of words", self.floor.metrics.get(metric))]
         return rows + words
@@ -184,15 +185,24 @@ def before_and_after(candidates: Sequence[Candidate], metric: str) -> list[str]:
     return ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
 
 
-def no_better_than_words(pruned: float, words: float, rows: int) -> bool:
-    """Whether a share of right answers is within two standard errors of the bag of words', or below it.
+def no_better_than_words(results: Mapping[str, float], floor: Floor, primary_metric: str) -> bool:
+    """Whether a model is within two standard errors of the bag of words, or below it.
+
+    Accuracies are compared if there are any, else the primary metric, which is then a correlation: its standard error
+    is that of Fisher's z.
 
     Args:
-        pruned, words: accuracies, in [0, 1].
-        rows: of the dev data.
+        results: metrics of the model on the dev data.
+        floor: those of the bag of words on the same rows.
+        primary_metric: of the task.
     """
-    error = math.sqrt(max(pruned * (1 - pruned), 1e-12) / rows + max(words * (1 - words), 1e-12) / rows)
-    return pruned - words <= 2 * error
+    metric = next((name for name in floor.metrics if name.rpartition("/")[2] == "acc"), primary_metric)
+    model, words, rows = results[metric], floor.metrics[metric], len(floor.predictions)
+    if metric.rpartition("/")[2] == "acc":
+        error = math.sqrt(max(model * (1 - model), 1e-12) / rows + max(words * (1 - words), 1e-12) / rows)
+        return model - words <= 2 * error
+    first, second = (math.atanh(max(-0.999999, min(0.999999, value))) for value in (model, words))
+    return rows <= 3 or first - second <= 2 * math.sqrt(2 / (rows - 3))
 
 
 def _cells(one: Candidate, first: Candidate) -> tuple[str, ...]:

@@ -91,9 +91,11 @@ def final_table(args: Run, made: Made, results: dict[str, float], seconds: float
 
     A run that only evaluates or predicts names its model and the files it wrote.
     """
-    output = Path(args.output_dir)
+    output, metric = Path(args.output_dir), args.task.primary_metric
     weights = output / "model.safetensors"
     rows = [(metric_title(args.task, name), f"{value:.4f}") for name, value in results.items()]
+    if made.floor is not None and not made.candidates:
+        rows.append((f"bag of words, {metric_title(args.task, metric)}", f"{made.floor.metrics[metric]:.4f}"))
     if args.do_train or made.model.config.model_type.startswith("masked_"):
         rows.append(("remaining weights", f"{made.remaining:.2f} % of the encoder's matrices"))
     if weights.exists():
@@ -108,7 +110,6 @@ def final_table(args: Run, made: Made, results: dict[str, float], seconds: float
             rows.append((title, str(output / path)))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    metric = args.task.primary_metric
     table = before_and_after(made.timed(metric), metric) if made.candidates and args.do_train else []
     rule = "-" * max(len(line) for line in [*lines, *table])
     parts = [rule, *table, rule] if table else [rule]
@@ -118,8 +119,7 @@ def final_table(args: Run, made: Made, results: dict[str, float], seconds: float
 def _advice(args: Run, made: Made, results: dict[str, float]) -> list[str]:
     """Hints for the user: what to know or to do next, a line each."""
     lines = []
-    words = None if made.floor is None or args.task.is_regression else made.floor.metrics.get("acc")
-    if words is not None and no_better_than_words(results.get("acc", 0.0), words, len(made.floor.predictions)):
+    if made.floor is not None and no_better_than_words(results, made.floor, args.task.primary_metric):
         lines.append("not better than a bag of words by more than the noise: serve the bag of words, it is faster")
     if args.do_train and made_by(args, made) in SCORE_METHODS and made.remaining > MOSTLY_THERE:
         lines.append(
@@ -179,7 +179,7 @@ def summary(
         "metrics": {name: value for name, value in results.items() if name != "entropy"},
         "positive_label": args.task.positive_name,
         "remaining": made.remaining,
-        "compared": [asdict(one) for one in made.timed(args.task.primary_metric)] if made.candidates else [],
+        "compared": [asdict(one) for one in made.timed(args.task.primary_metric)],
         "updates": max((row["step"] for row in history), default=0),
         "seconds": round(seconds, 1),
         "environment": environment_facts(args),
@@ -251,7 +251,7 @@ A {base_model_type(config.model_type)} {kind} for {args.task.name}, fine-tuned w
 |---|---|
 {table}
 
-{_compared(args, made)}- Encoder: {pruned}.
+{_compared(args, made, results)}- Encoder: {pruned}.
 - Updates: learning rate {args.learning_rate:g}, mask scores {args.mask_scores_learning_rate:g}, batch \
 {args.per_gpu_train_batch_size} x {args.processes.world_size}, seed {args.seed}; all flags in `training_args.json`.
 - Made with emmental {emmental.__version__}, PyTorch {torch.__version__}, Transformers {transformers.__version__}, \
@@ -267,15 +267,16 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 """
 
 
-def _compared(args: Run, made: Made) -> str:
+def _compared(args: Run, made: Made, results: dict[str, float]) -> str:
     """Dense, pruned and bag of words as a table of the card; empty if there is nothing to compare."""
-    rows = [(one.name, one.metric) for one in made.candidates]
+    metric = args.task.primary_metric
+    rows = [(one.name, one.metric) for one in made.candidates] or [("this model", results.get(metric))]
     if made.floor is not None:
-        rows.append(("bag of words", made.floor.metrics.get(args.task.primary_metric)))
+        rows.append(("bag of words", made.floor.metrics.get(metric)))
     if len(rows) < 2:
         return ""
-    lines = [f"| {name} | {'-' if metric is None else f'{metric:.4f}'} |" for name, metric in rows]
-    return "\n".join([f"| model | {args.task.primary_metric} (dev) |", "|---|---|", *lines]) + "\n\n"
+    lines = [f"| {name} | {'-' if value is None else f'{value:.4f}'} |" for name, value in rows]
+    return "\n".join([f"| model | {metric} (dev) |", "|---|---|", *lines]) + "\n\n"
 
 
 def environment_line(args: Run) -> str:

@@ -137,7 +137,7 @@ FLAGS = {
             "speedup_engine",
             "engine in which --speedup is measured",
             "torch",
-            accepts=("torch", "torch-bf16", "onnx", "onnx-int8", "openvino", "openvino-bf16"),
+            accepts=("torch", "torch-bf16", "onnx", "onnx-int8", "openvino", "openvino-bf16", "openvino-int8"),
         ),
         switch(
             "dense_first",

@@ -97,6 +97,13 @@ def test_openvino_int8_runs_its_own_file(model, tmp_path):
     assert available(calibrated=True) == [*available(), "openvino-int8"]
 
 
+def test_openvino_int8_is_timed_without_its_file(model):
+    needs("openvino-int8")
+    if missing_package():
+        pytest.skip(f"needs {missing_package()}")
+    assert measure(model, 1, 8, "openvino-int8", threads=1) > 0
+
+
 def test_openvino_int8_needs_its_file(model, tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "why_not", lambda name: None)
     with pytest.raises(UserError, match="engine openvino-int8 needs the folder that `python"):

@@ -26,7 +26,9 @@ def test_training_rows_or_half_of_the_dev_rows(tmp_path: Path) -> None:
         file.unlink()
     dev = calibration_texts(None, task, str(folder))
     assert dev.dev_rows.tolist() == [0, 2, 4, 6, 9]
-    assert dev.words.startswith("5 of the dev rows, because no training rows are at hand; points are counted on the others")
+    assert dev.words.startswith(
+        "5 of the dev rows, because no training rows are at hand; points are counted on the others"
+    )
     (tmp_path / "texts.txt").write_text("kasa\n" * 130)
     own = calibration_texts(str(tmp_path / "texts.txt"), task, str(folder))
     assert (own.texts, len(own.dev_rows)) == (["kasa"] * 128, 0)

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -27,6 +28,7 @@ from emmental.reporting.summary import (
     warn_of_collapse,
 )
 from emmental.runs.processes import Processes
+from emmental.tasks.bag_of_words import Floor
 from emmental.tasks.glue import resolve_task
 from emmental.tasks.task import Layout, Task
 
@@ -192,6 +194,16 @@ def test_summary(args, pruned):
     assert found["metrics"] == {"acc": 0.5}
     assert (found["task"], found["method"], found["remaining"]) == ("sst-2", "topK", 25.0)
     assert (found["updates"], found["seconds"]) == (10, 12.3)
+
+
+def test_the_bag_of_words_stands_beside_a_model_that_is_compared_with_no_other(args, pruned):
+    made = Made(pruned, floor=Floor({"acc": 0.8}, np.zeros(100), 50, 0.1))
+    lines = final_table(args, made, {"acc": 0.82}, 1.0).splitlines()
+    assert "bag of words, acc  0.8000" in lines
+    assert any(line.startswith("not better than a bag of words") for line in lines)
+    assert "| this model | 0.8200 |\n| bag of words | 0.8000 |" in model_card(args, made, {"acc": 0.82})
+    (row,) = summary(args, made, {"acc": 0.82}, [], 1.0)["compared"]
+    assert (row["name"], row["metric"]) == ("bag of words", 0.8)
 
 
 def test_environment(args):
