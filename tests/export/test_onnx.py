@@ -8,10 +8,13 @@ import shutil
 import warnings
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import tiny
 import tiny_masked
+import tiny_models
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +22,7 @@ from onnx import TensorProto, helper
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 from emmental import atomic
+from emmental.architectures import DOWN, encoder_layers
 from emmental.errors import UserError
 from emmental.export import onnx as export
 from emmental.export import onnx_int8, onnx_session
@@ -271,6 +275,25 @@ def test_the_closest_int8_form_that_is_accepted_is_kept(wide, tmp_path, monkeypa
 
     assert quantize_int8(wide[1], tmp_path / "best.onnx", Calibration([batch], accepts=accepts)) == kept
     assert asked == ["dynamic", "static"][: len(refused) + 1]
+
+
+@pytest.mark.parametrize("model_type", [name for name in tiny_models.MODEL_TYPES if name != "albert"])
+def test_the_file_computes_the_last_layer_for_the_first_token(tmp_path, model_type):
+    """The last product of each layer gives a row for each of seven tokens, that of the last layer one row."""
+    model = tiny_models.model(model_type)
+    export_onnx(model, tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx")
+    shapes = []
+    for layer in (encoder_layers(model)[0], encoder_layers(model)[-1]):
+        scope = f"/{layer.linears[DOWN].replace('.', '/')}/MatMul"
+        (node,) = (node for node in graph.graph.node if node.name.replace(".", "/").endswith(scope))
+        graph.graph.output.append(helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None))
+        session = onnxruntime.InferenceSession(graph.SerializeToString())
+        ids = np.arange(14).reshape(2, 7) + 4
+        every = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        (found,) = session.run([node.output[0]], {each.name: every[each.name] for each in session.get_inputs()})
+        shapes.append(found.shape[:2])
+    assert shapes == [(2, 7), (2, 1)]
 
 
 @pytest.mark.parametrize("form", ["dynamic", "static"])
