@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 READS_FLAGS_FIRST = True  # `import emmental` reads this and does not load PyTorch before the flags are read
 
@@ -25,7 +25,6 @@ if is_program(__name__):
     bound_spinning()
     parse_arguments()  # --help and mistakes in flags are answered before PyTorch is loaded, which takes seconds
 
-import numpy as np
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
@@ -40,7 +39,7 @@ from emmental.inference.engines import why_not_timed
 from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
 from emmental.pretrained import from_pretrained, weights_fingerprint
-from emmental.pruning import densities, mask_churn, masks_of, regularization, remaining_weights, schedule_threshold
+from emmental.pruning import densities, masks_of, regularization, remaining_weights, schedule_threshold
 from emmental.reporting.before_after import Made, candidate, floor_of, save_ladder, timed_in
 from emmental.reporting.summary import (
     checkpoints_table,
@@ -48,11 +47,11 @@ from emmental.reporting.summary import (
     final_table,
     made_by,
     model_card,
-    place_of_results,
+    pruning_so_far,
     push_to_hub,
     summary,
-    warn_of_churn,
     warn_of_collapse,
+    write_results,
 )
 from emmental.runs.checkpoints import checkpoints_in
 from emmental.runs.evaluation import predict_logits
@@ -64,6 +63,7 @@ from emmental.runs.resuming import open_output
 from emmental.runs.run import TRAINER, Run, set_up
 from emmental.runs.state import seed_generators
 from emmental.tasks import (
+    Task,
     collapsed_to_one_class,
     compute_metrics,
     evaluation_tasks,
@@ -72,8 +72,7 @@ from emmental.tasks import (
     resolve_task,
     write_predictions,
 )
-from emmental.teaching.hidden_states import HiddenStateMatch
-from emmental.teaching.teachers import check_hidden_states, hidden_state_match, load_teacher, teacher_logits
+from emmental.teaching.teachers import check_hidden_states, load_teacher, teaching
 from emmental.training.forecast import forecast
 from emmental.training.models import in_dtype, load_model, load_tokenizer, model_to_evaluate
 from emmental.training.phases import (
@@ -105,7 +104,25 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     flags = parse_arguments(argv)
     remedies = "a lower --learning_rate or --mask_scores_learning_rate, or --bf16 instead of --fp16"
     with user_mistakes(), set_up(flags, TRAINER, flags.no_cuda, remedies) as run:
-        return _run(run)
+        started = time.monotonic()
+        logger.info("%s", environment_line(run))
+        run.task = prepare_task(run)
+        tokenizer = load_tokenizer(run)
+        train_dataset, more, plan = load_data(run, tokenizer)
+        models = load_models(run, tokenizer, train_dataset)
+        for line in plan:
+            logger.info(line)
+        if run.dry_run:
+            return {}
+        made = train_models(run, models, tokenizer, more)
+        results = evaluate(run, made.model, tokenizer) if run.do_eval else {}
+        if run.eval_all_checkpoints:
+            evaluate_all_checkpoints(run, tokenizer)
+        if run.do_predict:
+            predict(run, made.model, tokenizer)
+        if run.output is not None:
+            save(run, made, results, time.monotonic() - started)
+        return results
 
 
 def command() -> None:
@@ -113,39 +130,47 @@ def command() -> None:
     main()
 
 
-def _run(run: Run) -> dict[str, float]:
-    started = time.monotonic()
-    logger.info("%s", environment_line(run))
-    tokenizer, train_dataset, more, plan = _prepare_task(run)
-    first, model, teacher, trains_dense = _load_models(run, tokenizer, train_dataset)
-    for line in plan:
-        logger.info(line)
-    if run.dry_run:
-        return {}
-    floor = floor_of(run)
+def prepare_task(run: Run) -> Task:
+    """The task of the flags. Without training, `--model_name_or_path` becomes the model to evaluate."""
     if not run.do_train:
-        made = Made(model)
-        if run.processes.is_main:
-            run.output = OutputFolder(run.folder)
-    elif in_phases(run):
-        made = _train_in_phases(run, first, model, teacher, trains_dense, tokenizer, more)
-    else:
-        made = _train_once(run, model, teacher, tokenizer, more)
-    model, made.floor = made.model, floor
-    results = evaluate(run, model, tokenizer) if run.do_eval else {}
-    if run.eval_all_checkpoints:
-        _evaluate_all_checkpoints(run, tokenizer)
-    if run.do_predict:
-        _predict(run, model, tokenizer)
-    if run.output is not None:
-        _hand_over(run, made, results, time.monotonic() - started)
-    return results
+        run.model_name_or_path = model_to_evaluate(run)
+    task = find_task(run)
+    if run.do_train and task.train is None:
+        raise UserError(f"--task_name {task.name} has no training data; use --do_predict alone")
+    return task
 
 
-def _load_models(
-    run: Run, tokenizer: Any, dataset: FeatureDataset | None
-) -> tuple[Run, nn.Module, nn.Module | None, bool]:
-    """The first phase, its model, the teacher, and whether to train dense first. Checks them before training."""
+def load_data(run: Run, tokenizer: Any) -> tuple[FeatureDataset | None, FeatureDataset | None, list[str]]:
+    """Training data, these with `--unlabeled_file`, and the plan for them. Raises if the plan cannot work."""
+    for task in evaluation_tasks(run.task):
+        if run.do_eval or run.evaluate_during_training or run.eval_all_checkpoints:
+            load_and_cache_examples(run, task.name, tokenizer, evaluate=True)
+        if run.do_predict:
+            load_and_cache_examples(run, task.name, tokenizer, predict=True)
+    train_dataset = load_and_cache_examples(run, run.task.name, tokenizer) if run.do_train else None
+    opened = {split: rows for (name, split), rows in run.datasets.items() if name == run.task.name}
+    for line in description(run.task, opened, run.max_seq_length):
+        logger.info(line)
+    if train_dataset is None:
+        return None, None, []
+    if run.speedup is not None and (reason := why_not_timed(run.speedup_engine)):
+        raise UserError(f"--speedup_engine {run.speedup_engine}: {reason}")
+    more = with_unlabelled(run, train_dataset, tokenizer, _cache_folder(run))
+    run.contents["data"] = more.fingerprint
+    return train_dataset, more, [*plan_of_run(run, len(train_dataset)), *forecast(run, len(train_dataset))]
+
+
+class Models(NamedTuple):
+    """What a run starts from: the first phase and its model, the teacher, and whether to train dense first."""
+
+    first: Run
+    student: nn.Module
+    teacher: nn.Module | None
+    dense_first: bool
+
+
+def load_models(run: Run, tokenizer: Any, dataset: FeatureDataset | None) -> Models:
+    """Load the model of the first phase, and the teacher. Checks them before training."""
     set_seed(run)
     phased = run.do_train and in_phases(run)
     first = dense_phase(run, len(dataset)) if phased else run
@@ -155,24 +180,35 @@ def _load_models(
         teacher = load_teacher(run, tokenizer, run.task)
         check_hidden_states(run, teacher, model, dataset)
     first.contents = dict(run.contents)
-    return first, model, teacher, phased and needs_dense_phase(run, model, dataset)
+    return Models(first, model, teacher, phased and needs_dense_phase(run, model, dataset))
 
 
-def _train_once(
-    run: Run, model: nn.Module, teacher: nn.Module | None, tokenizer: Any, dataset: FeatureDataset
-) -> Made:
+def train_models(run: Run, models: Models, tokenizer: Any, dataset: FeatureDataset | None) -> Made:
+    """Train in the phases of the flags. Without training, the loaded model is the finished one."""
+    floor = floor_of(run)
+    if not run.do_train:
+        made = Made(models.student)
+        if run.processes.is_main:
+            run.output = OutputFolder(run.folder)
+    elif in_phases(run):
+        made = _train_in_phases(run, models, tokenizer, dataset)
+    else:
+        made = _train_once(run, models, tokenizer, dataset)
+    made.floor = floor
+    return made
+
+
+def _train_once(run: Run, models: Models, tokenizer: Any, dataset: FeatureDataset) -> Made:
     """One training, dense or pruning, of the model that the flags name."""
     open_output(run)
-    _learn(run, dataset, model, tokenizer, teacher)
-    _saved(run, model, tokenizer)
-    return Made(model)
+    _learn(run, dataset, models.student, tokenizer, models.teacher)
+    save_model(run, models.student, tokenizer)
+    return Made(models.student)
 
 
-def _train_in_phases(
-    run: Run, dense_run: Run, dense: nn.Module, teacher: nn.Module | None, from_dense: bool, tokenizer: Any,
-    more: FeatureDataset,
-) -> Made:  # fmt: skip
+def _train_in_phases(run: Run, models: Models, tokenizer: Any, more: FeatureDataset) -> Made:
     """Train dense first, unless the model is fine-tuned already. Then for each share: prune, train, save."""
+    dense_run, dense, teacher, from_dense = models
     parts = [pruning_phase(run, share, folder) for share, folder in keep_folders(run)]
     start = run.model_name_or_path
     lock_whole(run)
@@ -182,7 +218,7 @@ def _train_in_phases(
     with opened(dense_run, run) if from_dense else nullcontext():
         if from_dense:
             _learn(dense_run, run.datasets[run.task.name, "train"], dense, tokenizer, teacher)
-            start = _saved(dense_run, dense, tokenizer)
+            start = save_model(dense_run, dense, tokenizer)
         run.record()
         made.add(candidate("dense", dense, Path(start), _metric_of(dense_run, dense, tokenizer)), dense)
     for part, (share, folder) in zip(parts, keep_folders(run), strict=True):
@@ -196,16 +232,16 @@ def _train_in_phases(
                 source = str(cut_weights(part, dense, more, share)) if cuts else start
                 loaded = phase(part, model_name_or_path=source, new_classifier=fresh and not cuts)
                 model = _prune_weights(part, loaded, more, tokenizer, teacher or dense)
-            _saved(part, model, tokenizer)
+            save_model(part, model, tokenizer)
             name = f"{share:.1%} kept" if run.speedup is None else f"{run.speedup:g} times as fast"
             made.add(candidate(name, model, folder, _metric_of(part, model, tokenizer)), model)
     run.learning_rate = parts[-1].learning_rate  # for the model card
     if len(parts) > 1:
-        _saved(run, made.model, tokenizer)
+        save_model(run, made.model, tokenizer)
     return made
 
 
-def _saved(run: Run, model: nn.Module, tokenizer: Any) -> str:
+def save_model(run: Run, model: nn.Module, tokenizer: Any) -> str:
     """Save a finished model, with `--save_dtype`, into the run's folder. Returns the folder."""
     if run.output is not None:
         run.output.save_model(in_dtype(model, run.save_dtype), tokenizer)
@@ -242,33 +278,6 @@ def _learn(run: Run, dataset: FeatureDataset, model: nn.Module, tokenizer: Any, 
     model.eval()
 
 
-def _prepare_task(run: Run) -> tuple[Any, FeatureDataset | None, FeatureDataset | None, list[str]]:
-    """Tokenizer, training data, these with `--unlabeled_file`, and the plan. Raises if the plan cannot work."""
-    if not run.do_train:
-        run.model_name_or_path = model_to_evaluate(run)
-    run.task = find_task(run)
-    if run.do_train and run.task.train is None:
-        raise UserError(f"--task_name {run.task.name} has no training data; use --do_predict alone")
-    tokenizer = load_tokenizer(run)
-    for task in evaluation_tasks(run.task):
-        if run.do_eval or run.evaluate_during_training or run.eval_all_checkpoints:
-            load_and_cache_examples(run, task.name, tokenizer, evaluate=True)
-        if run.do_predict:
-            load_and_cache_examples(run, task.name, tokenizer, predict=True)
-    train_dataset = load_and_cache_examples(run, run.task.name, tokenizer) if run.do_train else None
-    opened = {split: rows for (name, split), rows in run.datasets.items() if name == run.task.name}
-    for line in description(run.task, opened, run.max_seq_length):
-        logger.info(line)
-    if train_dataset is None:
-        return tokenizer, None, None, []
-    if run.speedup is not None and (reason := why_not_timed(run.speedup_engine)):
-        raise UserError(f"--speedup_engine {run.speedup_engine}: {reason}")
-    more = with_unlabelled(run, train_dataset, tokenizer, _cache_folder(run))
-    run.contents["data"] = more.fingerprint
-    plan = [*plan_of_run(run, len(train_dataset)), *forecast(run, len(train_dataset))]
-    return tokenizer, train_dataset, more, plan
-
-
 def set_seed(args: Run) -> None:
     """Seed Python, NumPy and PyTorch with `args.seed`."""
     seed_generators(args.seed)
@@ -277,7 +286,7 @@ def set_seed(args: Run) -> None:
 def load_and_cache_examples(
     args: Run, task: str, tokenizer: Any, evaluate: bool = False, predict: bool = False
 ) -> FeatureDataset:
-    """Tokenised rows of a task: training, with `evaluate` dev, with `predict` test. Rank 0 writes the cache.
+    """Tokenised rows of a task: training, with `evaluate` dev, with `predict` test. Rank 0 saves the cache.
 
     A run opens each data set only once.
     """
@@ -320,7 +329,8 @@ def train(
     world, size = args.processes, args.per_gpu_train_batch_size
     batches = LengthGroupedBatches(train_dataset.lengths, size, world.rank, world.world_size, seed=args.seed)
     rows = batches.rows_of(plan.total_updates * plan.accumulation)
-    distiller = TaskDistiller(args, model, plan, *_teaching(args, teacher, model, train_dataset, rows))
+    taught = teaching(args, teacher, model, train_dataset, _cache_folder(args), rows)
+    distiller = TaskDistiller(args, model, plan, *taught)
     train_dataset.pad_to_multiple_of = distiller.precision.pad_to_multiple_of
     loader = batch_loader(train_dataset, batches, args.num_workers, pin_memory=world.device.type == "cuda")
     intervals = Intervals(log_interval(args, plan.total_updates), args.save_steps or plan.updates_per_epoch)
@@ -343,7 +353,7 @@ def train(
                 loop.log_results(results, results[args.task.primary_metric], may_be_best)
             if loop.save_is_due:
                 # Picture first: a run killed between the two would resume from the checkpoint and never draw it.
-                _save_picture(loop, plan)
+                save_picture(loop, plan)
                 loop.save()
     if args.load_best_model_at_end:
         loop.load_best()
@@ -351,30 +361,7 @@ def train(
     return distiller.global_step, loop.averages.mean_total()
 
 
-def _teaching(
-    args: Run, teacher: nn.Module | None, model: nn.Module, dataset: FeatureDataset, rows: np.ndarray
-) -> tuple[Tensor | None, HiddenStateMatch | None]:
-    """The teacher's logits of `rows`, and how hidden states are compared; each None if not used."""
-    if teacher is None:
-        return None, None
-    hidden = hidden_state_match(args, teacher, model, dataset, args.processes, _cache_folder(args))
-    asked = rows if hidden is None else None  # the pass that caches hidden states has cached the logits of all rows
-    return teacher_logits(args, teacher, dataset, args.processes, _cache_folder(args), asked), hidden
-
-
-def pruning_so_far(loop: RunLoop, plan: Plan) -> dict[str, Any]:
-    """What a log entry says of pruning: threshold, lambda, how much the masks change, and what remains."""
-    if not plan.prunes:
-        return {}
-    student, step = loop.learner.student, loop.learner.global_step
-    threshold, regu_lambda = plan.at(step)
-    churn = mask_churn(student)
-    loop.carried["high_churn"] = warn_of_churn(loop.run, churn, loop.carried["high_churn"])
-    loop.progress.scalars(step, {f"remaining/{k}": 100 * v for k, v in densities(student).items()})
-    return {"threshold": threshold, "lambda": regu_lambda, "churn": churn, "remaining": remaining_weights(student)}
-
-
-def _save_picture(loop: RunLoop, plan: Plan) -> None:
+def save_picture(loop: RunLoop, plan: Plan) -> None:
     """Draw what remains of each layer, as `pictures/overview-<updates>.png`."""
     run, student, step = loop.run, loop.learner.student, loop.learner.global_step
     if run.output is None or not (run.pictures and plan.prunes and is_there("pictures")):
@@ -408,7 +395,7 @@ def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> d
         found |= {} if entropy is None else {"entropy": entropy}
         if one_class(task, dataset) is None:
             warn_of_collapse(args, collapsed_to_one_class(predictions, task.num_labels), prefix, model)
-        _write_results(args, found, prefix, mismatched=task.name != args.task.name)
+        write_results(args, found, prefix, mismatched=task.name != args.task.name)
         results |= {key: value for key, value in found.items() if key not in results}
     return results
 
@@ -419,19 +406,7 @@ def _logits(run: Run, model: nn.Module, dataset: FeatureDataset, description: st
     return predict_logits(model, dataset, run.per_gpu_eval_batch_size, run.processes, precision, description)
 
 
-def _write_results(run: Run, results: dict[str, float], prefix: str, mismatched: bool) -> None:
-    if run.output is None:
-        return
-    named = {} if run.task.positive_label is None else {"positive_label": run.task.positive_name}
-    folder = Path("evaluations", prefix) if prefix else place_of_results(run)
-    folder = folder / "MM" if mismatched else folder
-    run.output.write_text(
-        str(folder / "eval_results.txt"), "".join(f"{k} = {v}\n" for k, v in (results | named).items())
-    )
-    run.output.write_json(str(folder / "eval_results.json"), results | named)
-
-
-def _evaluate_all_checkpoints(run: Run, tokenizer: Any) -> None:
+def evaluate_all_checkpoints(run: Run, tokenizer: Any) -> None:
     """Evaluate every checkpoint of the output folder, in numeric order, into `eval_all_checkpoints.json`."""
     rows = []
     for checkpoint in checkpoints_in(run.output_dir):
@@ -450,7 +425,7 @@ def _evaluate_all_checkpoints(run: Run, tokenizer: Any) -> None:
         print("\n".join(checkpoints_table(rows)))
 
 
-def _predict(run: Run, model: nn.Module, tokenizer: Any) -> None:
+def predict(run: Run, model: nn.Module, tokenizer: Any) -> None:
     """Write the GLUE server's prediction file of the task's test data."""
     for task in evaluation_tasks(run.task):
         dataset = load_and_cache_examples(run, task.name, tokenizer, predict=True)
@@ -462,10 +437,10 @@ def _predict(run: Run, model: nn.Module, tokenizer: Any) -> None:
             logger.info("predictions: %s", written)
 
 
-def _hand_over(run: Run, made: Made, results: dict[str, float], seconds: float) -> None:
-    """Write the pictures and the model card, and print the final table."""
+def save(run: Run, made: Made, results: dict[str, float], seconds: float) -> None:
+    """Save the pictures and the model card, and print the final table. The models have been saved by `save_model`."""
     history = read_log(run.folder / LOG_FILE)
-    if run.pictures and is_there("pictures") and (saved := _draw(run, made, history)):
+    if run.pictures and is_there("pictures") and (saved := save_pictures(run, made, history)):
         run.output.adopt(*(str(picture.relative_to(run.output_dir)) for picture in saved))
         add_pictures(run.output, history[-1]["step"] if history else 0, saved)
     if run.do_train:
@@ -476,20 +451,24 @@ def _hand_over(run: Run, made: Made, results: dict[str, float], seconds: float) 
         push_to_hub(run)
 
 
-def _draw(run: Run, made: Made, history: list[dict[str, Any]]) -> list[Path]:
-    """The pictures of a finished run; a dense one has none. Several shares also make a picture that compares them."""
+def save_pictures(run: Run, made: Made, history: list[dict[str, Any]]) -> list[Path]:
+    """The pictures of a finished run; a dense one has none. Several shares also make a picture that compares them.
+
+    The picture of a mask is a `SingleImageViz`: `SingleImageViz.save` writes what its `_get_buffer` draws.
+    """
     phased = len(made.models) > 1
     found = masks_of(made.model.eval(), zeros=phased)
     if not (found or phased):
         return []
-    import visualizing_image
+    from visualizing_image import pictures_of, save_structure
 
     folder, title = run.folder / "pictures", f"{run.task.name}, {made_by(run, made)}"
     if phased and run.granularity == STRUCTURED:
-        saved = [visualizing_image.save_structure(folder, *made.sizes, title)]
+        saved = [save_structure(folder, *made.sizes, title)]
     else:
         masks = {name: mask.cpu().numpy() for name, mask in found.items()}
-        saved = visualizing_image.save_all(folder, masks, history, made.model.config.num_attention_heads, title)
+        pictures = pictures_of(masks, history, made.model.config.num_attention_heads, title)
+        saved = [picture.save(folder / name) for name, picture in pictures]
     return [*saved, *save_ladder(made, run.task.primary_metric, folder, title)]
 
 

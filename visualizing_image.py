@@ -7,7 +7,7 @@ On the command line, `--model_name_or_path OUT --output overview.png` shows a fi
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 READS_FLAGS_FIRST = True  # `import emmental` reads this and does not load PyTorch before a model is read
@@ -31,7 +31,7 @@ __all__ = [
     "main",
     "mask_picture",
     "overview",
-    "save_all",
+    "pictures_of",
     "save_overview",
 ]
 
@@ -337,18 +337,15 @@ def save_structure(
     return chart.save(Path(folder) / "structure.png")
 
 
-def save_all(
-    folder: str | Path,
-    masks: Mapping[str, object],
-    history: Sequence[Mapping[str, object]],
-    num_heads: int,
-    title: str,
-) -> list[Path]:
-    """Write every picture of a run and return the paths. The trainer calls it at the end.
+def pictures_of(
+    masks: Mapping[str, object], history: Sequence[Mapping[str, object]], num_heads: int, title: str
+) -> Iterator[tuple[str, SingleImageViz | canvas.Chart]]:
+    """(file name, picture) of every picture of a run, drawn one at a time; `picture.save` writes it.
+
+    They are `overview.png`, `curves.png` (when the history has something to draw) and, in `masks/`, a
+    `SingleImageViz` of each matrix.
 
     Args:
-        folder: gets `overview.png`, `curves.png` (when the history has something to draw) and, in `masks/`, a picture
-            of each matrix.
         masks: module name, such as `bert.encoder.layer.0.attention.self.query` -> (out, in) bool.
         history: rows of the training log, see `curves`.
         num_heads: attention heads of the model.
@@ -356,21 +353,22 @@ def save_all(
 
     Raises:
         UserError: no mask, or one that is not a mask.
-        UserError: a file cannot be written.
     """
     unusable = [name for name in masks if not name or "/" in name]
     if unusable:
         raise UserError(f"masks: {unusable[0]!r} cannot be the name of a file")
-    folder, masks = Path(folder), mask_arrays.separated(masks)
-    densities, sizes = mask_arrays.densities_of(masks), mask_arrays.sizes_of(masks)
-    paths = [save_overview(folder / "overview.png", densities, title, sizes)]
+    masks = mask_arrays.separated(masks)
+    yield "overview.png", overview(mask_arrays.densities_of(masks), title, mask_arrays.sizes_of(masks))
     if has_curves(history):
-        paths.append(curves(history, title).save(folder / "curves.png"))
+        yield "curves.png", curves(history, title)
     for name, mask in masks.items():
-        axis = mask_arrays.head_axis(mask_arrays.matrix_key(name)[1])
-        picture = mask_picture(mask, None if axis is None else num_heads, name, axis or 0)
-        paths.append(picture.save(folder / "masks" / f"{name}.png"))
-    return paths
+        yield f"masks/{name}.png", _picture_of(name, mask, num_heads)
+
+
+def _picture_of(name: str, mask: object, num_heads: int) -> SingleImageViz:
+    """`mask_picture` of a matrix; its name says where its heads lie."""
+    axis = mask_arrays.head_axis(mask_arrays.matrix_key(name)[1])
+    return mask_picture(mask, None if axis is None else num_heads, name, axis or 0)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -460,11 +458,12 @@ def _draw_model(args: argparse.Namespace) -> Path:
     found, heads = read_model_masks(folder)
     if args.picture == "all":
         history = _read_history(folder) if (folder / _LOG_FILE).is_file() else []
-        return save_all(args.output, found, history, heads, title)[0].parent
+        for file, picture in pictures_of(found, history, heads, title):
+            picture.save(Path(args.output) / file)
+        return Path(args.output)
     if args.picture == "mask":
         matrix = _only_match(args.matrix, found)
-        axis = mask_arrays.head_axis(mask_arrays.matrix_key(matrix)[1])
-        return mask_picture(found[matrix], None if axis is None else heads, matrix, axis or 0).save(args.output)
+        return _picture_of(matrix, found[matrix], heads).save(args.output)
     densities, sizes = mask_arrays.densities_of(found), mask_arrays.sizes_of(found)
     if not args.compare:
         return save_overview(args.output, densities, title, sizes)

@@ -29,9 +29,10 @@ from benchmarks.measurements import Spread, report, table
 from benchmarks.subjects import PHASES, SUBJECTS, Entrant, Subject, build
 from emmental.command_line import leave_if, user_mistakes
 from emmental.data import LengthGroupedBatches, batch_loader
+from emmental.reporting.summary import pruning_so_far
 from emmental.runs.evaluation import predict_logits
 from emmental.runs.processes import peak_resident
-from masked_run_glue import load_and_cache_examples, pruning_so_far
+from masked_run_glue import load_and_cache_examples
 
 FLOOR, STOCK = "dense", "dense, plain PyTorch"
 DEFAULT_SUBJECTS = [name for name, subject in SUBJECTS.items() if not subject.reference]

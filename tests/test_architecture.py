@@ -176,6 +176,25 @@ def test_drawing_needs_no_models():
                 assert not name.startswith("emmental.") or room_of(name) in ("emmental.pictures", *FOUNDATION), name
 
 
+@pytest.mark.parametrize(
+    ("module", "function", "calls"),
+    [
+        ("masked_run_glue", "main", "set_up prepare_task load_tokenizer load_models train_models evaluate save"),
+        ("masked_run_glue", "train", "TaskDistiller distiller.step evaluate save_picture loop.save"),
+        ("masked_run_glue", "evaluate", "load_and_cache_examples"),
+        ("masked_run_glue", "save", "save_pictures"),
+        ("masked_run_glue", "save_pictures", "pictures_of picture.save"),
+        ("distiller", "step", "self.model self._losses self.optimize"),
+        ("visualizing_image", "save", "self._get_buffer"),
+    ],
+)
+def test_the_flow_is_found_by_name_and_in_order(module, function, calls):
+    first = next(node for node in functions(TREES[module]) if node.name == function)
+    made = sorted((node for node in ast.walk(first) if isinstance(node, ast.Call)), key=lambda node: node.lineno)
+    names = iter([ast.unparse(node.func) for node in made])
+    assert all(call in names for call in calls.split())
+
+
 def every_python_file() -> list[Path]:
     return [*source_files(), *sorted((REPOSITORY / "tests").rglob("*.py"))]
 

@@ -113,7 +113,7 @@ PLACES = [
     (TaskDistiller, "step", 22),  # two updates into the second training, before its first checkpoint
     (TaskDistiller, "step", 25),  # after it
     (OutputFolder, "save_model", 2),
-    (masked_run_glue, "_hand_over", 1),
+    (masked_run_glue, "save", 1),
 ]
 
 

@@ -17,7 +17,7 @@ import visualizing_image
 from emmental.architectures import ARCHITECTURES
 from emmental.export.kept_weights import read_model_masks, read_structure
 from emmental.small_models import LayerSize, small_class, small_config_class
-from visualizing_image import SingleImageViz, main, mask_picture, save_all, save_overview
+from visualizing_image import SingleImageViz, main, mask_picture, pictures_of, save_overview
 
 # --- pictures of pruning
 
@@ -92,29 +92,27 @@ def test_bad_masks(mask: np.ndarray, options: dict, message: str) -> None:
         mask_picture(mask, **options)
 
 
-def test_save_all_writes_every_picture_twice_the_same(tmp_path: Path) -> None:
+def test_every_picture_is_the_same_twice() -> None:
     masks = masks_of_layers(1)
     history = [{"step": 1, "loss": 0.5, "remaining": 90.0}, {"step": 2, "eval": {"acc": 0.75}}]
-    first = save_all(tmp_path / "one", masks, history, 4, "title")
-    second = save_all(
-        tmp_path / "two", {name: torch.tensor(mask) for name, mask in masks.items()}, history, 4, "title"
-    )
-    names = ["overview.png", "curves.png", *(f"masks/{name}.png" for name in masks)]
-    assert [path.relative_to(tmp_path / "one").as_posix() for path in first] == names
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    first = dict(pictures_of(masks, history, 4, "title"))
+    tensors = {name: torch.tensor(mask) for name, mask in masks.items()}
+    second = dict(pictures_of(tensors, history, 4, "title"))
+    assert list(first) == ["overview.png", "curves.png", *(f"masks/{name}.png" for name in masks)]
+    assert all(np.array_equal(first[name]._get_buffer(), second[name]._get_buffer()) for name in first)
+    assert all(isinstance(first[f"masks/{name}.png"], SingleImageViz) for name in masks)
 
 
 @pytest.mark.parametrize("history", [[], [{"step": 3}], [{"step": 3, "epoch": 1, "loss": None}]])
-def test_save_all_without_a_course_has_no_curves(tmp_path: Path, history: list) -> None:
+def test_without_a_course_there_are_no_curves(history: list) -> None:
     name = "bert.encoder.layer.0.output.dense"
-    saved = save_all(tmp_path, {name: np.ones((4, 4), dtype=bool)}, history, 2, "t")
-    assert [path.name for path in saved] == ["overview.png", f"{name}.png"]
+    drawn = dict(pictures_of({name: np.ones((4, 4), dtype=bool)}, history, 2, "t"))
+    assert list(drawn) == ["overview.png", f"masks/{name}.png"]
 
 
-def test_save_all_refuses_a_name_that_leaves_the_folder(tmp_path: Path) -> None:
+def test_a_name_that_leaves_the_folder_is_refused_before_anything_is_drawn() -> None:
     with pytest.raises(ValueError, match=r"^masks: '\.\./x' cannot be the name of a file"):
-        save_all(tmp_path / "out", {"../x": np.ones((4, 4), dtype=bool)}, [], 2, "t")
-    assert list(tmp_path.iterdir()) == []
+        next(pictures_of({"../x": np.ones((4, 4), dtype=bool)}, [], 2, "t"))
 
 
 def test_save_overview_writes_what_overview_draws(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def load_features(
         "longest": str(max([*cut, int(np.diff(arrays["offsets"]).max(initial=0))])),
         "notes": json.dumps(examples.notes),
     }
-    _store(folder, arrays, metadata)
+    _save_cache(folder, arrays, metadata)
     return _verified(folder, fingerprint)
 
 
@@ -308,7 +308,7 @@ def _names_and_labels(examples: Split, task: Task) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _store(folder: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+def _save_cache(folder: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     try:
         with writing_cache(folder), atomic_folder(folder, damaged_too=True) as temporary:
             save_file(arrays, temporary / FEATURES_FILE, metadata)

@@ -21,19 +21,33 @@ from emmental.architectures import base_model_type
 from emmental.errors import UserError
 from emmental.methods import SCORE_METHODS
 from emmental.patching import masked_layers
-from emmental.pruning import remaining_weights
+from emmental.pruning import densities, mask_churn, remaining_weights
 from emmental.reporting.before_after import Made, before_and_after, no_better_than_words, speed_reached
 from emmental.reporting.best_engine import best_engine_lines
+from emmental.runs.loop import RunLoop
 from emmental.runs.progress import LOG_FILE, TENSORBOARD
 from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, evaluation_tasks, metric_title
 from emmental.training.arguments import HOW_TO_READ
+from emmental.training.plan import Plan
 
 logger = logging.getLogger(__name__)
 
 HIGH_CHURN, PATIENCE = 0.02, 3
 MOSTLY_THERE = 95.0
 """In % of the weights: if more remain, the run says that hardly anything was pruned."""
+
+
+def pruning_so_far(loop: RunLoop, plan: Plan) -> dict[str, Any]:
+    """What a log entry says of pruning: threshold, lambda, how much the masks change, and what remains."""
+    if not plan.prunes:
+        return {}
+    student, step = loop.learner.student, loop.learner.global_step
+    threshold, regu_lambda = plan.at(step)
+    churn = mask_churn(student)
+    loop.carried["high_churn"] = warn_of_churn(loop.run, churn, loop.carried["high_churn"])
+    loop.progress.scalars(step, {f"remaining/{k}": 100 * v for k, v in densities(student).items()})
+    return {"threshold": threshold, "lambda": regu_lambda, "churn": churn, "remaining": remaining_weights(student)}
 
 
 def warn_of_churn(args: Run, churn: float, high_before: int) -> int:
@@ -155,6 +169,19 @@ def place_of_results(args: Run) -> Path:
     """Folder of results inside the output folder: a finished training keeps its own if it is evaluated again."""
     finished = not args.do_train and (Path(args.output_dir) / "training_args.json").is_file()
     return Path("evaluations", "again") if finished else Path()
+
+
+def write_results(run: Run, results: dict[str, float], prefix: str, mismatched: bool) -> None:
+    """Write the results of an evaluation into `eval_results.txt` and `.json`, see `masked_run_glue.evaluate`."""
+    if run.output is None:
+        return
+    named = {} if run.task.positive_label is None else {"positive_label": run.task.positive_name}
+    folder = Path("evaluations", prefix) if prefix else place_of_results(run)
+    folder = folder / "MM" if mismatched else folder
+    run.output.write_text(
+        str(folder / "eval_results.txt"), "".join(f"{k} = {v}\n" for k, v in (results | named).items())
+    )
+    run.output.write_json(str(folder / "eval_results.json"), results | named)
 
 
 def made_by(args: Run, made: Made) -> str:

@@ -102,6 +102,17 @@ def teacher_logits(
     return cached[:, np.argsort(order)].to(processes.device)
 
 
+def teaching(
+    args: Run, teacher: nn.Module | None, model: nn.Module, dataset: FeatureDataset, cache_dir: Path, rows: np.ndarray
+) -> tuple[Tensor | None, HiddenStateMatch | None]:
+    """The teacher's logits of `rows`, and how hidden states are compared; each None if not used."""
+    if teacher is None:
+        return None, None
+    hidden = hidden_state_match(args, teacher, model, dataset, args.processes, cache_dir)
+    asked = rows if hidden is None else None  # the pass that caches hidden states has cached the logits of all rows
+    return teacher_logits(args, teacher, dataset, args.processes, cache_dir, asked), hidden
+
+
 def _teachers_classes(args: Run) -> tuple[str, list[str] | None, str]:
     """The teacher's name in messages, the class names that the user gave for it, and the flag that takes them."""
     return f"--teacher_name_or_path {args.teacher_name_or_path}", args.teacher_label_names, "--teacher_label_names"
