@@ -12,8 +12,6 @@ import logging
 import os
 import random
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +112,12 @@ def load_checkpoint(
         UserError: the checkpoint is for another model, or for another number of processes.
     """
     path = Path(path)
-    with fitting(path):
-        state = read_state(path)
-        _load_weights(load_file(path / WEIGHTS, device=str(processes.device)), model)
-        if projection is not None:
-            projection.load_state_dict(load_file(path / PROJECTION, device=str(processes.device)))
-        _load_optimizer(load_file(path / OPTIMIZER, device=str(processes.device)), model, projection, optimizer)
-        _restore_rng(load_file(path / RNG), processes)
+    state = read_state(path)
+    _load_weights(path / WEIGHTS, model, processes.device)
+    if projection is not None:
+        _load_weights(path / PROJECTION, projection, processes.device)
+    _load_optimizer(path / OPTIMIZER, model, projection, optimizer, processes.device)
+    _restore_rng(path / RNG, processes)
     return state
 
 
@@ -130,25 +127,48 @@ def load_weights(path: Path, model: nn.Module) -> None:
     Raises:
         UserError: they are damaged, or are those of another model.
     """
-    with fitting(path):
-        _load_weights(load_file(path / WEIGHTS, device=str(next(model.parameters()).device)), model)
+    _load_weights(path / WEIGHTS, model, next(model.parameters()).device)
 
 
-@contextmanager
-def fitting(path: str | Path) -> Iterator[None]:
-    """Wraps the loading of a checkpoint.
+def check_form(path: Path, found: Any, expected: Any, name: str = "its state") -> None:
+    """Check that a part of a checkpoint's state has the form that this run saves.
+
+    Args:
+        path: the checkpoint.
+        found: the part, as read from JSON.
+        expected: a value of the same types, keys and lengths. None stands for any value, an empty list for any list.
+        name: of the part, for the message.
 
     Raises:
-        UserError: the block failed, because the checkpoint is damaged or belongs to another run.
+        UserError: it has another form.
     """
+    if expected is None:
+        return
+    if type(found) is not type(expected):
+        raise _misfit(path, f"{name} is of type {type(found).__name__}, not {type(expected).__name__}")
+    if isinstance(expected, dict):
+        for key, value in expected.items():
+            if key not in found:
+                raise _misfit(path, f"{name} has no {key!r}")
+            check_form(path, found[key], value, f"{name}[{key!r}]")
+    if isinstance(expected, list) and expected:
+        if len(found) != len(expected):
+            raise _misfit(path, f"{name} has {len(found)} entries, not {len(expected)}")
+        for one, value in zip(found, expected, strict=True):
+            check_form(path, one, value, f"an entry of {name}")
+
+
+def _misfit(path: Path, why: str) -> UserError:
+    return UserError(f"checkpoint {path} does not fit this run: {why}")
+
+
+def _read_tensors(file: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    if not file.exists():
+        raise _misfit(file.parent, f"it has no {file.name}")
     try:
-        yield
-    except UserError:
-        raise
-    except (RuntimeError, LookupError, ValueError, OverflowError, OSError) as error:
-        raise UserError(f"checkpoint {path} does not fit this run: {error}") from error
-    except SafetensorError as error:
-        raise UserError(f"checkpoint {path} is damaged: {error}") from error
+        return load_file(file, device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"checkpoint {file.parent} is damaged: {error}") from error
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
@@ -221,11 +241,14 @@ def _set_aside_foreign(path: Path) -> None:
     logger.warning("%s holds files that %s does not list; it is kept as %s", path, atomic.MANIFEST, aside.name)
 
 
-def _load_weights(tensors: dict[str, Tensor], model: nn.Module) -> None:
+def _load_weights(file: Path, model: nn.Module, device: torch.device) -> None:
+    tensors, own = _read_tensors(file, device), model.state_dict()
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    if wrong := sorted({*missing, *unexpected} - tied):
-        raise KeyError(f"{len(wrong)} parameters differ, such as {wrong[0]}")
+    wrong = {*tensors, *own} - (tensors.keys() & own.keys()) - tied
+    wrong |= {name for name in tensors.keys() & own.keys() if tensors[name].shape != own[name].shape}
+    if wrong:
+        raise _misfit(file.parent, f"{len(wrong)} parameters differ, such as {min(wrong)}")
+    model.load_state_dict(tensors, strict=False)
 
 
 def _parameters(model: nn.Module, projection: nn.Module | None) -> dict[str, nn.Parameter]:
@@ -244,16 +267,23 @@ def _optimizer_tensors(
 
 
 def _load_optimizer(
-    tensors: dict[str, Tensor], model: nn.Module, projection: nn.Module | None, optimizer: torch.optim.Optimizer
+    file: Path,
+    model: nn.Module,
+    projection: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
 ) -> None:
     parameters = _parameters(model, projection)
     optimizer.state.clear()
-    for key, value in tensors.items():
+    for key, value in _read_tensors(file, device).items():
         name, _, entry = key.rpartition("/")
+        if name not in parameters or (value.ndim and value.shape != parameters[name].shape):
+            raise _misfit(file.parent, f"its {file.name} has {key}, which this run has not")
         optimizer.state[parameters[name]][entry] = value
 
 
-def _gather_rng(processes: Processes) -> dict[str, Tensor]:
+def _own_rng(processes: Processes) -> dict[str, Tensor]:
+    """Name -> random state of this process."""
     _, keys, position, has_gauss, gauss = np.random.get_state()
     version, internal, gauss_next = random.getstate()
     own = {
@@ -265,18 +295,30 @@ def _gather_rng(processes: Processes) -> dict[str, Tensor]:
     }
     if processes.device.type == "cuda":
         own["cuda"] = torch.cuda.get_rng_state(processes.device)
-    gathered = {name: processes.gather(value[None]) for name, value in own.items()}
+    return own
+
+
+def _gather_rng(processes: Processes) -> dict[str, Tensor]:
+    gathered = {name: processes.gather(value[None]) for name, value in _own_rng(processes).items()}
     return {f"{rank}/{name}": part[0].clone() for name, parts in gathered.items() for rank, part in enumerate(parts)}
 
 
-def _restore_rng(tensors: dict[str, Tensor], processes: Processes) -> None:
-    own = {name: tensors[f"{processes.rank}/{name}"] for name in ("torch", "numpy", "numpy_gauss", "python")}
-    torch.set_rng_state(own["torch"])
-    *keys, position, has_gauss = own["numpy"].tolist()
-    gauss = own["numpy_gauss"].item()
-    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
-    version, *internal = own["python"].tolist()
-    next_gauss = tensors[f"{processes.rank}/python_gauss"].item()
-    random.setstate((version, tuple(internal), None if next_gauss != next_gauss else next_gauss))
+def _restore_rng(file: Path, processes: Processes) -> None:
+    tensors, states = _read_tensors(file), {}
+    for name, own in _own_rng(processes).items():
+        state = tensors.get(f"{processes.rank}/{name}")
+        if state is None or (state.shape, state.dtype) != (own.shape, own.dtype):
+            raise _misfit(file.parent, f"its {file.name} has no state {name!r} of process {processes.rank}")
+        states[name] = state
+    *keys, position, has_gauss = states["numpy"].tolist()
+    version, *internal = states["python"].tolist()
+    next_gauss = states["python_gauss"].item()
+    try:
+        torch.set_rng_state(states["torch"])
+        numbers = np.array(keys, dtype=np.uint32)
+        np.random.set_state(("MT19937", numbers, position, has_gauss, states["numpy_gauss"].item()))
+        random.setstate((version, tuple(internal), None if next_gauss != next_gauss else next_gauss))
+    except (RuntimeError, ValueError, OverflowError) as error:  # these refuse numbers that are no state of theirs
+        raise _misfit(file.parent, f"its {file.name} holds no random state ({error})") from error
     if processes.device.type == "cuda":
-        torch.cuda.set_rng_state(tensors[f"{processes.rank}/cuda"], processes.device)
+        torch.cuda.set_rng_state(states["cuda"], processes.device)

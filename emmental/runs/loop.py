@@ -14,7 +14,7 @@ from torch import Tensor
 from emmental.data import LengthGroupedBatches
 from emmental.errors import StoppedBySignal
 from emmental.runs.checkpoints import (
-    fitting,
+    check_form,
     load_checkpoint,
     load_weights,
     newest_good_checkpoint,
@@ -126,12 +126,13 @@ class RunLoop:
         if found is None:
             return
         learner = self.learner
-        with fitting(found):
-            state = load_checkpoint(found, learner.student, learner.optimizer, self.run.processes, learner.projection)
-            learner.load_state_dict(state["updates"])
-            self.averages.load_state_dict(state["averages"])
-            self.best = state.get("best", self.best)
-            self.carried = {name: state[name] for name in self.carried}
+        state = load_checkpoint(found, learner.student, learner.optimizer, self.run.processes, learner.projection)
+        own = {"updates": learner.form_of_state(), "averages": self.averages.form_of_state(), **self.carried}
+        check_form(found, state, own)
+        learner.load_state_dict(state["updates"])
+        self.averages.load_state_dict(state["averages"])
+        self.best = state.get("best", self.best)
+        self.carried = {name: state[name] for name in self.carried}
         self.epoch, updates = divmod(learner.global_step, -(-len(self.batches) // self.accumulation))
         self.batches_made = self.epoch * len(self.batches) + updates * self.accumulation
         self._counted = self._count()

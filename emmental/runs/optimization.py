@@ -169,6 +169,10 @@ class UpdateLoop:
             "scaler": self.precision.scaler.state_dict(),
         }
 
+    def form_of_state(self) -> dict[str, Any]:
+        """`state_dict` for `check_form`: what must be there when it is loaded. Of the schedule, that is the rates."""
+        return {**self.state_dict(), "scheduler": {"_last_lr": self.scheduler.get_last_lr()}}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned.
 

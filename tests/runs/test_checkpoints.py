@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
+from emmental.runs import checkpoints
 from emmental.runs.checkpoints import (
+    check_form,
     checkpoints_in,
     last_written,
     load_checkpoint,
@@ -173,6 +176,44 @@ class TestMisfits:
         layer = nn.Linear(2, 2)
         with pytest.raises(ValueError, match="does not fit this run"):
             load_checkpoint(path, layer, torch.optim.SGD(layer.parameters(), lr=1.0), Processes())
+
+    def test_an_optimizer_of_other_shapes(self, bert_dir, tmp_path):
+        run = Run(bert_dir)
+        run.update()
+        path = run.save(tmp_path, 1)
+        tensors = load_file(path / "optimizer.safetensors")
+        name = next(name for name in tensors if name.endswith("weight/exp_avg"))
+        save_file({**tensors, name: torch.zeros(3, 5)}, path / "optimizer.safetensors")
+        with pytest.raises(ValueError, match=rf"does not fit this run: its optimizer.safetensors has {name}"):
+            run.load(path)
+
+    def test_a_bug_of_ours_is_not_called_a_misfit(self, bert_dir, tmp_path, monkeypatch):
+        run = Run(bert_dir)
+        path = run.save(tmp_path, 1)
+        monkeypatch.setattr(checkpoints, "_parameters", lambda *_: {}["a bug"])
+        with pytest.raises(KeyError, match="a bug"):
+            run.load(path)
+
+    @pytest.mark.parametrize(
+        ("found", "why"),
+        [
+            (1, "its state is of type int, not dict"),
+            ({"updates": {}}, r"its state\['updates'\] has no 'step'"),
+            ({"updates": {"step": "1"}}, r"its state\['updates'\]\['step'\] is of type str, not int"),
+            ({"updates": {"step": True}}, r"\['step'\] is of type bool, not int"),
+            ({"updates": {"step": 1}, "sums": [1.5]}, r"its state\['sums'\] has 1 entries, not 2"),
+            (
+                {"updates": {"step": 1}, "sums": [1.5, None]},
+                r"an entry of its state\['sums'\] is of type NoneType",
+            ),
+        ],
+    )
+    def test_a_state_of_another_form(self, found, why):
+        own = {"updates": {"step": 7}, "sums": [0.0, 0.0], "best": None, "names": []}
+        with pytest.raises(ValueError, match=f"checkpoint run/checkpoint-1 does not fit this run: .*{why}"):
+            check_form(Path("run/checkpoint-1"), found, own)
+        fitting = {"updates": {"step": 1, "more": 2}, "sums": [1.5, 2.5], "best": [3], "names": ["a", "b"]}
+        check_form(Path("run/checkpoint-1"), fitting, own)
 
 
 @pytest.fixture
