@@ -84,18 +84,32 @@ def loading(name: object) -> Iterator[None]:
     except SafetensorError as error:
         raise UserError(f"{name}: a .safetensors file is damaged: {error}") from error
     except Exception as error:  # libraries fail on unexpected files with many types
-        if not isinstance(error, ValueError) and _is_ours(error):
-            raise
+        raise_if_ours(error)
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
             message = "it needs code of its own, which this program never runs"
         raise UserError(f"{name} cannot be loaded: {message[:300] or type(error).__name__}") from error
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether a line of this package raised the error, or called the built-in that did."""
+@contextmanager
+def making(source: str, failure: str = "") -> Iterator[None]:
+    """Wraps what Transformers makes of a user's settings. A failure becomes a `UserError` that names their source.
+
+    What this package's own code raises, other than a `ValueError`, is a bug and passes through.
+    """
+    try:
+        yield
+    except Exception as error:  # a bad configuration fails with many types
+        raise_if_ours(error)
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{source}: {failure} ({reason})" if failure else f"{source}: {reason}") from error
+
+
+def raise_if_ours(error: Exception) -> None:
+    """Raise an error again that is no `ValueError`, if a line of this package raised it or called the built-in."""
     *_, (last, _) = traceback.walk_tb(error.__traceback__)
-    return Path(last.f_code.co_filename).is_relative_to(Path(__file__).parent)
+    if not isinstance(error, ValueError) and Path(last.f_code.co_filename).is_relative_to(Path(__file__).parent):
+        raise error
 
 
 def check_folder(name: str | os.PathLike[str], called: str) -> None:

@@ -196,3 +196,19 @@ def test_a_bug_of_ours_keeps_its_type(bert_dir: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("emmental.masked_models.mask_linears", None)
     with pytest.raises(TypeError, match="not callable"):
         from_pretrained(MaskedBertForSequenceClassification, str(bert_dir), config=config)
+
+
+def test_a_bug_of_ours_is_not_a_bad_configuration(bert_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MaskedBertForSequenceClassification(
+        MaskedBertConfig.from_dense(AutoConfig.from_pretrained(bert_dir), threshold=0.5)
+    ).save_pretrained(bert_dir)
+    assert read_model(bert_dir).num_labels == 2
+    monkeypatch.setattr("emmental.masked_models.mask_linears", None)
+    with pytest.raises(TypeError, match="not callable"):
+        read_model(bert_dir)
+
+
+def test_what_transformers_refuses_is_a_mistake_of_the_user(tmp_path: Path) -> None:
+    folder = changed(tmp_path / "bert", "config.json", hidden_act="none of ours")
+    with pytest.raises(UserError, match=r"no model can be made from its configuration \('none of ours'"):
+        read_model(folder)

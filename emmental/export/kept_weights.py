@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging
 
@@ -60,7 +59,7 @@ def _read(folder: str | Path) -> PreTrainedModel:
         model = from_pretrained(
             AutoModelForSequenceClassification, folder, config=config, local_files_only=True, use_safetensors=True
         )
-    except (ValueError, OSError, SafetensorError) as error:
+    except UserError as error:
         raise UserError(f"--model_name_or_path: {folder} holds no readable model: {error}") from error
     require_encoder(config, f"--model_name_or_path {folder}")
     return model.eval()

@@ -19,7 +19,7 @@ from emmental.errors import UserError
 from emmental.masked_models import MaskedConfig, masked_class, plain_class
 from emmental.methods import FRACTION_METHODS, canonical_pruning_method
 from emmental.patching import set_threshold
-from emmental.pretrained import check_folder, check_sizes, read_weights
+from emmental.pretrained import check_folder, check_sizes, making, read_weights
 from emmental.small_models import model_classes
 
 logger = logging.getLogger(__name__)
@@ -78,11 +78,8 @@ def build_model(cls: type[PreTrainedModel], config: PreTrainedConfig, state: dic
     state = {key: value for key, value in state.items() if key.rpartition(".")[2] != "position_ids"}
     has_choice = "add_pooling_layer" in inspect.signature(small_models.plain_class(plain_class(cls))).parameters
     options = {"add_pooling_layer": any(key.startswith("pooler.") for key in state)} if has_choice else {}
-    try:
-        with torch.device("meta"):
-            expected = {key: value.shape for key, value in cls(config, **options).state_dict().items()}
-    except Exception as error:  # a bad configuration fails with many types
-        raise UserError(f"{source}: no model can be made from its configuration ({_one_line(error)})") from error
+    with making(source, "no model can be made from its configuration"), torch.device("meta"):
+        expected = {key: value.shape for key, value in cls(config, **options).state_dict().items()}
     for key in sorted({*expected, *state}):
         if key not in state or key not in expected:
             raise UserError(f"{source}: {key} is {'missing' if key in expected else 'not part of the model'}")
@@ -105,10 +102,8 @@ def make_config(cls: type[PreTrainedConfig], settings: dict[str, Any], source: s
         raise UserError(f"{source}: num_labels accepts 1 to {MOST_LABELS}, not {labels!r}")
     if "quantization_config" in settings:
         raise UserError(f"{source}: quantization_config is not accepted; give a model with weights of 16 or 32 bits")
-    try:
+    with making(source):
         config = cls(**{key: value for key, value in settings.items() if key not in _OF_CALLS})
-    except Exception as error:  # the configuration's own checks raise many types
-        raise UserError(f"{source}: {_one_line(error)}") from error
     check_sizes(config, source)
     return config
 
@@ -169,7 +164,3 @@ def _override(config: MaskedConfig, method: str | None, threshold: float | None,
             raise UserError(f"{folder} records no threshold for {method}: give --threshold, {accepted}")
         if not math.isfinite(value) or (method != "threshold" and not 0 <= value <= 1):
             raise UserError(f"--threshold for {method} accepts {accepted}, not {value:g}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -106,7 +106,6 @@ class _Entry:
 
 
 _TOKENIZER = "tokenizer|"
-_DAMAGE = (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def quantize_rows(values: np.ndarray, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -161,21 +160,35 @@ def read_package(path: str | Path) -> Package:
     if not path.is_file():
         raise UserError(f"{path} is not a file; a package that emmental.export.storage wrote is accepted")
     try:
+        texts, tensors = _read_file(path)
+        checksum = texts.pop("sha256", None)
+        if checksum != _digest(texts, tensors):
+            raise UserError("its checksum differs")
+        config = _parsed(texts, "config")
+        if not isinstance(config, dict):
+            raise UserError("its config is not a JSON object")
+        return _take_apart(config, _parsed(texts, "matrices"), tensors)
+    except UserError as error:
+        raise UserError(f"{path} is not a package, or is damaged: {' '.join(str(error).split())[:300]}") from error
+
+
+def _read_file(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """The texts and arrays of the file, unchecked."""
+    try:
         with safe_open(path, framework="numpy") as file:
             texts = dict(file.metadata() or {})
             if texts.get("format") != FORMAT:
                 raise UserError(f"its format is not {FORMAT!r}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        checksum = texts.pop("sha256", None)
-        if checksum != _digest(texts, tensors):
-            raise UserError("its checksum differs")
-        config = json.loads(texts["config"])
-        if not isinstance(config, dict):
-            raise UserError("its config is not a JSON object")
-        return _take_apart(config, json.loads(texts["matrices"]), tensors)
-    except (*_DAMAGE, SafetensorError, zlib.error) as error:
-        message = " ".join(str(error).split())[:300]
-        raise UserError(f"{path} is not a package, or is damaged: {message or type(error).__name__}") from error
+            return texts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a dtype that NumPy lacks
+        raise UserError(str(error) or type(error).__name__) from error
+
+
+def _parsed(texts: Mapping[str, str], name: str) -> Any:
+    try:
+        return json.loads(texts.get(name, ""))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"its {name} is not JSON ({error})") from error
 
 
 def is_package(path: str | Path) -> bool:
@@ -225,10 +238,13 @@ def _take_text(left: dict[str, np.ndarray], name: str) -> str | None:
     if data.ndim != 1 or data.dtype != np.uint8:
         raise UserError(f"{name} is not compressed text")
     stream = zlib.decompressobj()
-    text = stream.decompress(data.tobytes(), LARGEST_TOKENIZER_FILE)
-    if not stream.eof or stream.unused_data:
-        raise UserError(f"{name} is cut off, or larger than {LARGEST_TOKENIZER_FILE} bytes")
-    return text.decode()
+    try:
+        text = stream.decompress(data.tobytes(), LARGEST_TOKENIZER_FILE)
+        if not stream.eof or stream.unused_data:
+            raise UserError(f"{name} is cut off, or larger than {LARGEST_TOKENIZER_FILE} bytes")
+        return text.decode()
+    except (zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{name} is not compressed text ({error})") from error
 
 
 def _checked_entry(entry: object) -> _Entry:
@@ -262,7 +278,7 @@ def _take_matrix(entry: _Entry, left: dict[str, np.ndarray]) -> StoredMatrix:
 
 
 def _take_scales(left: dict[str, np.ndarray], name: str, rows: int) -> np.ndarray:
-    scales = left.pop(f"{name}|scales")
+    scales = left.pop(f"{name}|scales", np.empty(0))
     if scales.dtype != np.uint16 or scales.shape != (rows,):
         raise UserError(f"{name}|scales do not have {rows} entries")
     scales = _from_upper_half(scales)

@@ -30,6 +30,7 @@ from emmental.export.storage import checked_config, to_model, to_package
 from emmental.inference.sparse_encoder import SparseEncoder
 from emmental.inference.sparse_matrix import DENSE_ABOVE, stored_to_csr
 from emmental.patching import masked_layers
+from emmental.pretrained import making
 
 logger = logging.getLogger(__name__)
 
@@ -159,12 +160,8 @@ def _example_layer(cls: type[PreTrainedModel], config: PreTrainedConfig, source:
     """A layer of the model whose weights have only shapes."""
     one = copy.deepcopy(config)
     one.num_hidden_layers = 1
-    try:
-        with torch.device("meta"):
-            return encoder_layers(cls(one))[0].module
-    except Exception as error:  # a bad configuration fails with many types
-        message = " ".join(str(error).split())
-        raise UserError(f"{source}: no model can be made from its configuration ({message})") from error
+    with making(source, "no model can be made from its configuration"), torch.device("meta"):
+        return encoder_layers(cls(one))[0].module
 
 
 def _checked(

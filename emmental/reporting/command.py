@@ -135,7 +135,7 @@ def training_history(folder: Path) -> list[dict[str, Any]]:
     try:
         history = read_log(folder / LOG_FILE)
         has_curves(history)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{folder / LOG_FILE} is damaged: {error}") from error
     return history
 

@@ -158,6 +158,12 @@ def test_300_flipped_bytes(stored):
     assert not any("\n" in message for message in messages)
 
 
+def test_a_bug_of_ours_is_not_called_damage(stored, monkeypatch):
+    monkeypatch.setattr(package, "decode_positions", lambda *_: {}["a bug"])
+    with pytest.raises(KeyError, match="a bug"):
+        read_package(stored)
+
+
 @pytest.mark.parametrize("share", [0, 0.0005, 0.3, 0.9, 0.9999])
 def test_truncated(stored, share):
     whole = stored.read_bytes()
