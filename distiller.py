@@ -197,8 +197,8 @@ class Distiller(UpdateLoop):
     """Distillation of a language model, as for DistilBERT (Sanh et al. 2019, arXiv 1910.01108).
 
     Args:
-        params: a run; or the flags of `distiller.py` by name (missing ones have their defaults), and
-            special_tok_ids, name of a special token -> its id.
+        params: a run; or the flags of `distiller.py` by name (missing ones have their defaults),
+            special_tok_ids (name of a special token -> its id) and, if it is to be saved too, the tokenizer.
         dataset: a `CorpusDataset`, or any sequence of token ids (T,).
         token_probs: (V,) how likely each token is to be masked, up to a factor; None: all equally.
         student, teacher: language models. The teacher runs only if a loss needs it, and never changes.
@@ -238,8 +238,7 @@ class Distiller(UpdateLoop):
         self.begin_update(self.params.gradient_accumulation_steps)
         self._alphas = {name: alpha for name in LOSSES if (alpha := getattr(self.params, f"alpha_{name}")) > 0}
         intervals = Intervals(self.params.log_interval, self.params.checkpoint_interval, in_batches=True)
-        tokenizer = getattr(self.params, "tokenizer", None)
-        self._loop = RunLoop(self.params, self, self._batches, self.total_updates, intervals, tokenizer)
+        self._loop = RunLoop(self.params, self, self._batches, self.total_updates, intervals, self.params.tokenizer)
         self.epoch = 0
         self._speed = {"since": time.monotonic(), "sequences": 0, "tokens": 0}
 
@@ -414,6 +413,7 @@ def _run_of(params: argparse.Namespace) -> Run:
     flags = with_defaults(params)
     on_gpu = bool(flags.n_gpu) and torch.cuda.is_available()
     run = Run(flags, DISTILLER, Processes(device=torch.device("cuda" if on_gpu else "cpu")))
+    run.tokenizer, run.special_tok_ids = getattr(params, "tokenizer", None), params.special_tok_ids
     run.output = None if flags.dump_path is None else OutputFolder(flags.dump_path, "--dump_path")
     return run
 

@@ -93,8 +93,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Flags:
 
 
 def with_defaults(params: argparse.Namespace) -> Flags:
-    """The parameters as flags; missing flags have their defaults."""
-    return Flags(FLAGS, vars(params))
+    """The flags among the parameters; missing flags have their defaults."""
+    declared = {one.name for flags in FLAGS.values() for one in flags}
+    return Flags(FLAGS, {name: value for name, value in vars(params).items() if name in declared})
 
 
 def _normalise(args: Flags) -> None:

@@ -49,6 +49,7 @@ class Run:
         names: the program's names for the flags of its output folder.
         processes: this process, one of all that train together.
         task: the task to learn; None for a language model.
+        tokenizer, special_tok_ids: of a language model: its tokenizer, and name of a special token -> its id.
         datasets: (name of the task, split) -> rows, for the data opened so far.
         output: the locked output folder; None in a process that does not write, or before it is opened.
         contents: fingerprints of other things that change the result, such as data and teacher.
@@ -59,6 +60,8 @@ class Run:
         self.names = names
         self.processes = processes or Processes()
         self.task: Any = None
+        self.tokenizer: Any = None
+        self.special_tok_ids: dict[str, int] = {}
         self.datasets: dict[tuple[str, str], Any] = {}
         self.output: OutputFolder | None = None
         self.contents: dict[str, str] = {}

@@ -10,7 +10,7 @@ import pytest
 import tiny_lm
 import torch
 
-from emmental.language_models.arguments import TEACHERS_OF
+from emmental.language_models.arguments import TEACHERS_OF, with_defaults
 from emmental.language_models.models import LANGUAGE_MODELS, load_lm_student, load_lm_teacher, load_lm_tokenizer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "experiments" / "distil" / "student_configs"
@@ -26,6 +26,12 @@ def student_args(student_type: str, config: Path, **others: object) -> argparse.
     flags = {"student_pretrained_weights": None, "initializer_range": 0.02}
     flags |= {"freeze_pos_embs": False, "freeze_token_type_embds": False}
     return argparse.Namespace(**flags, student_type=student_type, student_config=str(config), **others)
+
+
+def test_runtime_objects_are_no_flags() -> None:
+    flags = with_defaults(argparse.Namespace(seed=3, tokenizer="an object", special_tok_ids={"pad_token": 0}))
+    assert (flags.seed, flags.n_epoch, flags.explicit) == (3, 3, {"seed"})
+    assert vars(flags).keys() == flags.all().keys()
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
