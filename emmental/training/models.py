@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import logging
@@ -23,12 +22,13 @@ from emmental.data import tokenization
 from emmental.errors import UserError
 from emmental.masked_models import MaskedConfig, masked_config
 from emmental.pretrained import from_pretrained, require_encoder
+from emmental.runs.run import Run
 from emmental.tasks import Task
 
 logger = logging.getLogger(__name__)
 
 
-def load_tokenizer(args: argparse.Namespace) -> Any:
+def load_tokenizer(args: Run) -> Any:
     """The fast tokenizer of the model, or the one that `--tokenizer_name` names.
 
     If `--max_seq_length` was not given, it becomes the model's length if that is shorter.
@@ -51,14 +51,14 @@ def load_tokenizer(args: argparse.Namespace) -> Any:
     return tokenizer
 
 
-def load_config(args: argparse.Namespace) -> tuple[PreTrainedConfig, str]:
+def load_config(args: Run) -> tuple[PreTrainedConfig, str]:
     """The configuration of the model to train or evaluate, and its name in messages: flag and value."""
     flag = "--config_name" if args.config_name else "--model_name_or_path"
     name = args.config_name or args.model_name_or_path
     return from_pretrained(AutoConfig, name, flag=flag, cache_dir=args.cache_dir or None), f"{flag} {name}"
 
 
-def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrainedModel:
+def load_model(args: Run, task: Task, tokenizer: Any) -> PreTrainedModel:
     """The model to train or evaluate, with the task's outputs.
 
     A dense checkpoint gets masks as the flags say, unless `--model_type` names its own type. A masked one keeps its
@@ -85,7 +85,7 @@ def load_model(args: argparse.Namespace, task: Task, tokenizer: Any) -> PreTrain
     return _loaded(args, type(config)(**{**config.to_dict(), **_outputs(args, task)}))
 
 
-def _check_model_type(args: argparse.Namespace, config: PreTrainedConfig) -> None:
+def _check_model_type(args: Run, config: PreTrainedConfig) -> None:
     """Refuse a `--model_type` that is not the type of the model."""
     if "model_type" not in args.explicit:
         return
@@ -96,7 +96,7 @@ def _check_model_type(args: argparse.Namespace, config: PreTrainedConfig) -> Non
         raise UserError(f"--model_type {asked} trains dense, but {name} is masked; omit the flag")
 
 
-def _loaded(args: argparse.Namespace, config: PreTrainedConfig) -> PreTrainedModel:
+def _loaded(args: Run, config: PreTrainedConfig) -> PreTrainedModel:
     """Load the model. If the checkpoint has no head for these labels, the head is new.
 
     Raises:
@@ -140,7 +140,7 @@ def in_dtype(model: nn.Module, name: str) -> nn.Module:
     return model if name == "float32" else copy.deepcopy(model).to(getattr(torch, name))
 
 
-def model_to_evaluate(args: argparse.Namespace) -> str:
+def model_to_evaluate(args: Run) -> str:
     """The model of a run without training: that of the output folder, unless `--model_name_or_path` names another.
 
     The model that the output folder's training started from does not count as another: the command that trained
@@ -161,7 +161,7 @@ def _trained_from(output: Path) -> str | None:
         return None
 
 
-def _outputs(args: argparse.Namespace, task: Task) -> dict[str, Any]:
+def _outputs(args: Run, task: Task) -> dict[str, Any]:
     """Settings of the configuration about the outputs and, for later uses of the model, about its training."""
     settings = {"max_seq_length": args.max_seq_length, "positive_label": task.positive_name} if args.do_train else {}
     if task.is_regression:
@@ -175,7 +175,7 @@ def _outputs(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     }
 
 
-def _masking(args: argparse.Namespace, config: PreTrainedConfig) -> dict[str, Any]:
+def _masking(args: Run, config: PreTrainedConfig) -> dict[str, Any]:
     asked = {"pruning_method": args.pruning_method, "mask_init": args.mask_init, "mask_scale": args.mask_scale}
     if not isinstance(config, MaskedConfig):
         return asked
@@ -188,7 +188,7 @@ def _masking(args: argparse.Namespace, config: PreTrainedConfig) -> dict[str, An
     return {} if args.do_train else _evaluated_at(args, config)
 
 
-def _evaluated_at(args: argparse.Namespace, config: MaskedConfig) -> dict[str, Any]:
+def _evaluated_at(args: Run, config: MaskedConfig) -> dict[str, Any]:
     """The threshold of a masked model that is not trained: `--final_threshold` if given, else the saved one.
 
     Raises:

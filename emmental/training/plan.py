@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from emmental.flags import Flags
 from emmental.methods import FRACTION_METHODS, SCORE_METHODS
 from emmental.pruning import schedule_threshold
+from emmental.runs.run import Run
 
 SHOWN_POINTS = 12
 LOG_ENTRIES = 40
@@ -146,19 +147,19 @@ class Plan:
         return "by scores"
 
 
-def log_interval(args: Flags, updates: int) -> int:
+def log_interval(args: Run | Flags, updates: int) -> int:
     """Updates between two log entries: `--logging_steps`, or fewer if the recipe decides."""
     if args.recipe != "auto" or "logging_steps" in args.explicit:
         return args.logging_steps
     return max(1, min(args.logging_steps, updates // LOG_ENTRIES))
 
 
-def trains(args: Flags) -> bool:
+def trains(args: Run | Flags) -> bool:
     """Whether anything is trained. `--num_train_epochs 0` without `--max_steps` only cuts."""
     return args.num_train_epochs > 0 or args.max_steps > 0
 
 
-def plan_updates(args: Flags, examples: int, world_size: int) -> Plan:
+def plan_updates(args: Run | Flags, examples: int, world_size: int) -> Plan:
     """The plan of these flags for a number of training examples.
 
     Args:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-
 from transformers import PreTrainedConfig
 
 from emmental.data.tokenization import trained_length
 from emmental.errors import UserError
+from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, Task, in_order_of, resolve_task, split_files, task_of_model, user_task
 from emmental.tasks.classes import are_numbered, in_given_order, is_classifier, model_classes
 from emmental.tasks.own_files import Reading
@@ -15,7 +14,7 @@ from emmental.training.arguments import DELIMITERS
 from emmental.training.models import load_config
 
 
-def find_task(args: argparse.Namespace) -> Task:
+def find_task(args: Run) -> Task:
     """The task with its classes in the order of the model's outputs.
 
     Without training, flags that are not given take the values of the model's training (see `_settle`).
@@ -37,7 +36,7 @@ def find_task(args: argparse.Namespace) -> Task:
     return _in_order_of_student(args, own or _own_task(args, names), config, called, names)
 
 
-def _files_first(args: argparse.Namespace, names: list[str] | None) -> Task | None:
+def _files_first(args: Run, names: list[str] | None) -> Task | None:
     """The task of own files. Faults in files are found here, before the Hub is asked for a model."""
     if args.train_file:
         return _own_task(args, names)
@@ -47,12 +46,12 @@ def _files_first(args: argparse.Namespace, names: list[str] | None) -> Task | No
     return None
 
 
-def _own_task(args: argparse.Namespace, names: list[str] | None) -> Task:
+def _own_task(args: Run, names: list[str] | None) -> Task:
     return user_task(args.train_file, args.validation_file, args.test_file, names, reading_of(args))
 
 
 def _in_order_of_student(
-    args: argparse.Namespace, task: Task, config: PreTrainedConfig, called: str, names: list[str] | None
+    args: Run, task: Task, config: PreTrainedConfig, called: str, names: list[str] | None
 ) -> Task:
     """The task with its classes in the order of the model's outputs; a new classifier takes the task's own order.
 
@@ -72,7 +71,7 @@ def _in_order_of_student(
         raise UserError(f"{error}; --new_classifier starts with a new classifier") from None
 
 
-def _settle(args: argparse.Namespace, config: PreTrainedConfig) -> None:
+def _settle(args: Run, config: PreTrainedConfig) -> None:
     """Use the text length and the positive label of the model's training, unless flags say others."""
     if "max_seq_length" not in args.explicit:
         args.max_seq_length = trained_length(config) or args.max_seq_length
@@ -88,7 +87,7 @@ def _names(given: list[str] | None) -> list[str] | None:
     return [part.strip() for part in parts]
 
 
-def reading_of(args: argparse.Namespace) -> Reading:
+def reading_of(args: Run) -> Reading:
     """How own files are read."""
     delimiter = args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter)
     evaluates = args.do_eval or args.evaluate_during_training or args.eval_all_checkpoints
