@@ -33,7 +33,11 @@ class Architecture:
         roles: role -> dotted path of its linear inside a layer. `qkv` has all query rows, then all key rows, then
             all value rows. Optional roles (`position_key`, `position_query`) may be missing.
         gated: `up` has 2 * I rows: row i is neuron i's input, row i + I is its gate.
+        neurons, activation: settings that hold the number of feed-forward neurons and the name of their activation.
         shared: layers are used several times in one forward pass (ALBERT).
+        into_layers: of shared layers: the encoder's module that maps embeddings to their size.
+        sparse_runtime: `emmental.inference.sparse_encoder` computes such layers: every token attends to all others,
+            scores depend on contents alone, and the LayerNorms are after the sums.
         token_types: the model takes `token_type_ids`.
         attention: dotted path of the module that computes attention from the heads' linears.
         head_counters: attributes of `attention` that change with the heads: the first is the number of heads, the
@@ -57,7 +61,11 @@ class Architecture:
     feed_forward_norm: str
     before_down: tuple[str, ...] = ()
     gated: bool = False
+    neurons: str = "intermediate_size"
+    activation: str = "hidden_act"
     shared: bool = False
+    into_layers: str | None = None
+    sparse_runtime: bool = False
     token_types: bool = True
     broadcast_mask: bool = True
     positions_after: int | str | None = None
@@ -87,8 +95,8 @@ class EncoderLayer:
     uses: int = 1
 
 
-def _bert_like(model_type: str) -> Architecture:
-    roberta = model_type not in ("bert", "electra")
+def _bert_like(model_type: str, roberta: bool = False) -> Architecture:
+    """BERT's layers; `roberta`: without token types, and with positions that count from the padding token's id."""
     return Architecture(
         model_type=model_type,
         layers="encoder.layer.*",
@@ -105,6 +113,7 @@ def _bert_like(model_type: str) -> Architecture:
         attention_norm="attention.output.LayerNorm",
         feed_forward_norm="output.LayerNorm",
         before_down=("intermediate",),
+        sparse_runtime=True,
         token_types=not roberta,
         positions_after="pad_token_id" if roberta else None,
     )
@@ -112,9 +121,9 @@ def _bert_like(model_type: str) -> Architecture:
 
 _ENTRIES = (
     _bert_like("bert"),
-    _bert_like("roberta"),
-    _bert_like("xlm-roberta"),
-    _bert_like("camembert"),
+    _bert_like("roberta", roberta=True),
+    _bert_like("xlm-roberta", roberta=True),
+    _bert_like("camembert", roberta=True),
     _bert_like("electra"),
     Architecture(
         model_type="distilbert",
@@ -132,6 +141,9 @@ _ENTRIES = (
         attention_norm="sa_layer_norm",
         feed_forward_norm="output_layer_norm",
         before_down=("ffn.lin1", "ffn.activation"),
+        neurons="hidden_dim",
+        activation="activation",
+        sparse_runtime=True,
         token_types=False,
     ),
     Architecture(
@@ -172,6 +184,7 @@ _ENTRIES = (
         feed_forward_norm="full_layer_layer_norm",
         before_down=("ffn", "activation"),
         shared=True,
+        into_layers="embedding_hidden_mapping_in",
     ),
     Architecture(
         model_type="deberta-v2",
@@ -205,6 +218,7 @@ _ENTRIES = (
         head_counters=("num_heads", "all_head_size"),
         attention_norm="attn_norm",
         feed_forward_norm="mlp_norm",
+        activation="hidden_activation",
         gated=True,
         token_types=False,
         broadcast_mask=False,

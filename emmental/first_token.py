@@ -72,7 +72,7 @@ def install_first_token(model: nn.Module) -> bool:
         attention.__class__ = _attention_class(type(attention), architecture.model_type)
     if architecture.shared:
         encoder = model.base_model.encoder
-        encoder.__class__ = _shared_encoder_class(type(encoder))
+        encoder.__class__ = _shared_encoder_class(type(encoder), architecture.model_type)
     else:
         layer.__class__ = _layer_class(type(layer), architecture.model_type)
     return True
@@ -133,17 +133,19 @@ def _layer_class(cls: type[nn.Module], model_type: str) -> type[nn.Module]:
 
 
 @functools.cache
-def _shared_encoder_class(cls: type[nn.Module]) -> type[nn.Module]:
+def _shared_encoder_class(cls: type[nn.Module], model_type: str) -> type[nn.Module]:
     """ALBERT's encoder. It uses its last layer several times, so the encoder itself must find the last use."""
+    architecture = ARCHITECTURES[model_type]
+    _, of_groups, _, of_layers, _ = architecture.layers.split(".")
 
     def forward(self: nn.Module, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Any:
         if attention_mask is not None and attention_mask.dim() != 4:
             return cls.forward(self, hidden_states, attention_mask, **kwargs)
-        groups, uses = self.albert_layer_groups, self.config.num_hidden_layers
-        hidden_states = self.embedding_hidden_mapping_in(hidden_states)
+        groups, uses = getattr(self, of_groups), self.config.num_hidden_layers
+        hidden_states = getattr(self, architecture.into_layers)(hidden_states)
         for use in range(uses - 1):
             hidden_states = groups[int(use / (uses / len(groups)))](hidden_states, attention_mask, **kwargs)
-        *below, last = groups[int((uses - 1) / (uses / len(groups)))].albert_layers
+        *below, last = getattr(groups[int((uses - 1) / (uses / len(groups)))], of_layers)
         for layer in below:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
         mask = None if attention_mask is None else attention_mask[:, :, :1]
@@ -155,7 +157,7 @@ def _shared_encoder_class(cls: type[nn.Module]) -> type[nn.Module]:
 @functools.cache
 def _attention_class(cls: type[nn.Module], model_type: str) -> type[nn.Module]:
     architecture = ARCHITECTURES[model_type]
-    context_of = _disentangled_context if model_type == "deberta-v2" else _context
+    context_of = _disentangled_context if POSITION_KEY in architecture.roles else _context
 
     def forward(self: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         first = next((each for each in (*args, *kwargs.values()) if isinstance(each, _FirstToken)), None)

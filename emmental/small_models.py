@@ -180,7 +180,7 @@ class SmallConfig:
 
 def neurons_name(config: PreTrainedConfig) -> str:
     """The setting that holds the number of feed-forward neurons in a type's configuration."""
-    return "hidden_dim" if base_model_type(config.model_type) == "distilbert" else "intermediate_size"
+    return architecture_of(config).neurons
 
 
 def _check_per_layer(said: Any, name: str, known: Sequence[str]) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from emmental.architectures import ARCHITECTURES
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 FLOORS = {
     "emmental.errors": 0,
@@ -193,6 +195,18 @@ def test_the_flow_is_found_by_name_and_in_order(module, function, calls):
     made = sorted((node for node in ast.walk(first) if isinstance(node, ast.Call)), key=lambda node: node.lineno)
     names = iter([ast.unparse(node.func) for node in made])
     assert all(call in names for call in calls.split())
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("emmental.")])
+def test_only_the_table_knows_types_and_the_names_of_their_layers(module):
+    """What a type does differently is in its entry. Smaller language models are made of fixed types."""
+    if room_of(module) == "emmental.architectures":
+        return
+    paths = {path for entry in ARCHITECTURES.values() for path in entry.roles.values() if "." in path}
+    names = paths if room_of(module) == "emmental.language_models" else paths | ARCHITECTURES.keys()
+    for node in ast.walk(TREES[module]):
+        known = isinstance(node, ast.Constant) and node.value in names
+        assert not known, f"{module}, line {node.lineno}: {node.value!r}"
 
 
 def every_python_file() -> list[Path]:

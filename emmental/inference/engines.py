@@ -423,7 +423,7 @@ def advice(trials: Sequence[Trial], folder: str | Path, model_type: str, batch: 
     return "\n".join([begin, code_line(best.engine, folder, model_type, best.form), *refused, *missing])
 
 
-def code_line(engine: str, folder: str | Path, model_type: str = "bert", form: str | None = None) -> str:
+def code_line(engine: str, folder: str | Path, model_type: str, form: str | None = None) -> str:
     """Lines of Python that load the model of `folder` in an engine, for users to copy.
 
     ONNX files are expected in `<folder>-onnx`, where the command of the first line writes them. `form`: of int8 in

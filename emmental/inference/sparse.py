@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.masking_utils import AttentionMaskInterface
 
-from emmental.architectures import architecture_of, encoder_layers, encoder_room
+from emmental.architectures import ARCHITECTURES, architecture_of, encoder_layers, encoder_room
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
 from emmental.export.layer_weights import LayerWeights, layer_weights
@@ -34,8 +34,8 @@ from emmental.pretrained import making
 
 logger = logging.getLogger(__name__)
 
-SPARSE_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
-"""Model types whose encoders `SparseEncoder` computes: attention over all tokens, and LayerNorms after the sums."""
+SPARSE_TYPES = tuple(name for name, entry in ARCHITECTURES.items() if entry.sparse_runtime)
+"""Model types whose encoders `SparseEncoder` computes."""
 _MASK_AS_GIVEN = "emmental_mask_as_given"
 _WORTH_IT = 0.9
 """The products of a sparse model must take less than this share of the dense time, or packing is not worth it."""
@@ -104,7 +104,7 @@ def _from_package(package: Package, source: str, dense_above: float) -> PreTrain
 
 
 def _act(config: PreTrainedConfig) -> str:
-    return config.activation if config.model_type == "distilbert" else config.hidden_act
+    return getattr(config, architecture_of(config).activation)
 
 
 def _layers_path(config: PreTrainedConfig) -> str:

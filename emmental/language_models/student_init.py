@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from emmental.architectures import ARCHITECTURES
 from emmental.atomic import atomic_folder
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
 from emmental.data.tokenization import load_tokenizer
@@ -34,7 +35,10 @@ logger = logging.getLogger(__name__)
 
 _STUDENTS = {"bert": ("distilbert", "bert"), "roberta": ("roberta",), "gpt2": ("gpt2",)}
 """Teacher type -> student types; the first one is the default."""
-_LAYER_LISTS = {"bert": "bert.encoder.layer", "roberta": "roberta.encoder.layer", "gpt2": "transformer.h"}
+_BERT, _DISTILBERT = ARCHITECTURES["bert"], ARCHITECTURES["distilbert"]
+_LAYER_LISTS = {kind: f"{kind}.{_BERT.layers.removesuffix('.*')}" for kind in ("bert", "roberta")} | {
+    "gpt2": "transformer.h"
+}
 _HEADS = {
     "bert": ("cls.predictions.transform.",),
     "roberta": ("lm_head.dense.", "lm_head.layer_norm."),
@@ -42,14 +46,9 @@ _HEADS = {
     "gpt2": (),
 }
 _DISTILBERT_LAYER = {
-    "attention.self.query": "attention.q_lin",
-    "attention.self.key": "attention.k_lin",
-    "attention.self.value": "attention.v_lin",
-    "attention.output.dense": "attention.out_lin",
-    "attention.output.LayerNorm": "sa_layer_norm",
-    "intermediate.dense": "ffn.lin1",
-    "output.dense": "ffn.lin2",
-    "output.LayerNorm": "output_layer_norm",
+    **{_BERT.roles[role]: path for role, path in _DISTILBERT.roles.items()},
+    _BERT.attention_norm: _DISTILBERT.attention_norm,
+    _BERT.feed_forward_norm: _DISTILBERT.feed_forward_norm,
 }
 _DISTILBERT_REST = {
     "bert.embeddings.word_embeddings.weight": "distilbert.embeddings.word_embeddings.weight",
@@ -153,10 +152,11 @@ def _chosen_layers(weights: dict[str, Tensor], layer_list: str, layers: Sequence
 def _as_distilbert(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for name, value in weights.items():
-        if name.startswith("bert.encoder.layer."):
-            number, _, rest = name.removeprefix("bert.encoder.layer.").partition(".")
+        if name.startswith(layers := f"{_LAYER_LISTS['bert']}."):
+            number, _, rest = name.removeprefix(layers).partition(".")
             part, _, kind = rest.rpartition(".")
-            renamed[f"distilbert.transformer.layer.{number}.{_DISTILBERT_LAYER[part]}.{kind}"] = value
+            place = _DISTILBERT.layers.replace("*", number)
+            renamed[f"distilbert.{place}.{_DISTILBERT_LAYER[part]}.{kind}"] = value
         elif name in _DISTILBERT_REST:
             renamed[_DISTILBERT_REST[name]] = value
     positions = "distilbert.embeddings.position_embeddings.weight"

@@ -24,7 +24,9 @@ _ROLES |= {f"{path}.{role}": role for path in _JOINT for role in (QUERY, KEY, VA
 _HEADING_OF_ROLE = {OUTPUT: "attn.\noutput", UP: "FFN\nin", DOWN: "FFN\nout", QKV: "query,\nkey, value"}
 HEADINGS = {path: _HEADING_OF_ROLE.get(role, role.replace("_", "\n")) for path, role in _ROLES.items()}
 """The part of a matrix' name after the layer's number -> heading of its column, in the order of the columns."""
-_NUMBERED = re.compile(r"^(?:.*?\.)?(\d+)(?:\.albert_layers\.(\d+))?\.(.+)$")
+_GROUPED = "|".join(re.escape(inner) for entry in ARCHITECTURES.values() for inner in entry.layers.split(".*")[1:-1])
+_NUMBERED = re.compile(rf"^(?:.*?\.)?(\d+)(?:(?:{_GROUPED})\.(\d+))?\.(.+)$")
+"""A layer's number, its number in its group if layers are in groups (ALBERT), and the name inside the layer."""
 
 
 @dataclass(frozen=True)

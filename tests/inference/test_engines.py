@@ -242,9 +242,10 @@ def test_the_code_line_can_be_copied(engine, tmp_path, monkeypatch):
     if ENGINES[engine].package:
         from emmental.export.onnx import main
 
-        command = code_line(engine, "out").splitlines()[0].removeprefix("# first: python -m emmental.export.onnx ")
+        first = code_line(engine, "out", "bert").splitlines()[0]
+        command = first.removeprefix("# first: python -m emmental.export.onnx ")
         main(command.split())
-    (tmp_path / "line.py").write_text(code_line(engine, "out"))
+    (tmp_path / "line.py").write_text(code_line(engine, "out", "bert"))
     spec = importlib.util.spec_from_file_location("line", tmp_path / "line.py")
     line = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(line)
