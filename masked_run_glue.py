@@ -157,6 +157,8 @@ def load_data(run: Run, tokenizer: Any) -> tuple[FeatureDataset | None, FeatureD
         raise UserError(f"--speedup_engine {run.speedup_engine}: {reason}")
     more = with_unlabelled(run, train_dataset, tokenizer, _cache_folder(run))
     run.contents["data"] = more.fingerprint
+    if run.load_best_model_at_end:
+        run.contents["dev_data"] = run.datasets[run.task.name, "dev"].fingerprint
     return train_dataset, more, [*plan_of_run(run, len(train_dataset)), *forecast(run, len(train_dataset))]
 
 

@@ -23,6 +23,7 @@ class Flag:
         default: None also if something else decides, such as the task or the number of examples.
         type: converts the text on the command line; `bool` is a switch, with a `--no-` form.
         changes_result: whether another value gives other weights. A resumed run must have the same values of these.
+            The name of a switch: only where that one is on.
         at_least: the smallest number accepted.
         above_zero: whether only numbers above 0 are accepted.
         accepts: the values accepted; None: all.
@@ -34,7 +35,7 @@ class Flag:
     help: str
     default: Any = None
     type: Callable[[str], Any] = str
-    changes_result: bool = True
+    changes_result: bool | str = True
     at_least: float | None = None
     above_zero: bool = False
     accepts: tuple[Value, ...] | None = None
@@ -99,4 +100,7 @@ class Flags(argparse.Namespace):
 
     def of_result(self) -> dict[str, Value]:
         """Name -> value of the flags that change the resulting weights."""
-        return {one.name: getattr(self, one.name) for one in self.declared if one.changes_result}
+        return {one.name: getattr(self, one.name) for one in self.declared if self._changes_result(one)}
+
+    def _changes_result(self, one: Flag) -> bool:
+        return getattr(self, one.changes_result) if isinstance(one.changes_result, str) else one.changes_result

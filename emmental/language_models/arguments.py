@@ -68,7 +68,6 @@ FLAGS = {
             "0: run on the CPU; otherwise each process uses one GPU",
             type=int,
             at_least=0,
-            changes_result=False,
         ),
         flag("log_interval", "batches between two log entries", 500, at_least=1, changes_result=False),
         flag("checkpoint_interval", "batches between two checkpoints", 4000, at_least=1, changes_result=False),

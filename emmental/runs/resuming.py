@@ -58,13 +58,14 @@ def checkpoint_to_resume(run: Run, flags_only: bool = False) -> Path | None:
         return found
     recorded, identity = read_state(found).get("arguments"), run.identity()
     recorded = recorded if isinstance(recorded, dict) else {}
-    flags = [one for one in run.flags.declared if one.changes_result]
+    declared = {one.name: one for one in run.flags.declared}
+    flags = [declared[name] for name in run.flags.of_result()]
     unknown = {one.name: one.default if one.earlier is None else one.earlier for one in flags}
     before = {**unknown, **recorded}
     if flags_only:
         identity = run.flags.of_result()
         before = {name: before.get(name) for name in identity}
-    names = sorted({*before, *identity} - (unknown.keys() - identity.keys()))
+    names = sorted({*before, *identity} - (declared.keys() - identity.keys()))
     changed = [name for name in names if before.get(name) != identity.get(name)]
     if changed:
         whose = "another run" if unknown.keys() <= recorded.keys() else "another run, of an earlier version"

@@ -72,7 +72,7 @@ FLAGS = {
         flag(
             "positive_label",
             "of two classes, the one for F1; default: the second",
-            changes_result=False,
+            changes_result="load_best_model_at_end",
         ),
         flag("max_seq_length", "longer inputs are cut to this number of tokens", 128, at_least=3),
         flag("feature_cache_dir", "folder for tokenised data; default: ~/.cache/emmental", "", changes_result=False),
@@ -213,7 +213,7 @@ FLAGS = {
             "updates between checkpoints; default: an epoch",
             type=int,
             at_least=1,
-            changes_result=False,
+            changes_result="load_best_model_at_end",
         ),
         *run_flags(seed=42, kept=2, what_is_kept="keep this many newest checkpoints + the best"),
         switch(

@@ -85,3 +85,25 @@ def test_a_flag_may_have_stood_for_something_else_before(tmp_path):
     assert "or --recipe paper --accept_changes to resume anyway" in str(raised.value)
     run.recipe = "paper"
     assert checkpoint_to_resume(run).name == "checkpoint-3"
+
+
+def test_the_distance_of_checkpoints_counts_where_the_best_one_is_chosen(tmp_path):
+    from emmental.training.arguments import FLAGS
+
+    def run(**given: object) -> Run:
+        return Run(Flags(FLAGS, {"output_dir": tmp_path, "task_name": "rte", **given}))
+
+    def write(of: Run) -> None:
+        checkpoint(tmp_path, 3, **of.flags.of_result())
+
+    write(run(save_steps=10))
+    assert checkpoint_to_resume(run(save_steps=20)).name == "checkpoint-3"
+    with pytest.raises(ValueError, match=r"another run \(checkpoint-3\): seed 42 -> 43\. Choose"):
+        checkpoint_to_resume(run(seed=43))
+    with pytest.raises(ValueError, match=r"load_best_model_at_end False -> True"):
+        checkpoint_to_resume(run(save_steps=10, load_best_model_at_end=True))
+    (tmp_path / "checkpoint-3").rename(tmp_path / "other")
+    write(run(save_steps=10, load_best_model_at_end=True))
+    assert checkpoint_to_resume(run(save_steps=10, load_best_model_at_end=True)).name == "checkpoint-3"
+    with pytest.raises(ValueError, match=r"\(checkpoint-3\): save_steps 10 -> 20\. Choose"):
+        checkpoint_to_resume(run(save_steps=20, load_best_model_at_end=True))
