@@ -120,7 +120,7 @@ def _stands(folder: Path, identity: dict[str, Any]) -> bool:
     """Whether the folder holds the undamaged result of this identity."""
     try:
         atomic.verify_folder(folder)
-    except (OSError, ValueError, RecursionError):
+    except atomic.DamagedError:
         return False
     facts = _facts(folder)
     return all(facts.get(key) == value for key, value in identity.items())
