@@ -6,6 +6,8 @@ import tiny_models
 import torch
 from torch import nn
 
+from emmental.architectures import ARCHITECTURES
+
 HEADS, NEURONS = 4, 12
 UNEVEN = [([2, 0], [1, 5, 7]), ([], [3]), ([3], [])]
 
@@ -13,7 +15,7 @@ UNEVEN = [([2, 0], [1, 5, 7]), ([], [3]), ([3], [])]
 def dense(model_type: str, seed: int = 0, **options: object) -> nn.Module:
     """Three layers of four heads and twelve neurons; biases are not zero, so that closed gates show."""
     sizes = {"num_hidden_layers": 3, "num_attention_heads": HEADS, "num_labels": 3}
-    sizes["hidden_dim" if model_type == "distilbert" else "intermediate_size"] = NEURONS
+    sizes[ARCHITECTURES[model_type].neurons] = NEURONS
     if model_type == "albert":
         sizes["num_hidden_groups"] = 3
     if model_type == "modernbert":

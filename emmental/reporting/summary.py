@@ -1,4 +1,4 @@
-"""Warnings during a run, and what it reports at its end: final table, model card, upload."""
+"""What a run reports: log entries, warnings, results, final table, model card, upload."""
 
 from __future__ import annotations
 
