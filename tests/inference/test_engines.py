@@ -251,6 +251,6 @@ def test_the_code_line_can_be_copied(engine, tmp_path, monkeypatch):
     spec.loader.exec_module(line)
     assert hasattr(line, "session") or hasattr(line, "model")
     assert "import emmental\n" in code_line("torch", "out", "small_bert")
-    first = code_line("onnx-int8", "out", form="static").splitlines()[0]
+    first = code_line("onnx-int8", "out", "bert", form="static").splitlines()[0]
     assert first.endswith("--output out-onnx --calibration_file texts.txt --int8_scales static")
-    assert code_line("onnx-int8", "out", form="mixed").splitlines()[0].endswith("--calibration_file texts.txt")
+    assert code_line("onnx-int8", "out", "bert", form="mixed").splitlines()[0].endswith("--calibration_file texts.txt")
