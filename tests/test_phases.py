@@ -27,7 +27,6 @@ from distiller import TaskDistiller
 from emmental.architectures import encoder_linears
 from emmental.patching import masked_layers
 from emmental.runs.output_folder import OutputFolder
-from emmental.structured import rungs
 from emmental.structured.agreement import Agreement
 from emmental.structured.speed import LayerTimes, SpeedTable
 from emmental.teaching import teachers
@@ -154,21 +153,24 @@ CUT_ALONE = ("--num_train_epochs", "0", "--max_steps", "-1")
     ("flags", "changed", "tried"),
     [((), 0.19, [3]), ((), 0.21, [3, 6]), (CUT_ALONE, 0.04, [3]), (CUT_ALONE, 0.06, [3, 6])],
 )
+@pytest.mark.parametrize("granularity", [(), UNSTRUCTURED], ids=["structured", "unstructured"])
 def test_more_changes_are_allowed_before_a_recovery(
-    world: World, structured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple, changed: float,
-    tried: list[int],
+    world: World, structured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, granularity: tuple,
+    flags: tuple, changed: float, tried: list[int],
 ) -> None:  # fmt: skip
     """Twice as many rungs follow where more than a twentieth of the answers changes, a fifth before a recovery."""
-    made, prune = [], rungs.prune_in_rungs
+    cuts, made = sys.modules["emmental.training.structured"], []
+    name = "prune_weights" if granularity else "prune_in_rungs"
+    prune = getattr(cuts, name)
 
-    def pruned(dense: object, material: object, budget: object, count: int = rungs.RUNGS, **others: object) -> object:
-        made.append(count)
-        found = prune(dense, material, budget, count, **others)
+    def pruned(*given: object, rungs: int, **others: object) -> object:
+        made.append(rungs)
+        found = prune(*given, rungs=rungs, **others)
         return replace(found, agreement=Agreement(changed, found.agreement.divergence))
 
-    monkeypatch.setattr(rungs, "prune_in_rungs", pruned)
+    monkeypatch.setattr(cuts, name, pruned)
     start = ("--model_name_or_path", str(structured / "dense"), "--no-dense_first")
-    masked_run_glue.main(world.plain(*flags, *start).argv(tmp_path / "out"))
+    masked_run_glue.main(world.plain(*granularity, *flags, *start).argv(tmp_path / "out"))
     assert made == tried
     assert json.loads((tmp_path / "out" / "pruned" / "pruned.json").read_text())["changed"] == changed
 
@@ -321,7 +323,7 @@ def test_a_ladder_of_single_weights_killed_in_its_second_cut(world: World, tmp_p
     command = world.plain(*UNSTRUCTURED, "--keep", *shares)
     whole, output = finished(command, tmp_path / "whole" / "out"), tmp_path / "killed" / "out"
     cuts = sys.modules["emmental.training.structured"]
-    assert command.run(output, forked.kill_at_call(cuts, "prune_weights", 2)) == -9
+    assert command.run(output, forked.kill_at_call(cuts, "rows_to_prune_on", 2)) == -9
     assert (output / "keep-0.5" / "model.safetensors").is_file()
     assert not list(output.glob("keep-0.25/pruned"))
     finished(command, output)

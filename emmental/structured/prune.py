@@ -7,6 +7,7 @@ import numbers
 import operator
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from emmental.architectures import longest_input
 from emmental.errors import UserError
 from emmental.structured.refit import classifier_of
-from emmental.structured.rungs import CLIFF, prune_carefully
+from emmental.structured.rungs import CLIFF, prune_carefully, prune_in_rungs
 from emmental.structured.selection import weight_budget
 from emmental.structured.speed import measure_speed, speed_budget
 from emmental.structured.texts import Text, material
@@ -75,12 +76,10 @@ def prune(
     else:
         budget = speed_budget(measure_speed(model, length=min(max_length, tokenizer.model_max_length)), model, speedup)
     with torch.random.fork_rng(devices=()):
-        found = prune_carefully(
-            model,
-            material(tokenizer, texts, None if labels is None else _known(model, labels), max_length, batch_size),
-            budget,
-            refitted=refit,
-        )
+        known = None if labels is None else _known(model, labels)
+        rows = material(tokenizer, texts, known, max_length, batch_size)
+        in_rungs = partial(prune_in_rungs, model, rows, budget, refitted=refit)
+        found = prune_carefully(in_rungs) if refit else in_rungs()
     if found.agreement.changed > CLIFF:
         warnings.warn(
             f"{100 * found.agreement.changed:.1f} % of the answers to held-out texts differ from the whole model's: "

@@ -95,24 +95,19 @@ def prune_in_rungs(
     return Pruned(model, check, rungs)
 
 
-def prune_carefully(
-    dense: PreTrainedModel,
-    material: Material,
-    budget: Budget,
-    *,
-    refitted: bool = True,
-    reduce: Reduce | None = None,
-    cliff: float = CLIFF,
-) -> Pruned:
-    """`prune_in_rungs`. If a larger share than `cliff` of the answers changes and `refitted`, try twice as many too.
+def prune_carefully(prune: Callable[..., Pruned], cliff: float = CLIFF) -> Pruned:
+    """Prune in three rungs. If a larger share than `cliff` of the answers changes, prune in twice as many too.
+
+    Args:
+        prune: `prune_in_rungs` or `prune_weights` with all arguments but `rungs`.
 
     Returns the model with the smaller divergence from the dense one.
     """
-    first = prune_in_rungs(dense, material, budget, refitted=refitted, reduce=reduce)
-    if first.agreement.changed <= cliff or not refitted:
+    first = prune(rungs=RUNGS)
+    if first.agreement.changed <= cliff:
         return first
     LOGGER.info("more than %.0f %% of the answers change: trying %d rungs", 100 * cliff, 2 * RUNGS)
-    second = prune_in_rungs(dense, material, budget, 2 * RUNGS, reduce=reduce)
+    second = prune(rungs=2 * RUNGS)
     return min(first, second, key=lambda pruned: pruned.agreement.divergence)
 
 

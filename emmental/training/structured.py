@@ -19,7 +19,7 @@ from emmental.pretrained import from_pretrained, weights_fingerprint
 from emmental.runs.processes import Processes
 from emmental.runs.run import Run
 from emmental.structured.gates import encoder_weights
-from emmental.structured.rungs import CLIFF, CLIFF_BEFORE_RECOVERY, Pruned, prune_carefully
+from emmental.structured.rungs import CLIFF, CLIFF_BEFORE_RECOVERY, Pruned, prune_carefully, prune_in_rungs
 from emmental.structured.selection import Budget
 from emmental.structured.single_weights import prune_weights
 from emmental.structured.texts import INFORMATION_TEXTS, MOST_CHECKED, REFIT_TEXTS, REFIT_TOKENS, Batch, Material
@@ -46,8 +46,7 @@ def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budge
         budget: of weights or milliseconds.
         name: name of the budget, such as `keep 0.25`; a result for another name is not used.
     """
-    cliff = CLIFF_BEFORE_RECOVERY if trains(run) else CLIFF
-    folder = _pruned(run, dense, dataset, partial(prune_carefully, budget=budget, cliff=cliff), name)
+    folder = _pruned(run, dense, dataset, partial(prune_in_rungs, budget=budget), name)
     return from_pretrained(AutoModelForSequenceClassification, str(folder)).to(run.processes.device)
 
 
@@ -63,7 +62,8 @@ def _pruned(
     identity = {"budget": name, "dense": weights_fingerprint(dense), "data": dataset.fingerprint, "seed": run.seed}
     if run.processes.any(run.processes.is_main and not _stands(folder, identity)):
         rows = rows_to_prune_on(dataset, dense, run.seed, run.processes)
-        found = prune(dense.eval(), rows, reduce=run.processes.sum)
+        in_rungs = partial(prune, dense.eval(), rows, reduce=run.processes.sum)
+        found = prune_carefully(in_rungs, CLIFF_BEFORE_RECOVERY if trains(run) else CLIFF)
         with run.processes.main_first():
             if run.processes.is_main:
                 _say(found, recovers=trains(run))

@@ -13,10 +13,9 @@ import torch
 import emmental
 from emmental.errors import UserError
 from emmental.structured import prune as prune_module
-from emmental.structured import rungs
 from emmental.structured.agreement import Agreement, agreement
 from emmental.structured.gates import encoder_weights, sublayers
-from emmental.structured.rungs import Pruned, prune_in_rungs
+from emmental.structured.rungs import CLIFF_BEFORE_RECOVERY, Pruned, prune_carefully, prune_in_rungs
 from emmental.structured.selection import weight_budget
 from emmental.structured.speed import LayerTimes, SpeedTable
 from emmental.structured.texts import MOST_TEXTS, material
@@ -104,15 +103,19 @@ def test_last_heads_go_where_the_check_agrees(trained, tokenizer):
     assert {part.kind for part in sublayers(found.model)} == {"neurons"}
 
 
-def test_more_rungs_are_tried_beyond_the_cliff(monkeypatch):
+def test_more_rungs_are_tried_beyond_the_cliff():
     """A tenth of the answers changes: too much as the end of pruning, but not before a recovery."""
 
-    def pruned(dense: object, material: object, budget: object, count: int = rungs.RUNGS, **_: object) -> Pruned:
-        return Pruned(dense, Agreement(0.1, 1 / count), count)
+    def pruned(rungs: int) -> Pruned:
+        return Pruned(None, Agreement(0.1, 1 / rungs), rungs)
 
-    monkeypatch.setattr(rungs, "prune_in_rungs", pruned)
-    assert rungs.prune_carefully(None, None, None).rungs == 6
-    assert rungs.prune_carefully(None, None, None, cliff=rungs.CLIFF_BEFORE_RECOVERY).rungs == 3
+    assert prune_carefully(pruned).rungs == 6
+    assert prune_carefully(pruned, CLIFF_BEFORE_RECOVERY).rungs == 3
+
+
+def test_the_model_nearer_to_dense_is_kept():
+    """Twice the rungs, twice the divergence: the first model stays."""
+    assert prune_carefully(lambda rungs: Pruned(None, Agreement(0.1, float(rungs)), rungs)).rungs == 3
 
 
 def test_agreement_by_hand():
