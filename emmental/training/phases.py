@@ -9,17 +9,19 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from decimal import ROUND_UP, Context, Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from emmental.architectures import base_model_type, longest_input
 from emmental.data import FeatureDataset
 from emmental.errors import UserError
+from emmental.modules.binarizer import count_kept
 from emmental.runs.evaluation import model_inputs
 from emmental.runs.output_folder import RECORD, OutputFolder
 from emmental.runs.precision import bf16_in_hardware
@@ -179,7 +181,8 @@ def plan_of_run(run: Run, examples: int) -> list[str]:
     filled = apply_recipe(run, examples)
     last = pruning_phase(run, *keep_folders(run)[-1]) if in_phases(run) else run
     plan = plan_updates(last, examples, run.processes.world_size)
-    if problem := (plan.problem() if trains(run) else None) or (phases_problem(run) if in_phases(run) else None):
+    problem = (plan.problem() if trains(run) else None) or (phases_problem(run) if in_phases(run) else None)
+    if problem := problem or (keep_problem(run) if run.keep else None):
         raise UserError(problem)
     if run.unlabeled_file and run.recipe == "auto" and trains(run):
         run.max_steps = plan.total_updates  # more text must not change the number of updates
@@ -249,6 +252,18 @@ def phases_problem(run: Run) -> str | None:
     if run.speedup is not None and run.speedup_length > longest_input(config):
         return f"--speedup_length {run.speedup_length} is more than the {longest_input(config)} positions of {called}"
     return None
+
+
+def keep_problem(run: Run) -> str | None:
+    """Why so few weights cannot stay, in one line; None if at least one stays."""
+    config, called = load_config(run)
+    with torch.device("meta"):
+        whole = encoder_weights(AutoModelForSequenceClassification.from_config(config))
+    if count_kept(min(run.keep), whole) > 0:
+        return None
+    least = Context(prec=2, rounding=ROUND_UP).divide(Decimal(1), Decimal(whole))
+    asked = f"--keep {min(run.keep):g}"
+    return f"{asked} is less than one of the {whole:,} encoder weights of {called}; give {least:g} or more"
 
 
 def keep_folders(run: Run) -> list[tuple[float, Path]]:

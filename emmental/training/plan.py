@@ -155,8 +155,8 @@ def log_interval(args: Run | Flags, updates: int) -> int:
 
 
 def trains(args: Run | Flags) -> bool:
-    """Whether anything is trained. `--num_train_epochs 0` without `--max_steps` only cuts."""
-    return args.num_train_epochs > 0 or args.max_steps > 0
+    """Whether anything is trained. `--num_train_epochs 0` only cuts."""
+    return args.num_train_epochs > 0
 
 
 def plan_updates(args: Run | Flags, examples: int, world_size: int) -> Plan:

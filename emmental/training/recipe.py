@@ -139,6 +139,8 @@ def recipe_problems(flags: Flags) -> list[str]:
         problems.append(f"--keep accepts falling shares, such as 0.5 0.25 0.1, not {flags.keep}")
     if flags.granularity == UNSTRUCTURED and "speedup" in given and not trains_dense(flags):
         problems.append("--speedup needs --granularity structured: ordinary engines gain no speed from single weights")
+    if flags.num_train_epochs == 0 and flags.max_steps > 0:
+        problems.append(f"--num_train_epochs 0 trains nothing and contradicts --max_steps {flags.max_steps}; omit one")
     if flags.recipe == "paper" and flags.dense_first and flags.num_train_epochs == 0:
         problems.append("--num_train_epochs 0 with --recipe paper leaves --dense_first nothing to train; omit one")
     if flags.granularity == UNSTRUCTURED and flags.num_train_epochs == 0 and not cuts_weights(flags):

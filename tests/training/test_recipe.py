@@ -94,6 +94,7 @@ def test_gates_start_further_apart_than_their_noise():
         (["--granularity", "structured", "--pruning_method", "magnitude"], "omit --pruning_method magnitude"),
         (["--granularity", "structured", "--model_type", "bert"], "contradicts --granularity structured"),
         (["--pruning_method", "topK", "--num_train_epochs", "0"], "--num_train_epochs accepts numbers above 0 here"),
+        (["--num_train_epochs", "0", "--max_steps", "6"], "trains nothing and contradicts --max_steps 6; omit one"),
         (["--granularity", "both"], "--granularity accepts structured, unstructured"),
         (["--recipe", "best"], "--recipe accepts auto, paper"),
     ],
