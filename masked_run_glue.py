@@ -73,7 +73,7 @@ from emmental.tasks import (
     write_predictions,
 )
 from emmental.teaching.teachers import check_hidden_states, load_teacher, teaching
-from emmental.training.forecast import forecast
+from emmental.training.forecast import forecast, tell_what_follows
 from emmental.training.models import in_dtype, load_model, load_tokenizer, model_to_evaluate
 from emmental.training.phases import (
     budget_of,
@@ -216,6 +216,7 @@ def _train_in_phases(run: Run, models: Models, tokenizer: Any, more: FeatureData
     lock_whole(run)
     if run.speedup is not None:  # fails before training if the speed-up is out of reach
         budget_of(run, dense, 1.0, dense, timed_in(run.speedup_engine))
+    tell_what_follows(run, dense_run if from_dense else None, parts, more)
     made = Made(dense)
     with opened(dense_run, run) if from_dense else nullcontext():
         if from_dense:

@@ -392,7 +392,10 @@ def test_a_speedup_is_measured_once(world: World, structured: Path, tmp_path: Pa
 def test_a_run_says_how_long_it_takes(world: World, structured: Path, tmp_path: Path) -> None:
     start = ("--model_name_or_path", str(structured / "dense"), "--no-dense_first", "--max_steps", "29")
     said = log_of(finished(world.plain(*start), tmp_path / "out")).read_text()
-    assert re.search(r"about \d+ min \d\d s for the other 9 updates at this pace", said)
+    assert re.search(r"about \d+ min \d\d s for the other 9 updates at this pace\n", said)
+    said = log_of(finished(world.plain("--per_gpu_train_batch_size", "16"), tmp_path / "both")).read_text()
+    time = r"about \d+ min \d\d s"
+    assert re.search(f"{time} for the other 20 updates at this pace; {time} to the end of the whole run\n", said)
 
 
 def test_a_speedup_recovers_at_the_rate_of_what_it_leaves(world: World, structured: Path, tmp_path: Path) -> None:

@@ -183,12 +183,13 @@ class RunLoop:
             learner.check_finite()
 
     def _say_how_long(self) -> None:
-        """After the first updates, log how long the rest will take."""
+        """After the first updates, log how long the rest of this training takes, and the rest of the command."""
         made = self.learner.global_step - self._started_at
         if made == _UPDATES_TO_TIME and self.learner.global_step < self.total_updates:
             others = self.total_updates - self.learner.global_step
-            seconds = (time.monotonic() - self._started) / made * others
-            logger.info("about %d min %02d s for the other %d updates at this pace", *divmod(int(seconds), 60), others)
+            pace, after = (time.monotonic() - self._started) / made, self.run.work_after
+            whole = f"; about {_minutes(pace * (others + after))} to the end of the whole run" if after else ""
+            logger.info("about %s for the other %d updates at this pace%s", _minutes(pace * others), others, whole)
 
     def log(self, more: dict[str, Any] | None = None) -> None:
         """Log the mean losses since the last entry, `more`, learning rates and gradient norms."""
@@ -264,3 +265,7 @@ class RunLoop:
 
     def _is_due(self, interval: int, count: int, step: int) -> bool:
         return count // interval > self._counted // interval or step == self.total_updates
+
+
+def _minutes(seconds: float) -> str:
+    return "{} min {:02d} s".format(*divmod(int(seconds), 60))

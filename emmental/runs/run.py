@@ -52,6 +52,7 @@ class Run:
         tokenizer, special_tok_ids: of a language model: its tokenizer, and name of a special token -> its id.
         datasets: (name of the task, split) -> rows, for the data opened so far.
         output: the locked output folder; None in a process that does not write, or before it is opened.
+        work_after: what the command does after this training, in updates of this training; only the log shows it.
         contents: fingerprints of other things that change the result, such as data and teacher.
     """
 
@@ -64,6 +65,7 @@ class Run:
         self.special_tok_ids: dict[str, int] = {}
         self.datasets: dict[tuple[str, str], Any] = {}
         self.output: OutputFolder | None = None
+        self.work_after = 0.0
         self.contents: dict[str, str] = {}
 
     def __getattr__(self, name: str) -> Any:

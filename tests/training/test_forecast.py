@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tiny
 from transformers import AutoModelForSequenceClassification
@@ -12,8 +14,8 @@ from transformers import AutoModelForSequenceClassification
 from emmental.architectures import encoder_linears
 from emmental.runs.run import TRAINER, Run, set_up
 from emmental.training.arguments import parse_arguments
-from emmental.training.forecast import disk_needed, forecast, without_effect
-from emmental.training.phases import apply_recipe
+from emmental.training.forecast import disk_needed, forecast, tell_what_follows, without_effect
+from emmental.training.phases import apply_recipe, dense_phase, keep_folders, pruning_phase
 
 EXAMPLES = 64
 
@@ -75,6 +77,48 @@ def test_a_small_disk_is_warned_of_before_the_training(run, monkeypatch: pytest.
     monkeypatch.setattr("emmental.training.forecast.logger.warning", lambda text, *values: said.append(text % values))
     assert "of which" in forecast(run(), EXAMPLES)[0]
     assert "0 MB are free: give another --output_dir, or a smaller --save_total_limit (now 2)" in said[0]
+
+
+class Rows:
+    """2,000 rows of 50 tokens."""
+
+    lengths = np.full(2000, 50)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+def work(run: Run, classes: int = 2) -> list[float]:
+    """Updates that the dense training and each later one is told of."""
+    run.task = SimpleNamespace(num_labels=classes)
+    dense, parts = dense_phase(run, len(Rows())), [pruning_phase(run, *each) for each in keep_folders(run)]
+    tell_what_follows(run, dense, parts, Rows())
+    return [dense.work_after, *(part.work_after for part in parts)]
+
+
+def test_the_dense_training_knows_what_follows(run) -> None:
+    """A rung has 1,024 rows of information and 1,200 of refit; 90 updates of 32 rows: more than an epoch."""
+    cut, teacher = 3 * (1024 + 1.4 * 1200) / 32, 2000 / 32 / 3
+    assert work(run("--max_steps", "90")) == pytest.approx([cut + 90 * 0.4 + teacher, 0])
+    six = 3 * (1024 * 11 / 3 + 1.4 * 1200) / 32
+    assert work(run("--max_steps", "90"), 6) == pytest.approx([six + 90 * 0.4 + teacher, 0])
+    assert work(run("--num_train_epochs", "0")) == pytest.approx([cut, 0])
+    assert work(run("--max_steps", "30", "--speedup", "2")) == pytest.approx([cut + 30 * 0.6 + 10, 0])
+
+
+def test_a_training_of_a_ladder_knows_the_shares_after_it(run) -> None:
+    """Its own updates are those of a model with half of the encoder."""
+    cut = 3 * (1024 + 1.4 * 1200) / 32
+    second = cut + 30 * 0.4
+    ladder = run("--max_steps", "30", "--keep", "0.5", "0.25")
+    assert work(ladder) == pytest.approx([cut + 30 * 0.6 + second + 10, second / 0.6, 0])
+
+
+def test_masks_cost_time_too(run) -> None:
+    cut = 3 * (1024 + 1.4 * 1200) / 32
+    single = run("--max_steps", "30", "--granularity", "unstructured")
+    assert work(single) == pytest.approx([cut + 30 * 1.1 + 10, 0])
+    assert work(run("--max_steps", "30", "--pruning_method", "topK")) == pytest.approx([30 * 1.1 + 10, 0])
 
 
 def test_flags_without_effect_are_named(run) -> None:
