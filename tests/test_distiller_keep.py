@@ -112,12 +112,6 @@ def test_a_resumed_run_ends_at_the_same_bits(make, make_features, method, tmp_pa
         assert torch.equal(value, second.student.state_dict()[name]), name
 
 
-def test_penalties_go_together_with_a_share(make, make_features):
-    distiller = make("sigmoied_threshold", regularization="l1", final_lambda=10)
-    train(distiller, make_features().batch([0, 1, 2]), 12)
-    assert weights_kept(distiller) == sum(sizes(distiller)) // 10
-
-
 class TestFisher:
     def test_information_is_the_squared_gradient_of_a_whole_update_to_the_mask(self, make, make_features):
         """Two micro-batches make one update; (w dL/d(wm))^2 of their mean loss, of closed masks too."""
