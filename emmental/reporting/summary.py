@@ -145,6 +145,9 @@ def _advice(args: Run, made: Made, results: dict[str, float]) -> list[str]:
     if made.candidates and args.do_train:
         tool = f"python -m emmental.export.report --model_name_or_path {args.output_dir}"
         lines.append(f"next: {tool} {_data_flags(args)} --output report.html")
+    elif args.do_train and made.model.config.model_type.startswith("masked_"):
+        tool = f"python -m emmental.export.bertarize --model_name_or_path {args.output_dir}"
+        lines.append(f"next: {tool}   (a plain model with exact zeros, of the dense model's size)")
     return lines
 
 

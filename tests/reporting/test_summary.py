@@ -122,6 +122,8 @@ class TestFinalTable:
         assert rows["model"] == str(tmp_path / "out")
         assert rows["log"] == str(tmp_path / "out" / "train_log.jsonl")
         assert "pictures" not in rows
+        command = f"next: python -m emmental.export.bertarize --model_name_or_path {tmp_path / 'out'} "
+        assert lines[-2].startswith(command)
 
     def test_a_run_that_only_predicts_names_the_model_it_used_and_its_files(self, args, pruned, tmp_path):
         args.task, args.do_train, args.do_eval, args.do_predict = resolve_task("mnli"), False, False, True
