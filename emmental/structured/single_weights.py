@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +13,24 @@ from transformers import PreTrainedModel
 from emmental.architectures import encoder_linears
 from emmental.modules.binarizer import count_kept, top_mask
 from emmental.structured.agreement import Agreement, agreement, answers
-from emmental.structured.information import Reduce, derivatives
+from emmental.structured.brain_surgeon import operate
+from emmental.structured.information import Reduce
 from emmental.structured.refit import refit, refit_classifier
 from emmental.structured.rungs import RUNGS, Pruned, bf16_products
-from emmental.structured.stepping import evaluating, model_inputs
+from emmental.structured.single_gradients import Uses, uses_of_matrices
 from emmental.structured.texts import Material
 
 logger = logging.getLogger(__name__)
 
 
 def prune_weights(
-    dense: PreTrainedModel, material: Material, keep: float, rungs: int = RUNGS, reduce: Reduce | None = None
+    dense: PreTrainedModel,
+    material: Material,
+    keep: float,
+    rungs: int = RUNGS,
+    *,
+    surgeon: bool = False,
+    reduce: Reduce | None = None,
 ) -> Pruned:
     """The model that keeps the share `keep` of the weights in its encoder's matrices; the others are exactly zero.
 
@@ -44,8 +49,11 @@ def prune_weights(
         expected = answers(dense, material.check)
         model, check = copy.deepcopy(dense), Agreement(0.0, 0.0)
         for rung in range(1, rungs + 1):
-            information = weight_information(model, material.information, reduce)
-            _keep_most(model, information, keep ** (rung / rungs))
+            share = keep ** (rung / rungs)
+            if surgeon:
+                operate(model, material.information, share, reduce)
+            else:
+                _keep_most(model, weight_information(model, material.information, reduce), share)
             refit(dense, model, material.refit, reduce=reduce, keep_zeros=True)
             if rung == rungs:
                 refit_classifier(dense, model, material.refit, reduce=reduce)
@@ -67,55 +75,17 @@ def weight_information(
     Returns:
         Dotted name -> float32 (outputs, inputs).
     """
-    names = list(encoder_linears(model))
-    total = {name: torch.zeros_like(model.get_submodule(name).weight, dtype=torch.float32) for name in names}
-    with evaluating(model):
-        for batch in batches:
-            inputs, labels = model_inputs(batch, model), batch.get("labels")
-            with torch.enable_grad(), _seen(model, names) as seen:
-                heights = list(derivatives(model(**inputs).logits.float(), labels))
-            outputs = [output for _, _, output in seen]
-            for number, height in enumerate(heights, 1):
-                gradients = torch.autograd.grad(height, outputs, retain_graph=number < len(heights))
-                for (name, _), uses in _by_size(seen, gradients).items():
-                    _add_squares(total[name], uses)
+    weights = {name: model.get_submodule(name).weight for name in encoder_linears(model)}
+    total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
+    for uses in uses_of_matrices(model, batches):
+        for (name, _), each in uses.items():
+            _add_squares(total[name], each)
     if reduce is not None:
         total = {name: reduce(each.double()).float() for name, each in total.items()}
     return total
 
 
-@contextmanager
-def _seen(model: nn.Module, names: list[str]) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
-    """The (name, input, output) of each use of a linear inside the block, in order."""
-    seen: list[tuple[str, Tensor, Tensor]] = []
-
-    def note(name: str, _: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        if not output.requires_grad:  # parameters may be frozen
-            output.requires_grad_()
-        seen.append((name, given[0].detach(), output))
-
-    handles = [model.get_submodule(name).register_forward_hook(partial(note, name)) for name in names]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _by_size(
-    seen: list[tuple[str, Tensor, Tensor]], gradients: Iterable[Tensor]
-) -> dict[tuple[str, int], list[tuple[Tensor, Tensor]]]:
-    """(Name, B) -> the (input, gradient of the output) of each use of a matrix, B examples each.
-
-    What all examples share, such as DeBERTa's projections of positions, counts as one more example: B is 1.
-    """
-    found: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
-    for (name, given, _), gradient in zip(seen, gradients, strict=True):
-        found.setdefault((name, len(given)), []).append((given.float(), gradient.float()))
-    return found
-
-
-def _add_squares(total: Tensor, uses: list[tuple[Tensor, Tensor]]) -> None:
+def _add_squares(total: Tensor, uses: Uses) -> None:
     """Add the squared gradient of each example to `total`, (outputs, inputs), one by one, which fits in the cache."""
     product = torch.empty_like(total)
     for example in range(len(uses[0][0])):

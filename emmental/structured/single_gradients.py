@@ -1,0 +1,63 @@
+"""Gradients of single examples with respect to the encoder's matrices, as the factors of their products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from emmental.architectures import encoder_linears
+from emmental.structured.information import derivatives
+from emmental.structured.stepping import evaluating, model_inputs
+
+Uses = list[tuple[Tensor, Tensor]]
+"""The (input (B, tokens, in), gradient of the output (B, tokens, out)) of each use of a matrix, float32."""
+
+
+def uses_of_matrices(
+    model: nn.Module, batches: Iterable[Mapping[str, Tensor]]
+) -> Iterator[dict[tuple[str, int], Uses]]:
+    """For each batch, and each scalar to differentiate: (name, B) -> the uses of that matrix with B examples.
+
+    The gradient of an example is the sum over uses of gradient^T input. The scalars are those of `fisher_information`.
+    What all examples share, such as DeBERTa's projections of positions, counts as one more example: B is 1. Dropout
+    is off.
+    """
+    names = list(encoder_linears(model))
+    with evaluating(model):
+        for batch in batches:
+            inputs, labels = model_inputs(batch, model), batch.get("labels")
+            with torch.enable_grad(), _seen(model, names) as seen:
+                heights = list(derivatives(model(**inputs).logits.float(), labels))
+            outputs = [output for _, _, output in seen]
+            for number, height in enumerate(heights, 1):
+                gradients = torch.autograd.grad(height, outputs, retain_graph=number < len(heights))
+                yield _by_size(seen, gradients)
+
+
+@contextmanager
+def _seen(model: nn.Module, names: list[str]) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
+    """The (name, input, output) of each use of a linear inside the block, in order."""
+    seen: list[tuple[str, Tensor, Tensor]] = []
+
+    def note(name: str, _: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        if not output.requires_grad:  # parameters may be frozen
+            output.requires_grad_()
+        seen.append((name, given[0].detach(), output))
+
+    handles = [model.get_submodule(name).register_forward_hook(partial(note, name)) for name in names]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _by_size(seen: list[tuple[str, Tensor, Tensor]], gradients: Iterable[Tensor]) -> dict[tuple[str, int], Uses]:
+    found: dict[tuple[str, int], Uses] = {}
+    for (name, given, _), gradient in zip(seen, gradients, strict=True):
+        found.setdefault((name, len(given)), []).append((given.float(), gradient.float()))
+    return found
