@@ -90,7 +90,7 @@ from emmental.training.phases import (
 )
 from emmental.training.plan import Plan, log_interval, plan_updates, trains
 from emmental.training.recipe import STRUCTURED, cuts_weights
-from emmental.training.structured import cut, cut_weights
+from emmental.training.structured import check_memory, cut, cut_weights
 from emmental.training.tasks import find_task
 from emmental.training.unlabelled import with_unlabelled
 
@@ -181,6 +181,8 @@ def load_models(run: Run, tokenizer: Any, dataset: FeatureDataset | None) -> Mod
     if run.do_train and run.teacher_name_or_path is not None:
         teacher = load_teacher(run, tokenizer, run.task)
         check_hidden_states(run, teacher, model, dataset)
+    if phased and cuts_weights(run.flags):
+        check_memory(run, model)
     first.contents = dict(run.contents)
     return Models(first, model, teacher, phased and needs_dense_phase(run, model, dataset))
 

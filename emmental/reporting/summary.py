@@ -19,7 +19,7 @@ from torch import nn
 import emmental
 from emmental.architectures import base_model_type
 from emmental.errors import UserError
-from emmental.methods import SCORE_METHODS
+from emmental.methods import SCORE_METHODS, UNLEARNED_METHODS
 from emmental.patching import masked_layers
 from emmental.pruning import densities, mask_churn, remaining_weights
 from emmental.reporting.before_after import Made, before_and_after, no_better_than_words, speed_reached
@@ -80,7 +80,7 @@ def _against(args: Run, model: nn.Module | None) -> str:
     slower = f"--learning_rate (now {args.learning_rate:g})"
     if not args.model_type.startswith("masked_") or args.granularity == "structured":
         return f"Lower {slower}, or train longer (--num_train_epochs)"
-    if args.pruning_method not in ("magnitude", "fisher"):
+    if args.pruning_method not in UNLEARNED_METHODS:
         slower = f"--mask_scores_learning_rate (now {args.mask_scores_learning_rate:g}) or {slower}"
     if model is not None and masked_layers(model) and (left := remaining_weights(model)) > MOSTLY_THERE:
         return f"Lower {slower}, or train longer (--num_train_epochs): {left:.1f} % of the weights are still there"

@@ -14,11 +14,13 @@ from emmental.command_line import parse_flags
 from emmental.errors import UserError
 from emmental.flags import Flags, flag, switch
 from emmental.methods import (
+    BRAIN_SURGEON,
     FRACTION_METHODS,
     GLOBAL_TOPK_METHODS,
     MASK_INITS,
     PRUNING_METHODS,
     REGULARIZATIONS,
+    UNLEARNED_METHODS,
     canonical_pruning_method,
 )
 from emmental.runs.arguments import common_problems, distillation_flags, optimization_flags, run_flags, settle
@@ -150,9 +152,9 @@ FLAGS = {
     "pruning": (
         flag(
             "pruning_method",
-            ", ".join(PRUNING_METHODS).replace("sigmoied", "sigmoid"),
+            ", ".join((*PRUNING_METHODS, BRAIN_SURGEON)).replace("sigmoied", "sigmoid"),
             "topK",
-            accepts=PRUNING_METHODS,
+            accepts=(*PRUNING_METHODS, BRAIN_SURGEON),
         ),
         flag("initial_threshold", "threshold at the start of the schedule", 1.0),
         flag("final_threshold", "threshold at the end of the schedule", 0.7),
@@ -368,7 +370,7 @@ def _pruning_problems(args: Flags) -> list[str]:
         )
     if args.keep:
         return problems  # no penalty: `recipe_problems` refuses it
-    if method in ("magnitude", "fisher") and args.regularization:
+    if method in UNLEARNED_METHODS and args.regularization:
         problems.append(f"--regularization needs mask scores, and --pruning_method {method} learns none")
     if args.final_lambda > 0 and not args.regularization:
         problems.append("--final_lambda weighs a penalty: give --regularization l1 or l0 too")

@@ -21,6 +21,7 @@ from emmental.architectures import base_model_type, longest_input
 from emmental.data import tokenization
 from emmental.errors import UserError
 from emmental.masked_models import MaskedConfig, masked_config
+from emmental.methods import mask_method
 from emmental.pretrained import from_pretrained, require_encoder
 from emmental.runs.run import Run
 from emmental.tasks import Task
@@ -176,7 +177,11 @@ def _outputs(args: Run, task: Task) -> dict[str, Any]:
 
 
 def _masking(args: Run, config: PreTrainedConfig) -> dict[str, Any]:
-    asked = {"pruning_method": args.pruning_method, "mask_init": args.mask_init, "mask_scale": args.mask_scale}
+    asked = {
+        "pruning_method": mask_method(args.pruning_method),
+        "mask_init": args.mask_init,
+        "mask_scale": args.mask_scale,
+    }
     if not isinstance(config, MaskedConfig):
         return asked
     for flag, value in asked.items():

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emmental.flags import Flags
-from emmental.methods import SCORE_METHODS
+from emmental.methods import BRAIN_SURGEON, CUT_METHODS, SCORE_METHODS
 
 STRUCTURED, UNSTRUCTURED = "structured", "unstructured"
 BATCH = 32
@@ -102,7 +102,7 @@ def settle_recipe(flags: Flags) -> None:
         flags.final_threshold = flags.keep[-1]
         # If the threshold is not a share, one threshold for the scores of all matrices decides what stays.
         flags.global_topk = flags.global_topk or flags.pruning_method in SCORE_METHODS
-    if flags.pruning_method == "fisher" and flags.granularity == UNSTRUCTURED:
+    if flags.pruning_method in CUT_METHODS and flags.granularity == UNSTRUCTURED:
         flags.global_topk = True
         if "global_topk_frequency_compute" not in given:
             flags.global_topk_frequency_compute = UPDATES_BETWEEN_RANKINGS
@@ -114,9 +114,9 @@ def trains_dense(flags: Flags) -> bool:
 
 
 def cuts_weights(flags: Flags) -> bool:
-    """Whether single weights are pruned without training first: by `fisher`, unless the user gives a schedule."""
+    """Whether single weights are pruned without training first: by `CUT_METHODS`, unless the user gives a schedule."""
     schedule = {"initial_threshold", "mask_init", "initial_warmup"} & set(flags.explicit)
-    by_information = flags.granularity == UNSTRUCTURED and flags.pruning_method == "fisher" and not schedule
+    by_information = flags.granularity == UNSTRUCTURED and flags.pruning_method in CUT_METHODS and not schedule
     return by_information and flags.recipe == "auto" and not trains_dense(flags)
 
 
@@ -146,7 +146,12 @@ def recipe_problems(flags: Flags) -> list[str]:
     if flags.granularity == UNSTRUCTURED and flags.num_train_epochs == 0 and not cuts_weights(flags):
         problems.append(
             "--num_train_epochs accepts numbers above 0 here; 0 is for heads and neurons, and for single weights by "
-            "--pruning_method fisher with --recipe auto"
+            f"--pruning_method {' or '.join(CUT_METHODS)} with --recipe auto"
+        )
+    if flags.pruning_method == BRAIN_SURGEON and flags.granularity == UNSTRUCTURED and not cuts_weights(flags):
+        problems.append(
+            "--pruning_method brain_surgeon prunes before training: give --keep, and no threshold, mask start, warm-up "
+            "of a schedule or --recipe paper"
         )
     if flags.granularity == STRUCTURED and "pruning_method" in given and flags.pruning_method != "fisher":
         problems.append(

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from emmental import atomic
 from emmental.architectures import architecture_of
 from emmental.data import FeatureDataset
+from emmental.errors import UserError
+from emmental.methods import BRAIN_SURGEON
 from emmental.pretrained import from_pretrained, weights_fingerprint
 from emmental.runs.processes import Processes
 from emmental.runs.run import Run
+from emmental.structured.brain_surgeon import BYTES_A_WEIGHT
 from emmental.structured.gates import encoder_weights
 from emmental.structured.rungs import CLIFF, CLIFF_BEFORE_RECOVERY, Pruned, prune_carefully, prune_in_rungs
 from emmental.structured.selection import Budget
@@ -52,7 +57,25 @@ def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budge
 
 def cut_weights(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, keep: float) -> Path:
     """The folder `<output_dir>/pruned` with the plain model that keeps this share of its single weights: see `cut`."""
-    return _pruned(run, dense, dataset, partial(prune_weights, keep=keep), f"keep {keep:g} of single weights")
+    name, surgeon = f"keep {keep:g} of single weights", run.pruning_method == BRAIN_SURGEON
+    name += f" by {BRAIN_SURGEON}" if surgeon else ""
+    return _pruned(run, dense, dataset, partial(prune_weights, keep=keep, surgeon=surgeon), name)
+
+
+def check_memory(run: Run, model: PreTrainedModel) -> None:
+    """Whether the machine can hold what a cut of single weights needs.
+
+    Raises:
+        UserError: the brain surgeon needs more memory than the machine, or its GPU, has.
+    """
+    needed, device = BYTES_A_WEIGHT * encoder_weights(model), run.processes.device
+    on_gpu = device.type == "cuda"
+    there = torch.cuda.mem_get_info(device)[1] if on_gpu else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if run.pruning_method == BRAIN_SURGEON and needed > there:
+        raise UserError(
+            f"--pruning_method {BRAIN_SURGEON} needs {needed / 1e9:.0f} GB of memory for this encoder, and there are "
+            f"{there / 1e9:.0f}; give --pruning_method fisher"
+        )
 
 
 def _pruned(
