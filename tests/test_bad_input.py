@@ -67,6 +67,18 @@ FLAGS = {
         ["--granularity=structured", "--pruning_method=threshold"],
         "--granularity structured chooses heads and neurons by their Fisher information",
     ),
+    "structured surgeon": (
+        ["--granularity=structured", "--pruning_method=brain_surgeon"],
+        "--granularity structured chooses heads and neurons by their Fisher information",
+    ),
+    "surgeon with a schedule": (
+        ["--recipe=auto", "--pruning_method=brain_surgeon", "--initial_threshold=0.5"],
+        "--pruning_method brain_surgeon prunes before training: give --keep",
+    ),
+    "surgeon of the paper": (
+        ["--recipe=paper", "--pruning_method=brain_surgeon"],
+        "--pruning_method brain_surgeon prunes before training: give --keep",
+    ),
     "global magnitude": (["--global_topk", "--pruning_method=magnitude"], "--global_topk is defined for"),
     "global l0": (["--global_topk", "--pruning_method=l0"], "--global_topk is defined for"),
     "magnitude penalty": (

@@ -268,10 +268,16 @@ def test_single_weights_without_training(world: World, unstructured: Path, tmp_p
     assert sum(int(model[name].count_nonzero()) for name in matrices(output)) == int(0.1 * total)
 
 
-def test_the_first_masks_of_single_weights_are_the_cut(world: World, unstructured: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["fisher", "brain_surgeon"])
+def test_the_first_masks_of_single_weights_are_the_cut(
+    world: World, unstructured: Path, tmp_path: Path, method: str
+) -> None:
     start = ("--model_name_or_path", str(unstructured / "dense"), "--no-dense_first", "--keep", "0.1")
-    command, output = world.plain(*UNSTRUCTURED, *start), tmp_path / "out"
+    command, output = world.plain(*UNSTRUCTURED, *start, "--pruning_method", method), tmp_path / "out"
     assert command.run(output, first_masks_are_checked) == 0, last_lines(output)
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["method"] == method
+    assert summary["remaining"] == pytest.approx(10, abs=0.1)
 
 
 def first_masks_are_checked() -> None:

@@ -150,8 +150,8 @@ def recipe_problems(flags: Flags) -> list[str]:
         )
     if flags.pruning_method == BRAIN_SURGEON and flags.granularity == UNSTRUCTURED and not cuts_weights(flags):
         problems.append(
-            "--pruning_method brain_surgeon prunes before training: give --keep, and no threshold, mask start, warm-up "
-            "of a schedule or --recipe paper"
+            f"--pruning_method {BRAIN_SURGEON} prunes before training: give --keep, and no threshold, mask start, "
+            "warm-up of a schedule or --recipe paper"
         )
     if flags.granularity == STRUCTURED and "pruning_method" in given and flags.pruning_method != "fisher":
         problems.append(

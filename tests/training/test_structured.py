@@ -1,0 +1,21 @@
+"""The cut of a run: what it needs."""
+
+from types import SimpleNamespace
+
+import pytest
+import tiny_models
+import torch
+
+from emmental.errors import UserError
+from emmental.training import structured
+
+
+def test_a_surgeon_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_models.model("bert")
+    run = SimpleNamespace(pruning_method="brain_surgeon", processes=SimpleNamespace(device=torch.device("cpu")))
+    structured.check_memory(run, model)
+    monkeypatch.setattr(structured, "BYTES_A_WEIGHT", 10**12)
+    with pytest.raises(UserError, match="--pruning_method brain_surgeon needs .* GB of memory for this encoder"):
+        structured.check_memory(run, model)
+    run.pruning_method = "fisher"
+    structured.check_memory(run, model)
