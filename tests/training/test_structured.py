@@ -15,7 +15,7 @@ def test_a_surgeon_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     run = SimpleNamespace(pruning_method="brain_surgeon", processes=SimpleNamespace(device=torch.device("cpu")))
     structured.check_memory(run, model)
     monkeypatch.setattr(structured, "BYTES_A_WEIGHT", 10**12)
-    with pytest.raises(UserError, match="--pruning_method brain_surgeon needs .* GB of memory for this encoder"):
+    with pytest.raises(UserError, match=r"--pruning_method brain_surgeon needs .* GB of memory for this encoder"):
         structured.check_memory(run, model)
     run.pruning_method = "fisher"
     structured.check_memory(run, model)
