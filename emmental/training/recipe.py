@@ -129,7 +129,7 @@ def dense_model_teaches(flags: Flags) -> bool:
 
 def recipe_problems(flags: Flags) -> list[str]:
     """Contradictions among the flags of recipe and budget, a line each."""
-    given, problems = flags.explicit, _of_original_scripts(flags)
+    given, problems = flags.explicit, [*_of_original_scripts(flags), *_untrained_problems(flags)]
     if "speedup" in given and "keep" in given:
         problems.append("--speedup replaces --keep; give one of them")
     if flags.keep and any(not 0 < share <= 1 for share in flags.keep):
@@ -139,20 +139,6 @@ def recipe_problems(flags: Flags) -> list[str]:
         problems.append(f"--keep accepts falling shares, such as 0.5 0.25 0.1, not {flags.keep}")
     if flags.granularity == UNSTRUCTURED and "speedup" in given and not trains_dense(flags):
         problems.append("--speedup needs --granularity structured: ordinary engines gain no speed from single weights")
-    if flags.num_train_epochs == 0 and flags.max_steps > 0:
-        problems.append(f"--num_train_epochs 0 trains nothing and contradicts --max_steps {flags.max_steps}; omit one")
-    if flags.recipe == "paper" and flags.dense_first and flags.num_train_epochs == 0:
-        problems.append("--num_train_epochs 0 with --recipe paper leaves --dense_first nothing to train; omit one")
-    if flags.granularity == UNSTRUCTURED and flags.num_train_epochs == 0 and not cuts_weights(flags):
-        problems.append(
-            "--num_train_epochs accepts numbers above 0 here; 0 is for heads and neurons, and for single weights by "
-            f"--pruning_method {' or '.join(CUT_METHODS)} with --recipe auto"
-        )
-    if flags.pruning_method == BRAIN_SURGEON and flags.granularity == UNSTRUCTURED and not cuts_weights(flags):
-        problems.append(
-            f"--pruning_method {BRAIN_SURGEON} prunes before training: give --keep, and no threshold, mask start, "
-            "warm-up of a schedule or --recipe paper"
-        )
     if flags.granularity == STRUCTURED and "pruning_method" in given and flags.pruning_method != "fisher":
         problems.append(
             f"--granularity structured chooses heads and neurons by their Fisher information; omit --pruning_method "
@@ -174,6 +160,26 @@ def _of_original_scripts(flags: Flags) -> list[str]:
     if "keep" in flags.explicit:
         return [f"--keep replaces --{name}; give one of them" for name in wrong]
     return [f"--{name} is for single weights with --recipe paper; give --keep instead" for name in wrong]
+
+
+def _untrained_problems(flags: Flags) -> list[str]:
+    """What contradicts pruning without training, or before it, a line each."""
+    problems, cuts = [], flags.granularity == STRUCTURED or cuts_weights(flags)
+    if flags.num_train_epochs == 0 and not cuts:
+        problems.append(
+            "--num_train_epochs accepts numbers above 0 here; 0 is for heads and neurons, and for single weights by "
+            f"--pruning_method {' or '.join(CUT_METHODS)} with --recipe auto"
+        )
+    elif flags.num_train_epochs == 0 and flags.max_steps > 0:
+        problems.append(f"--num_train_epochs 0 trains nothing and contradicts --max_steps {flags.max_steps}; omit one")
+    if flags.recipe == "paper" and flags.dense_first and flags.num_train_epochs == 0:
+        problems.append("--num_train_epochs 0 with --recipe paper leaves --dense_first nothing to train; omit one")
+    if flags.pruning_method == BRAIN_SURGEON and not (cuts or trains_dense(flags)):
+        problems.append(
+            f"--pruning_method {BRAIN_SURGEON} prunes before training: give --keep, and no threshold, mask start, "
+            "warm-up of a schedule or --recipe paper"
+        )
+    return problems
 
 
 def dense_values(facts: Facts) -> dict[str, Any]:
