@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from emmental.architectures import base_model_type, takes_token_types
+from emmental.architectures import architecture_of, base_model_type, takes_token_types
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
 from emmental.export.calibration import DYNAMIC, FORMS, STATIC, Calibration
@@ -330,6 +330,12 @@ def title_of(engine: str, form: str | None = None) -> str:
     return ENGINES[engine].title + ("" if form is None else f" ({FORMS[form]})")
 
 
+def _tried(model: PreTrainedModel, calibrated: bool) -> list[str]:
+    small = model.config.model_type.startswith("small_")
+    sparse = not small and architecture_of(model.config).sparse_runtime
+    return [name for name in available(calibrated) if name != SPARSE or sparse]
+
+
 def compare(
     model: PreTrainedModel,
     answer: Callable[[nn.Module], np.ndarray],
@@ -349,13 +355,13 @@ def compare(
         answer: an engine -> logits (N, labels) of the dev rows, as `predict_logits` gives them.
         score: logits -> the task's metric, in [0, 1] or [-1, 1].
         batch, length: shape that is timed.
-        engines: names; all that this machine offers if absent. PyTorch fp32 is always among them.
+        engines: names; all that this machine offers for the model if absent. PyTorch fp32 is always among them.
         threads: PyTorch's number if absent.
         calibration: batches of inputs that are not among the rows judged, each (batch, length) int64.
     """
     threads = torch.get_num_threads() if threads is None else threads
     calibrated = bool(calibration) and missing_package() is None
-    names = dict.fromkeys([TORCH, *(available(calibrated) if engines is None else engines)])
+    names = dict.fromkeys([TORCH, *(_tried(model, calibrated) if engines is None else engines)])
     exact = answer(prepare(model, TORCH, threads))
 
     def points(logits: np.ndarray) -> float:

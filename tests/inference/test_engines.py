@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_masked
 import tiny_models
+import tiny_small
 import torch
 
 from emmental.errors import UserError
@@ -32,6 +33,7 @@ from emmental.inference.engines import (
     prepare,
     why_not,
 )
+from emmental.shrinking import shrink
 
 FREE = [name for name, engine in ENGINES.items() if not engine.calibrated]
 """Engines that run any model, without a file that was made for them."""
@@ -199,6 +201,14 @@ def test_compare_judges_every_engine_on_the_same_rows(model):
     assert trials[1].changed == 0.0
     assert trials[1].speedup == pytest.approx(trials[0].ms / trials[1].ms)
     assert [trial.form for trial in trials] == [None, None, "dynamic"]
+
+
+@pytest.mark.parametrize(("form", "wanted"), [("masked", ["torch", "sparse"]), ("small", ["torch"])])
+def test_only_what_has_a_sparse_form_is_tried_in_it(model, monkeypatch, form, wanted):
+    monkeypatch.setattr(engines, "available", lambda calibrated: ["torch", "sparse"])
+    tried = model if form == "masked" else shrink(tiny_small.dense("bert"), tiny_small.UNEVEN)
+    trials = compare(tried, lambda engine: engine(**INPUTS).logits.numpy(), lambda logits: 0.0, 1, 8, threads=1)
+    assert [trial.engine for trial in trials] == wanted
 
 
 @pytest.mark.parametrize("refused", ["dynamic", "static"])
