@@ -29,6 +29,8 @@ _WHOLE_MODELS = (0.5, 0.25, 0.125)
 """The shares of heads and neurons that the mixed models keep."""
 _FEWEST_ROUNDS, _ROUNDS, _SECONDS = 5, 40, 6.0
 """Fewest rounds, most rounds, and seconds after which no new round starts. In a round, the models take turns."""
+_MOST = 2**31
+"""No layer has as many neurons."""
 
 
 Timed = Callable[[Sequence[PreTrainedModel], int, int], list[float]]
@@ -79,18 +81,25 @@ class SpeedTable:
         """The table read back from JSON, as `dataclasses.asdict` gave it. JSON has text for the number keys.
 
         Raises:
-            ValueError: a time is not a finite number from 0, or that of no heads, no neurons, a layer or the whole is
-                missing. An object of another form may raise KeyError, TypeError or AttributeError.
+            ValueError: the object has another form, a time is not a finite number from 0, or that of no heads, no
+                neurons, a layer or the whole is missing.
         """
-        found = [
-            LayerTimes(*({int(n): float(ms) for n, ms in each[kind].items()} for kind in (HEADS, NEURONS)))
-            for each in stored["layers"]
-        ]
-        mixed = [(float(whole), float(parts)) for whole, parts in stored["mixed"]]
-        table = cls(float(stored["dense"]), float(stored["rest"]), found, mixed)
+        try:
+            found = [
+                LayerTimes(*({int(n): float(ms) for n, ms in each[kind].items()} for kind in (HEADS, NEURONS)))
+                for each in stored["layers"]
+            ]
+            mixed = [(float(whole), float(parts)) for whole, parts in stored["mixed"]]
+            table = cls(float(stored["dense"]), float(stored["rest"]), found, mixed)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError("the table of milliseconds is damaged") from error
         halves = [half for layer in found for half in (layer.heads, layer.neurons)]
         times = [table.dense, table.rest, *itertools.chain(*mixed, *(half.values() for half in halves))]
-        whole = table.rest > 0 and len(found) == layers and all(min(half, default=-1) == 0 for half in halves)
+        whole = (
+            table.rest > 0
+            and len(found) == layers
+            and all(half and min(half) == 0 and max(half) < _MOST for half in halves)
+        )
         if not whole or not all(math.isfinite(ms) and ms >= 0 for ms in times):
             raise ValueError("the table of milliseconds is damaged")
         return table

@@ -356,10 +356,10 @@ def measured_speed(file: Path, key: dict[str, Any], layers: int) -> SpeedTable |
     Args:
         layers: how many the model has.
     """
+    stored = _stored(file)
     try:
-        stored = _stored(file)
-        return SpeedTable.of(stored["table"], layers) if stored["of"] == key else None
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+        return SpeedTable.of(stored.get("table"), layers) if stored.get("of") == key else None
+    except ValueError:
         return None
 
 

@@ -76,6 +76,9 @@ class SaveCalls:
             self._inside = True
             try:
                 return self._fault(lambda: original(*args, **kwargs), _file_of(name, args))
+            except OSError:
+                if not kwargs.get("ignore_errors"):  # the real call does not fail then
+                    raise
             finally:
                 self._inside = False
 

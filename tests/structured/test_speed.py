@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 import tiny_models
@@ -103,3 +104,21 @@ def test_times_are_measured():
     for layer in table.layers:
         assert list(layer.heads) == [0, 1, 2]
         assert list(layer.heads.values()) == sorted(layer.heads.values())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"layers": None},
+        {"mixed": [[1.0]]},
+        {"dense": "fast"},
+        {"rest": -1.0},
+        {"layers": [{"heads": {"0": 0.0}, "neurons": {"0": 0.0, "3" * 400: 1.0}}] * 2},
+        {"layers": [{"heads": {}, "neurons": {"0": 0.0}}] * 2},
+    ],
+)
+def test_a_damaged_table_is_a_value_error(damage):
+    stored = json.loads(json.dumps(asdict(TABLE)))
+    assert SpeedTable.of(stored, 2) == TABLE
+    with pytest.raises(ValueError, match="the table of milliseconds is damaged"):
+        SpeedTable.of(stored | damage, 2)
