@@ -467,13 +467,15 @@ def save_pictures(run: Run, made: Made, history: list[dict[str, Any]]) -> list[P
         return []
     from visualizing_image import pictures_of, save_structure
 
-    folder, title = run.folder / "pictures", f"{run.task.name}, {made_by(run, made)}"
+    folder, title, saved = run.folder / "pictures", f"{run.task.name}, {made_by(run, made)}", []
     if phased and run.granularity == STRUCTURED:
-        saved = [save_structure(folder, *made.sizes, title)]
+        run.output.record("pictures/structure.png")
+        saved.append(save_structure(folder, *made.sizes, title))
     else:
         masks = {name: mask.cpu().numpy() for name, mask in found.items()}
-        pictures = pictures_of(masks, history, made.model.config.num_attention_heads, title)
-        saved = [picture.save(folder / name) for name, picture in pictures]
+        for name, picture in pictures_of(masks, history, made.model.config.num_attention_heads, title):
+            run.output.record(f"pictures/{name}")  # first: what a kill leaves half written is removed by the next run
+            saved.append(picture.save(folder / name))
     return [*saved, *save_ladder(made, run.task.primary_metric, folder, title)]
 
 

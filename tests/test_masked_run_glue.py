@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 import masked_run_glue
+import visualizing_image
 from emmental.pruning import remaining_weights
 from emmental.tasks import resolve_task
 from emmental.training.arguments import parse_arguments
@@ -209,6 +210,25 @@ def test_pictures_tensorboard_and_card_are_where_the_table_says(
     table = capsys.readouterr().out
     for word in ("acc_and_f1", "remaining weights", "size on disk", "time", str(output / "pictures")):
         assert word in table
+
+
+def test_what_a_kill_leaves_of_a_picture_is_removed(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(picture: object, saveas: Path) -> None:
+        saveas.parent.mkdir(parents=True)
+        (saveas.parent / ".incomplete-query.png-1").write_text("half")
+        raise RuntimeError("killed")
+
+    argv = flags(models, tmp_path, "mrpc")
+    with monkeypatch.context() as patch:
+        patch.setattr(visualizing_image.SingleImageViz, "save", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            masked_run_glue.main(argv)
+    masked_run_glue.main(argv)
+    drawn = [file.name for file in (tmp_path / "out" / "pictures" / "masks").iterdir()]
+    assert ".incomplete-query.png-1" not in drawn
+    assert "bert.encoder.layer.0.attention.self.query.png" in drawn
 
 
 def test_starting_afresh_removes_only_what_the_program_wrote(models: Path, tmp_path: Path) -> None:
