@@ -74,8 +74,11 @@ def input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
 
 
 def weight_gradient(gradient: Tensor, input: Tensor) -> Tensor:
-    """Gradient of the output (N, out) and input (N, in) -> gradient of the weight (out, in)."""
-    return linear(gradient.t(), input.t())
+    """Gradient of the output (N, out) and input (N, in) -> gradient of the weight (out, in).
+
+    The rows of a pooler's input, the first tokens, lie far apart: oneDNN would take a thousand times as long for them.
+    """
+    return linear(gradient.contiguous().t(), input.contiguous().t())
 
 
 def _is_for_onednn(input: Tensor, weight: Tensor) -> bool:

@@ -91,6 +91,19 @@ def test_strides_do_not_matter(library):
     assert torch.allclose(products.linear(x, weight), x @ weight.t(), atol=1e-4)
 
 
+def test_rows_that_lie_far_apart_are_brought_together(monkeypatch):
+    given = []
+
+    def product(input, weight):
+        given.append((input.t().is_contiguous(), weight.t().is_contiguous()))
+        return input @ weight.t()
+
+    monkeypatch.setattr(products, "linear", product)
+    gradient, first = torch.randn(4, 64), torch.randn(4, 8, 64)[:, 0]
+    torch.testing.assert_close(products.weight_gradient(gradient, first), gradient.t() @ first)
+    assert given == [(True, True)]
+
+
 def test_the_same_bits_every_time(library):
     x, weight, bias = random(50, 128), random(256, 128), random(256)
     first = products.linear(x, weight, bias)
