@@ -14,7 +14,7 @@ def optimization_flags(
     return (
         flag("max_steps", "number of updates, instead of epochs", -1),
         flag("gradient_accumulation_steps", "batches of one update", accumulation, at_least=1),
-        flag("learning_rate", "rate of the weights after the warm-up", learning_rate, at_least=0),
+        flag("learning_rate", "learning rate of the weights, after the warm-up", learning_rate, at_least=0),
         flag("weight_decay", "weight decay, except on biases, LayerNorms and mask scores", 0.0, at_least=0),
         flag("adam_epsilon", "epsilon of AdamW", epsilon, above_zero=True),
         flag("max_grad_norm", "clip gradients to this norm; 0: no clipping", max_grad_norm, at_least=0),
