@@ -200,7 +200,7 @@ FLAGS = {
         flag("output_dir", "default: outputs/<task_name>", changes_result=False),
         switch(
             "overwrite_output_dir",
-            "start afresh: remove what this program wrote there, and only that",
+            "start afresh: remove what this program wrote",
             changes_result=False,
         ),
         flag(
