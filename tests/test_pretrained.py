@@ -198,14 +198,15 @@ def test_a_bug_of_ours_keeps_its_type(bert_dir: Path, monkeypatch: pytest.Monkey
         from_pretrained(MaskedBertForSequenceClassification, str(bert_dir), config=config)
 
 
-def test_a_bug_of_ours_is_not_a_bad_configuration(bert_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    MaskedBertForSequenceClassification(
-        MaskedBertConfig.from_dense(AutoConfig.from_pretrained(bert_dir), threshold=0.5)
-    ).save_pretrained(bert_dir)
-    assert read_model(bert_dir).num_labels == 2
+def test_a_bug_of_ours_is_not_a_bad_configuration(
+    bert_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = MaskedBertConfig.from_dense(AutoConfig.from_pretrained(bert_dir), threshold=0.5)
+    MaskedBertForSequenceClassification(config).save_pretrained(tmp_path)
+    assert read_model(tmp_path).num_labels == 2
     monkeypatch.setattr("emmental.masked_models.mask_linears", None)
     with pytest.raises(TypeError, match="not callable"):
-        read_model(bert_dir)
+        read_model(tmp_path)
 
 
 def test_what_transformers_refuses_is_a_mistake_of_the_user(tmp_path: Path) -> None:
