@@ -12,6 +12,7 @@ from emmental.errors import UserError
 from emmental.export.calibration import CALIBRATION_ROWS, CALIBRATION_TOKENS, FORMS
 from emmental.inference.engines import advice, best_engine, compare
 from emmental.reporting.before_after import BATCH, LENGTH, Made, on_cpu
+from emmental.reporting.calibration import spread_rows
 from emmental.runs.run import Run
 from emmental.tasks import compute_metrics, predictions_from_logits
 
@@ -75,5 +76,5 @@ def calibration_of(train: FeatureDataset) -> list[dict[str, Tensor]]:
 
 def _rows_by_length(dataset: FeatureDataset, most: int) -> np.ndarray:
     """At most this many rows, spread evenly over all, shortest first."""
-    rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), most)).astype(int))
+    rows = spread_rows(len(dataset), most)
     return rows[np.argsort(dataset.lengths[rows], kind="stable")]

@@ -45,14 +45,14 @@ def calibration_texts(file: str | None, task: Task, data_dir: str | None) -> Cal
         split = read_split(task, data_dir, "train")
     except UserError:  # a report needs no training data
         split = read_split(task, data_dir, "dev")
-        rows = _spread(len(split.texts_a), max(min(CALIBRATION_ROWS, len(split.texts_a) // 2), 1))
+        rows = spread_rows(len(split.texts_a), max(min(CALIBRATION_ROWS, len(split.texts_a) // 2), 1))
         words = f"{len(rows)} of the dev rows, because no training rows are at hand; points are counted on the others"
         return CalibrationTexts(_texts(split, rows), words, rows)
-    rows = _spread(len(split.texts_a), CALIBRATION_ROWS)
+    rows = spread_rows(len(split.texts_a), CALIBRATION_ROWS)
     return CalibrationTexts(_texts(split, rows), f"{len(rows)} training rows", none)
 
 
-def _spread(rows: int, most: int) -> np.ndarray:
+def spread_rows(rows: int, most: int) -> np.ndarray:
     """At most this many of the rows, spread evenly over all."""
     return np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(int))
 

@@ -180,6 +180,13 @@ def wrapped(model: nn.Module, processes: Processes, compiled: bool = False) -> n
     )
 
 
+def memory_of(device: torch.device) -> int:
+    """Memory of a GPU, or of this machine, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def peak_memory(processes: Processes) -> float:
     """Peak memory of this process so far, in GiB: on its GPU, or else in the machine."""
     if processes.device.type == "cuda":

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from emmental.modules.binarizer import count_kept, top_mask
 from emmental.structured.information import Reduce
+from emmental.structured.selection import most_of_all
 from emmental.structured.single_gradients import Uses, uses_of_matrices
 
 BLOCK = 50
@@ -41,19 +41,14 @@ def operate(
     """
     inverses = _inverses(model, batches, reduce)
     weights = {name: model.get_submodule(name).weight for name in inverses}
-    scores = torch.cat(
-        [
-            (_blocks(weight.view(1, -1))[0].square() / inverse.diagonal(dim1=1, dim2=2))
-            .flatten()[: weight.numel()]
-            .masked_fill_(weight.flatten() == 0, -1.0)
-            for weight, inverse in zip(weights.values(), inverses.values(), strict=True)
-        ]
-    )
-    kept = top_mask(scores, max(1, count_kept(share, scores.numel())))
-    sizes = [weight.numel() for weight in weights.values()]
-    with torch.autocast(scores.device.type, enabled=False):
-        for (name, weight), mask in zip(weights.items(), kept.split(sizes), strict=True):
-            _remove(weight, mask, inverses.pop(name))
+    scores = {}
+    for name, weight in weights.items():
+        costs = _blocks(weight.view(1, -1))[0].square() / inverses[name].diagonal(dim1=1, dim2=2)
+        scores[name] = costs.flatten()[: weight.numel()].view_as(weight)
+    kept = most_of_all(weights, scores, share)
+    for name, weight in weights.items():
+        with torch.autocast(weight.device.type, enabled=False):
+            _remove(weight, kept[name].flatten(), inverses.pop(name))
 
 
 def _remove(weight: Tensor, kept: Tensor, inverse: Tensor) -> None:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from emmental.architectures import encoder_linears
-from emmental.modules.binarizer import count_kept, top_mask
 from emmental.structured.agreement import Agreement, agreement, answers
 from emmental.structured.brain_surgeon import operate
 from emmental.structured.information import Reduce
 from emmental.structured.refit import refit, refit_classifier
 from emmental.structured.rungs import RUNGS, Pruned, bf16_products
+from emmental.structured.selection import most_of_all
 from emmental.structured.single_gradients import Uses, uses_of_matrices
 from emmental.structured.texts import Material
 
@@ -96,17 +96,8 @@ def _add_squares(total: Tensor, uses: Uses) -> None:
 
 @torch.no_grad()
 def _keep_most(model: nn.Module, information: Mapping[str, Tensor], share: float) -> None:
-    """Zero all but the share of weights with the highest w^2 F, all matrices ranked together.
-
-    Weights without any information are kept before those that are zero already, so that the share is exact.
-    """
+    """Zero all but the share of weights with the highest w^2 F, all matrices ranked together."""
     weights = {name: model.get_submodule(name).weight for name in information}
-    scores = torch.cat(
-        [
-            (weights[name].float().square() * each).masked_fill_(weights[name] == 0, -1.0).flatten()
-            for name, each in information.items()
-        ]
-    )
-    kept = top_mask(scores, max(1, count_kept(share, scores.numel())))
-    for weight, mask in zip(weights.values(), kept.split([each.numel() for each in weights.values()]), strict=True):
-        weight.masked_fill_(~mask.view_as(weight), 0.0)
+    scores = {name: weights[name].float().square() * each for name, each in information.items()}
+    for name, mask in most_of_all(weights, scores, share).items():
+        weights[name].masked_fill_(~mask, 0.0)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from emmental import atomic
@@ -20,7 +18,7 @@ from emmental.data import FeatureDataset
 from emmental.errors import UserError
 from emmental.methods import BRAIN_SURGEON
 from emmental.pretrained import from_pretrained, weights_fingerprint
-from emmental.runs.processes import Processes
+from emmental.runs.processes import Processes, memory_of
 from emmental.runs.run import Run
 from emmental.structured.brain_surgeon import BYTES_A_WEIGHT
 from emmental.structured.gates import encoder_weights
@@ -68,9 +66,7 @@ def check_memory(run: Run, model: PreTrainedModel) -> None:
     Raises:
         UserError: the brain surgeon needs more memory than the machine, or its GPU, has.
     """
-    needed, device = BYTES_A_WEIGHT * encoder_weights(model), run.processes.device
-    on_gpu = device.type == "cuda"
-    there = torch.cuda.mem_get_info(device)[1] if on_gpu else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed, there = BYTES_A_WEIGHT * encoder_weights(model), memory_of(run.processes.device)
     if run.pruning_method == BRAIN_SURGEON and needed > there:
         raise UserError(
             f"--pruning_method {BRAIN_SURGEON} needs {needed / 1e9:.0f} GB of memory for this encoder, and there are "

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from emmental.data import FeatureDataset, load_features
 from emmental.data.joined import JoinedDataset
 from emmental.errors import UserError
+from emmental.runs.processes import memory_of
 from emmental.runs.run import Run
 from emmental.tasks import unlabelled_task
 from emmental.tasks.task import FILE_FLAGS
@@ -18,7 +20,7 @@ from emmental.training.tasks import reading_of
 logger = logging.getLogger(__name__)
 
 FLAG = "--unlabeled_file"
-_MOST_BYTES = min(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)
+_MOST_BYTES = min(1 << 30, memory_of(torch.device("cpu")) // 8)
 """Reading takes five to six times the size of a file."""
 
 

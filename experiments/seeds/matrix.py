@@ -58,7 +58,7 @@ def single_weights(tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[Work]
         ("0.03", ("sst-2", "mrpc")),
     ):
         for seed in seeds:
-            for task in set(tasks).intersection(some):
+            for task in (each for each in tasks if each in some):
                 yield _from_dense("single-weights", task, seed, keep, "--granularity", "unstructured", "--keep", keep)
 
 
@@ -81,14 +81,14 @@ def no_training(tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[Work]:
 def unlabeled(tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[Work]:
     """A quarter of heads and neurons with text of another task, or with copies of the rows, some words replaced."""
     for seed in seeds:
-        for task in set(tasks).intersection(OTHER_TEXT):
+        for task in (each for each in tasks if each in OTHER_TEXT):
             for text in ("other", "replaced"):
                 yield _from_dense("unlabeled", task, seed, text, "--unlabeled_file", f"{{texts}}/{task}-{text}.csv")
 
 
 def shares(tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[Work]:
     """Does a run of soft movement or L0 end at the share asked for? Short trainings: the metric is of no interest."""
-    for task in set(tasks).intersection(("sst-2", "mrpc", "rte", "sts-b")):
+    for task in (each for each in tasks if each in ("sst-2", "mrpc", "rte", "sts-b")):
         for method in ("sigmoied_threshold", "l0"):
             for keep in ("0.5", "0.25", "0.1", "0.05", "0.03"):
                 flags = ("--pruning_method", method, "--keep", keep, "--no-dense_first", "--max_steps", "25")
@@ -98,7 +98,7 @@ def shares(tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[Work]:
 def first_layers(tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[Work]:
     """Ours and the first layers of the same dense model, 300 updates each with the same teacher."""
     for seed in seeds:
-        for task in set(tasks).intersection(("sst-2", "mrpc", "movie-reviews")):
+        for task in (each for each in tasks if each in ("sst-2", "mrpc", "movie-reviews")):
             for keep in ("0.4", "0.25", "0.15", "0.1"):
                 yield _from_dense("first-layers", task, seed, keep, "--keep", keep, *EQUAL_UPDATES)
             for layers in (3, 2, 1):
