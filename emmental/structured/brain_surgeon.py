@@ -32,6 +32,7 @@ def operate(
 
     Removing a weight w costs w^2 / (2 inverse_ii) if the other weights of its block change in the best way, by
     -inverse_iq (inverse_qq)^-1 w_q for all weights q that are removed at once. Weights that are zero stay zero.
+    The inverse magnifies rounding, so two processes may decide near ties otherwise than one.
 
     Args:
         model: a classifier; its encoder's matrices are changed.

@@ -32,6 +32,18 @@ def test_blocks_are_inverses_of_sums_over_examples(model, model_type):
         torch.testing.assert_close(found[name], wanted, rtol=0, atol=1e-2 * float(wanted.abs().max()), msg=name)
 
 
+def test_processes_add_up_to_one(model, model_type):
+    rows, sums = batches(model_type, size=4, labels=True), []
+    for own in (rows[::2], rows[1::2]):
+        kept: list[torch.Tensor] = []
+        _inverses(model, own, lambda total, kept=kept: kept.append(total) or total)
+        sums.append(kept)
+    together = iter([first + second for first, second in zip(*sums, strict=True)])
+    found = _inverses(model, rows[::2], lambda _: next(together))
+    for name, each in _inverses(model, rows, None).items():
+        torch.testing.assert_close(found[name], each, rtol=0, atol=1e-2 * float(each.abs().max()), msg=name)
+
+
 def test_the_weights_that_stay_make_up_for_the_others():
     """Of all weights with these zeros, the result has the smallest (w - w0)^T H (w - w0)."""
     torch.manual_seed(0)
