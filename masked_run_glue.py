@@ -73,10 +73,10 @@ from emmental.tasks import (
     write_predictions,
 )
 from emmental.teaching.teachers import check_hidden_states, load_teacher, teaching
+from emmental.training.budgets import budget_of
 from emmental.training.forecast import forecast, tell_what_follows
 from emmental.training.models import in_dtype, load_model, load_tokenizer, model_to_evaluate
 from emmental.training.phases import (
-    budget_of,
     dense_phase,
     in_phases,
     keep_folders,

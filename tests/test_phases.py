@@ -426,9 +426,10 @@ def test_a_speedup_out_of_reach_is_refused_before_anything_is_trained(world: Wor
 
 
 def even_table(then: Callable[[], None] = lambda: None) -> None:
-    """Put this table in the place of the measured one."""
+    """Put this table in the place of the measured one; times are as it says."""
     table = SpeedTable(10.0, 1.0, [LayerTimes({0: 0.0, 2: 2.25}, {0: 0.0, 32: 2.25})] * 2)
-    sys.modules["emmental.training.phases"].measure_speed = lambda *_: table
+    budgets = sys.modules["emmental.training.budgets"]
+    budgets.measure_speed, budgets.settled_price = lambda *_: table, lambda *arguments, **_: arguments[-1]
     then()
 
 
@@ -458,7 +459,7 @@ def test_two_processes_cut_what_one_cuts(world: World, structured: Path, tmp_pat
     assert command.run(output, forked.as_two_ranks(partial(count_rows, tmp_path))) == 0, last_lines(output)
     alone, together = (load_file(folder / "pruned" / "model.safetensors") for folder in (structured, output))
     assert {name: value.shape for name, value in alone.items()} == {n: value.shape for n, value in together.items()}
-    assert max((alone[name] - together[name]).abs().max() for name in alone) < 1e-5
+    assert max((alone[name] - together[name]).abs().max() for name in alone) < 1e-4
     seen = [int((tmp_path / f"rows-{rank}").read_text()) for rank in (0, 1)]
     assert sum(seen) == 24  # 30 rows, of which 6 are held out for the check
     assert min(seen) > 0

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 BATCH, LENGTH = 1, 128
 """Shape of the timed input: one sentence of this number of tokens."""
-_SECONDS, _SECONDS_OF_MANY = 2.0, 0.5
+_SECONDS, _SECONDS_OF_MANY, _SECONDS_OF_ALL = 2.0, 0.5, 10.0
 """Seconds for each model, in a comparison of few models and in a table of many."""
 
 
@@ -139,7 +139,8 @@ def timed_in(engine: str) -> Callable[[Sequence[PreTrainedModel], int, int], lis
     """A function that times models for a table of speed: (models, rows, tokens) -> milliseconds in an engine."""
 
     def timed(models: Sequence[PreTrainedModel], batch: int, length: int) -> list[float]:
-        return [*measure_together(dict(enumerate(models)), batch, length, engine, seconds=_SECONDS_OF_MANY).values()]
+        seconds = max(_SECONDS_OF_MANY, _SECONDS_OF_ALL / len(models))
+        return [*measure_together(dict(enumerate(models)), batch, length, engine, seconds=seconds).values()]
 
     return timed
 
@@ -165,8 +166,8 @@ def save_ladder(made: Made, metric: str, folder: Path, title: str) -> list[Path]
 
 def speed_reached(run: Run, made: Made) -> str:
     """How many times as fast as dense the last model is, and was asked to be, for the shape in the flags."""
-    models = {name: on_cpu(model) for name, model in made.models.items()}
-    times = [*measure_together(models, run.speedup_batch_size, run.speedup_length, run.speedup_engine).values()]
+    models = [on_cpu(model) for model in made.models.values()]
+    times = timed_in(run.speedup_engine)(models, run.speedup_batch_size, run.speedup_length)
     shape = f"{run.speedup_batch_size} x {run.speedup_length}, {ENGINES[run.speedup_engine].title}"
     return f"{times[0] / times[-1]:.2f} times as fast as dense ({shape}), {run.speedup:g} asked"
 

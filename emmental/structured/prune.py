@@ -7,6 +7,7 @@ import numbers
 import operator
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,8 @@ from emmental.architectures import longest_input
 from emmental.errors import UserError
 from emmental.structured.refit import classifier_of
 from emmental.structured.rungs import CLIFF, prune_carefully, prune_in_rungs
-from emmental.structured.selection import weight_budget
-from emmental.structured.speed import measure_speed, speed_budget
+from emmental.structured.selection import Budget, weight_budget
+from emmental.structured.speed import measure_speed, settled_price, speed_budget
 from emmental.structured.texts import Text, material
 from emmental.tasks.classes import model_classes
 from emmental.tasks.task import listed
@@ -74,7 +75,7 @@ def prune(
     if speedup is None:
         budget = weight_budget(model, keep)
     else:
-        budget = speed_budget(measure_speed(model, length=min(max_length, tokenizer.model_max_length)), model, speedup)
+        budget = _speed(model, speedup, min(max_length, tokenizer.model_max_length))
     with torch.random.fork_rng(devices=()):
         known = None if labels is None else _known(model, labels)
         rows = material(tokenizer, texts, known, max_length, batch_size)
@@ -87,6 +88,11 @@ def prune(
             stacklevel=2,
         )
     return found.model.eval()
+
+
+def _speed(model: PreTrainedModel, speedup: float, length: int) -> Budget:
+    budget = speed_budget(measure_speed(model, length=length), model, speedup)
+    return replace(budget, settle=partial(settled_price, budget, model, speedup, shape=(1, length)))
 
 
 def _known(model: PreTrainedModel, labels: Iterable[Any]) -> Iterator[int | float]:

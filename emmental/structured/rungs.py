@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -79,10 +80,12 @@ def prune_in_rungs(
             if rung > 1:
                 endangered = select(information, prices, limit)
                 least = _needed_heads(model, parts, least, endangered, material, expected, check, reduce)
-            gates = select(information, prices, limit, least)
             if refitted:
                 model = add_biases(model)
-            model = shrink(model, openings(model, gates))
+            candidate = partial(_candidate, model, information, prices, least)
+            if rung == rungs and budget.settle is not None:
+                limit = budget.settle(candidate, limit)
+            model = candidate(limit)
             if refitted:
                 refit(dense, model, material.refit, reduce=reduce)
                 if rung == rungs:
@@ -93,6 +96,13 @@ def prune_in_rungs(
                 rung, rungs, 100 * check.changed, check.divergence,
             )  # fmt: skip
     return Pruned(model, check, rungs)
+
+
+def _candidate(
+    model: PreTrainedModel, information: Sequence[Tensor], prices: Sequence[Tensor], least: Sequence[int], limit: float
+) -> PreTrainedModel:
+    """The small model with the gates that have the most information within the price `limit`."""
+    return shrink(model, openings(model, select(information, prices, limit, least)))
 
 
 def prune_carefully(prune: Callable[..., Pruned], cliff: float = CLIFF) -> Pruned:

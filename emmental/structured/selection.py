@@ -8,11 +8,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from emmental.modules.binarizer import count_kept, top_mask
 from emmental.structured.gates import HEADS, Sublayer, encoder_weights
 
 _HALVINGS = 200
+
+Candidate = Callable[[float], PreTrainedModel]
+"""Price -> the small model that would be cut for it, before its weights are refitted."""
+Settle = Callable[[Candidate, float], float]
+"""Candidates, and the price to start from -> the price that the last cut may cost."""
 
 
 def weight_prices(parts: Sequence[Sublayer]) -> list[Tensor]:
@@ -64,11 +70,13 @@ class Budget:
         prices: sublayers -> for each float64 (count + 1,), the price of 0, 1, 2, ... open gates.
         whole: price of everything that can be pruned away from the dense model.
         share: share of `whole` that may stay, from 0 to 1.
+        settle: corrects the price of the last rung; None if prices are exact.
     """
 
     prices: Callable[[Sequence[Sublayer]], list[Tensor]]
     whole: float
     share: float
+    settle: Settle | None = None
 
     def limit(self, rung: int, rungs: int) -> float:
         """Price at the end of a rung, counted from 1: the whole times share^(rung / rungs)."""

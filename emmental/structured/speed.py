@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
+import logging
 import math
 import statistics
 import time
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import isotonic_regression
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -20,8 +23,10 @@ from emmental.errors import UserError
 from emmental.first_token import first_token_only, reads_first_token
 from emmental.shrinking import Openings, layer_sizes, shrink
 from emmental.structured.gates import HEADS, NEURONS, Sublayer, sublayers
-from emmental.structured.selection import Budget
+from emmental.structured.selection import Budget, Candidate
 from emmental.structured.stepping import evaluating
+
+logger = logging.getLogger(__name__)
 
 _FRACTIONS, _FRACTIONS_OF_TOP = (16, 8, 4, 2, 1), (2, 1)
 """A layer is timed with 1/16, 1/8, ... of its heads and neurons."""
@@ -29,6 +34,8 @@ _WHOLE_MODELS = (0.5, 0.25, 0.125)
 """The shares of heads and neurons that the mixed models keep."""
 _FEWEST_ROUNDS, _ROUNDS, _SECONDS = 5, 40, 6.0
 """Fewest rounds, most rounds, and seconds after which no new round starts. In a round, the models take turns."""
+_TRIES, _AVERAGED, _CLOSE = 6, 3, 0.02
+"""Candidates that are timed at most, how many estimates are averaged, and how close to the speed is close enough."""
 _MOST = 2**31
 """No layer has as many neurons."""
 
@@ -160,10 +167,9 @@ def measure_speed(
     tables: dict[tuple[int, str], dict[int, float]] = {}
     for (place, kind, count), each in zip(trials, times[: len(trials)], strict=True):
         for layer in place:
-            table = tables.setdefault((layer, kind), {0: 0.0})
-            table[count] = max(*table.values(), (each - rest) / len(place))  # more gates are never cheaper
+            tables.setdefault((layer, kind), {0: 0.0})[count] = max((each - rest) / len(place), 0.0)
     found = [
-        LayerTimes(tables.get((layer, HEADS), {0: 0.0}), tables.get((layer, NEURONS), {0: 0.0})) for layer in layers
+        LayerTimes(*(_rising(tables.get((layer, kind), {0: 0.0})) for kind in (HEADS, NEURONS))) for layer in layers
     ]
     # The two halves do not add up exactly to their cost together, so both are scaled to the dense model.
     together = sum(
@@ -208,6 +214,12 @@ def _copy(model: PreTrainedModel, openings: Openings) -> PreTrainedModel:
     return small
 
 
+def _rising(table: Mapping[int, float]) -> dict[int, float]:
+    """The closest table in which more gates are never cheaper: what falls by chance is averaged."""
+    counts = sorted(table)
+    return dict(zip(counts, isotonic_regression([table[count] for count in counts]).x.tolist(), strict=True))
+
+
 def _times(table: Mapping[int, float], factor: float) -> dict[int, float]:
     return {count: each * factor for count, each in table.items()}
 
@@ -226,6 +238,43 @@ def speed_budget(table: SpeedTable, model: PreTrainedModel, speedup: float, call
     whole = sum(float(price[-1]) for price in table.prices(sublayers(model)))
     share = (table.parts(table.dense / speedup) - table.rest) / whole if whole else 1.0
     return Budget(table.prices, whole, min(share, 1.0))
+
+
+def settled_price(
+    budget: Budget,
+    dense: PreTrainedModel,
+    speedup: float,
+    candidate: Candidate,
+    price: float,
+    *,
+    shape: tuple[int, int] = (1, 128),
+    timed: Timed | None = None,
+) -> float:
+    """The price at which a model is as fast as asked, found by timing candidates beside the dense model.
+
+    A table of single layers does not know how an engine runs unequal layers one after the other.
+
+    Args:
+        budget: of `speed_budget`.
+        candidate: price -> the model that would be cut for it. Its weights do not matter.
+        price: to start from.
+        shape: rows, and tokens of each.
+        timed: the engine to measure in; default: PyTorch.
+
+    Returns:
+        The price of a model that is close enough, or the mean of the last estimates: each time wanders by chance.
+    """
+    dense, estimates = copy.deepcopy(dense).cpu(), []
+    for _ in range(_TRIES):
+        small = candidate(price).cpu()
+        with torch.autocast("cpu", enabled=False):
+            whole, part = (timed or _medians)([dense, small], *shape)
+        logger.info("%.2f ms, the dense model %.2f: %.2f times as fast", part, whole, whole / part)
+        if abs(whole / part / speedup - 1) <= _CLOSE:
+            break
+        estimates.append(min(max(price + whole / speedup - part, 0.0), budget.whole))
+        price = statistics.mean(estimates[-_AVERAGED:])
+    return price
 
 
 def _grid(most: int, fractions: Sequence[int]) -> list[int]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from decimal import ROUND_UP, Context, Decimal
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from emmental.architectures import base_model_type, longest_input
 from emmental.data import FeatureDataset
@@ -27,10 +24,6 @@ from emmental.runs.output_folder import RECORD, OutputFolder
 from emmental.runs.precision import bf16_in_hardware
 from emmental.runs.resuming import checkpoint_to_resume, lock_output, open_output
 from emmental.runs.run import Run
-from emmental.shrinking import layer_sizes
-from emmental.structured.gates import encoder_weights
-from emmental.structured.selection import Budget, weight_budget
-from emmental.structured.speed import SpeedTable, Timed, measure_speed, speed_budget
 from emmental.training.models import load_config
 from emmental.training.plan import plan_updates, trains
 from emmental.training.recipe import (
@@ -46,12 +39,11 @@ from emmental.training.recipe import (
     trains_dense,
     unstructured_values,
 )
-from emmental.training.structured import fewest_rows, share_left
+from emmental.training.structured import encoder_weights_of, fewest_rows, share_left, surgeon_fits
 
 logger = logging.getLogger(__name__)
 
 DENSE_FOLDER, KEEP_FOLDER = "dense", "keep-"
-SPEED_FILE = "speed.json"
 _ROWS_TO_JUDGE = 200
 
 
@@ -127,7 +119,7 @@ def apply_recipe(run: Run, examples: int) -> dict[str, Any]:
     if run.granularity == STRUCTURED:
         return fill_in(run.flags, structured_values(facts, min(run.keep)))
     if cuts_weights(run.flags):
-        return fill_in(run.flags, cut_weights_values(facts, min(run.keep)))
+        return fill_in(run.flags, cut_weights_values(facts, min(run.keep), surgeon_fits(run, load_config(run)[0])))
     return fill_in(run.flags, unstructured_values(facts, run.pruning_method, min(run.keep)))
 
 
@@ -257,8 +249,7 @@ def phases_problem(run: Run) -> str | None:
 def keep_problem(run: Run) -> str | None:
     """Why so few weights cannot stay, in one line; None if at least one stays."""
     config, called = load_config(run)
-    with torch.device("meta"):
-        whole = encoder_weights(AutoModelForSequenceClassification.from_config(config))
+    whole = encoder_weights_of(config)
     if count_kept(min(run.keep), whole) > 0:
         return None
     least = Context(prec=2, rounding=ROUND_UP).divide(Decimal(1), Decimal(whole))
@@ -313,60 +304,3 @@ def needs_dense_phase(run: Run, model: PreTrainedModel, dataset: FeatureDataset)
             f"omit the flag, or give --dense_first"
         )
     return not known
-
-
-def budget_of(
-    run: Run, model: PreTrainedModel, keep: float, dense: PreTrainedModel, timed: Timed | None = None
-) -> tuple[Budget, str]:
-    """The budget of `model`, and its name: a share of the dense model's weights, or milliseconds for `--speedup`.
-
-    Rank 0 measures the table of milliseconds once, in the engine `timed`, and writes it to the output folder. A
-    resumed run reads it. The table does not depend on the weights, so this can be called before training.
-
-    Raises:
-        UserError: `--speedup` is out of reach.
-    """
-    if run.speedup is None:
-        return weight_budget(model, min(1.0, keep * encoder_weights(dense) / encoder_weights(model))), f"keep {keep:g}"
-    file, shape = run.folder / SPEED_FILE, (run.speedup_batch_size, run.speedup_length)
-    here = platform.node()
-    name = f"speedup {run.speedup:g} in {run.speedup_engine} at {shape[0]} x {shape[1]}"
-    sizes = [[size.heads, size.neurons] for size in layer_sizes(model)]
-    key = {
-        "type": model.config.model_type,
-        "width": model.config.hidden_size,
-        "sizes": sizes,
-        "shape": list(shape),
-        "engine": run.speedup_engine,
-    }
-    with run.processes.main_first():
-        if run.processes.is_main and measured_speed(file, key, len(sizes)) is None:
-            table = measure_speed(copy.deepcopy(model).cpu(), *shape, timed)
-            run.output.write_json(SPEED_FILE, {"machine": here, "of": key, "table": asdict(table)})
-            for line in table.lines():
-                logger.info("%s", line)
-        elif run.processes.is_main and (elsewhere := _stored(file).get("machine", here)) != here:
-            logger.warning("%s was measured on %r, not here: --overwrite_output_dir measures anew", file, elsewhere)
-    return speed_budget(measured_speed(file, key, len(sizes)), model, run.speedup, "--speedup"), name
-
-
-def measured_speed(file: Path, key: dict[str, Any], layers: int) -> SpeedTable | None:
-    """The table that was measured for `key`; None if it is missing or damaged.
-
-    Args:
-        layers: how many the model has.
-    """
-    stored = _stored(file)
-    try:
-        return SpeedTable.of(stored.get("table"), layers) if stored.get("of") == key else None
-    except ValueError:
-        return None
-
-
-def _stored(file: Path) -> dict[str, Any]:
-    """The content of `speed.json`; empty if it is missing or damaged."""
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return stored if isinstance(stored, dict) else {}

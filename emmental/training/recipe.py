@@ -6,8 +6,9 @@ The rule, from the number of training rows N, batches of 32, and the width H of 
 - heads and neurons: cut without training, then half as many updates as the dense phase had, 600 at most, learning
   from the dense model at half the dense learning rate, or twice that rate if 15 % or less stays: a high rate
   harms after a mild cut and helps after a hard one (docs/structured.md). With `--speedup` the cut decides what stays;
-- single weights by Fisher information (`fisher`, the default): cut without training, then 600 updates (1,500 if
-  less than 10 % stays) at the dense learning rate, or twice that rate if 5 % or less stays;
+- single weights by Fisher information (`fisher`, or `brain_surgeon` if 5 % or less stays and its memory fits): cut
+  without training, then 600 updates (1,500 if less than 10 % stays) at the dense learning rate, or twice that rate
+  if 5 % or less stays;
 - single weights by another method: 1,500 updates (2,500 if less than 10 % stays); all matrices ranked together;
   scores start from magnitude; twice the dense learning rate; the last 30 % of the updates at the final share.
 
@@ -224,14 +225,20 @@ def unstructured_values(facts: Facts, method: str, keep: float) -> dict[str, Any
     )
 
 
-def cut_weights_values(facts: Facts, keep: float) -> dict[str, Any]:
-    """Flag -> value of the recovery after single weights are cut to the share `keep`; what is zero stays zero."""
+def cut_weights_values(facts: Facts, keep: float, surgeon_fits: bool) -> dict[str, Any]:
+    """Flag -> value of the cut of single weights to the share `keep`, and of the recovery; what is zero stays zero.
+
+    Args:
+        surgeon_fits: there is plenty of memory for `brain_surgeon`.
+    """
+    hard = keep <= HARD_CUT_OF_WEIGHTS
     return (
         _common(facts)
         | _teaching()
+        | ({"pruning_method": BRAIN_SURGEON} if hard and surgeon_fits else {})
         | {
             "num_train_epochs": _epochs(facts, RECOVERY_UPDATES if keep >= 0.1 else PRUNING_UPDATES),
-            "learning_rate": facts.learning_rate * (2.0 if keep <= HARD_CUT_OF_WEIGHTS else 1.0),
+            "learning_rate": facts.learning_rate * (2.0 if hard else 1.0),
             "mask_init": "magnitude",
             "mask_scale": 1e-30,  # above 0 for what stays, and below all information, which replaces it
             "initial_threshold": keep,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from emmental import atomic
 from emmental.architectures import architecture_of
@@ -66,12 +67,29 @@ def check_memory(run: Run, model: PreTrainedModel) -> None:
     Raises:
         UserError: the brain surgeon needs more memory than the machine, or its GPU, has.
     """
-    needed, there = BYTES_A_WEIGHT * encoder_weights(model), memory_of(run.processes.device)
+    needed, there = _memory_for_surgeon(run, encoder_weights(model))
     if run.pruning_method == BRAIN_SURGEON and needed > there:
         raise UserError(
             f"--pruning_method {BRAIN_SURGEON} needs {needed / 1e9:.0f} GB of memory for this encoder, and there are "
             f"{there / 1e9:.0f}; give --pruning_method fisher"
         )
+
+
+def surgeon_fits(run: Run, config: PreTrainedConfig) -> bool:
+    """Whether the machine, or its GPU, has twice the memory that the brain surgeon needs for this encoder."""
+    needed, there = _memory_for_surgeon(run, encoder_weights_of(config))
+    return 2 * needed <= there
+
+
+def encoder_weights_of(config: PreTrainedConfig) -> int:
+    """The encoder's matrix weights of a classifier with this config."""
+    with torch.device("meta"):
+        return encoder_weights(AutoModelForSequenceClassification.from_config(config))
+
+
+def _memory_for_surgeon(run: Run, weights: int) -> tuple[int, int]:
+    """(needed, there), in bytes."""
+    return BYTES_A_WEIGHT * weights, memory_of(run.processes.device)
 
 
 def _pruned(

@@ -35,7 +35,7 @@ from emmental.small_models import SmallConfig
 from emmental.structured.speed import LayerTimes, SpeedTable, speed_budget
 from emmental.tasks import read_split, resolve_task, unlabelled_task, user_task
 from emmental.tasks.tables import read_table
-from emmental.training.phases import measured_speed
+from emmental.training.budgets import measured_speed
 from emmental.training.structured import share_left
 
 MEMORY = 8 << 30

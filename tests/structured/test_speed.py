@@ -10,11 +10,11 @@ import tiny_models
 import torch
 
 from emmental.errors import UserError
-from emmental.shrinking import layer_sizes
+from emmental.shrinking import layer_sizes, shrink
 from emmental.structured import speed
 from emmental.structured.gates import sublayers
-from emmental.structured.selection import select
-from emmental.structured.speed import LayerTimes, SpeedTable, measure_speed, speed_budget
+from emmental.structured.selection import Budget, select
+from emmental.structured.speed import LayerTimes, SpeedTable, measure_speed, settled_price, speed_budget
 
 TABLE = SpeedTable(30.0, 4.0, [LayerTimes({0: 0.0, 1: 4.0, 2: 5.0}, {0: 0.0, 8: 2.0, 32: 8.0})] * 2)
 
@@ -75,6 +75,46 @@ def test_the_table_of_a_model(counted):
     assert (table.dense, table.rest, table.layers) == (9.0, 1.0, [LayerTimes(heads, neurons), top])
     # Half: two thirds of the bottom layer (2 heads, 21 neurons), a third of the top one (1, 11); and so on.
     assert table.mixed == [(w, w) for w in (1 + 2 + 21 / 8 + 1.5, 1 + 1.5 + 11 / 8 + 1.5, 1 + 1.5 + 5 / 8 + 1.5)]
+
+
+def test_the_price_is_settled_by_timing():
+    """An engine in which a neuron takes 1.25 times what the table says; three times as fast as 9 ms is 3 ms.
+
+    2 ms of neurons take 3.5 ms, so 1.5 ms may stay: 12 neurons take 2.875 ms, which leaves room for 1.625 ms. The mean
+    of both is 1.5625 ms: 12 neurons, room for 1.6875 ms. The mean of three is 1.604 ms: 13 neurons take 3.03 ms.
+    """
+    model, tried = tiny_models.model("bert"), []
+
+    def candidate(price):
+        tried.append(price)
+        return shrink(model, [(range(0), range(round(8 * price))), (range(0), range(0))])
+
+    def timed(models, batch_size, length):
+        assert (batch_size, length) == (8, 16)
+        dense, small = models
+        assert layer_sizes(dense) == layer_sizes(model)
+        return [9.0, 1.0 + 1.25 * layer_sizes(small)[0].neurons / 8]
+
+    budget = Budget(TABLE.prices, 26.0, 0.5)
+    assert settled_price(budget, model, 3.0, candidate, 2.0, shape=(8, 16), timed=timed) == tried[-1]
+    assert tried == pytest.approx([2.0, 1.5, 1.5625, 77 / 48])
+
+
+def test_a_speed_that_is_never_close_takes_the_mean_of_the_last_estimates():
+    """Every model takes 4 of 8 ms, 4/3 too many: 2 - 4/3, then the mean of 2/3 and 0, then of 2/3, 0 and 0, then 0."""
+    model, tried = tiny_models.model("bert"), []
+    budget = Budget(TABLE.prices, 26.0, 0.5)
+    price = settled_price(budget, model, 3.0, lambda price: tried.append(price) or model, 2.0, timed=lambda *_: [8, 4])
+    assert tried == pytest.approx([2, 2 / 3, 1 / 3, 2 / 9, 0, 0])
+    assert price == 0
+
+
+def test_times_that_fall_by_chance_are_averaged(monkeypatch):
+    """One head takes 3 ms more than none, two take 1 ms: 2 ms each."""
+    model = tiny_models.model("albert")
+    monkeypatch.setattr(speed, "_medians", lambda *_: [8.0, 2.0, 5.0, 3.0, *[8.0] * 6, 8.0, 5.0, 3.0])
+    heads = measure_speed(model).layers[0].heads
+    assert heads[1] == heads[2] > 0
 
 
 def test_the_table_as_text():

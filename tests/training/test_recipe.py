@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from emmental.training.arguments import parse_arguments
-from emmental.training.recipe import Facts, dense_values, fill_in, structured_values, unstructured_values
+from emmental.training.recipe import (
+    Facts,
+    cut_weights_values,
+    dense_values,
+    fill_in,
+    structured_values,
+    unstructured_values,
+)
 
 GIVEN = ["--data_dir", "data", "--task_name", "mrpc"]
 
@@ -124,6 +131,16 @@ def test_rates_follow_the_width():
 def test_a_hard_cut_recovers_at_a_higher_rate():
     rates = [structured_values(Facts(5000, 384), keep)["learning_rate"] for keep in (0.5, 0.25, 0.15, 0.1)]
     assert rates == [5e-5, 5e-5, 2e-4, 2e-4]
+
+
+def test_the_surgeon_cuts_single_weights_to_five_percent_or_less_where_it_fits():
+    facts = Facts(5000, 384)
+    chosen = [cut_weights_values(facts, keep, True).get("pruning_method") for keep in (0.15, 0.051, 0.05, 0.03)]
+    assert chosen == [None, None, "brain_surgeon", "brain_surgeon"]
+    assert "pruning_method" not in cut_weights_values(facts, 0.03, False)
+    given = parse_arguments([*GIVEN, "--keep", "0.03", "--pruning_method", "fisher"])
+    fill_in(given, cut_weights_values(facts, 0.03, True))
+    assert given.pruning_method == "fisher"
 
 
 def test_no_phase_is_longer_than_3000_updates_or_20_epochs():

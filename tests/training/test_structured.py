@@ -7,6 +7,7 @@ import tiny_models
 import torch
 
 from emmental.errors import UserError
+from emmental.structured.gates import encoder_weights
 from emmental.training import structured
 
 
@@ -19,3 +20,12 @@ def test_a_surgeon_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         structured.check_memory(run, model)
     run.pruning_method = "fisher"
     structured.check_memory(run, model)
+
+
+def test_the_surgeon_fits_where_memory_is_twice_its_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_models.model("bert")
+    run = SimpleNamespace(processes=SimpleNamespace(device=torch.device("cpu")))
+    needed = structured.BYTES_A_WEIGHT * encoder_weights(model)
+    for there, fits in ((2 * needed, True), (2 * needed - 1, False)):
+        monkeypatch.setattr(structured, "memory_of", lambda device, there=there: there)
+        assert structured.surgeon_fits(run, model.config) is fits
