@@ -39,7 +39,7 @@ from emmental.inference.engines import why_not_timed
 from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
 from emmental.pretrained import from_pretrained, weights_fingerprint
-from emmental.pruning import densities, masks_of, regularization, remaining_weights, schedule_threshold
+from emmental.pruning import densities, hold_masks, masks_of, regularization, remaining_weights, schedule_threshold
 from emmental.reporting.before_after import Made, candidate, floor_of, save_ladder, timed_in
 from emmental.reporting.summary import (
     checkpoints_table,
@@ -270,6 +270,8 @@ def _prune_weights(run: Run, start: Run, dataset: FeatureDataset, tokenizer: Any
     """Prune single weights of the model that `start` names. Returns it in plain form, with exact zeros."""
     set_seed(run)  # a resumed run has drawn other random numbers before
     masked = load_model(start, run.task, tokenizer).to(run.processes.device)
+    if cuts_weights(run.flags):
+        hold_masks(masked)
     if trains(run):
         _learn(run, dataset, masked, tokenizer, teacher)
     return bertarize(masked)

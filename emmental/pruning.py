@@ -188,6 +188,16 @@ def gather_information(model: nn.Module, update: int, loss_scale: float = 1.0) -
         scores.grad = None
 
 
+def hold_masks(model: nn.Module) -> None:
+    """Keep the mask scores, and so the masks at a fixed threshold, as they are while the weights train.
+
+    Information gathered anew would open weights that a cut has set to zero in the place of those that an update
+    happens not to use.
+    """
+    for scores in _scores_of(model):
+        scores.requires_grad_(False)
+
+
 def _scores_of(model: nn.Module) -> list[nn.Parameter]:
     scores = [layer.mask_scores for layer in masked_layers(model).values() if layer.mask_scores is not None]
     if not scores:

@@ -19,6 +19,7 @@ from emmental.pruning import (
     densities,
     gather_information,
     global_threshold,
+    hold_masks,
     mask_churn,
     masks_of,
     refresh_masks,
@@ -338,3 +339,27 @@ class TestInformation:
     def test_the_scale_of_the_loss_is_taken_out_and_overflow_left_out(self):
         found = self.information(network([[1.0, 3.0]]), [[2048.0, math.inf]], first=100, scale=1024.0)
         assert found == pytest.approx([1.06, 3.0])
+
+
+def test_held_masks_stay_while_the_weights_train():
+    """Dropout gives some open weights no information in an update. Without `hold_masks`, zeros take their place."""
+    model = tiny_masked.make(method="fisher").train()
+    for layer in masked_layers(model).values():
+        layer.weight.data[torch.rand_like(layer.weight) > 0.2] = 0.0
+        layer.mask_init, layer.mask_scale = "magnitude", 1e-30
+        layer.reset_mask_scores()
+    before = {name: layer.weight != 0 for name, layer in masked_layers(model).items()}
+    start = {name: layer.weight.clone() for name, layer in masked_layers(model).items()}
+    kept = sum(int(mask.sum()) for mask in before.values()) / sum(mask.numel() for mask in before.values())
+    hold_masks(model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    for update in range(1, 4):
+        refresh_masks(model, kept, global_threshold(model, kept))
+        model(torch.tensor([[2, 5, 9, 3]]), labels=torch.tensor([1])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        gather_information(model, update)
+        assert all(torch.equal(mask, before[name]) for name, mask in masks_of(model).items())
+    for name, layer in masked_layers(model).items():
+        assert torch.equal(layer.weight != 0, before[name])
+        assert not torch.equal(layer.weight, start[name])

@@ -166,10 +166,11 @@ def save_ladder(made: Made, metric: str, folder: Path, title: str) -> list[Path]
 
 def speed_reached(run: Run, made: Made) -> str:
     """How many times as fast as dense the last model is, and was asked to be, for the shape in the flags."""
-    models = [on_cpu(model) for model in made.models.values()]
-    times = timed_in(run.speedup_engine)(models, run.speedup_batch_size, run.speedup_length)
-    shape = f"{run.speedup_batch_size} x {run.speedup_length}, {ENGINES[run.speedup_engine].title}"
-    return f"{times[0] / times[-1]:.2f} times as fast as dense ({shape}), {run.speedup:g} asked"
+    models = {name: on_cpu(model) for name, model in made.models.items()}
+    batch, length = run.speedup_batch_size, run.speedup_length
+    times = [*measure_together(models, batch, length, run.speedup_engine, seconds=_SECONDS_OF_ALL).values()]
+    where = f"{batch} x {length}, {ENGINES[run.speedup_engine].title}"
+    return f"{times[0] / times[-1]:.2f} times as fast as dense ({where}), {run.speedup:g} asked"
 
 
 def on_cpu(model: nn.Module) -> nn.Module:

@@ -64,10 +64,16 @@ def single_weights(tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[Work]
 
 def recovered(tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[Work]:
     """Heads and neurons at other shares than a quarter, with the recipe's recovery."""
+    for task, keep in (("sst-2", "0.1"), ("mrpc", "0.1"), ("sst-2", "0.3"), ("mrpc", "0.4")):
+        for seed in seeds if task in tasks else []:
+            yield _from_dense("recovered", task, seed, keep, "--keep", keep)
+
+
+def ladder(tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[Work]:
+    """Three shares in one run; `plain` and `recovered` have the runs of their own."""
     for seed in seeds:
-        for task, keep in (("sst-2", "0.3"), ("sst-2", "0.1"), ("mrpc", "0.4"), ("mrpc", "0.1")):
-            if task in tasks:
-                yield _from_dense("recovered", task, seed, keep, "--keep", keep)
+        if "sst-2" in tasks:
+            yield _from_dense("ladder", "sst-2", seed, "ladder", "--keep", "0.5", "0.25", "0.1")
 
 
 def no_training(tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[Work]:
@@ -111,6 +117,7 @@ PARTS = {
     "shares": shares,
     "single-weights": single_weights,
     "recovered": recovered,
+    "ladder": ladder,
     "no-training": no_training,
     "unlabeled": unlabeled,
     "first-layers": first_layers,

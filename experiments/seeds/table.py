@@ -31,9 +31,10 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     found: dict[str, list[tuple[float, float]]] = {}
     for run in runs:
         name, seed = run["name"].rsplit("-", 1)
-        dense, pruned = run["compared"][0]["metric"], run["compared"][-1]["metric"]
-        if seed.isdigit() and len(run["compared"]) > 1:
-            found.setdefault(name, []).append((100 * dense, 100 * pruned))
+        dense, *pruned = run["compared"]
+        for each in pruned if seed.isdigit() else []:
+            which = f"{name}, {each['name']}" if len(pruned) > 1 else name
+            found.setdefault(which, []).append((100 * dense["metric"], 100 * each["metric"]))
     lines = ["| run | seeds | dense | pruned | lost | share kept |", "|---|---|---|---|---|---|"]
     for name, pairs in sorted(found.items()):
         dense, pruned = zip(*pairs, strict=True)
