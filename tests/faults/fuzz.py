@@ -35,7 +35,7 @@ from emmental.small_models import SmallConfig
 from emmental.structured.speed import LayerTimes, SpeedTable, speed_budget
 from emmental.tasks import read_split, resolve_task, unlabelled_task, user_task
 from emmental.tasks.tables import read_table
-from emmental.training.budgets import measured_speed
+from emmental.training.budgets import measured_speed, settled_before
 from emmental.training.structured import share_left
 
 MEMORY = 8 << 30
@@ -358,9 +358,10 @@ def _speed_table(folder: Path) -> Reader:
     model = BertForSequenceClassification(BertConfig(**tiny_shape()))
     key = {"model": "0" * 8, "shape": [1, 16], "engine": "torch"}
     table = SpeedTable(9.5, 2.25, [LayerTimes({0: 0.0, 1: 1.5, 2: 2.5}, {0: 0.0, 2: 0.5, 32: 1.25})] * 2)
-    sample = json.dumps({"of": key, "table": asdict(table)}).encode()
+    sample = json.dumps({"of": key, "table": asdict(table), "settled": {"sizes": 2.5}}).encode()
 
     def read(path: Path) -> None:
+        settled_before(path, "sizes")
         if (found := measured_speed(path, key, 2)) is not None:
             speed_budget(found, model, 2.0)
 

@@ -155,6 +155,7 @@ def test_texts_are_shared_out(tokenizer):
         ({"keep": 0.0}, "keep accepts a share of weights above 0"),
         ({"keep": 1.01}, "keep accepts"),
         ({"keep": float("nan")}, "keep accepts"),
+        ({"keep": 1e-6}, r"keep 1e-06 is less than one of the [\d,]+ encoder weights"),
         ({}, "either keep or speedup"),
         ({"keep": 0.5, "speedup": 2.0}, "either keep or speedup"),
         ({"keep": 0.5, "texts": sentences(31)}, "texts accepts 32 or more, not 31"),
