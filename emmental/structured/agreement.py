@@ -25,6 +25,9 @@ class Agreement:
     changed: float
     divergence: float
 
+    def __str__(self) -> str:
+        return f"{100 * self.changed:.1f} % of answers change, divergence {self.divergence:.4f}"
+
 
 def answers(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Tensor:
     """(N, C) float32 logits of all batches, one after the other; dropout off."""

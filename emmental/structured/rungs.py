@@ -20,7 +20,7 @@ from emmental.structured.refit import add_biases, refit, refit_classifier
 from emmental.structured.selection import Budget, best_heads, select
 from emmental.structured.texts import Material
 
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 RUNGS = 3
 CLIFF, CLIFF_BEFORE_RECOVERY = 0.05, 0.2
@@ -87,15 +87,25 @@ def prune_in_rungs(
                 limit = budget.settle(candidate, limit)
             model = candidate(limit)
             if refitted:
-                refit(dense, model, material.refit, reduce=reduce)
-                if rung == rungs:
-                    refit_classifier(dense, model, material.refit, reduce=reduce)
+                refit_rung(dense, model, material, reduce, last=rung == rungs)
             check = agreement(expected, answers(model, material.check), reduce)
-            LOGGER.info(
-                "rung %d of %d: %.1f %% of answers change, divergence %.4f",
-                rung, rungs, 100 * check.changed, check.divergence,
-            )  # fmt: skip
+            logger.info("rung %d of %d: %s", rung, rungs, check)
     return Pruned(model, check, rungs)
+
+
+def refit_rung(
+    dense: PreTrainedModel,
+    model: PreTrainedModel,
+    material: Material,
+    reduce: Reduce | None,
+    *,
+    last: bool,
+    keep_zeros: bool = False,
+) -> None:
+    """Refit what a rung has left, in place, to the states of `dense`; in the last rung its classifier too."""
+    refit(dense, model, material.refit, reduce=reduce, keep_zeros=keep_zeros)
+    if last:
+        refit_classifier(dense, model, material.refit, reduce=reduce)
 
 
 def _candidate(
@@ -116,7 +126,7 @@ def prune_carefully(prune: Callable[..., Pruned], cliff: float = CLIFF) -> Prune
     first = prune(rungs=RUNGS)
     if first.agreement.changed <= cliff:
         return first
-    LOGGER.info("more than %.0f %% of the answers change: trying %d rungs", 100 * cliff, 2 * RUNGS)
+    logger.info("more than %.0f %% of the answers change: trying %d rungs", 100 * cliff, 2 * RUNGS)
     second = prune(rungs=2 * RUNGS)
     return min(first, second, key=lambda pruned: pruned.agreement.divergence)
 

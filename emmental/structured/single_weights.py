@@ -14,8 +14,7 @@ from emmental.architectures import encoder_linears
 from emmental.structured.agreement import Agreement, agreement, answers
 from emmental.structured.brain_surgeon import operate
 from emmental.structured.information import Reduce
-from emmental.structured.refit import refit, refit_classifier
-from emmental.structured.rungs import RUNGS, Pruned, bf16_products
+from emmental.structured.rungs import RUNGS, Pruned, bf16_products, refit_rung
 from emmental.structured.selection import most_of_all
 from emmental.structured.single_gradients import Uses, uses_of_matrices
 from emmental.structured.texts import Material
@@ -54,14 +53,9 @@ def prune_weights(
                 operate(model, material.information, share, reduce)
             else:
                 _keep_most(model, weight_information(model, material.information, reduce), share)
-            refit(dense, model, material.refit, reduce=reduce, keep_zeros=True)
-            if rung == rungs:
-                refit_classifier(dense, model, material.refit, reduce=reduce)
+            refit_rung(dense, model, material, reduce, last=rung == rungs, keep_zeros=True)
             check = agreement(expected, answers(model, material.check), reduce)
-            logger.info(
-                "rung %d of %d: %.1f %% of answers change, divergence %.4f",
-                rung, rungs, 100 * check.changed, check.divergence,
-            )  # fmt: skip
+            logger.info("rung %d of %d: %s", rung, rungs, check)
     return Pruned(model, check, rungs)
 
 
