@@ -19,6 +19,7 @@ from emmental.data import LengthGroupedBatches
 from emmental.modules import MaskedLinear
 from emmental.modules.binarizer import count_kept
 from emmental.patching import masked_layers, set_threshold
+from emmental.pruning import hold_masks
 from emmental.runs import processes
 from emmental.runs.loop import Intervals, RunLoop
 from emmental.runs.output_folder import OutputFolder
@@ -44,6 +45,7 @@ class Subject:
             that share lies, and `{probability}` by the sigmoid of this score.
         teacher: it trains with logits of a teacher.
         frozen: embeddings are not trained (as in a masked model).
+        held: the masks stay as they are, as after a cut of single weights.
         stock: linear layers use PyTorch's own products, even if others are faster here.
         reference: trains as the reference implementation does, see `ReferenceDistiller`.
         every: it takes part in one of this many rounds.
@@ -53,6 +55,7 @@ class Subject:
     flags: str
     teacher: bool = False
     frozen: bool = False
+    held: bool = False
     stock: bool = False
     reference: bool = False
     every: int = 1
@@ -60,6 +63,7 @@ class Subject:
 
 _SPREAD_SCORES = "--mask_init uniform --mask_scale 1"
 _FRACTION = "--initial_threshold {density} --final_threshold {density}"
+_FISHER = f"--pruning_method fisher --global_topk {_SPREAD_SCORES} {_FRACTION}"
 _TOPK = f"--pruning_method topK {_SPREAD_SCORES} {_FRACTION}"
 SUBJECTS = {
     subject.name: subject
@@ -81,6 +85,8 @@ SUBJECTS = {
             "--final_threshold {probability} --regularization l1 --final_lambda 10",
         ),
         Subject("magnitude", f"--pruning_method magnitude {_FRACTION}"),
+        Subject("fisher", _FISHER),
+        Subject("fisher, after a cut", _FISHER, held=True),
         Subject("l0", f"--pruning_method l0 {_SPREAD_SCORES} --regularization l0 --final_lambda 10"),
         Subject("reference", _TOPK, reference=True, every=3),
     )
@@ -245,6 +251,8 @@ def build(options: argparse.Namespace, subject: Subject, folder: Path) -> Entran
     model = load_model(args, args.task, tokenizer).to(args.processes.device).train()
     if subject.frozen:
         freeze_embeddings(model)
+    if subject.held:
+        hold_masks(model)
     plan = plan_updates(args, len(dataset), 1)
     logits = torch.randn(len(dataset), args.task.num_labels).to(args.processes.device) if subject.teacher else None
     distiller = (ReferenceDistiller if subject.reference else TimedDistiller)(args, model, plan, logits)
