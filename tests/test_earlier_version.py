@@ -54,7 +54,8 @@ def test_a_run_killed_half_way_goes_on_to_the_same_weights(run, capsys: pytest.C
     weights, expected = load_file("half/model.safetensors"), load_file("finished/model.safetensors")
     assert weights.keys() == expected.keys()
     for name, weight in weights.items():
-        np.testing.assert_allclose(weight, expected[name], atol=1e-4, err_msg=name)
+        if not name.endswith("key.bias"):  # its gradient is rounding alone: the softmax does not see it
+            np.testing.assert_allclose(weight, expected[name], atol=1e-4, err_msg=name)
 
 
 def test_a_package_unpacks_to_the_finished_model(run) -> None:
