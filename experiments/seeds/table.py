@@ -31,7 +31,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     found: dict[str, list[tuple[float, float]]] = {}
     for run in runs:
         name, seed = run["name"].rsplit("-", 1)
-        dense, *pruned = run["compared"]
+        dense, *pruned = run["compared"] or [None]  # a dense training compares nothing
         for each in pruned if seed.isdigit() else []:
             which = f"{name}, {each['name']}" if len(pruned) > 1 else name
             found.setdefault(which, []).append((100 * dense["metric"], 100 * each["metric"]))
