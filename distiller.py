@@ -91,6 +91,8 @@ class TaskDistiller(UpdateLoop):
     ) -> None:
         model = student if hidden is None else ProjectedStudent(student, hidden.projection)
         self._by_information = any(layer.pruning_method == "fisher" for layer in masked_layers(student).values())
+        scores = [layer.mask_scores for layer in masked_layers(student).values()]
+        self._held = bool(scores) and not any(each is None or each.requires_grad for each in scores)
         scores_rate = None if self._by_information else args.mask_scores_learning_rate
         groups = parameter_groups(model, args.learning_rate, args.weight_decay, scores_rate)
         optimizer = adamw(groups, args.adam_epsilon, use_apex=args.use_apex)
@@ -163,6 +165,8 @@ class TaskDistiller(UpdateLoop):
             gather_information(self.student, self.global_step, loss_scale)
 
     def _make_masks(self, threshold: float) -> None:
+        if self._held and all(layer.kept_mask is not None for layer in masked_layers(self.student).values()):
+            return  # of scores that do not change; an evaluation drops them
         update = self.global_step + 1
         if self.args.global_topk and self._global_threshold_is_due(update):
             self.global_threshold = global_threshold(self.student, threshold)

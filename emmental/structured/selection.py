@@ -15,9 +15,9 @@ from emmental.structured.gates import HEADS, Sublayer, encoder_weights
 
 _HALVINGS = 200
 
-Candidate = Callable[[float], PreTrainedModel]
+MakeCandidate = Callable[[float], PreTrainedModel]
 """Price -> the small model that would be cut for it, before its weights are refitted."""
-Settle = Callable[[Candidate, float], float]
+Settle = Callable[[MakeCandidate, float], float]
 """Candidates, and the price to start from -> the price that the last cut may cost."""
 
 

@@ -23,7 +23,7 @@ from emmental.errors import UserError
 from emmental.first_token import first_token_only, reads_first_token
 from emmental.shrinking import Openings, layer_sizes, shrink
 from emmental.structured.gates import HEADS, NEURONS, Sublayer, sublayers
-from emmental.structured.selection import Budget, Candidate
+from emmental.structured.selection import Budget, MakeCandidate
 from emmental.structured.stepping import evaluating
 
 logger = logging.getLogger(__name__)
@@ -244,7 +244,7 @@ def settled_price(
     budget: Budget,
     dense: PreTrainedModel,
     speedup: float,
-    candidate: Candidate,
+    candidate: MakeCandidate,
     price: float,
     *,
     shape: tuple[int, int] = (1, 128),

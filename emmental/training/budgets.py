@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from emmental.runs.run import Run
 from emmental.shrinking import layer_sizes
 from emmental.structured.gates import encoder_weights
-from emmental.structured.selection import Budget, Candidate, Settle, weight_budget
+from emmental.structured.selection import Budget, MakeCandidate, Settle, weight_budget
 from emmental.structured.speed import SpeedTable, Timed, measure_speed, settled_price, speed_budget
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def budget_of(
     return replace(budget, settle=partial(_settled_once, run, file, settle)), name
 
 
-def _settled_once(run: Run, file: Path, settle: Settle, candidate: Candidate, price: float) -> float:
+def _settled_once(run: Run, file: Path, settle: Settle, candidate: MakeCandidate, price: float) -> float:
     """The price that rank 0 settles at, kept in `speed.json`: a resumed run and the other ranks read it there."""
     first = f"{_sizes(candidate(price))} for {price!r} ms"
     with run.processes.main_first():

@@ -240,7 +240,7 @@ def cut_weights_values(facts: Facts, keep: float, surgeon_fits: bool) -> dict[st
             "num_train_epochs": _epochs(facts, RECOVERY_UPDATES if keep >= 0.1 else PRUNING_UPDATES),
             "learning_rate": facts.learning_rate * (2.0 if hard else 1.0),
             "mask_init": "magnitude",
-            "mask_scale": 1e-30,  # above 0 for what stays, and below all information, which replaces it
+            "mask_scale": 1.0,  # scores above 0 for what stays, 0 for what is cut
             "initial_threshold": keep,
             "final_threshold": keep,
         }

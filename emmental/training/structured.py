@@ -78,7 +78,7 @@ def check_memory(run: Run, model: PreTrainedModel) -> None:
 def surgeon_fits(run: Run, config: PreTrainedConfig) -> bool:
     """Whether the machine, or its GPU, has twice the memory that the brain surgeon needs for this encoder."""
     needed, there = _memory_for_surgeon(run, encoder_weights_of(config))
-    return 2 * needed <= there
+    return not run.processes.any(2 * needed > there)
 
 
 def encoder_weights_of(config: PreTrainedConfig) -> int:
@@ -88,8 +88,9 @@ def encoder_weights_of(config: PreTrainedConfig) -> int:
 
 
 def _memory_for_surgeon(run: Run, weights: int) -> tuple[int, int]:
-    """(needed, there), in bytes."""
-    return BYTES_A_WEIGHT * weights, memory_of(run.processes.device)
+    """(needed, there), in bytes. Without GPUs, the processes share the machine's memory."""
+    sharing = run.processes.world_size if run.processes.device.type == "cpu" else 1
+    return BYTES_A_WEIGHT * weights * sharing, memory_of(run.processes.device)
 
 
 def _pruned(

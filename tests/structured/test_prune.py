@@ -190,12 +190,18 @@ def test_a_classifier_that_was_never_trained(tokenizer):
         emmental.prune(tiny_models.model("bert").bert, tokenizer, sentences(), keep=0.5)
 
 
-def test_a_speed_is_bought(trained, tokenizer, monkeypatch):
-    """Where a neuron costs a millisecond and a head nothing, half the time is half the neurons."""
+@pytest.mark.parametrize(("less", "neurons_left"), [(0.0, 31), (10.0, 21)])
+def test_a_speed_is_bought(trained, tokenizer, monkeypatch, less, neurons_left):
+    """Where a neuron costs a millisecond and a head nothing, half the time is half the neurons.
+
+    Where timing then asks for 10 ms less, 10 more neurons go, after the last rung's information, not before.
+    """
     neurons = {count: float(count) for count in range(33)}
     table = SpeedTable(64.0, 0.5, [LayerTimes({0: 0.0, 2: 0.0}, neurons)] * 2)
     monkeypatch.setattr(prune_module, "measure_speed", lambda *_, **__: table)
-    monkeypatch.setattr(prune_module, "settled_price", lambda *arguments, **_: arguments[-1])  # times are as the table
-    small = emmental.prune(trained, tokenizer, sentences(), speedup=2.0)
-    assert sum(part.count for part in sublayers(small) if part.kind == "neurons") == 31  # 32 ms, 0.5 of them the rest
+    asked = []
+    monkeypatch.setattr(prune_module, "settled_price", lambda *given, **_: asked.append(given[-1]) or given[-1] - less)
+    small = emmental.prune(trained, tokenizer, sentences(), speedup=2.0, refit=False)
+    assert asked == [31.5]  # of 32 ms, 0.5 are the rest
+    assert sum(part.count for part in sublayers(small) if part.kind == "neurons") == neurons_left
     assert sum(part.count for part in sublayers(small) if part.kind == "heads") == 4
