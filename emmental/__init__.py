@@ -44,7 +44,7 @@ if not (getattr(sys.modules["__main__"], "READS_FLAGS_FIRST", False) or Path(sys
 def __getattr__(name: str) -> Any:
     """`prune`, and `MaskedRobertaModel`, `SmallRobertaModel` and so on for every type, made at their first use."""
     if name == "prune":
-        from emmental.structured.prune import prune
+        from emmental.export.prune_model import prune
 
         return prune
     if name.startswith("Masked"):

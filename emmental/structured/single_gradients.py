@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from emmental.architectures import encoder_linears
-from emmental.structured.information import derivatives
 from emmental.structured.stepping import evaluating, model_inputs
+from emmental.task_heads import TaskHead, task_head
 
 Uses = list[tuple[Tensor, Tensor]]
 """The (input (B, tokens, in), gradient of the output (B, tokens, out)) of each use of a matrix, float32."""
 
 
 def uses_of_matrices(
-    model: nn.Module, batches: Iterable[Mapping[str, Tensor]]
+    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], head: TaskHead | None = None
 ) -> Iterator[dict[tuple[str, int], Uses]]:
     """For each batch, and each scalar to differentiate: (name, B) -> the uses of that matrix with B examples.
 
@@ -26,12 +26,12 @@ def uses_of_matrices(
     What all examples share, such as DeBERTa's projections of positions, counts as one more example: B is 1. Dropout
     is off.
     """
-    names = list(encoder_linears(model))
+    names, head = list(encoder_linears(model)), head or task_head(model)
     with evaluating(model):
         for batch in batches:
-            inputs, labels = model_inputs(batch, model), batch.get("labels")
+            inputs = model_inputs(batch, model)
             with torch.enable_grad(), _seen(model, names) as seen:
-                heights = list(derivatives(model(**inputs).logits.float(), labels))
+                heights = list(head.derivatives(head.values(model(**inputs), batch), batch))
             outputs = [output for _, _, output in seen]
             for number, height in enumerate(heights, 1):
                 gradients = torch.autograd.grad(height, outputs, retain_graph=number < len(heights))

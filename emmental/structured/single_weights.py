@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from emmental.architectures import encoder_linears
-from emmental.structured.agreement import Agreement, agreement, answers
+from emmental.structured.agreement import agreement, answers
 from emmental.structured.brain_surgeon import operate
 from emmental.structured.information import Reduce
 from emmental.structured.rungs import RUNGS, Pruned, bf16_products, refit_rung
 from emmental.structured.selection import most_of_all
 from emmental.structured.single_gradients import Uses, uses_of_matrices
 from emmental.structured.texts import Material
+from emmental.task_heads import Agreement, task_head
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,9 @@ def prune_weights(
         rungs: number of rungs.
         reduce: sums a float64 tensor over all processes and returns it.
     """
+    head = material.head or task_head(dense)
     with bf16_products(dense.device):
-        expected = answers(dense, material.check)
+        expected = answers(dense, material.check, head)
         model, check = copy.deepcopy(dense), Agreement(0.0, 0.0)
         for rung in range(1, rungs + 1):
             share = keep ** (rung / rungs)
@@ -54,7 +56,7 @@ def prune_weights(
             else:
                 _keep_most(model, weight_information(model, material.information, reduce), share)
             refit_rung(dense, model, material, reduce, last=rung == rungs, keep_zeros=True)
-            check = agreement(expected, answers(model, material.check), reduce)
+            check = agreement(head, expected, answers(model, material.check, head), reduce)
             logger.info("rung %d of %d: %s", rung, rungs, check)
     return Pruned(model, check, rungs)
 

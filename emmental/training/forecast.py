@@ -13,9 +13,9 @@ from emmental.architectures import encoder_linears
 from emmental.data import FeatureDataset
 from emmental.methods import UNLEARNED_METHODS
 from emmental.runs.run import Run
-from emmental.structured.information import MOST_PASSES
 from emmental.structured.rungs import RUNGS
 from emmental.structured.texts import INFORMATION_TEXTS, REFIT_TEXTS, REFIT_TOKENS
+from emmental.task_heads import MOST_PASSES
 from emmental.training.models import load_config
 from emmental.training.phases import dense_phase, in_phases, keep_folders, pruning_phase
 from emmental.training.plan import Plan, plan_updates, trains

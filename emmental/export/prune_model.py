@@ -1,0 +1,98 @@
+"""`emmental.prune`: makes a smaller model of any task head from a trained one and some texts, in about a minute."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from emmental.architectures import longest_input
+from emmental.errors import UserError
+from emmental.export.sentence_models import Surroundings, is_sentence_model, parts_of, with_encoder
+from emmental.structured.prune import known_labels, prune_on, share_budget, time_budget, trained_head
+from emmental.structured.rungs import CLIFF, Pruned
+from emmental.structured.texts import Text, material
+from emmental.task_heads import MOST_PASSES, TaskHead
+
+
+def prune(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    texts: Iterable[Text] | None = None,
+    labels: Iterable[Any] | None = None,
+    *,
+    keep: float | Sequence[float] | None = None,
+    speedup: float | None = None,
+    max_length: int = 128,
+    batch_size: int = 32,
+    refit: bool = True,
+    passes: int = MOST_PASSES,
+) -> Any:
+    """Cut attention heads and feed-forward neurons out of a trained model, without labels and without training.
+
+    Args:
+        model: an encoder of a known type with one of the task heads: classes, several labels, scores (regression,
+            rerankers), classes of tokens, answers in a text, or no head (embeddings, as means over tokens). A
+            `CrossEncoder` or `SentenceTransformer` too. It stays as it is.
+        tokenizer: the model's own. Those two classes have one.
+        texts: strings, pairs of strings, or for rerankers `(query, [documents])`, a list or an iterator, of the kind
+            that the model will read. About 2,000 are best; at most 4,096 are read.
+        labels: of the texts: class ids or names, scores, or lists of ids or names for several labels. Without them,
+            the model's own answers are used.
+        keep: share of the encoder's matrix weights that stays, above 0 and up to 1. Several make a model each.
+        speedup: instead of `keep`: how many times as fast as `model` the result must be, for one text of
+            `max_length` tokens in PyTorch, measured on this machine.
+        max_length: tokens beyond which a text is cut; at most the model's positions.
+        batch_size: texts that go through the model at once.
+        refit: fit the remaining weights to make up for those that were cut.
+        passes: most backward passes for a batch without labels.
+
+    Returns:
+        The small model, in evaluation mode, of the same kind as `model`; a list of them for several `keep`.
+
+    Warns:
+        UserWarning: more than 5 % of the answers to held-out texts differ from those of `model`.
+
+    Raises:
+        UserError: an argument is not accepted. The message names it.
+    """
+    if (keep is None) == (speedup is None):
+        raise UserError("give either keep or speedup")
+    for name, value in (("max_length", max_length), ("batch_size", batch_size), ("passes", passes)):
+        if value < 1:
+            raise UserError(f"{name} accepts numbers from 1, not {value}")
+    shares = [keep] if keep is None or isinstance(keep, int | float) else list(keep)
+    encoder, around = model, Surroundings()
+    if is_sentence_model(model):
+        if texts is None and not isinstance(tokenizer, PreTrainedTokenizerBase):
+            tokenizer, texts = None, tokenizer
+        encoder, own, around = parts_of(model)
+        tokenizer = tokenizer or own
+    if tokenizer is None or texts is None:
+        raise UserError(f"{'tokenizer' if tokenizer is None else 'texts'} is missing: give model, tokenizer and texts")
+    head = trained_head(encoder, passes=passes, **around.options)
+    max_length = min(max_length, longest_input(encoder.config))
+    budgets = [
+        time_budget(encoder, speedup, min(max_length, tokenizer.model_max_length))
+        if share is None
+        else share_budget(encoder, share)
+        for share in shares
+    ]
+    known = None if labels is None else known_labels(head, encoder, labels)
+    rows = material(tokenizer, texts, known, max_length, batch_size, head)
+    found = [prune_on(encoder, rows, budget, refit) for budget in budgets]
+    for each in found:
+        _warn_of_cliff(each, head)
+    models = [each.model if model is encoder else with_encoder(model, encoder, each.model) for each in found]
+    return models[0] if shares == [keep] else models
+
+
+def _warn_of_cliff(found: Pruned, head: TaskHead) -> None:
+    if found.agreement.changed > CLIFF:
+        warnings.warn(
+            f"{100 * found.agreement.changed:.1f} % of the {head.unit} held-out texts differ from the whole model's: "
+            "keep more of it, give more texts, or train the small model",
+            stacklevel=3,
+        )
