@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from emmental.architectures import longest_input
 from emmental.errors import UserError
 from emmental.export.sentence_models import Surroundings, is_sentence_model, parts_of, with_encoder
+from emmental.structured.agreement import agreement, answers
 from emmental.structured.prune import known_labels, prune_on, share_budget, time_budget, trained_head
-from emmental.structured.rungs import CLIFF, Pruned
-from emmental.structured.texts import Text, material
+from emmental.structured.rungs import CLIFF, Pruned, bf16_products
+from emmental.structured.texts import Material, Text, material
 from emmental.task_heads import MOST_PASSES, TaskHead
+from emmental.training.text_recovery import recover, recovery_run
 
 
 def prune(
@@ -29,8 +33,9 @@ def prune(
     batch_size: int = 32,
     refit: bool = True,
     passes: int = MOST_PASSES,
+    updates: int = 0,
 ) -> Any:
-    """Cut attention heads and feed-forward neurons out of a trained model, without labels and without training.
+    """Cut attention heads and feed-forward neurons out of a trained model, without labels.
 
     Args:
         model: an encoder of a known type with one of the task heads: classes, several labels, scores (regression,
@@ -48,6 +53,7 @@ def prune(
         batch_size: texts that go through the model at once.
         refit: fit the remaining weights to make up for those that were cut.
         passes: most backward passes for a batch without labels.
+        updates: after the cut, updates in which the small model learns the dense model's answers to the texts.
 
     Returns:
         The small model, in evaluation mode, of the same kind as `model`; a list of them for several `keep`.
@@ -60,9 +66,15 @@ def prune(
     """
     if (keep is None) == (speedup is None):
         raise UserError("give either keep or speedup")
-    for name, value in (("max_length", max_length), ("batch_size", batch_size), ("passes", passes)):
-        if value < 1:
-            raise UserError(f"{name} accepts numbers from 1, not {value}")
+    least = {
+        "max_length": (max_length, 1),
+        "batch_size": (batch_size, 1),
+        "passes": (passes, 1),
+        "updates": (updates, 0),
+    }
+    for name, (value, smallest) in least.items():
+        if value < smallest:
+            raise UserError(f"{name} accepts numbers from {smallest}, not {value}")
     shares = [keep] if keep is None or isinstance(keep, int | float) else list(keep)
     encoder, around = model, Surroundings()
     if is_sentence_model(model):
@@ -75,18 +87,37 @@ def prune(
     head = trained_head(encoder, passes=passes, **around.options)
     max_length = min(max_length, longest_input(encoder.config))
     budgets = [
-        time_budget(encoder, speedup, min(max_length, tokenizer.model_max_length))
-        if share is None
-        else share_budget(encoder, share)
+        share_budget(encoder, share)
+        if share is not None
+        else time_budget(encoder, speedup, min(max_length, tokenizer.model_max_length))
         for share in shares
     ]
     known = None if labels is None else known_labels(head, encoder, labels)
     rows = material(tokenizer, texts, known, max_length, batch_size, head)
     found = [prune_on(encoder, rows, budget, refit) for budget in budgets]
+    if updates:
+        found = [recovered(encoder, each, rows, tokenizer, updates=updates) for each in found]
     for each in found:
         _warn_of_cliff(each, head)
     models = [each.model if model is encoder else with_encoder(model, encoder, each.model) for each in found]
     return models[0] if shares == [keep] else models
+
+
+def recovered(
+    dense: PreTrainedModel,
+    found: Pruned,
+    rows: Material,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path | None = None,
+    cut: str = "",
+    **values: Any,
+) -> Pruned:
+    """`found` after the recovery; see `emmental.training.text_recovery.recovery_run` for the other arguments."""
+    small = recover(recovery_run(folder, cut, **values), dense, found.model, rows, tokenizer)
+    head = rows.head
+    with bf16_products(dense.device):
+        expected, reached = (answers(each, rows.check, head) for each in (dense, small))
+    return replace(found, model=small, agreement=agreement(head, expected, reached))
 
 
 def _warn_of_cliff(found: Pruned, head: TaskHead) -> None:

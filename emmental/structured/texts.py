@@ -40,6 +40,7 @@ class Material:
         head: what the model answers; None: the head of its class.
         groups: (N,) number of the query of each text of `check`; None: every text is on its own.
         labels: of the texts of `check`, if they were given.
+        encodings: of all texts that are not held out, for a recovery.
     """
 
     information: list[Batch]
@@ -48,6 +49,7 @@ class Material:
     head: TaskHead | None = None
     groups: Tensor | None = None
     labels: list[Any] | None = None
+    encodings: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def material(
         head,
         torch.tensor([rows[number].group for number in in_order]) if grouped else None,
         None if known is None else [known[number] for number in in_order],
+        [encodings[number] for number in others],
     )
 
 
