@@ -1,4 +1,4 @@
-"""Reads the texts that a model is pruned on: strings, pairs, or queries with documents, as its task head takes them."""
+"""Reads the texts that a model is pruned on: strings, pairs, or queries with documents."""
 
 from __future__ import annotations
 
@@ -76,9 +76,8 @@ def _inputs(place: str, row: dict[str, Any], first: str, second: str | None, hea
     text = _string(place, first, row[first])
     if second is None:
         if TEXT not in head.shapes:
-            raise UserError(
-                f"{place}: {head.title} need {' or '.join(head.shapes)}; name both with --text_column and --text_pair_column"
-            )
+            needed = " or ".join(head.shapes)
+            raise UserError(f"{place}: {head.title} need {needed}; --text_column, --text_pair_column name the columns")
         return [text]
     if isinstance(row[second], list):
         return [(text, [_string(place, second, each) for each in row[second]])]
@@ -139,7 +138,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}:{number}", record
 
 
-def read_texts_of(path: Path) -> list[str]:
+def _lines(path: Path) -> list[str]:
     """The lines of a file in UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()

@@ -13,7 +13,7 @@ from emmental.architectures import longest_input
 from emmental.errors import UserError, names_near
 from emmental.export.bertarize import bertarize
 from emmental.export.model_folder import read_model
-from emmental.export.sentence_models import Surroundings, read_surroundings
+from emmental.export.sentence_models import Surroundings, read_surroundings, tag_of
 from emmental.export.tokenizer import tokenizer_of
 from emmental.patching import masked_layers
 from emmental.pretrained import check_folder, from_pretrained, loading, require_encoder
@@ -61,14 +61,14 @@ class LoadedModel:
         return asked or min(own, LONGEST)
 
     @property
-    def is_reranker(self) -> bool:
-        """Whether it is a cross-encoder of sentence-transformers."""
-        return not self.around.parts and (self.around.encoder or self.folder) != Path() and self.ranks
+    def pipeline(self) -> str:
+        """Its tag on the Hub."""
+        return tag_of(self.around, self.model) or self.head.pipeline
 
     @property
-    def ranks(self) -> bool:
-        """Whether it gives one score to a pair."""
-        return self.model.config.num_labels == 1 and self.head.pipeline == "text-classification"
+    def library(self) -> str:
+        """The library that loads it, by its name on the Hub."""
+        return "sentence-transformers" if self.around.parts or self.around.cross_encoder else "transformers"
 
 
 def load_for_pruning(name: str, passes: int, pooling: str | None = None) -> LoadedModel:

@@ -14,6 +14,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ from emmental.export.onnx_session import (
     onnx_file,
 )
 from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package, write_openvino_int8
+from emmental.export.sentence_models import copy_surroundings, read_surroundings, tag_of
 from emmental.export.tokenizer import read_tokenizer_files, tokenizer_of
 from emmental.first_token import first_token_only
 from emmental.patching import masked_layers
@@ -196,7 +198,9 @@ def export_onnx_folder(
         batches = calibration_batches(texts, tokenizer_of(source), longest_input(model.config))
         choice = replace(choice, batches=batches)
     name, files = source.resolve().name, read_tokenizer_files(source)
-    return write_onnx_folder(model, files, target, int8, name, text, choice, openvino)
+    surroundings = read_surroundings(source)
+    around, pipeline = partial(copy_surroundings, source, surroundings), tag_of(surroundings, model)
+    return write_onnx_folder(model, files, target, int8, name, text, choice, openvino, around, pipeline)
 
 
 def write_onnx_folder(
@@ -208,6 +212,8 @@ def write_onnx_folder(
     card: str = "",
     calibration: Calibration = NO_DATA,
     openvino: bool = False,
+    around: Callable[[Path], None] | None = None,
+    pipeline: str | None = None,
 ) -> OnnxExport:
     """Write `model` as the folder `target`: two ONNX files, config.json, the tokenizer, a card and a manifest.
 
@@ -221,6 +227,8 @@ def write_onnx_folder(
         name, card: of the model, for the new card.
         calibration: see `quantize_int8`.
         openvino: write `OPENVINO_FILE` too, which needs batches.
+        around: writes other files that belong to the model into the folder.
+        pipeline: the model's tag on the Hub; default: by its class.
     """
     plain = bertarize(model) if masked_layers(model) else model
     with atomic.atomic_folder(target) as temporary:
@@ -239,7 +247,9 @@ def write_onnx_folder(
         files = [(MODEL_FILE, "fp32", result.size, result.difference)]
         if int8:
             files.append((INT8_FILE, "q8", result.int8_size, result.int8_difference))
-        atomic.write_text(temporary / "README.md", onnx_card(card, name, type(plain).__name__, files))
+        if around is not None:
+            around(temporary)
+        atomic.write_text(temporary / "README.md", onnx_card(card, name, type(plain).__name__, files, pipeline))
     return result
 
 

@@ -4,27 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+PIPELINES = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "Model": "feature-extraction",
+}
+"""End of a class' name -> the pipeline of such models."""
+_WITHOUT_CALL = "text-ranking"
+"""A tag of the Hub for which transformers.js has no pipeline."""
 
-def onnx_card(card: str, name: str, class_name: str, files: Sequence[tuple[str, str, int, float]]) -> str:
+
+def onnx_card(
+    card: str, name: str, class_name: str, files: Sequence[tuple[str, str, int, float]], pipeline: str | None = None
+) -> str:
     """A model's own card, with a part about its ONNX files on top.
 
     Args:
         card: the model's own card, Markdown with metadata on top; may be empty.
         name: of the model.
         class_name: its class in Transformers.
+        pipeline: its tag on the Hub; default: by its class.
         files: path in the folder, transformers.js' name of the dtype, bytes, largest difference to PyTorch.
     """
     lines = [f"| {file} | `{dtype}` | {size / 1e6:.1f} | {diff:.1e} |" for file, dtype, size, diff in files]
     front, body = _front_matter(card)
     front = [line for line in front if not line.startswith(("library_name:", "pipeline_tag:"))]
-    task = "text-classification" if class_name.endswith("ForSequenceClassification") else None
+    task = pipeline or next((task for end, task in PIPELINES.items() if class_name.endswith(end)), None)
     front = ["library_name: transformers.js", *([f"pipeline_tag: {task}"] if task else []), *front]
     table = ["| file | dtype | MB | largest difference to PyTorch |", "|---|---|---:|---:|", *lines]
     call = ["```js", 'import { pipeline } from "@huggingface/transformers";', ""]
     call += [f'const classify = await pipeline("{task}", "{name}", {{ dtype: "fp32" }});', "```", ""] if task else []
     text = f"ONNX files of `{name}`, for ONNX Runtime, transformers.js and other programs that read this layout."
     return "\n".join(
-        ["---", *front, "---", f"# {name}, ONNX", "", text, "", *table, "", *(call if task else []), body]
+        [
+            "---",
+            *front,
+            "---",
+            f"# {name}, ONNX",
+            "",
+            text,
+            "",
+            *table,
+            "",
+            *(call if task not in (None, _WITHOUT_CALL) else []),
+            body,
+        ]
     )
 
 

@@ -66,13 +66,9 @@ def prune(
     """
     if (keep is None) == (speedup is None):
         raise UserError("give either keep or speedup")
-    least = {
-        "max_length": (max_length, 1),
-        "batch_size": (batch_size, 1),
-        "passes": (passes, 1),
-        "updates": (updates, 0),
-    }
-    for name, (value, smallest) in least.items():
+    least = {"max_length": 1, "batch_size": 1, "passes": 1, "updates": 0}
+    given = (max_length, batch_size, passes, updates)
+    for (name, smallest), value in zip(least.items(), given, strict=True):
         if value < smallest:
             raise UserError(f"{name} accepts numbers from {smallest}, not {value}")
     shares = [keep] if keep is None or isinstance(keep, int | float) else list(keep)

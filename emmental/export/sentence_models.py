@@ -59,6 +59,7 @@ class Surroundings:
         first_token_only: only the first token is read.
         max_length: tokens that texts are cut to; None if nobody says it.
         parts: name -> folder of the parts behind the encoder, in order.
+        cross_encoder: it is a `CrossEncoder`, which ranks or classifies pairs.
     """
 
     encoder: Path | None = None
@@ -66,6 +67,7 @@ class Surroundings:
     first_token_only: bool = False
     max_length: int | None = None
     parts: dict[str, Path] = field(default_factory=dict)
+    cross_encoder: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -119,9 +121,9 @@ def read_surroundings(folder: Path) -> Surroundings:
     Raises:
         UserError: a file is damaged, or names a part that is not known.
     """
-    listed = _read(folder / MODULES)
+    listed, crosses = _read(folder / MODULES), _is_cross_encoder(folder)
     if listed is None:
-        return Surroundings(folder, max_length=_longest(folder))
+        return Surroundings(folder, max_length=_longest(folder), cross_encoder=crosses)
     try:
         parts = {Path(each["path"]).name: (each["type"].rpartition(".")[2], each["path"]) for each in listed}
         places = [(kind, folder / path) for kind, path in parts.values()]
@@ -135,9 +137,16 @@ def read_surroundings(folder: Path) -> Surroundings:
     encoder, behind = places[0][1], places[1:]
     named = {place.name: place for _, place in behind}
     if not behind:
-        return Surroundings(encoder, max_length=_longest(encoder))
+        return Surroundings(encoder, max_length=_longest(encoder), cross_encoder=crosses)
     pool, only_first = _pool_of(behind)
     return Surroundings(encoder, pool, only_first, _longest(encoder), named)
+
+
+def tag_of(around: Surroundings, model: nn.Module) -> str | None:
+    """The tag on the Hub of a model of sentence-transformers; None for another one."""
+    if around.parts:
+        return "feature-extraction"
+    return "text-ranking" if around.cross_encoder and model.config.num_labels == 1 else None
 
 
 def copy_surroundings(folder: Path, found: Surroundings, target: Path) -> None:
@@ -210,6 +219,13 @@ def _settings(place: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{place / 'config.json'} is missing, or no object")
     return found
+
+
+def _is_cross_encoder(folder: Path) -> bool:
+    """By its settings, or in earlier versions by an entry in the encoder's configuration."""
+    kind, config = _read(folder / SETTINGS), _read(folder / "config.json")
+    named = isinstance(kind, dict) and kind.get("model_type") == "CrossEncoder"
+    return named or (isinstance(config, dict) and "sentence_transformers" in config)
 
 
 def _longest(folder: Path) -> int | None:

@@ -131,7 +131,7 @@ def test_texts_of_another_shape(kind, texts, message):
 
 @pytest.mark.parametrize("kind", ["tokens", "spans", "embeddings"])
 def test_labels_where_none_are_taken(kind):
-    with pytest.raises(UserError, match="labels: .* are pruned without labels"):
+    with pytest.raises(UserError, match=r"labels: .* are pruned without labels"):
         emmental.prune(
             tiny_models.with_head(kind), tiny_models.tokenizer("bert"), inputs(kind), itertools.repeat(0, 64), keep=0.5
         )
