@@ -33,8 +33,10 @@ def onnx_card(
     task = pipeline or next((task for end, task in PIPELINES.items() if class_name.endswith(end)), None)
     front = ["library_name: transformers.js", *([f"pipeline_tag: {task}"] if task else []), *front]
     table = ["| file | dtype | MB | largest difference to PyTorch |", "|---|---|---:|---:|", *lines]
-    call = ["```js", 'import { pipeline } from "@huggingface/transformers";', ""]
-    call += [f'const classify = await pipeline("{task}", "{name}", {{ dtype: "fp32" }});', "```", ""] if task else []
+    call = []
+    if task not in (None, _WITHOUT_CALL):
+        call = ["```js", 'import { pipeline } from "@huggingface/transformers";', ""]
+        call += [f'const classify = await pipeline("{task}", "{name}", {{ dtype: "fp32" }});', "```", ""]
     text = f"ONNX files of `{name}`, for ONNX Runtime, transformers.js and other programs that read this layout."
     return "\n".join(
         [
@@ -47,7 +49,7 @@ def onnx_card(
             "",
             *table,
             "",
-            *(call if task not in (None, _WITHOUT_CALL) else []),
+            *call,
             body,
         ]
     )

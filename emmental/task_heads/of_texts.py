@@ -217,4 +217,5 @@ def first_token(hidden: Tensor, mask: Tensor) -> Tensor:
 
 def _similarities(values: Tensor) -> Tensor:
     """(N, N) cosines of vectors of length 1; -inf on the diagonal."""
+    values = values.double()  # bfloat16, inside of autocast, would make many of them equal
     return (values @ values.T).fill_diagonal_(-math.inf)
