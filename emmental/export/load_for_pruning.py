@@ -90,7 +90,12 @@ def load_for_pruning(name: str, passes: int, pooling: str | None = None) -> Load
     config = from_pretrained(AutoConfig, str(place), flag=FLAG)
     require_encoder(config, called)
     _check_class(config, called)
-    model = read_model(place)
+    try:
+        model = read_model(place)
+    except UserError as error:
+        if not str(error).endswith("is missing"):
+            raise
+        raise UserError(f"{called} has no trained weights for its {config.architectures[0]}: {error}") from error
     model = bertarize(model) if masked_layers(model) else model
     options: dict[str, Any] = {"passes": passes, **around.options}
     if pooling is not None:

@@ -59,7 +59,7 @@ def embedder(request, tmp_path_factory):
 
 
 def test_a_cross_encoder_comes_back(reranker, tmp_path):
-    before = reranker.predict(QUERIES[0][1] and [("kasa", "lote")])
+    before = reranker.predict([("kasa", "lote")])
     small = emmental.prune(reranker, texts=QUERIES, keep=0.5)
     assert isinstance(small, CrossEncoder)
     assert encoder_weights(small.model) <= encoder_weights(reranker.model) // 2
@@ -99,10 +99,8 @@ def test_the_command_keeps_their_files(embedder, reranker, tmp_path, imported):
     (tmp_path / "queries.jsonl").write_text("\n".join(lines))
     for name, model, texts in (("s", embedder, "texts.txt"), ("c", reranker, "queries.jsonl")):
         model.save_pretrained(str(tmp_path / name))
-        main(
-            ["--model_name_or_path", str(tmp_path / name), "--texts", str(tmp_path / texts), "--keep", "0.5"]
-            + ["--output", str(tmp_path / f"small-{name}"), "--no-engines", "--onnx"]
-        )
+        arguments = ["--model_name_or_path", str(tmp_path / name), "--texts", str(tmp_path / texts), "--keep", "0.5"]
+        main([*arguments, "--output", str(tmp_path / f"small-{name}"), "--no-engines", "--onnx"])
     assert (tmp_path / "small-s-onnx" / "1_Pooling" / "config.json").is_file()
     assert "pipeline_tag: text-ranking" in (tmp_path / "small-c-onnx" / "README.md").read_text()
     assert "pipeline_tag: feature-extraction" in (tmp_path / "small-s-onnx" / "README.md").read_text()
