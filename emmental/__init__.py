@@ -19,7 +19,12 @@ __all__ = [
 ]
 
 
-COMMANDS = {"emmental-train": "masked_run_glue", "emmental-distil": "distiller", "emmental-draw": "visualizing_image"}
+COMMANDS = {
+    "emmental-train": "masked_run_glue",
+    "emmental-distil": "distiller",
+    "emmental-draw": "visualizing_image",
+    "emmental-prune": "emmental.export.prune",
+}
 """Console command -> the program that it starts."""
 
 

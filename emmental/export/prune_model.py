@@ -64,13 +64,7 @@ def prune(
     Raises:
         UserError: an argument is not accepted. The message names it.
     """
-    if (keep is None) == (speedup is None):
-        raise UserError("give either keep or speedup")
-    least = {"max_length": 1, "batch_size": 1, "passes": 1, "updates": 0}
-    given = (max_length, batch_size, passes, updates)
-    for (name, smallest), value in zip(least.items(), given, strict=True):
-        if value < smallest:
-            raise UserError(f"{name} accepts numbers from {smallest}, not {value}")
+    _check(keep, speedup, max_length=max_length, batch_size=batch_size, passes=passes, updates=updates)
     shares = [keep] if keep is None or isinstance(keep, int | float) else list(keep)
     encoder, around = model, Surroundings()
     if is_sentence_model(model):
@@ -97,6 +91,16 @@ def prune(
         _warn_of_cliff(each, head)
     models = [each.model if model is encoder else with_encoder(model, encoder, each.model) for each in found]
     return models[0] if shares == [keep] else models
+
+
+def _check(keep: Any, speedup: float | None, **numbers: int) -> None:
+    """Refuse numbers that are too small, and both budgets or none."""
+    if (keep is None) == (speedup is None):
+        raise UserError("give either keep or speedup")
+    for name, value in numbers.items():
+        smallest = 0 if name == "updates" else 1
+        if value < smallest:
+            raise UserError(f"{name} accepts numbers from {smallest}, not {value}")
 
 
 def recovered(

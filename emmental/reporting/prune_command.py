@@ -17,6 +17,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+import emmental
 from emmental import atomic
 from emmental.command_line import parse_flags, user_mistakes
 from emmental.data.pruning_texts import Columns, read_inputs
@@ -259,6 +260,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prune what the command line names; a mistake is one line on stderr and exit status 2."""
     description = "Make a smaller, faster model from a trained one and some texts, without labels; any task head."
     flags = parse_flags(description, FLAGS, argv, _EVERYDAY, lambda _: None, _problems)
+    emmental.register()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     configure_logging(True)
