@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from emmental.errors import UserError
 
@@ -55,6 +56,15 @@ def write_json(path: str | Path, value: object) -> None:
         ValueError: `value` holds a NaN or an infinity, which JSON cannot hold.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if the file is missing, unreadable, or holds anything else."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 @contextmanager
