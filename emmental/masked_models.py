@@ -30,7 +30,7 @@ class MaskedConfig:
     """What the configurations of all masked models share; each is also the plain configuration of its type.
 
     Attributes:
-        pruning_method: topK, threshold, sigmoied_threshold, magnitude, l0 or fisher.
+        pruning_method: one of `emmental.methods.PRUNING_METHODS`.
         mask_init: constant, uniform, kaiming or magnitude: how mask scores start if no checkpoint has them.
         mask_scale: scale of that start.
         threshold: the threshold the model predicts with; None keeps every weight (`l0` has no threshold).

@@ -19,7 +19,7 @@ from torch import nn
 import emmental
 from emmental.architectures import base_model_type
 from emmental.errors import UserError
-from emmental.methods import SCORE_METHODS, UNLEARNED_METHODS
+from emmental.methods import method_of
 from emmental.patching import masked_layers
 from emmental.pruning import densities, mask_churn, remaining_weights
 from emmental.reporting.before_after import Made, before_and_after, no_better_than_words, speed_reached
@@ -80,7 +80,7 @@ def _against(args: Run, model: nn.Module | None) -> str:
     slower = f"--learning_rate (now {args.learning_rate:g})"
     if not args.model_type.startswith("masked_") or args.granularity == "structured":
         return f"Lower {slower}, or train longer (--num_train_epochs)"
-    if args.pruning_method not in UNLEARNED_METHODS:
+    if method_of(args.pruning_method).learns_scores:
         slower = f"--mask_scores_learning_rate (now {args.mask_scores_learning_rate:g}) or {slower}"
     if model is not None and masked_layers(model) and (left := remaining_weights(model)) > MOSTLY_THERE:
         return f"Lower {slower}, or train longer (--num_train_epochs): {left:.1f} % of the weights are still there"
@@ -135,7 +135,8 @@ def _advice(args: Run, made: Made, results: dict[str, float]) -> list[str]:
     lines = []
     if made.floor is not None and no_better_than_words(results, made.floor, args.task.primary_metric):
         lines.append("not better than a bag of words by more than the noise: serve the bag of words, it is faster")
-    if args.do_train and made_by(args, made) in SCORE_METHODS and made.remaining > MOSTLY_THERE:
+    by_scores = made_by(args, made) == args.pruning_method and not method_of(args.pruning_method).by_share
+    if args.do_train and by_scores and made.remaining > MOSTLY_THERE:
         lines.append(
             f"{made.remaining:.1f} % of the weights remain, so hardly anything was pruned: give --keep, or a larger "
             f"--final_lambda (now {args.final_lambda:g})"

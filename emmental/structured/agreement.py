@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emmental.modules.weight_information import Reduce
 from emmental.structured.stepping import evaluating, model_inputs
 
 
@@ -35,7 +36,7 @@ def answers(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Tensor
         return torch.cat([model(**model_inputs(batch, model)).logits.float() for batch in batches])
 
 
-def agreement(dense: Tensor, pruned: Tensor, reduce: Callable[[Tensor], Tensor] | None = None) -> Agreement:
+def agreement(dense: Tensor, pruned: Tensor, reduce: Reduce | None = None) -> Agreement:
     """Compare (N, C) logits.
 
     Args:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emmental.modules.weight_information import Reduce
 from emmental.structured.gates import all_open, gated
 from emmental.structured.stepping import evaluating, model_inputs
 
 MOST_PASSES = 8
 """Most backward passes for one batch without labels: exact up to nine classes, and nearly so for more."""
-
-Reduce = Callable[[Tensor], Tensor]
 
 
 def fisher_information(

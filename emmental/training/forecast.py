@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from emmental.architectures import encoder_linears
 from emmental.data import FeatureDataset
-from emmental.methods import UNLEARNED_METHODS
+from emmental.methods import method_of
 from emmental.runs.run import Run
 from emmental.structured.information import MOST_PASSES
 from emmental.structured.rungs import RUNGS
@@ -123,7 +123,7 @@ def without_effect(run: Run) -> list[str]:
         "no --speedup": (run.speedup is None, ("speedup_batch_size", "speedup_length", "speedup_engine")),
         "heads and neurons have no mask scores": (structured, _OF_SCORES),
         f"{run.pruning_method} learns no scores": (
-            not structured and run.pruning_method in UNLEARNED_METHODS,
+            not structured and not method_of(run.pruning_method).learns_scores,
             ("mask_init", "mask_scale", "mask_scores_learning_rate"),
         ),
         "dense training": (trains_dense(run.flags), ("pruning_method", *_OF_SCORES)),

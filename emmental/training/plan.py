@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from emmental.flags import Flags
-from emmental.methods import FRACTION_METHODS, SCORE_METHODS
+from emmental.methods import method_of
 from emmental.pruning import schedule_threshold
 from emmental.runs.run import Run
 
@@ -83,7 +83,7 @@ class Plan:
                 f"--warmup_steps {self.warmup_steps} is longer than the training of {self.total_updates} updates: "
                 f"give --warmup_steps up to {self.total_updates // 10}, or more --num_train_epochs or --max_steps"
             )
-        has_threshold = self.global_topk or self.method != "l0"
+        has_threshold = self.global_topk or method_of(self.method).has_threshold
         moves = self.prunes and has_threshold and self.initial_threshold != self.final_threshold
         if not moves or self.pruning_updates >= 1:
             return None
@@ -96,7 +96,7 @@ class Plan:
 
     def warning(self) -> str | None:
         """A warning about a result that the user may not expect, in one line; None if there is none."""
-        by_scores = self.prunes and self.method in SCORE_METHODS and not self.global_topk
+        by_scores = self.prunes and not method_of(self.method).by_share and not self.global_topk
         if not by_scores or self.final_lambda > 0:
             return None
         return (
@@ -142,7 +142,7 @@ class Plan:
         return sorted(spread | ends)
 
     def _expected_remaining(self, threshold: float) -> str:
-        if self.method in FRACTION_METHODS or self.global_topk:
+        if method_of(self.method).by_share or self.global_topk:
             return f"{100 * threshold:.1f} %"
         return "by scores"
 

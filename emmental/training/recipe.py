@@ -6,9 +6,9 @@ The rule, from the number of training rows N, batches of 32, and the width H of 
 - heads and neurons: cut without training, then half as many updates as the dense phase had, 600 at most, learning
   from the dense model at half the dense learning rate, or twice that rate if 15 % or less stays: a high rate
   harms after a mild cut and helps after a hard one (docs/structured.md). With `--speedup` the cut decides what stays;
-- single weights by Fisher information (`fisher`, or `brain_surgeon` if 5 % or less stays and its memory fits): cut
-  without training, then 600 updates (1,500 if less than 10 % stays) at the dense learning rate, or twice that rate
-  if 5 % or less stays;
+- single weights by a method that cuts (`emmental.methods.RECOMMENDED`, or `RECOMMENDED_FOR_FEW` if 5 % or less stays
+  and its memory fits): cut without training, then 600 updates (1,500 if less than 10 % stays) at the dense learning
+  rate, or twice that rate if 5 % or less stays;
 - single weights by another method: 1,500 updates (2,500 if less than 10 % stays); all matrices ranked together;
   scores start from magnitude; twice the dense learning rate; the last 30 % of the updates at the final share.
 
@@ -23,15 +23,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from emmental.flags import Flags
-from emmental.methods import BRAIN_SURGEON, CUT_METHODS, SCORE_METHODS
+from emmental.methods import CUT_METHODS, RECOMMENDED, RECOMMENDED_FOR_FEW, method_of
 
 STRUCTURED, UNSTRUCTURED = "structured", "unstructured"
 BATCH = 32
 MOST_UPDATES, MOST_EPOCHS = 3000, 20.0
 DENSE_UPDATES, RECOVERY_UPDATES = 600, 600
-PRUNING_UPDATES, PRUNING_UPDATES_BELOW_A_TENTH = 1500, 2500
-UPDATES_BETWEEN_RANKINGS = 10
-"""Updates between two rankings of the weights with `fisher`, whose scores change with every update."""
 HARD_CUT, HARD_CUT_OF_WEIGHTS = 0.15, 0.05
 KEEP = {STRUCTURED: 0.25, UNSTRUCTURED: 0.15}
 
@@ -98,15 +95,16 @@ def settle_recipe(flags: Flags) -> None:
         flags.keep = [KEEP.get(flags.granularity, KEEP[STRUCTURED])]
     prunes = flags.granularity == UNSTRUCTURED and not trains_dense(flags)
     if prunes and flags.recipe == "auto" and "pruning_method" not in given:
-        flags.pruning_method = "fisher"
+        flags.pruning_method = RECOMMENDED.name
+    method = method_of(flags.pruning_method)
     if flags.keep and prunes:
         flags.final_threshold = flags.keep[-1]
         # If the threshold is not a share, one threshold for the scores of all matrices decides what stays.
-        flags.global_topk = flags.global_topk or flags.pruning_method in SCORE_METHODS
-    if flags.pruning_method in CUT_METHODS and flags.granularity == UNSTRUCTURED:
+        flags.global_topk = flags.global_topk or not method.by_share
+    if method.always_global_topk and flags.granularity == UNSTRUCTURED:
         flags.global_topk = True
-        if "global_topk_frequency_compute" not in given:
-            flags.global_topk_frequency_compute = UPDATES_BETWEEN_RANKINGS
+        if method.updates_between_rankings and "global_topk_frequency_compute" not in given:
+            flags.global_topk_frequency_compute = method.updates_between_rankings
 
 
 def trains_dense(flags: Flags) -> bool:
@@ -115,9 +113,9 @@ def trains_dense(flags: Flags) -> bool:
 
 
 def cuts_weights(flags: Flags) -> bool:
-    """Whether single weights are pruned without training first: by `CUT_METHODS`, unless the user gives a schedule."""
+    """Whether a method that `cuts_first` prunes single weights before training: unless the user gives a schedule."""
     schedule = {"initial_threshold", "mask_init", "initial_warmup"} & set(flags.explicit)
-    by_information = flags.granularity == UNSTRUCTURED and flags.pruning_method in CUT_METHODS and not schedule
+    by_information = flags.granularity == UNSTRUCTURED and method_of(flags.pruning_method).cuts_first and not schedule
     return by_information and flags.recipe == "auto" and not trains_dense(flags)
 
 
@@ -140,7 +138,8 @@ def recipe_problems(flags: Flags) -> list[str]:
         problems.append(f"--keep accepts falling shares, such as 0.5 0.25 0.1, not {flags.keep}")
     if flags.granularity == UNSTRUCTURED and "speedup" in given and not trains_dense(flags):
         problems.append("--speedup needs --granularity structured: ordinary engines gain no speed from single weights")
-    if flags.granularity == STRUCTURED and "pruning_method" in given and flags.pruning_method != "fisher":
+    ranks_gates = STRUCTURED in method_of(flags.pruning_method).granularities
+    if flags.granularity == STRUCTURED and "pruning_method" in given and not ranks_gates:
         problems.append(
             f"--granularity structured chooses heads and neurons by their Fisher information; omit --pruning_method "
             f"{flags.pruning_method}"
@@ -175,10 +174,10 @@ def _untrained_problems(flags: Flags) -> list[str]:
         problems.append(f"--num_train_epochs 0 trains nothing and contradicts --max_steps {flags.max_steps}; omit one")
     if flags.recipe == "paper" and flags.dense_first and flags.num_train_epochs == 0:
         problems.append("--num_train_epochs 0 with --recipe paper leaves --dense_first nothing to train; omit one")
-    if flags.pruning_method == BRAIN_SURGEON and not (cuts or trains_dense(flags)):
+    if method_of(flags.pruning_method).only_cuts and not (cuts or trains_dense(flags)):
         problems.append(
-            f"--pruning_method {BRAIN_SURGEON} prunes before training: give --keep, and no threshold, mask start, "
-            "warm-up of a schedule or --recipe paper"
+            f"--pruning_method {flags.pruning_method} prunes before training: give --keep, and no threshold, mask "
+            "start, warm-up of a schedule or --recipe paper"
         )
     return problems
 
@@ -206,21 +205,20 @@ def structured_values(facts: Facts, keep: float) -> dict[str, Any]:
 
 def unstructured_values(facts: Facts, method: str, keep: float) -> dict[str, Any]:
     """Flag -> value of the pruning of single weights by a method, down to the share `keep`."""
-    updates = PRUNING_UPDATES if keep >= 0.1 else PRUNING_UPDATES_BELOW_A_TENTH
-    scale = 5.0 if method == "l0" else 1.0  # large enough for the noise of the gates
+    recipe = method_of(method).pruning
     return (
         _common(facts)
         | _teaching()
         | {
-            "num_train_epochs": _epochs(facts, updates),
-            "learning_rate": 2 * facts.learning_rate,
-            "mask_init": "magnitude",
-            "mask_scale": scale,
-            "mask_scores_learning_rate": 2e-3 * scale,
+            "num_train_epochs": _epochs(facts, recipe.updates if keep >= 0.1 else recipe.updates_below_a_tenth),
+            "learning_rate": recipe.rate * facts.learning_rate,
+            "mask_init": recipe.mask_init,
+            "mask_scale": recipe.mask_scale,
+            "mask_scores_learning_rate": recipe.mask_scores_learning_rate,
             "initial_threshold": 1.0,
             "final_threshold": keep,
-            "global_topk": method != "magnitude",
-            "final_warmup": 3,
+            "global_topk": recipe.global_topk,
+            "final_warmup": recipe.final_warmup,
         }
     )
 
@@ -229,18 +227,20 @@ def cut_weights_values(facts: Facts, keep: float, surgeon_fits: bool) -> dict[st
     """Flag -> value of the cut of single weights to the share `keep`, and of the recovery; what is zero stays zero.
 
     Args:
-        surgeon_fits: there is plenty of memory for `brain_surgeon`.
+        surgeon_fits: there is plenty of memory for `RECOMMENDED_FOR_FEW`.
     """
     hard = keep <= HARD_CUT_OF_WEIGHTS
+    method = RECOMMENDED_FOR_FEW if hard and surgeon_fits else RECOMMENDED
+    recipe = method.recovery
     return (
         _common(facts)
         | _teaching()
-        | ({"pruning_method": BRAIN_SURGEON} if hard and surgeon_fits else {})
+        | ({} if method is RECOMMENDED else {"pruning_method": method.name})
         | {
-            "num_train_epochs": _epochs(facts, RECOVERY_UPDATES if keep >= 0.1 else PRUNING_UPDATES),
-            "learning_rate": facts.learning_rate * (2.0 if hard else 1.0),
-            "mask_init": "magnitude",
-            "mask_scale": 1.0,  # scores above 0 for what stays, 0 for what is cut
+            "num_train_epochs": _epochs(facts, recipe.updates if keep >= 0.1 else recipe.updates_below_a_tenth),
+            "learning_rate": facts.learning_rate * (recipe.rate_of_hard_cut if hard else recipe.rate),
+            "mask_init": recipe.mask_init,
+            "mask_scale": recipe.mask_scale,
             "initial_threshold": keep,
             "final_threshold": keep,
         }

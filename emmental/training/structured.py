@@ -17,11 +17,10 @@ from emmental import atomic
 from emmental.architectures import architecture_of
 from emmental.data import FeatureDataset
 from emmental.errors import UserError
-from emmental.methods import BRAIN_SURGEON
+from emmental.methods import RECOMMENDED, RECOMMENDED_FOR_FEW, Method, method_of
 from emmental.pretrained import from_pretrained, weights_fingerprint
 from emmental.runs.processes import Processes, memory_of
 from emmental.runs.run import Run
-from emmental.structured.brain_surgeon import BYTES_A_WEIGHT
 from emmental.structured.gates import encoder_weights
 from emmental.structured.rungs import CLIFF, CLIFF_BEFORE_RECOVERY, Pruned, prune_carefully, prune_in_rungs
 from emmental.structured.selection import Budget
@@ -56,28 +55,29 @@ def cut(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, budget: Budge
 
 def cut_weights(run: Run, dense: PreTrainedModel, dataset: FeatureDataset, keep: float) -> Path:
     """The folder `<output_dir>/pruned` with the plain model that keeps this share of its single weights: see `cut`."""
-    name, surgeon = f"keep {keep:g} of single weights", run.pruning_method == BRAIN_SURGEON
-    name += f" by {BRAIN_SURGEON}" if surgeon else ""
-    return _pruned(run, dense, dataset, partial(prune_weights, keep=keep, surgeon=surgeon), name)
+    name, method = f"keep {keep:g} of single weights", method_of(run.pruning_method)
+    name += "" if method is RECOMMENDED else f" by {method.name}"
+    return _pruned(run, dense, dataset, partial(prune_weights, keep=keep, method=method), name)
 
 
 def check_memory(run: Run, model: PreTrainedModel) -> None:
     """Whether the machine can hold what a cut of single weights needs.
 
     Raises:
-        UserError: the brain surgeon needs more memory than the machine, or its GPU, has.
+        UserError: the method needs more memory than the machine, or its GPU, has.
     """
-    needed, there = _memory_for_surgeon(run, encoder_weights(model))
-    if run.pruning_method == BRAIN_SURGEON and needed > there:
+    method = method_of(run.pruning_method)
+    needed, there = _memory_for_cut(run, method, encoder_weights(model))
+    if needed > there:
         raise UserError(
-            f"--pruning_method {BRAIN_SURGEON} needs {needed / 1e9:.0f} GB of memory for this encoder, and there are "
-            f"{there / 1e9:.0f}; give --pruning_method fisher"
+            f"--pruning_method {method.name} needs {needed / 1e9:.0f} GB of memory for this encoder, and there are "
+            f"{there / 1e9:.0f}; give --pruning_method {RECOMMENDED.name}"
         )
 
 
 def surgeon_fits(run: Run, config: PreTrainedConfig) -> bool:
-    """Whether the machine, or its GPU, has twice the memory that the brain surgeon needs for this encoder."""
-    needed, there = _memory_for_surgeon(run, encoder_weights_of(config))
+    """Whether the machine, or its GPU, has twice the memory that `RECOMMENDED_FOR_FEW` needs for this encoder."""
+    needed, there = _memory_for_cut(run, RECOMMENDED_FOR_FEW, encoder_weights_of(config))
     return not run.processes.any(2 * needed > there)
 
 
@@ -87,10 +87,10 @@ def encoder_weights_of(config: PreTrainedConfig) -> int:
         return encoder_weights(AutoModelForSequenceClassification.from_config(config))
 
 
-def _memory_for_surgeon(run: Run, weights: int) -> tuple[int, int]:
+def _memory_for_cut(run: Run, method: Method, weights: int) -> tuple[int, int]:
     """(needed, there), in bytes. Without GPUs, the processes share the machine's memory."""
     sharing = run.processes.world_size if run.processes.device.type == "cpu" else 1
-    return BYTES_A_WEIGHT * weights * sharing, memory_of(run.processes.device)
+    return method.bytes_a_weight * weights * sharing, memory_of(run.processes.device)
 
 
 def _pruned(
