@@ -122,7 +122,7 @@ def atomic_folder(path: str | Path, damaged_too: bool = False) -> Iterator[Path]
     """
     path = Path(path)
     if path.exists():
-        _refuse_foreign(path, damaged_too)
+        _require_ours(path, damaged_too)
     temporary = _temporary_beside(path)
     try:
         with _noticing_the_disk(path, temporary):
@@ -224,13 +224,13 @@ def remove_folder(folder: str | Path) -> None:
         UserError: the folder has no manifest, or holds files that are not in it, so it may hold the user's files.
     """
     folder = Path(folder)
-    _refuse_foreign(folder, damaged_too=True)
+    _require_ours(folder, damaged_too=True)
     doomed = _temporary_beside(folder)
     os.replace(folder, doomed)
     shutil.rmtree(doomed)
 
 
-def _refuse_foreign(folder: Path, damaged_too: bool) -> None:
+def _require_ours(folder: Path, damaged_too: bool) -> None:
     if not is_ours(folder, damaged_too):
         raise UserError(f"{folder} holds files that this program did not write; it is left alone")
 

@@ -154,7 +154,7 @@ def masked_class(plain: type[nn.Module]) -> type[MaskedModel]:
     return type(f"Masked{plain.__name__}", (MaskedModel, plain), members)
 
 
-def plain_class(masked: type[nn.Module]) -> type[nn.Module]:
+def unmasked_class(masked: type[nn.Module]) -> type[nn.Module]:
     """The class that a masked one was made from; any other class is returned unchanged."""
     return masked.__mro__[2] if issubclass(masked, MaskedModel) else masked
 

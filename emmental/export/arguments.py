@@ -62,12 +62,16 @@ def folders(args: argparse.Namespace) -> tuple[Path, Path]:
     return source, Path(args.output or source.resolve().parent / f"{args.prefix}_{source.resolve().name}")
 
 
-def refuse_foreign(target: Path, mark: str) -> None:
-    """Refuse to replace a folder that has no card with this `mark`: a checkpoint has a manifest too."""
-    card = target / "README.md"
-    ours = (target / atomic.MANIFEST).is_file() and card.is_file() and mark in card.read_text("utf-8", "replace")
-    if target.exists() and not ours:
+def refuse_foreign(target: Path, is_ours: bool) -> None:
+    """Refuse to replace what the command did not make. A manifest alone does not tell: checkpoints have one too."""
+    if target.exists() and not is_ours:
         raise UserError(f"--output {target} exists and was not made by this command; it is left alone")
+
+
+def has_card(folder: Path, mark: str) -> bool:
+    """Whether the folder was written with a card that has this `mark`."""
+    card = folder / "README.md"
+    return (folder / atomic.MANIFEST).is_file() and card.is_file() and mark in card.read_text("utf-8", "replace")
 
 
 def write_model(model: PreTrainedModel, source: Path, target: Path, card: str) -> None:

@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from emmental import atomic, small_models
 from emmental.architectures import ARCHITECTURES, base_model_type
 from emmental.errors import UserError
-from emmental.masked_models import MaskedConfig, masked_class, plain_class
+from emmental.masked_models import MaskedConfig, masked_class, unmasked_class
 from emmental.methods import METHODS, canonical_pruning_method
 from emmental.patching import set_threshold
 from emmental.pretrained import check_folder, check_sizes, making, read_weights
@@ -76,7 +76,7 @@ def build_model(cls: type[PreTrainedModel], config: PreTrainedConfig, state: dic
         UserError: a tensor is missing, unexpected, of the wrong shape, or not finite; the message names `source`.
     """
     state = {key: value for key, value in state.items() if key.rpartition(".")[2] != "position_ids"}
-    has_choice = "add_pooling_layer" in inspect.signature(small_models.plain_class(plain_class(cls))).parameters
+    has_choice = "add_pooling_layer" in inspect.signature(small_models.plain_class(unmasked_class(cls))).parameters
     options = {"add_pooling_layer": any(key.startswith("pooler.") for key in state)} if has_choice else {}
     with making(source, "no model can be made from its configuration"), torch.device("meta"):
         expected = {key: value.shape for key, value in cls(config, **options).state_dict().items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emmental.modules.weight_information import Reduce
-from emmental.structured.stepping import evaluating, model_inputs
+from emmental.structured.stepping import evaluating, inputs_on_device
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Agreement:
 def answers(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Tensor:
     """(N, C) float32 logits of all batches, one after the other; dropout off."""
     with evaluating(model), torch.no_grad():
-        return torch.cat([model(**model_inputs(batch, model)).logits.float() for batch in batches])
+        return torch.cat([model(**inputs_on_device(batch, model)).logits.float() for batch in batches])
 
 
 def agreement(dense: Tensor, pruned: Tensor, reduce: Reduce | None = None) -> Agreement:

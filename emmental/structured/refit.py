@@ -17,7 +17,7 @@ from emmental.architectures import DOWN, OUTPUT, architecture_of, encoder_layers
 from emmental.first_token import all_tokens, reads_first_token
 from emmental.modules.weight_information import Reduce
 from emmental.structured.agreement import answers
-from emmental.structured.stepping import LayerByLayer, evaluating, model_inputs
+from emmental.structured.stepping import LayerByLayer, evaluating, inputs_on_device
 
 RIDGE = 0.01
 """The ridge, in units of the mean diagonal of c^T c."""
@@ -180,7 +180,7 @@ class _Refit:
         keep_zeros: bool,
     ) -> None:
         self.keep_zeros = keep_zeros
-        self.batches = [model_inputs(batch, pruned) for batch in batches]
+        self.batches = [inputs_on_device(batch, pruned) for batch in batches]
         self.dense, self.pruned = LayerByLayer(dense, self.batches[0]), LayerByLayer(pruned, self.batches[0])
         self.reduce = reduce
         self.layers, self.roles = encoder_layers(pruned), architecture_of(pruned.config).roles

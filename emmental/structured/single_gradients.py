@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from emmental.architectures import encoder_linears
 from emmental.modules.weight_information import UsesOfMatrices
 from emmental.structured.information import derivatives
-from emmental.structured.stepping import evaluating, model_inputs
+from emmental.structured.stepping import evaluating, inputs_on_device
 
 
 def uses_of_matrices(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Iterator[UsesOfMatrices]:
@@ -25,7 +25,7 @@ def uses_of_matrices(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) 
     names = list(encoder_linears(model))
     with evaluating(model):
         for batch in batches:
-            inputs, labels = model_inputs(batch, model), batch.get("labels")
+            inputs, labels = inputs_on_device(batch, model), batch.get("labels")
             with torch.enable_grad(), _seen(model, names) as seen:
                 heights = list(derivatives(model(**inputs).logits.float(), labels))
             outputs = [output for _, _, output in seen]
