@@ -175,7 +175,9 @@ class TestModelCard:
     def test_a_folder_of_this_machine_is_not_named_as_a_base_model(self, args, pruned, bert_dir):
         assert str(bert_dir) not in model_card(args, TrainedModels(pruned), {})
         args.model_name_or_path = "google-bert/bert-base-uncased"
-        assert ModelCard(model_card(args, TrainedModels(pruned), {})).data.base_model == "google-bert/bert-base-uncased"
+        assert (
+            ModelCard(model_card(args, TrainedModels(pruned), {})).data.base_model == "google-bert/bert-base-uncased"
+        )
 
 
 def test_a_refused_upload_says_where_the_model_is(args, monkeypatch):

@@ -17,6 +17,7 @@ FACTS = DataFacts(
     2000, 384, rows=2000, mean_length=50.0, model_type="bert", weights=1000, encoder_weights=800, memory=10**12
 )
 GIVEN = ["--data_dir", "data", "--task_name", "mrpc", "--output_dir", "out"]
+DENSE = "DenseTraining dense"
 
 
 def flags(*given: str):
@@ -30,7 +31,7 @@ def phases(*given: str, facts: DataFacts = FACTS) -> list[Phase]:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ([], ["DenseTraining dense", "CutHeadsAndNeurons .", "Recovery ."]),
+        ([], [DENSE, "CutHeadsAndNeurons .", "Recovery ."]),
         (["--no-dense_first"], ["CutHeadsAndNeurons .", "Recovery ."]),
         (["--num_train_epochs", "0"], ["DenseTraining dense", "CutHeadsAndNeurons ."]),
         (
@@ -41,13 +42,13 @@ def phases(*given: str, facts: DataFacts = FACTS) -> list[Phase]:
                 *("CutHeadsAndNeurons keep-0.25", "Recovery keep-0.25"),
             ],
         ),
-        (["--speedup", "2"], ["DenseTraining dense", "CutHeadsAndNeurons .", "Recovery ."]),
+        (["--speedup", "2"], [DENSE, "CutHeadsAndNeurons .", "Recovery ."]),
         (["--granularity", "unstructured"], ["DenseTraining dense", "CutSingleWeights .", "MaskedRecovery ."]),
-        (["--pruning_method", "topK"], ["DenseTraining dense", "FinePruning ."]),
-        (["--pruning_method", "fisher", "--recipe", "auto", "--mask_init", "uniform"], ["DenseTraining dense", "FinePruning ."]),
+        (["--pruning_method", "topK"], [DENSE, "FinePruning ."]),
+        (["--granularity", "unstructured", "--recipe", "auto", "--mask_init", "uniform"], [DENSE, "FinePruning ."]),
         (["--recipe", "paper"], ["FinePruning ."]),
-        (["--recipe", "paper", "--dense_first"], ["DenseTraining dense", "FinePruning ."]),
-        (["--recipe", "paper", "--granularity", "structured"], ["DenseTraining dense", "CutHeadsAndNeurons .", "Recovery ."]),
+        (["--recipe", "paper", "--dense_first"], [DENSE, "FinePruning ."]),
+        (["--recipe", "paper", "--granularity", "structured"], [DENSE, "CutHeadsAndNeurons .", "Recovery ."]),
         (["--model_type", "bert"], ["DenseTraining ."]),
     ],
 )  # fmt: skip
@@ -105,7 +106,11 @@ def test_a_masked_model_keeps_its_method():
     ("given", "changed", "line"),
     [
         ([], {"examples": 7}, "--granularity structured needs 8 training rows or more, not 7"),
-        (["--keep", "0.001"], {}, "--keep 0.001 is less than one of the 800 encoder weights of .*; give 0.0013 or more"),
+        (
+            ["--keep", "0.001"],
+            {},
+            "--keep 0.001 is less than one of the 800 encoder weights of .*; give 0.0013 or more",
+        ),
         (
             ["--speedup", "2", "--speedup_length", "600"],
             {"model": "--model_name_or_path x"},
