@@ -71,7 +71,7 @@ from emmental.tasks import (
     resolve_task,
     write_predictions,
 )
-from emmental.teaching.teachers import check_hidden_states, load_teacher, teaching
+from emmental.teaching.teachers import compared_with, load_teacher, teaching
 from emmental.training.facts import DataFacts, data_facts
 from emmental.training.folders import lock_run, opened, parts_of, refuse_other_runs
 from emmental.training.forecast import disk_forecast
@@ -170,7 +170,7 @@ def load_models(run: Run, tokenizer: Any) -> tuple[nn.Module, nn.Module | None]:
     teacher = None
     if run.teacher_name_or_path is not None:
         teacher = load_teacher(run, tokenizer, run.task)
-        check_hidden_states(run, teacher, model, run.datasets[run.task.name, "train"])
+        compared_with(run, teacher, model)  # fails before training if the layers do not fit
     if isinstance(run.phases[0], DenseTraining) and not run.phases[0].is_needed(run, model):
         del run.phases[0]
     return model, teacher

@@ -369,3 +369,20 @@ def test_no_path_of_one_machine():
         if absolute.search(line)
     ]
     assert found == []
+
+
+BEFORE_THE_ROUTE = (
+    *("emmental.flags", "emmental.runs.run", "emmental.command_line", "emmental.language_models.arguments"),
+    *(f"emmental.training.{name}" for name in ("arguments", "recipe", "settings", "route", "tasks", "models")),
+)
+"""Modules that read what the user asked for: they declare, check and complete flags, load what these name, and decide
+the route."""
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(("emmental", "masked_run_glue"))])
+def test_nothing_behind_the_route_asks_which_flags_led_there(module):
+    if module in BEFORE_THE_ROUTE:
+        return
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Attribute) and node.attr in ("granularity", "recipe", "explicit"):
+            assert module.startswith("emmental.methods"), f"{module}, line {node.lineno}: {ast.unparse(node)}"

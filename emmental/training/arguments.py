@@ -174,12 +174,6 @@ FLAGS = {
             "teacher_layers",
             "for each layer of the student the teacher's, from 1; 0 for none (such as 2,4,6); default: spread evenly",
         ),
-        flag(
-            "hidden_cache_limit_gb",
-            "keep the teacher's hidden states on the disk, up to this size; 0: run the teacher for every batch",
-            0.0,
-            at_least=0,
-        ),
     ),
     "optimization": (
         flag("per_gpu_train_batch_size", "batch size of one process", 8, at_least=1),
@@ -442,10 +436,6 @@ def _teacher_problems(args: Flags) -> list[str]:
         )
     elif args.teacher_layers is not None and not wants_hidden:
         problems.append("--teacher_layers does nothing without --alpha_hidden_cos or --alpha_hidden_mse above 0")
-    if args.hidden_cache_limit_gb > 0 and not wants_hidden:
-        problems.append(
-            "--hidden_cache_limit_gb does nothing without --alpha_hidden_cos or --alpha_hidden_mse above 0"
-        )
     return problems
 
 
