@@ -56,8 +56,9 @@ def folders(args: argparse.Namespace) -> tuple[Path, Path]:
     return source, Path(args.output or source.resolve().parent / f"{args.prefix}_{source.resolve().name}")
 
 
-def refuse_foreign(target: Path, mark: str) -> None:
-    """Refuse to replace a folder that has no card with this `mark`: a checkpoint has a manifest too."""
+def refuse_foreign(target: Path, mark: str, source: Path) -> None:
+    """Refuse to replace the `source`, or a folder without a card with this `mark`. Checkpoints have manifests too."""
+    atomic.refuse_losing({"--model_name_or_path": source}, [target], f"--output {target}")
     card = target / "README.md"
     ours = (target / atomic.MANIFEST).is_file() and card.is_file() and mark in card.read_text("utf-8", "replace")
     if target.exists() and not ours:

@@ -188,6 +188,7 @@ def export_onnx_folder(
         raise UserError(f"{flag} needs texts to fix its scales: give --calibration_file")
     if openvino and (package := missing_package()):
         raise UserError(f"--openvino: {package} is not installed: pip install openvino nncf")
+    atomic.refuse_losing({"--model_name_or_path": source}, [target], f"--output {target}")
     _refuse_foreign(target)
     model = read_model(source, pruning_method, threshold)
     card = source / "README.md"

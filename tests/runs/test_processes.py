@@ -50,8 +50,14 @@ def test_torchrun_with_one_process_needs_no_group(monkeypatch):
 def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    for name, value in (
+        ("RANK", "2"),
+        ("LOCAL_RANK", "2"),
+        ("WORLD_SIZE", "3"),
+        ("MASTER_ADDR", "a"),
+        ("MASTER_PORT", "1"),
+    ):
+        monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="--nproc_per_node accepts up to 2 here, one process a GPU; --no_cuda"):
         processes.start()
 
