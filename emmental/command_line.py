@@ -37,7 +37,7 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """As in argparse, but `~/` at the start of a value is the home folder. No shell replaces it in `--flag=~/x`."""
+        """As in argparse, but `~/` at the start of a value is the home folder: shells leave it in `--flag=~/x`."""
         _settle_home(os.environ)
         words = sys.argv[1:] if args is None else args
         return super().parse_known_args([_at_home(word) for word in words], namespace)

@@ -215,6 +215,7 @@ class _WorkersLoader(DataLoader):
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         try:
+            torch.multiprocessing.Queue().close()  # fails here if /dev/shm has no room even for its semaphores
             for arrays in super().__iter__():
                 batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
                 yield {name: tensor.pin_memory() for name, tensor in batch.items()} if self.pin_memory else batch

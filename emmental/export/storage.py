@@ -20,7 +20,7 @@ import torch
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from emmental.architectures import ARCHITECTURES, UP, base_model_type, encoder_linears, encoder_room
-from emmental.atomic import atomic_file, refuse_losing
+from emmental.atomic import atomic_file
 from emmental.command_line import OneLineParser, user_mistakes
 from emmental.errors import UserError
 from emmental.export.arguments import read_arguments
@@ -95,7 +95,6 @@ def save_package(
     if path.exists() and not is_package(path):
         raise UserError(f"--output {path} exists and is not a package; it is left alone")
     if isinstance(model, str | os.PathLike):
-        refuse_losing({"--model_name_or_path": model}, [path], f"--output {path}")
         tokenizer_folder = model if tokenizer_folder is None else tokenizer_folder
         model = read_model(model)
     tokenizer = {} if tokenizer_folder is None else read_tokenizer_files(tokenizer_folder)

@@ -31,7 +31,7 @@ def _set_aside(file: Path) -> None:
     number = 1
     while os.path.lexists(kept := file.with_name(f"{file.name}.kept-{number}")):
         number += 1
-    file.rename(kept)
+    atomic.rename_folder(file, kept)
     logger.warning("%s was not written by this program; it is kept as %s", file, kept.name)
 
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _TIMEOUT = timedelta(minutes=60)
 _SECONDS_IN_SILENCE = 10.0
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
-_ALONE = "to run a single process: unset RANK WORLD_SIZE"
+_ALONE = "unset RANK and WORLD_SIZE to run alone"
 _POLL_SECONDS = 0.02
 _POLLS = 10
 
@@ -150,10 +150,11 @@ def _place_in_group() -> tuple[int, int, int]:
     rank, world_size = numbers["RANK"], numbers["WORLD_SIZE"]
     if rank >= max(1, world_size):
         raise UserError(f"RANK={rank} is not below WORLD_SIZE={world_size}; {_ALONE}")
-    if world_size > 1 and (missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]):
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if world_size > 1 and missing and not dist.is_initialized():
         raise UserError(
-            f"RANK={rank} and WORLD_SIZE={world_size} name a group of processes, but {' and '.join(missing)} is "
-            f"not set; {_ALONE}, or start the group with torchrun"
+            f"RANK={rank} and WORLD_SIZE={world_size} name a group of processes, but {' and '.join(missing)} must "
+            f"be set too; {_ALONE}, or start the group with torchrun"
         )
     return (rank, numbers["LOCAL_RANK"], world_size) if world_size > 1 else (0, numbers["LOCAL_RANK"], 1)
 
@@ -167,11 +168,11 @@ def _number(name: str, value: str) -> int:
 @contextmanager
 def _told_if_it_waits(rank: int, world_size: int) -> Iterator[None]:
     """Say what the block waits for if it takes more than ten seconds. It waits on."""
-    others = "process 0" if rank else f"{world_size - 1} more"
+    others = "process 0" if rank else "process 1" if world_size == 2 else f"{world_size - 1} others"
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     line = (
-        f"still waiting for {others} at {place}: RANK={rank}, WORLD_SIZE={world_size}, MASTER_ADDR and MASTER_PORT "
-        f"say that this is one of {world_size} processes; {_ALONE}"
+        f"RANK={rank} and WORLD_SIZE={world_size} say that this is process {rank} of {world_size}: it waits for "
+        f"{others} at {place} (MASTER_ADDR, MASTER_PORT); {_ALONE}"
     )
     timer = threading.Timer(_SECONDS_IN_SILENCE, logger.warning, [line])
     timer.daemon = True

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import builtins
 import errno
+import fcntl
 import mmap
 import os
 import resource
 import shutil
 import signal
+import stat
 import struct
 import sys
 from collections.abc import Callable
@@ -143,6 +145,31 @@ FAILURES = {
     "failing disk (EIO)": errno.EIO,
     "lost permission (EACCES)": errno.EACCES,
     "read-only file system (EROFS)": errno.EROFS,
+}
+
+
+def _refusing(owner: object, name: str, number: int, folders: bool = False) -> Callable[[], None]:
+    """What a run takes as `before`: a call is refused; with `folders`, only for folders."""
+
+    def install() -> None:
+        original = getattr(owner, name)
+
+        def refuse(place: object, *args: object, **kwargs: object) -> object:
+            if folders and not stat.S_ISDIR(os.stat(place).st_mode):
+                return original(place, *args, **kwargs)
+            raise OSError(number, os.strerror(number))
+
+        setattr(owner, name, refuse)
+
+    return install
+
+
+LACKS = {
+    "without locks": _refusing(fcntl, "flock", errno.ENOSYS),
+    "that locks only with a daemon": _refusing(fcntl, "flock", errno.ENOLCK),
+    "that flushes no folders": _refusing(os, "fsync", errno.EINVAL, folders=True),
+    "without permissions": _refusing(os, "chmod", errno.EPERM),
+    "that does not rename folders": _refusing(os, "rename", errno.EXDEV, folders=True),
 }
 
 
