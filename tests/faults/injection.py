@@ -16,6 +16,7 @@ import signal
 import stat
 import struct
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,14 +149,15 @@ FAILURES = {
 }
 
 
-def _refusing(owner: object, name: str, number: int, folders: bool = False) -> Callable[[], None]:
-    """What a run takes as `before`: a call is refused; with `folders`, only for folders."""
+def _refusing(owner: object, name: str, number: int, folders: bool = False, old: bool = False) -> Callable[[], None]:
+    """What a run takes as `before`: a call is refused. With `folders`, only for folders; `old`: that are older."""
 
     def install() -> None:
-        original = getattr(owner, name)
+        original, started = getattr(owner, name), time.time()
 
         def refuse(place: object, *args: object, **kwargs: object) -> object:
-            if folders and not stat.S_ISDIR(os.stat(place).st_mode):
+            facts = os.stat(place) if folders else None
+            if folders and not (stat.S_ISDIR(facts.st_mode) and not (old and facts.st_ctime >= started)):
                 return original(place, *args, **kwargs)
             raise OSError(number, os.strerror(number))
 
@@ -169,7 +171,7 @@ LACKS = {
     "that locks only with a daemon": _refusing(fcntl, "flock", errno.ENOLCK),
     "that flushes no folders": _refusing(os, "fsync", errno.EINVAL, folders=True),
     "without permissions": _refusing(os, "chmod", errno.EPERM),
-    "that does not rename folders": _refusing(os, "rename", errno.EXDEV, folders=True),
+    "that does not rename older folders": _refusing(os, "rename", errno.EXDEV, folders=True, old=True),
 }
 
 
