@@ -288,7 +288,7 @@ class Distiller(UpdateLoop):
 
         Raises:
             NonFiniteError: a loss or gradient became NaN or infinite; that update is not saved.
-            StoppedBySignal: SIGTERM or Ctrl-C came; the state is saved.
+            StoppedBySignal: a signal to stop came; the state is saved.
         """
         loop = self._loop
         loop.resume()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
-import os
 import time
 from collections.abc import Sequence
 from operator import attrgetter
@@ -33,6 +32,7 @@ from distiller import TaskDistiller
 from emmental.atomic import DamagedError, verify_folder
 from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
+from emmental.data.cache_folder import cache_folder
 from emmental.data.description import description, one_class
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
@@ -273,9 +273,7 @@ def load_and_cache_examples(
 
 
 def _cache_folder(args: Run) -> Path:
-    if args.feature_cache_dir:
-        return Path(args.feature_cache_dir)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emmental"
+    return cache_folder(args.feature_cache_dir)
 
 
 def train(
@@ -288,7 +286,7 @@ def train(
 
     Raises:
         NonFiniteError: a loss or gradient became NaN or infinite; that update is not saved.
-        StoppedBySignal: SIGTERM or Ctrl-C came; the state is saved.
+        StoppedBySignal: a signal to stop came; the state is saved.
     """
     plan = plan_updates(args, len(train_dataset), args.processes.world_size)
     world, size = args.processes, args.per_gpu_train_batch_size

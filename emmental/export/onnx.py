@@ -188,7 +188,7 @@ def export_onnx_folder(
         raise UserError(f"{flag} needs texts to fix its scales: give --calibration_file")
     if openvino and (package := missing_package()):
         raise UserError(f"--openvino: {package} is not installed: pip install openvino nncf")
-    refuse_foreign(target, _holds_graph(target))
+    refuse_foreign(target, _holds_graph(target), source)
     model = read_model(source, pruning_method, threshold)
     card = source / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""

@@ -52,7 +52,7 @@ def shrink_folder(
         UserError: as `read_model`; `target` is another existing folder.
     """
     source, target = Path(source), Path(target)
-    refuse_foreign(target, has_card(target, _MARK))
+    refuse_foreign(target, has_card(target, _MARK), source)
     model = read_model(source, pruning_method, threshold)
     small = shrink_emptied(model)
     write_model(small, source, target, _card(source, model, small))

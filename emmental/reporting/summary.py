@@ -25,7 +25,7 @@ from emmental.pruning import densities, mask_churn, remaining_weights
 from emmental.reporting.before_after import TrainedModels, before_and_after, no_better_than_words, speed_reached
 from emmental.reporting.best_engine import best_engine_lines
 from emmental.runs.loop import RunLoop
-from emmental.runs.progress import LOG_FILE, TENSORBOARD
+from emmental.runs.progress import LOG_FILE, TENSORBOARD, duration
 from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, evaluation_tasks, metric_title
 from emmental.training.arguments import HOW_TO_READ
@@ -118,7 +118,7 @@ def final_table(args: Run, made: TrainedModels, results: dict[str, float], secon
         rows.append(("size on disk", f"{weights.stat().st_size / 1e6:.1f} MB ({weights.name}{scores})"))
     if args.phases and isinstance(target := args.phases[-1].target, SpeedTarget):
         rows.append(("speed", speed_reached(target, made)))
-    rows.append(("time", f"{int(seconds // 60)} min {seconds % 60:.0f} s"))
+    rows.append(("time", duration(seconds)))
     rows.append(("model", str(output if args.do_train else args.model_name_or_path)))
     for title, path in _places(args):
         if (output / path).exists():

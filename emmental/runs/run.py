@@ -18,6 +18,7 @@ from emmental.flags import Flags
 from emmental.optional import what_is_left_out
 from emmental.runs import processes
 from emmental.runs.checkpoints import last_written
+from emmental.runs.inputs import refuse_losing_inputs
 from emmental.runs.processes import Processes
 from emmental.runs.progress import configure_logging
 from emmental.runs.threads import available_cores, choose_threads
@@ -144,7 +145,7 @@ def set_up(flags: Flags, names: FolderFlags, no_cuda: bool, remedies: str) -> It
         remedies: advice for the log if a loss is not finite.
 
     Raises:
-        UserError: see `emmental.runs.processes.start`.
+        UserError: see `emmental.runs.processes.start` and `emmental.runs.inputs.refuse_losing_inputs`.
         SystemExit: with status 1 if a loss or gradient was not finite.
     """
     emmental.register()
@@ -154,6 +155,7 @@ def set_up(flags: Flags, names: FolderFlags, no_cuda: bool, remedies: str) -> It
     if line := what_is_left_out():
         logger.info(line)
     try:
+        refuse_losing_inputs(run)
         yield run
     except NonFiniteError as error:
         newest = last_written(run.folder) or "none"

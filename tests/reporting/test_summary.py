@@ -118,7 +118,7 @@ class TestFinalTable:
         assert rows["acc"] == "0.8765"
         assert rows["remaining weights"].startswith("25.00 %")
         assert rows["size on disk"].startswith("0.0 MB (model.safetensors")
-        assert rows["time"] == "2 min 5 s"
+        assert rows["time"] == "2 min 05 s"
         assert rows["model"] == str(tmp_path / "out")
         assert rows["log"] == str(tmp_path / "out" / "train_log.jsonl")
         assert "pictures" not in rows
