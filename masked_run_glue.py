@@ -36,6 +36,7 @@ from emmental.data.description import description, one_class
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
 from emmental.inference.engines import why_not_timed
+from emmental.modules.score_head import restore_scores, standardise_scores
 from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
 from emmental.pretrained import from_pretrained, weights_fingerprint
@@ -63,7 +64,9 @@ from emmental.runs.resuming import open_output
 from emmental.runs.run import TRAINER, Run, set_up
 from emmental.runs.state import seed_generators
 from emmental.tasks import (
+    CUSTOM,
     Task,
+    class_shares,
     collapsed_to_one_class,
     compute_metrics,
     evaluation_tasks,
@@ -332,6 +335,7 @@ def train(
         NonFiniteError: a loss or gradient became NaN or infinite; that update is not saved.
         StoppedBySignal: SIGTERM or Ctrl-C came; the state is saved.
     """
+    standardise_scores(model, train_dataset.labels)
     plan = plan_updates(args, len(train_dataset), args.processes.world_size)
     world, size = args.processes, args.per_gpu_train_batch_size
     batches = LengthGroupedBatches(train_dataset.lengths, size, world.rank, world.world_size, seed=args.seed)
@@ -364,7 +368,9 @@ def train(
                 loop.save()
     if args.load_best_model_at_end:
         loop.load_best()
+        distiller.keep_exact_masks()  # of the scores of that checkpoint
     drop_masks(model)
+    restore_scores(model)
     return distiller.global_step, loop.averages.mean_total()
 
 
@@ -399,9 +405,11 @@ def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> d
         predictions = predictions_from_logits(task, logits)
         found = compute_metrics(task, predictions, dataset.labels)
         entropy = prediction_entropy(logits)
+        found |= class_shares(task, predictions, dataset.labels) if task.name == CUSTOM else {}
         found |= {} if entropy is None else {"entropy": entropy}
         if one_class(task, dataset) is None:
-            warn_of_collapse(args, collapsed_to_one_class(predictions, task.num_labels), prefix, model)
+            only = collapsed_to_one_class(predictions, task.num_labels)
+            warn_of_collapse(args, only, prefix, model, dataset.labels)
         write_results(args, found, prefix, mismatched=task.name != args.task.name)
         results |= {key: value for key, value in found.items() if key not in results}
     return results

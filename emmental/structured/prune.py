@@ -18,8 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from emmental.architectures import longest_input
 from emmental.errors import UserError
 from emmental.modules.binarizer import count_kept
+from emmental.modules.score_head import classifier_of
+from emmental.pretrained import require_finite_weights
 from emmental.structured.gates import encoder_weights
-from emmental.structured.refit import classifier_of
 from emmental.structured.rungs import CLIFF, prune_carefully, prune_in_rungs
 from emmental.structured.selection import Budget, weight_budget
 from emmental.structured.speed import measure_speed, settled_price, speed_budget
@@ -73,6 +74,7 @@ def prune(
         if value < 1:
             raise UserError(f"{name} accepts numbers from 1, not {value}")
     _check_classifier(model)
+    require_finite_weights(model, "model")
     if keep is not None and count_kept(keep, whole := encoder_weights(model)) < 1:
         raise UserError(f"keep {keep:g} is less than one of the {whole:,} encoder weights")
     max_length = min(max_length, longest_input(model.config))

@@ -92,7 +92,7 @@ def user_task(
     task = Task(
         CUSTOM,
         tuple(labels),
-        ("acc", "f1") if labels else ("pearson", "spearmanr", "corr"),
+        ("acc", "f1") if labels else ("pearson", "spearmanr", "corr", "rmse", "mae"),
         "acc" if labels else "corr",
         "predictions.tsv",
         **{split: layouts.get(split) for split in SPLITS},
