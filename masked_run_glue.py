@@ -32,7 +32,7 @@ from distiller import TaskDistiller
 from emmental.atomic import DamagedError, verify_folder
 from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
-from emmental.data.description import description, one_class
+from emmental.data.description import description, one_class, unknown_in
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
 from emmental.inference.engines import why_not_timed
@@ -154,6 +154,8 @@ def load_data(run: Run, tokenizer: Any) -> tuple[FeatureDataset | None, FeatureD
     opened = {split: rows for (name, split), rows in run.datasets.items() if name == run.task.name}
     for line in description(run.task, opened, run.max_seq_length):
         logger.info(line)
+    for line in unknown_in(opened, run.accept_unknown_tokens):
+        logger.warning(line)
     if train_dataset is None:
         return None, None, []
     if run.speedup is not None and (reason := why_not_timed(run.speedup_engine)):

@@ -14,6 +14,7 @@ from emmental import atomic
 from emmental.command_line import OneLineParser
 from emmental.errors import UserError
 from emmental.export.package import TOKENIZER_FILES
+from emmental.export.tokenizer import check_vocabulary, read_tokenizer_files
 from emmental.methods import PRUNING_METHODS
 
 
@@ -66,6 +67,7 @@ def refuse_foreign(target: Path, mark: str) -> None:
 
 def write_model(model: PreTrainedModel, source: Path, target: Path, card: str) -> None:
     """Write `model`, the tokenizer of `source` and the card README.md to `target`, whole or not at all."""
+    check_vocabulary(read_tokenizer_files(source), model.config.vocab_size, source)
     with atomic.atomic_folder(target) as temporary:
         model.save_pretrained(temporary, max_shard_size="1TB")
         for file in (source / name for name in TOKENIZER_FILES):

@@ -81,7 +81,7 @@ def build_model(cls: type[PreTrainedModel], config: PreTrainedConfig, state: dic
     with making(source, "no model can be made from its configuration"), torch.device("meta"):
         expected = {key: value.shape for key, value in cls(config, **options).state_dict().items()}
     if lacking := expected.keys() - state.keys():
-        rule = renaming(lacking, state.keys() - expected.keys())
+        rule = renaming(lacking, state.keys() - expected.keys(), cls.base_model_prefix)
         state = {renamed(key, rule): value for key, value in state.items()}
     for key in sorted({*expected, *state}):
         if key not in state or key not in expected:
