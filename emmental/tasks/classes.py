@@ -89,7 +89,7 @@ def refuse_several_labels(config: Any, called: str) -> None:
     Raises:
         UserError: its `problem_type` says so. One class a text would be read from it without a word.
     """
-    if getattr(config, "problem_type", None) == "multi_label_classification" and is_classifier(config):
+    if getattr(config, "problem_type", None) == "multi_label_classification":
         raise UserError(
             f"{called} has the problem_type multi_label_classification: several labels a text are not supported; one "
             "class a text (single_label_classification) and a score (regression) are"
