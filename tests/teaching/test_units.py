@@ -36,4 +36,4 @@ def test_the_unit_of_the_labels_stays(labels, caplog):
 def test_a_teacher_of_something_else_is_said(caplog):
     given = scores(np.array([90, 10, 80, 20, 70, 30, 60, 40, 55, 45.0]))
     assert torch.equal(in_unit_of_labels(given, LABELS, "x"), given)
-    assert "do not follow the labels (correlation -0.22" in caplog.text
+    assert "do not follow the labels (correlation -0.15" in caplog.text
