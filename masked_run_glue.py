@@ -33,9 +33,10 @@ from emmental.atomic import DamagedError, verify_folder
 from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
 from emmental.data.cache_folder import cache_folder
-from emmental.data.description import description, one_class
+from emmental.data.description import description, one_class, unknown_in
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
+from emmental.modules.score_head import restore_scores, standardise_scores
 from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
 from emmental.pretrained import from_pretrained
@@ -62,7 +63,9 @@ from emmental.runs.progress import LOG_FILE, add_pictures, read_log
 from emmental.runs.run import TRAINER, Run, set_up
 from emmental.runs.state import seed_generators
 from emmental.tasks import (
+    CUSTOM,
     Task,
+    class_shares,
     collapsed_to_one_class,
     compute_metrics,
     evaluation_tasks,
@@ -140,6 +143,8 @@ def load_data(run: Run, tokenizer: Any) -> FeatureDataset | None:
     opened = {split: rows for (name, split), rows in run.datasets.items() if name == run.task.name}
     for line in description(run.task, opened, run.max_seq_length):
         logger.info(line)
+    for line in unknown_in(opened, run.accept_unknown_tokens):
+        logger.warning(line)
     if labelled is None:
         return None
     rows = with_unlabelled(run, labelled, tokenizer, _cache_folder(run))
@@ -288,6 +293,7 @@ def train(
         NonFiniteError: a loss or gradient became NaN or infinite; that update is not saved.
         StoppedBySignal: a signal to stop came; the state is saved.
     """
+    standardise_scores(model, train_dataset.labels)
     plan = plan_updates(args, len(train_dataset), args.processes.world_size)
     world, size = args.processes, args.per_gpu_train_batch_size
     batches = LengthGroupedBatches(train_dataset.lengths, size, world.rank, world.world_size, seed=args.seed)
@@ -320,7 +326,9 @@ def train(
                 loop.save()
     if args.load_best_model_at_end:
         loop.load_best()
+        distiller.keep_exact_masks()  # of the scores of that checkpoint
     drop_masks(model)
+    restore_scores(model)
     return distiller.global_step, loop.averages.mean_total()
 
 
@@ -355,9 +363,11 @@ def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> d
         predictions = predictions_from_logits(task, logits)
         found = compute_metrics(task, predictions, dataset.labels)
         entropy = prediction_entropy(logits)
+        found |= class_shares(task, predictions, dataset.labels) if task.name == CUSTOM else {}
         found |= {} if entropy is None else {"entropy": entropy}
         if one_class(task, dataset) is None:
-            warn_of_collapse(args, collapsed_to_one_class(predictions, task.num_labels), prefix, model)
+            only = collapsed_to_one_class(predictions, task.num_labels)
+            warn_of_collapse(args, only, prefix, model, dataset.labels)
         write_results(args, found, prefix, mismatched=task.name != args.task.name)
         results |= {key: value for key, value in found.items() if key not in results}
     return results

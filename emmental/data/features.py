@@ -28,13 +28,14 @@ from emmental.atomic import MANIFEST, DamagedError, atomic_folder, read_manifest
 from emmental.data.batching import RowBatch
 from emmental.data.padding import pad_rows
 from emmental.data.tokenization import plain_text_backend
+from emmental.data.unknown_tokens import UnknownCounter, UnknownTokens
 from emmental.errors import UserError
 from emmental.tasks.examples import located, read_split
 from emmental.tasks.task import Split, Task
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FEATURES_FILE = "features.safetensors"
 _CHUNK = 2048
 
@@ -49,6 +50,7 @@ class FeatureDataset(Dataset):
         cut: how many texts were longer than `max_seq_length`.
         longest: tokens of the longest text before it was cut, special ones included.
         notes: for the user, on how the files were read.
+        unknown: what the tokenizer does not know of the texts.
 
     Args:
         folder: a cache folder made by `load_features`.
@@ -66,6 +68,7 @@ class FeatureDataset(Dataset):
         self.labels: np.ndarray | None = tensors.get("labels")
         self.cut, self.longest = int(metadata.get("cut", 0)), int(metadata.get("longest", 0))
         self.notes: list[str] = json.loads(metadata.get("notes", "[]"))
+        self.unknown = UnknownTokens(**json.loads(metadata.get("unknown", "{}")))
         self._input_ids = tensors["input_ids"]  # (total,) int32
         self._offsets = tensors["offsets"]  # (N + 1,) int64
         self._boundaries = tensors["boundaries"]  # (N,) int32: how many tokens of a row have type 0
@@ -182,7 +185,9 @@ def load_features(
     examples = read_split(task, data_dir, split)
     bar = tqdm(total=len(examples.texts_a), desc=f"Tokenizing {task.name} {split}", disable=not show_progress)
     with bar:
-        arrays, cut = _encoded(backend, plain_text_backend(tokenizer), examples, bar)
+        special = backend.num_special_tokens_to_add(examples.texts_b is not None)
+        counter = UnknownCounter(tokenizer.unk_token_id, special)
+        arrays, cut = _encoded(backend, plain_text_backend(tokenizer), examples, bar, counter)
     arrays |= _names_and_labels(examples, task)
     metadata = {
         "fingerprint": fingerprint,
@@ -191,6 +196,7 @@ def load_features(
         "cut": str(len(cut)),
         "longest": str(max([*cut, int(np.diff(arrays["offsets"]).max(initial=0))])),
         "notes": json.dumps(examples.notes),
+        "unknown": json.dumps(asdict(counter.found())),
     }
     _save_cache(folder, arrays, metadata)
     return _verified(folder, fingerprint)
@@ -279,7 +285,7 @@ def _verified(folder: Path, fingerprint: str) -> FeatureDataset:
 
 
 def _encoded(
-    backend: Tokenizer, whole: Tokenizer, examples: Split, bar: tqdm
+    backend: Tokenizer, whole: Tokenizer, examples: Split, bar: tqdm, counter: UnknownCounter
 ) -> tuple[dict[str, np.ndarray], list[int]]:
     """Arrays of all rows: `input_ids`, `offsets`, `boundaries`; and the full lengths of the texts that were cut."""
     ids, lengths, boundaries, cut = [], [], [], []
@@ -291,6 +297,7 @@ def _encoded(
         ids.append(np.fromiter(itertools.chain.from_iterable(e.ids for e in encodings), np.int32, total))
         lengths.append(counts)
         boundaries.append(_boundaries(encodings, counts))
+        counter.add(texts, (encoding.ids for encoding in encodings))
         full = [texts[row] for row in np.flatnonzero(counts == limit)]
         cut += [length for each in whole.encode_batch_fast(full) if (length := len(each)) > limit]
         bar.update(len(encodings))

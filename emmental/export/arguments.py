@@ -14,6 +14,7 @@ from emmental import atomic
 from emmental.command_line import OneLineParser
 from emmental.errors import UserError
 from emmental.export.package import TOKENIZER_FILES
+from emmental.export.tokenizer import check_vocabulary, read_tokenizer_files
 from emmental.methods import METHODS, PRUNING_METHODS
 
 
@@ -77,6 +78,7 @@ def has_card(folder: Path, mark: str) -> bool:
 
 def write_model(model: PreTrainedModel, source: Path, target: Path, card: str) -> None:
     """Write `model`, the tokenizer of `source` and the card README.md to `target`, whole or not at all."""
+    check_vocabulary(read_tokenizer_files(source), model.config.vocab_size, source)
     with atomic.atomic_folder(target) as temporary:
         model.save_pretrained(temporary, max_shard_size="1TB")
         for file in (source / name for name in TOKENIZER_FILES):

@@ -45,7 +45,7 @@ from emmental.export.onnx_session import (
     onnx_file,
 )
 from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package, write_openvino_int8
-from emmental.export.tokenizer import read_tokenizer_files, tokenizer_of
+from emmental.export.tokenizer import check_vocabulary, read_tokenizer_files, tokenizer_of
 from emmental.first_token import first_token_only
 from emmental.patching import masked_layers
 
@@ -190,12 +190,13 @@ def export_onnx_folder(
         raise UserError(f"--openvino: {package} is not installed: pip install openvino nncf")
     refuse_foreign(target, _holds_graph(target), source)
     model = read_model(source, pruning_method, threshold)
+    name, files = source.resolve().name, read_tokenizer_files(source)
+    check_vocabulary(files, model.config.vocab_size, source)
     card = source / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     if texts is not None:
         batches = calibration_batches(texts, tokenizer_of(source), longest_input(model.config))
         choice = replace(choice, batches=batches)
-    name, files = source.resolve().name, read_tokenizer_files(source)
     return write_onnx_folder(model, files, target, int8, name, text, choice, openvino)
 
 

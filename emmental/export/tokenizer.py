@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from emmental.atomic import write_text
-from emmental.data.tokenization import load_tokenizer
+from emmental.data.tokenization import check_ids, load_tokenizer
 from emmental.errors import UserError
 from emmental.export.package import TOKENIZER_FILES, read_package
 
@@ -30,6 +31,21 @@ def read_tokenizer_files(folder: str | Path) -> dict[str, str]:
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text") from error
     return files
+
+
+def check_vocabulary(files: Mapping[str, str], size: int, source: str | Path) -> None:
+    """Refuse files (name -> text) of a tokenizer with an id that is not below `size`, the rows of the embeddings.
+
+    Only a tokenizer.json is read. One that is damaged passes: it is written as it is, and `tokenizer_of` refuses it.
+
+    Raises:
+        UserError: it names the id and the token.
+    """
+    try:
+        vocabulary = Tokenizer.from_str(files["tokenizer.json"]).get_vocab() if "tokenizer.json" in files else {}
+    except Exception:  # the library raises nothing more specific
+        return
+    check_ids(vocabulary, size, f"--model_name_or_path {source}", "its model")
 
 
 def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:

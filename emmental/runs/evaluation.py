@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from emmental.architectures import takes_broadcast_mask, takes_token_types
 from emmental.data import FeatureDataset, SequentialBatches, batch_loader
+from emmental.errors import UserError
 from emmental.modules import devices
 from emmental.patching import renew_masks
 from emmental.runs.precision import Precision
@@ -40,6 +41,9 @@ def predict_logits(
 
     Returns:
         (N, C) float32 on the CPU; NaN in rows that were not asked for.
+
+    Raises:
+        UserError: an answer is NaN or infinite.
     """
     batches = SequentialBatches(dataset.lengths, batch_size, processes.rank, processes.world_size, rows)
     dataset.pad_to_multiple_of = precision.pad_to_multiple_of
@@ -59,6 +63,11 @@ def predict_logits(
     gathered = torch.cat(processes.gather(torch.cat(logits).cpu()))
     in_order = gathered.new_full((len(dataset), gathered.shape[1]), torch.nan)
     in_order[order] = gathered
+    if broken := int((~gathered.isfinite()).any(1).sum()):
+        raise UserError(
+            f"{description}: the model's answers to {broken} of {len(gathered)} rows are NaN or infinite: a weight is "
+            f"too large for {str(precision.dtype or torch.float32).removeprefix('torch.')}, or the model is damaged"
+        )
     return in_order
 
 

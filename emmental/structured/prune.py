@@ -16,15 +16,17 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from emmental.architectures import longest_input
+from emmental.data.tokenization import check_token_ids
 from emmental.errors import UserError
 from emmental.modules.binarizer import count_kept
+from emmental.modules.score_head import classifier_of
+from emmental.pretrained import require_finite_weights
 from emmental.structured.gates import encoder_weights
-from emmental.structured.refit import classifier_of
 from emmental.structured.rungs import CLIFF, prune_carefully, prune_in_rungs
 from emmental.structured.selection import Budget, weight_budget
 from emmental.structured.speed import measure_speed, settled_price, speed_budget
 from emmental.structured.texts import Text, material
-from emmental.tasks.classes import model_classes
+from emmental.tasks.classes import model_classes, refuse_several_labels
 from emmental.tasks.task import listed
 
 
@@ -39,6 +41,7 @@ def prune(
     max_length: int = 128,
     batch_size: int = 32,
     refit: bool = True,
+    accept_unknown_tokens: bool = False,
 ) -> PreTrainedModel:
     """Cut attention heads and feed-forward neurons out of a fine-tuned classifier, without training.
 
@@ -54,12 +57,14 @@ def prune(
         max_length: tokens beyond which a text is cut; at most the model's positions.
         batch_size: texts that go through the model at once.
         refit: fit the remaining weights to make up for those that were cut.
+        accept_unknown_tokens: go on although the tokenizer does not know more than half of the tokens of the texts.
 
     Returns:
         The small model, in evaluation mode.
 
     Warns:
-        UserWarning: more than 5 % of the answers to held-out texts differ from those of `model`.
+        UserWarning: more than 5 % of the answers to held-out texts differ from those of `model`; the tokenizer does
+            not know many of the tokens.
 
     Raises:
         UserError: an argument is not accepted. The message names it.
@@ -73,6 +78,8 @@ def prune(
         if value < 1:
             raise UserError(f"{name} accepts numbers from 1, not {value}")
     _check_classifier(model)
+    require_finite_weights(model, "model")
+    check_token_ids(tokenizer, model.config, "tokenizer", "model")
     if keep is not None and count_kept(keep, whole := encoder_weights(model)) < 1:
         raise UserError(f"keep {keep:g} is less than one of the {whole:,} encoder weights")
     max_length = min(max_length, longest_input(model.config))
@@ -82,7 +89,7 @@ def prune(
         budget = _speed(model, speedup, min(max_length, tokenizer.model_max_length))
     with torch.random.fork_rng(devices=()):
         known = None if labels is None else _known(model, labels)
-        rows = material(tokenizer, texts, known, max_length, batch_size)
+        rows = material(tokenizer, texts, known, max_length, batch_size, accept_unknown_tokens)
         in_rungs = partial(prune_in_rungs, model, rows, budget, refitted=refit)
         found = prune_carefully(in_rungs) if refit else in_rungs()
     if found.agreement.changed > CLIFF:
@@ -125,6 +132,7 @@ def _known(model: PreTrainedModel, labels: Iterable[Any]) -> Iterator[int | floa
 def _check_classifier(model: PreTrainedModel) -> None:
     if not type(model).__name__.endswith("ForSequenceClassification"):
         raise UserError(f"model accepts a sequence classifier, not a {type(model).__name__}")
+    refuse_several_labels(model.config, "model")
     bias = classifier_of(model).bias
     if bias is not None and not bias.any():
         # Every type starts its classifier with a bias of exactly zero; the first update changes it.

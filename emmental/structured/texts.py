@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from emmental.data.padding import pad_lists
+from emmental.data.unknown_tokens import UnknownCounter, problem
 from emmental.errors import UserError
 
 Text = str | tuple[str, str]
@@ -48,14 +50,20 @@ def material(
     labels: Iterable[int | float] | None = None,
     max_length: int = 128,
     batch_size: int = 32,
+    accept_unknown_tokens: bool = False,
 ) -> Material:
     """Read and tokenise texts (evenly over a list, or the first of an iterator), and divide them.
 
     Raises:
-        UserError: an empty text, too few texts, or fewer labels than texts.
+        UserError: an empty text, too few texts, fewer labels than texts, or more than half of the tokens are unknown.
     """
     pairs = _read(texts, labels)
     encodings = [_encode(tokenizer, text, max_length) for text, _ in pairs]
+    special = tokenizer.num_special_tokens_to_add(pair=not isinstance(pairs[0][0], str))
+    counter = UnknownCounter(tokenizer.unk_token_id, special)
+    counter.add([text for text, _ in pairs], (list(each["input_ids"]) for each in encodings))
+    if line := problem(counter.found(), "texts", accept_unknown_tokens, "accept_unknown_tokens=True"):
+        warnings.warn(line, stacklevel=3)
     step = max(_CHECKED_SHARE, -(-len(pairs) // MOST_CHECKED))
     checked = range(0, len(pairs), step)
     others = [row for row in range(len(pairs)) if row % step]

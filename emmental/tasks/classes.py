@@ -83,6 +83,19 @@ def is_classifier(config: Any) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in config.architectures)
 
 
+def refuse_several_labels(config: Any, called: str) -> None:
+    """Refuse a classifier that gives several labels a text, each with a probability of its own.
+
+    Raises:
+        UserError: its `problem_type` says so. One class a text would be read from it without a word.
+    """
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise UserError(
+            f"{called} has the problem_type multi_label_classification: several labels a text are not supported; one "
+            "class a text (single_label_classification) and a score (regression) are"
+        )
+
+
 def class_order(
     task: Task, config: Any, called: str, names: Sequence[str] | None = None, names_flag: str = "--label_names"
 ) -> tuple[int, ...]:
@@ -98,6 +111,7 @@ def class_order(
     Raises:
         UserError: another number of classes, or names that do not match. The message has both lists.
     """
+    refuse_several_labels(config, called)
     own = model_classes(config, called)
     if len(own) != task.num_labels:
         raise UserError(

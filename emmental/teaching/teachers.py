@@ -33,6 +33,7 @@ from emmental.teaching.hidden_states import (
     layer_map,
     projection_between,
 )
+from emmental.teaching.units import in_unit_of_labels
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,8 @@ def teacher_logits(
     if processes.any(cached is None):
         cached = _ask(args, teacher, dataset, processes, folder, rows)
     order = class_order(args.task, teacher.config, *_teachers_classes(args))
+    if args.task.is_regression:
+        cached = in_unit_of_labels(cached, dataset.labels, _teachers_classes(args)[0])
     return cached[:, np.argsort(order)].to(processes.device)
 
 

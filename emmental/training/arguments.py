@@ -72,6 +72,11 @@ FLAGS = {
         ),
         flag("max_seq_length", "longer inputs are cut to this number of tokens", 128, at_least=3),
         flag("feature_cache_dir", "folder for tokenised data; default: ~/.cache/emmental", "", changes_result=False),
+        switch(
+            "accept_unknown_tokens",
+            "go on although the tokenizer does not know more than half of the tokens",
+            changes_result=False,
+        ),
         switch("overwrite_cache", "tokenise again even if the cache is good", changes_result=False),
         flag("num_workers", "processes that load batches", 0, at_least=0, changes_result=False),
     ),

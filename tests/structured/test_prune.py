@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
 
@@ -205,3 +206,19 @@ def test_a_speed_is_bought(trained, tokenizer, monkeypatch, less, neurons_left):
     assert asked == [31.5]  # of 32 ms, 0.5 are the rest
     assert sum(part.count for part in sublayers(small) if part.kind == "neurons") == neurons_left
     assert sum(part.count for part in sublayers(small) if part.kind == "heads") == 4
+
+
+def test_damaged_models_and_other_tokenizers_are_refused(trained, tokenizer):
+    damaged = copy.deepcopy(trained)
+    with torch.no_grad():
+        next(damaged.parameters())[0, 0] = torch.inf
+    with pytest.raises(UserError, match=r"model: .* holds NaN or infinite numbers"):
+        emmental.prune(damaged, tokenizer, sentences(), keep=0.5)
+    more = copy.deepcopy(tokenizer)
+    more.add_tokens([f"new{number}" for number in range(trained.config.vocab_size)])
+    with pytest.raises(UserError, match=r"tokenizer: the tokenizer has the id .*, model has"):
+        emmental.prune(trained, more, sentences(), keep=0.5)
+    several = copy.deepcopy(trained)
+    several.config.problem_type = "multi_label_classification"
+    with pytest.raises(UserError, match="problem_type multi_label_classification"):
+        emmental.prune(several, tokenizer, sentences(), keep=0.5)
