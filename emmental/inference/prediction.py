@@ -17,8 +17,8 @@ from emmental.data.padding import pad_lists
 from emmental.data.texts import Text
 from emmental.data.tokenization import plain_text_backend
 from emmental.errors import UserError
-from emmental.first_token import first_token_only
 from emmental.runs.evaluation import model_inputs
+from emmental.shrinking import first_token_form
 from emmental.tasks.classes import model_classes
 
 _BATCHES_AT_ONCE = 32
@@ -54,7 +54,7 @@ class Predictor:
                 "they do not belong together"
             )
         backend.enable_truncation(max_seq_length, strategy="longest_first", direction=tokenizer.truncation_side)
-        self._model = model
+        self._model = first_token_form(model)
         self._labels = model_classes(model.config, "--model_name_or_path")
         self._backend: Tokenizer = backend
         self._pad_token_id = tokenizer.pad_token_id
@@ -71,7 +71,7 @@ class Predictor:
         answers: list[dict[str, Any]] = [{}] * len(texts)
         for begin in range(0, len(order), batch_size):
             rows = order[begin : begin + batch_size]
-            with torch.inference_mode(), first_token_only(self._model):
+            with torch.inference_mode():
                 inputs = _padded([encodings[row] for row in rows], self._pad_token_id)
                 logits = self._model(**model_inputs(inputs, torch.device("cpu"), self._model)).logits
             for row, values in zip(rows, logits, strict=True):

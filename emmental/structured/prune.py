@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from emmental.architectures import longest_input
 from emmental.errors import UserError
 from emmental.modules.binarizer import count_kept
+from emmental.shrinking import require_plain_linears
 from emmental.structured.gates import encoder_weights
 from emmental.structured.refit import classifier_of
 from emmental.structured.rungs import CLIFF, prune_carefully, prune_in_rungs
@@ -80,7 +81,7 @@ def prune(
         budget = weight_budget(model, keep)
     else:
         budget = _speed(model, speedup, min(max_length, tokenizer.model_max_length))
-    with torch.random.fork_rng(devices=()):
+    with torch.random.fork_rng(devices=()), torch.enable_grad():
         known = None if labels is None else _known(model, labels)
         rows = material(tokenizer, texts, known, max_length, batch_size)
         in_rungs = partial(prune_in_rungs, model, rows, budget, refitted=refit)
@@ -125,6 +126,9 @@ def _known(model: PreTrainedModel, labels: Iterable[Any]) -> Iterator[int | floa
 def _check_classifier(model: PreTrainedModel) -> None:
     if not type(model).__name__.endswith("ForSequenceClassification"):
         raise UserError(f"model accepts a sequence classifier, not a {type(model).__name__}")
+    require_plain_linears(model)
+    if torch.is_inference_mode_enabled() or any(each.is_inference() for each in model.parameters()):
+        raise UserError("model needs gradients: load it, and call prune, outside torch.inference_mode()")
     bias = classifier_of(model).bias
     if bias is not None and not bias.any():
         # Every type starts its classifier with a bias of exactly zero; the first update changes it.
