@@ -297,6 +297,8 @@ def unsafe(node: ast.AST) -> str | None:
             (names[-1], name) for name in names[:-1]
         }:
             return f"import of {names[-1]}.{names[0]}"
+    if isinstance(node, ast.Attribute) and node.attr == "__class__" and isinstance(node.ctx, ast.Store):
+        return "a class swapped on a living object"
     if not isinstance(node, ast.Call):
         return None
     called = ast.unparse(node.func)
@@ -339,6 +341,8 @@ def test_nothing_runs_code_from_a_file(module):
         ("AutoModel.from_pretrained(name, trust_remote_code=False)", None),
         ("np.load(path, allow_pickle=True)", "an array file that unpickles"),
         ("torch.load(path, weights_only=True)", None),
+        ("model.__class__ = Other", "a class swapped on a living object"),
+        ("model.__class__.__name__", None),
         ("model.eval()", None),
         ("re.compile('a')", None),
     ],

@@ -46,8 +46,8 @@ from emmental.export.onnx_session import (
 )
 from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package, write_openvino_int8
 from emmental.export.tokenizer import check_vocabulary, read_tokenizer_files, tokenizer_of
-from emmental.first_token import first_token_only
 from emmental.patching import masked_layers
+from emmental.shrinking import first_token_form
 
 __all__ = [
     "INT8_FILE",
@@ -260,7 +260,7 @@ def stock_config(model: PreTrainedModel) -> PreTrainedConfig:
 
 def _trace(plain: PreTrainedModel, path: Path) -> None:
     """Write the graph with PyTorch's tracing exporter. The newer one needs two more packages for the same graph."""
-    named = _Named(plain).eval()  # the exporter restores the mode of the whole
+    named = _Named(first_token_form(plain)).eval()  # the exporter restores the mode of the whole
     example = _batch(plain, 2, 7)
     with torch.no_grad():
         outputs = named.named(*example)
@@ -273,7 +273,7 @@ def _trace(plain: PreTrainedModel, path: Path) -> None:
     if _has_choices(plain):
         for axis in axes.values():
             axis[1] = "choices"
-    with warnings.catch_warnings(), torch.no_grad(), first_token_only(plain):
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecation, and constants in the trace; the outputs are compared later
         torch.onnx.export(
             named,

@@ -21,6 +21,7 @@ from emmental.errors import UserError
 from emmental.modules.binarizer import count_kept
 from emmental.modules.score_head import classifier_of
 from emmental.pretrained import require_finite_weights
+from emmental.shrinking import require_plain_linears
 from emmental.structured.gates import encoder_weights
 from emmental.structured.rungs import CLIFF, prune_carefully, prune_in_rungs
 from emmental.structured.selection import Budget, weight_budget
@@ -87,7 +88,7 @@ def prune(
         budget = weight_budget(model, keep)
     else:
         budget = _speed(model, speedup, min(max_length, tokenizer.model_max_length))
-    with torch.random.fork_rng(devices=()):
+    with torch.random.fork_rng(devices=()), torch.enable_grad():
         known = None if labels is None else _known(model, labels)
         rows = material(tokenizer, texts, known, max_length, batch_size, accept_unknown_tokens)
         in_rungs = partial(prune_in_rungs, model, rows, budget, refitted=refit)
@@ -133,6 +134,9 @@ def _check_classifier(model: PreTrainedModel) -> None:
     if not type(model).__name__.endswith("ForSequenceClassification"):
         raise UserError(f"model accepts a sequence classifier, not a {type(model).__name__}")
     refuse_several_labels(model.config, "model")
+    require_plain_linears(model)
+    if torch.is_inference_mode_enabled() or any(each.is_inference() for each in model.parameters()):
+        raise UserError("model needs gradients: load it, and call prune, outside torch.inference_mode()")
     bias = classifier_of(model).bias
     if bias is not None and not bias.any():
         # Every type starts its classifier with a bias of exactly zero; the first update changes it.

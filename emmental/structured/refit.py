@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emmental.architectures import DOWN, OUTPUT, architecture_of, encoder_layers
-from emmental.first_token import all_tokens, reads_first_token
+from emmental.first_token import reads_first_token
 from emmental.modules.score_head import classifier_of
 from emmental.modules.weight_information import Reduce
 from emmental.structured.agreement import answers
@@ -119,7 +119,7 @@ def refit(
         reduce: sums a float64 tensor over all processes and returns it.
         keep_zeros: weights of exactly zero stay zero, for pruned single weights.
     """
-    with evaluating(dense), evaluating(pruned), all_tokens(dense), all_tokens(pruned), torch.no_grad():
+    with evaluating(dense), evaluating(pruned), torch.no_grad():
         fit = _Refit(dense, pruned, batches, reduce, keep_zeros)
         if architecture_of(pruned.config).shared:
             fit.shared_layers()
