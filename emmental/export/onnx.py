@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
@@ -31,6 +32,7 @@ from emmental.export.bertarize import bertarize
 from emmental.export.calibration import CALIBRATION_ROWS, DYNAMIC, FORMS, NO_DATA, STATIC, Calibration
 from emmental.export.model_folder import read_model
 from emmental.export.onnx_card import onnx_card
+from emmental.export.onnx_heads import fix_head_counts
 from emmental.export.onnx_int8 import calibration_batches, quantize_int8
 from emmental.export.onnx_session import (
     EARLIER_FILES,
@@ -284,6 +286,9 @@ def _trace(plain: PreTrainedModel, path: Path) -> None:
             opset_version=_OPSET,
             dynamo=False,
         )
+    graph = onnx.load(path)
+    fix_head_counts(graph)
+    onnx.save(graph, path)
 
 
 def _batches(model: PreTrainedModel) -> Iterator[tuple[Tensor, ...]]:
