@@ -35,9 +35,7 @@ def fix_head_counts(model: onnx.ModelProto) -> None:
         graph.initializer.remove(tensor)
 
 
-def _columns(
-    name: str, producers: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto]
-) -> int | None:
+def _columns(name: str, producers: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -> int | None:
     """The last dimension of a product with a stored matrix, with or without a bias; None for any other value."""
     node = producers.get(name)
     if node is not None and node.op_type == "Add":

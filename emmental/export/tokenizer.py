@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from emmental.architectures import longest_input
 from emmental.atomic import write_text
 from emmental.data.tokenization import load_tokenizer
 from emmental.errors import UserError
@@ -30,6 +31,26 @@ def read_tokenizer_files(folder: str | Path) -> dict[str, str]:
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text") from error
     return files
+
+
+def fitted_tokenizer_files(files: Mapping[str, str], config: PreTrainedConfig) -> dict[str, str]:
+    """The files of a tokenizer that cuts texts to the model's longest input, if it is told to cut them.
+
+    Args:
+        files: name -> text, see `read_tokenizer_files`; without any, none are made.
+        config: of the model.
+    """
+    name = "tokenizer_config.json"
+    try:
+        settings = json.loads(files.get(name, "{}"))
+    except (ValueError, RecursionError):
+        return dict(files)  # whoever loads it is told
+    if not files or not isinstance(settings, dict):
+        return dict(files)
+    longest, said = longest_input(config), settings.get("model_max_length")
+    if isinstance(said, int | float) and 0 < said <= longest:
+        return dict(files)
+    return {**files, name: json.dumps({**settings, "model_max_length": longest}, indent=2, ensure_ascii=False) + "\n"}
 
 
 def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -25,6 +26,8 @@ _CHECKED_SHARE = 5
 INFORMATION_TEXTS, INFORMATION_TOKENS = 1024, 32_000
 REFIT_TEXTS, REFIT_TOKENS = 1500, 60_000
 """Limits on the texts and on their tokens. They decide how long the pruning takes."""
+_SAID_UNKNOWN, _MOST_UNKNOWN = 0.1, 0.5
+"""Shares of unknown tokens: above the first a warning is given, above the second the texts are refused."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,15 @@ def material(
 ) -> Material:
     """Read and tokenise texts (evenly over a list, or the first of an iterator), and divide them.
 
+    "[SEP]" in a text is ordinary text and not the token, as in training.
+
     Raises:
-        UserError: an empty text, too few texts, or fewer labels than texts.
+        UserError: an empty text, too few different texts, fewer labels than texts, or a tokenizer that does not know
+            the texts' words.
     """
     pairs = _read(texts, labels)
     encodings = [_encode(tokenizer, text, max_length) for text, _ in pairs]
+    _check_use(tokenizer, [text for text, _ in pairs], [encoding["input_ids"] for encoding in encodings])
     step = max(_CHECKED_SHARE, -(-len(pairs) // MOST_CHECKED))
     checked = range(0, len(pairs), step)
     others = [row for row in range(len(pairs)) if row % step]
@@ -100,10 +107,27 @@ def _spread(rows: Sequence[Any], most: int) -> list[Any]:
     return [rows[number * len(rows) // most] for number in range(most)]
 
 
+def check_rows(name: str, rows: Any) -> None:
+    """Refuse what is not a row of values in order. Loops over a table give the names of its columns, for example."""
+    if isinstance(rows, str | bytes):
+        raise UserError(f"{name} accepts a list or an iterator, not one {type(rows).__name__}")
+    advice = None
+    if isinstance(rows, Mapping):
+        advice = f"list({name}.values())"
+    elif isinstance(rows, Set):
+        advice = "a list, whose order is fixed"
+    elif hasattr(rows, "columns") or hasattr(rows, "column_names"):
+        advice = f'one of its columns, as {name}["text"]'
+    elif not isinstance(rows, Iterable):
+        advice = "a list"
+    if advice is not None:
+        raise UserError(f"{name} accepts a list or an iterator, not a {type(rows).__name__}; give {advice}")
+
+
 def _read(texts: Iterable[Text], labels: Iterable[int | float] | None) -> list[tuple[Text, int | float | None]]:
-    if isinstance(texts, str):
-        raise UserError("texts accepts a list or an iterator of texts, not one text")
-    if isinstance(texts, Sequence) and len(texts) > MOST_TEXTS:
+    check_rows("texts", texts)
+    if isinstance(texts, Sized) and len(texts) > MOST_TEXTS:
+        texts = list(texts)
         rows = _spread(range(len(texts)), MOST_TEXTS)
         if labels is not None:
             labels = list(labels)
@@ -133,4 +157,30 @@ def _read(texts: Iterable[Text], labels: Iterable[int | float] | None) -> list[t
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: Text, max_length: int) -> Mapping[str, Any]:
     parts = (text,) if isinstance(text, str) else tuple(text)
-    return tokenizer(*parts, truncation=True, max_length=max_length)
+    return tokenizer(*parts, truncation=True, max_length=max_length, split_special_tokens=True)
+
+
+def _check_use(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], ids: Sequence[Sequence[int]]) -> None:
+    """Refuse texts that say too little about a model, and warn of those that say less than they should.
+
+    Raises:
+        UserError: most tokens are unknown, or fewer than `FEWEST_TEXTS` texts differ as tokens.
+    """
+    special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    words = [[token for token in row if token not in special] for row in ids]
+    unknown = [row.count(tokenizer.unk_token_id) for row in words]
+    share = sum(unknown) / max(sum(map(len, words)), 1)
+    if share > _SAID_UNKNOWN:
+        worst = max(range(len(texts)), key=lambda row: unknown[row] / max(len(words[row]), 1))
+        said = f"texts: the tokenizer does not know {100 * share:.0f} % of the tokens, e.g. in {texts[worst]!r:.60}"
+        if share > _MOST_UNKNOWN:
+            raise UserError(f"{said}; its vocabulary does not fit these texts")
+        warnings.warn(said, stacklevel=4)
+    different = len({tuple(row) for row in ids})
+    if different < FEWEST_TEXTS:
+        raise UserError(
+            f"texts accepts {FEWEST_TEXTS} or more that differ, not {different} among {len(texts)}; "
+            "some 2,000 are best"
+        )
+    if 2 * different < len(texts):
+        warnings.warn(f"texts: only {different} of {len(texts)} differ as tokens", stacklevel=4)

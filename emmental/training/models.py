@@ -78,7 +78,7 @@ def load_model(args: Run, task: Task, tokenizer: Any) -> PreTrainedModel:
         )
     if len(tokenizer) > config.vocab_size:
         raise UserError(f"--tokenizer_name has {len(tokenizer)} tokens, the model {name} only {config.vocab_size}")
-    tokenization.give_token_types(tokenizer, config)
+    tokenization.fit_to_model(tokenizer, config)
     _check_model_type(args, config)
     masks = args.do_train or "model_type" in args.explicit or isinstance(config, MaskedConfig)
     if masks and args.model_type.startswith("masked_"):
