@@ -2,30 +2,36 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from fastapi import FastAPI
 from tokenizers import Tokenizer
 
-FOLDER = os.environ.get("MODEL", "served")
-with open(f"{FOLDER}/config.json") as file:
-    config = json.load(file)
-tokenizer = Tokenizer.from_file(f"{FOLDER}/tokenizer.json")
-tokenizer.enable_truncation(128)
+folder = Path(os.environ.get("MODEL", "served"))
+config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+longest = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("model_max_length", 128)
+tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
+tokenizer.enable_truncation(min(config.get("max_seq_length", 128), longest))
 tokenizer.enable_padding(pad_id=config["pad_token_id"])
-session = onnxruntime.InferenceSession(f"{FOLDER}/onnx/{os.environ.get('FILE', 'model_quantized.onnx')}")
-names = {value.name for value in session.get_inputs()}
+session = onnxruntime.InferenceSession(folder / "onnx" / os.environ.get("FILE", "model_quantized.onnx"))
 app = FastAPI(title="classifier")
 
 
 @app.post("/classify")
 def classify(texts: list[str]) -> list[dict[str, float]]:
-    """Label -> probability, for each text."""
+    """Label -> score for each text: a probability, or the score itself of a model with one output."""
+    if not texts:
+        return []
     rows = tokenizer.encode_batch(texts)
     every = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
-    inputs = {name: np.array([getattr(row, every[name]) for row in rows], np.int64) for name in names}
-    logits = session.run(None, inputs)[0]
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    shares /= shares.sum(1, keepdims=True)
-    return [{config["id2label"][str(i)]: float(p) for i, p in enumerate(row)} for row in shares]
+    names = [value.name for value in session.get_inputs()]
+    scores = session.run(None, {name: np.array([getattr(row, every[name]) for row in rows]) for name in names})[0]
+    if config.get("problem_type") == "multi_label_classification":
+        scores = 1 / (1 + np.exp(-scores))
+    elif scores.shape[1] > 1:
+        scores = np.exp(scores - scores.max(1, keepdims=True))
+        scores /= scores.sum(1, keepdims=True)
+    return [{config["id2label"][str(i)]: float(score) for i, score in enumerate(row)} for row in scores]

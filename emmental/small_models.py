@@ -18,8 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
+
+if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 23):  # before what earlier ones lack
+    raise ImportError(
+        f"this small model needs Transformers 5.23 or newer, and finds {transformers.__version__}: "
+        "pip install --upgrade transformers"
+    )
+
+import torch
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
@@ -164,6 +171,10 @@ class SmallConfig:
                 layers[index][COLUMNS_KEY] = list(size.columns)
         key = "shared_layer_config" if architecture_of(config).shared else "per_layer_config"
         return cls(**{**inherited, **settings, key: layers})
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """As in Transformers, with the number of layers, which any configuration reads if sizes are given by layer."""
+        return {**super().to_diff_dict(), "num_hidden_layers": self.num_hidden_layers}
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> Any:
         """As in Transformers; it also writes the modelling files, for users without emmental."""

@@ -48,11 +48,13 @@ def trained_length(config: PreTrainedConfig) -> int | None:
     return length if type(length) is int and 1 <= length <= longest_input(config) else None
 
 
-def give_token_types(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Set a tokenizer to return the token types that its model reads; that of ALBERT, for example, omits them.
+def fit_to_model(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Set a tokenizer to return the token types that its model reads, and to know the model's longest input.
 
-    Training uses them. The tokenizer is saved with the model, so pipelines get them too.
+    ALBERT's, for example, omits the types. The tokenizer is saved with the model, so pipelines get both.
     """
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest_input(config))
+    tokenizer.init_kwargs["model_max_length"] = tokenizer.model_max_length
     if takes_token_types(config) and "token_type_ids" not in tokenizer.model_input_names:
         tokenizer.model_input_names = [*tokenizer.model_input_names, "token_type_ids"]
         tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names

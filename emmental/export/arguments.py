@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +12,7 @@ from transformers import PreTrainedModel
 from emmental import atomic
 from emmental.command_line import OneLineParser
 from emmental.errors import UserError
-from emmental.export.package import TOKENIZER_FILES
-from emmental.export.tokenizer import check_vocabulary, read_tokenizer_files
+from emmental.export.tokenizer import check_vocabulary, fitted_tokenizer_files, read_tokenizer_files
 from emmental.methods import METHODS, PRUNING_METHODS
 
 
@@ -81,7 +79,6 @@ def write_model(model: PreTrainedModel, source: Path, target: Path, card: str) -
     check_vocabulary(read_tokenizer_files(source), model.config.vocab_size, source)
     with atomic.atomic_folder(target) as temporary:
         model.save_pretrained(temporary, max_shard_size="1TB")
-        for file in (source / name for name in TOKENIZER_FILES):
-            if file.is_file():
-                shutil.copyfile(file, temporary / file.name)
+        for name, text in fitted_tokenizer_files(read_tokenizer_files(source), model.config).items():
+            atomic.write_text(temporary / name, text)
         atomic.write_text(temporary / "README.md", card)

@@ -83,7 +83,8 @@ def _card(source: Path, model: PreTrainedModel, small: PreTrainedModel) -> str:
 
 {left}
 
-If the model type starts with `small_`, load it after `import emmental`, or with `trust_remote_code=True`.
+If the model type starts with `small_`, load it after `import emmental`, or with `trust_remote_code=True`, with
+Transformers 5.23 or newer. The tokenizer needs no code: give `AutoTokenizer` `trust_remote_code=False`.
 """
 
 

@@ -77,7 +77,7 @@ def load_model(args: Run, task: Task, tokenizer: Any) -> PreTrainedModel:
             f"--max_seq_length {args.max_seq_length} is more than the {longest_input(config)} positions of {name}"
         )
     tokenization.check_token_ids(tokenizer, config, f"--tokenizer_name {tokenizer.name_or_path}", f"the model {name}")
-    tokenization.give_token_types(tokenizer, config)
+    tokenization.fit_to_model(tokenizer, config)
     _check_model_type(args, config)
     masks = args.do_train or "model_type" in args.explicit or isinstance(config, MaskedConfig)
     if masks and args.model_type.startswith("masked_"):
