@@ -40,6 +40,7 @@ FLOORS = {
     "emmental.language_models": 8,
     "emmental.export": 9,
     "emmental.inference": 10,
+    "emmental.cascade": 11,
     "emmental.reporting": 11,
     "experiments": 12,
     "benchmarks": 12,
