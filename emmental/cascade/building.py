@@ -17,7 +17,7 @@ import numpy as np
 
 import emmental
 from emmental import atomic
-from emmental.cascade.answers import answers_of, differ
+from emmental.cascade.answers import answers_of, differ, fit_temperature
 from emmental.cascade.fitting import fit_bag_of_words
 from emmental.cascade.models import AUTO, Source, WrittenStage, engines_for, read_source, write_stage
 from emmental.cascade.promise import DELTA, Calibrated, TradeOff, calibrate, evidence_of, mean_milliseconds, stage_of
@@ -110,7 +110,7 @@ def build_cascade(
             **_measured(written, found, times, right, last.several),
             "calibration": _about(texts, found, seed, threads),
         }
-        record["stages"] = _kept(written, found, record["models"], target)
+        record["stages"] = _kept(written, found, record["models"], right, target)
         _write_card(target, record)
         atomic.write_json(target / CASCADE_FILE, record)
     return record
@@ -231,6 +231,10 @@ def _measured(
             "bound": one.bound,
             **spent,
             **accuracy(np.choose(by, answers) if not several else np.stack(answers)[by, np.arange(len(by))]),
+            "thresholds": {
+                each.settings["name"]: None if isinf(threshold) else threshold
+                for each, threshold in zip(written, one.thresholds, strict=False)
+            },
             "shares": {each.settings["name"]: share for each, share in zip(written, one.shares, strict=True)},
         }
 
@@ -248,10 +252,16 @@ def _measured(
 
 
 def _kept(
-    written: Sequence[WrittenStage], found: Calibrated, models: Sequence[dict[str, Any]], target: Path
+    written: Sequence[WrittenStage],
+    found: Calibrated,
+    models: Sequence[dict[str, Any]],
+    right: np.ndarray | None,
+    target: Path,
 ) -> list[dict[str, Any]]:
-    """Copy the stages that pay; returns their settings."""
-    thresholds, temperatures = (*found.chosen.thresholds, 0.0), (*found.temperatures, 1.0)
+    """Copy the stages that pay; returns their settings. Labels give the last stage its temperature."""
+    design = np.setdiff1d(np.arange(len(written[-1].logits)), found.test)
+    last = 1.0 if right is None else fit_temperature(written[-1].logits[design], right[design])
+    thresholds, temperatures = (*found.chosen.thresholds, 0.0), (*found.temperatures, last)
     kept = []
     for number, one in enumerate(written):
         if isinf(thresholds[number]):

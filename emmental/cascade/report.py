@@ -22,7 +22,7 @@ def table(record: dict[str, Any]) -> str:
         *(["accuracy"] if labelled else []),
         "answers changed",
         "at most",
-        "ms alone",
+        "ms, single texts",
         f"ms, batches of {BATCH}",
     ]
     lines = [[*head, f"answered by {' / '.join(names)}"]]

@@ -63,8 +63,9 @@ class Cascade:
             batch_size: texts computed together.
 
         Returns:
-            For each text `label` (of several labels at once: the list of those that hold), `score` (the stage's
-            probability that the last stage would answer so) and `stage`, the name of the one that answered.
+            For each text `label` (of several labels at once: the list of those that hold), `score` and `stage`, the
+            name of the one that answered. The score is the stage's probability that the last stage answers so; of
+            the last stage itself, that it is right.
 
         Raises:
             UserError: what is given is no text, or no pair, as the cascade takes them.
