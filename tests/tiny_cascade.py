@@ -42,7 +42,7 @@ def teach(folder: Path, steps: int, names: tuple[str, ...] = NAMES, **config: ob
 def built(
     stages: Sequence[Path], texts: Sequence[Any], output: Path, milliseconds: Sequence[float] = (3, 30), **given
 ):
-    """The record of a cascade in ONNX Runtime with one thread; the times of its stages do not depend on the machine."""
+    """The record of a cascade in ONNX Runtime with one thread, whose stages take these times on every machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "milliseconds", lambda stages, *_: list(milliseconds))
         patch.setattr(models, "milliseconds", lambda stages, *_: list(range(len(stages), 0, -1)))

@@ -47,9 +47,8 @@ def test_build_predict_and_check(place, models, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 30
     main(["--check", held_out, "--model_name_or_path", "served"])
     assert "answers that differ from dense's" in capsys.readouterr().out
-    strange = write(
-        place / "strange.csv", ["sentence1"], [["risa rite rivo " + text.split()[0]] for text, _ in rows(90, 4)]
-    )
+    neutral = [["risa rite rivo " + text.split()[0]] for text, _ in rows(90, 4)]
+    strange = write(place / "strange.csv", ["sentence1"], neutral)
     with pytest.raises(SystemExit) as ended:
         main(["--check", strange])
     assert ended.value.code == 1
