@@ -39,6 +39,7 @@ PAGES = [
 SKIPPED = {
     r"^pip install|^hf download": "asks the network for packages or data",
     r"^bash experiments/quickstart/run\.sh": "five minutes: run from a fresh clone",
+    r"^bash experiments/cascade/run\.sh": "trains MiniLM: run from a fresh clone",
     r"^bash tests/run\.sh|documented_commands": "the tests themselves",
     r"^docker|^cp -r served server\.py Dockerfile": "needs Docker",
     r"^uvicorn|^curl|^export|^python -m http\.server": "a server: tests/test_docs_serve.py asks it",
@@ -127,6 +128,8 @@ def make_world(folder: Path) -> None:
     rows = [(tiny.sentence(draw, index % 2), ("no", "yes")[index % 2]) for index in range(300)]
     (folder / "tickets.csv").write_text("\n".join(["sentence1,label", *map(",".join, rows)]) + "\n")
     (folder / "new.csv").write_text("\n".join(["sentence1", *(text for text, _ in rows[:9])]) + "\n")
+    held_out = [(tiny.sentence(draw, index % 2), ("no", "yes")[index % 2]) for index in range(200)]
+    (folder / "held-out.csv").write_text("\n".join(["sentence1,label", *map(",".join, held_out)]) + "\n")
     (folder / "pairs.tsv").write_text("sentence1\tsentence2\n" + f"{rows[0][0]}\t{rows[1][0]}\n")
     (folder / "texts.txt").write_text("\n".join(text for text, _ in rows) + "\n")
     (folder / "text.txt").write_text("\n".join(f"{a[0]} {b[0]}" for a, b in itertools.pairwise(rows)) + "\n")

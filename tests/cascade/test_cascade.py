@@ -295,6 +295,35 @@ assert not {{"torch", "transformers", "sklearn", "scipy"}} & {{*sys.modules}}
         assert one == {**wanted, "score": pytest.approx(wanted["score"], abs=1e-6)}
 
 
+STAND_IN = """
+import types
+class FastAPI:  # takes what server.py says, and serves nothing
+    def __init__(self, title): pass
+    def post(self, path): return lambda function: function
+sys.modules["fastapi"] = types.ModuleType("fastapi")
+sys.modules["fastapi"].FastAPI = FastAPI
+"""
+
+
+def test_the_server_of_the_docs_serves_it(served, cascade, texts):
+    program = f"""{BLOCKED}{STAND_IN}
+import json, runpy
+server = runpy.run_path({str(ROOT / "docs" / "server.py")!r})
+print(json.dumps(server["classify"](json.loads(sys.stdin.read()))))
+assert not {{"torch", "transformers", "sklearn", "scipy"}} & {{*sys.modules}}
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(texts[:10]),
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MODEL": str(served)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert [one["label"] for one in json.loads(run.stdout)] == [one["label"] for one in cascade.classify(texts[:10])]
+
+
 @pytest.mark.parametrize("engine", ["auto", "torch"])
 def test_every_engine_serves(engine, models, texts, tmp_path):
     record = built(
