@@ -20,6 +20,8 @@ from emmental.cascade.serving import load
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
 from emmental.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 SERVED = "served"
 STANDARD_OUTPUT = "-"
 
@@ -112,18 +114,15 @@ def _build(args: argparse.Namespace) -> None:
     transformers.utils.logging.set_verbosity_error()
     reading = _reading(args, args.label_column)
     rows = read_rows(args.texts, "--texts", reading)
-    train = None
-    if args.train_file:
-        found = read_rows(args.train_file, "--train_file", reading)
-        train = Training(found.texts, found.labels)
+    train = read_rows(args.train_file, "--train_file", reading) if args.train_file else None
     record = build_cascade(
         args.models,
         rows.texts,
         args.output or SERVED,
-        labels=rows.labels,
+        labels=_fitting_labels(args, rows, "--texts"),
         changed=args.changed,
         delta=args.delta,
-        training=train,
+        training=None if train is None else Training(train.texts, _fitting_labels(args, train, "--train_file")),
         engine=args.engine,
         max_length=args.max_seq_length,
         threads=args.threads,
@@ -136,6 +135,22 @@ def _build(args: argparse.Namespace) -> None:
     if not args.train_file:
         print("without --train_file there is no bag of words among the stages")
     print(Path(args.output or SERVED))
+
+
+def _fitting_labels(args: argparse.Namespace, rows: Any, flag: str) -> list[str] | None:
+    """The labels of a file. A column that nobody named is not used if it holds other classes than the last stage."""
+    from emmental.cascade.models import classes_of
+    from emmental.cascade.rows import answers_in
+
+    try:
+        if rows.labels is not None:
+            answers_in(rows.labels, *classes_of(args.models[-1]), args.label_separator)
+    except UserError as error:
+        if args.label_column:
+            raise UserError(f"{flag}: {error}") from None
+        logger.warning("%s: its labels are not used: %s", flag, error)
+        return None
+    return rows.labels
 
 
 def _predict(args: argparse.Namespace) -> None:

@@ -20,7 +20,17 @@ from emmental import atomic
 from emmental.cascade.answers import answers_of, differ, fit_temperature
 from emmental.cascade.fitting import fit_bag_of_words
 from emmental.cascade.models import AUTO, Source, WrittenStage, engines_for, read_source, write_stage
-from emmental.cascade.promise import DELTA, Calibrated, TradeOff, calibrate, evidence_of, mean_milliseconds, stage_of
+from emmental.cascade.promise import (
+    DELTA,
+    Calibrated,
+    TradeOff,
+    calibrate,
+    check_promise,
+    evidence_of,
+    mean_milliseconds,
+    split_rows,
+    stage_of,
+)
 from emmental.cascade.rows import answers_in
 from emmental.cascade.serving import CASCADE_FILE, FORMAT
 from emmental.cascade.stages import FILES, WORDS_ENGINE, WordsStage
@@ -94,12 +104,13 @@ def build_cascade(
     sources = [read_source(folder, max_length) for folder in stages]
     last, pairs = sources[-1], not isinstance(texts[0], str) if len(texts) else False
     rows = _usable(texts, pairs, training)
+    check_promise(len(rows), changed, delta)
     texts = [texts[row] for row in rows]
     right = None
     if labels is not None:
         right = answers_in([labels[row] for row in rows], last.labels, last.several, label_separator)
     with atomic.atomic_folder(output, damaged_too=True) as target, tempfile.TemporaryDirectory() as place:
-        written = _write_stages(sources, Path(place), engines, texts, threads)
+        written = _write_stages(sources, Path(place), engines, texts, split_rows(len(texts), seed)[0], threads)
         if training is not None:
             words = _write_words(Path(place) / "words", training, texts, last, written[-1], label_separator)
             written = [words, *written] if words else written
@@ -173,11 +184,16 @@ def _key(text: Text) -> tuple[str, ...]:
 
 
 def _write_stages(
-    sources: Sequence[Source], place: Path, engines: Sequence[str], texts: Sequence[Text], threads: int
+    sources: Sequence[Source],
+    place: Path,
+    engines: Sequence[str],
+    texts: Sequence[Text],
+    design: np.ndarray,
+    threads: int,
 ) -> list[WrittenStage]:
     written, names = [], set()
     for number, source in enumerate(sources):
-        one = write_stage(source, sources[-1], place / str(number), engines, texts, threads)
+        one = write_stage(source, sources[-1], place / str(number), engines, texts, design, threads)
         while one.settings["name"] in names:
             one.settings["name"] += "'"
         names.add(one.settings["name"])
@@ -259,8 +275,7 @@ def _kept(
     target: Path,
 ) -> list[dict[str, Any]]:
     """Copy the stages that pay; returns their settings. Labels give the last stage its temperature."""
-    design = np.setdiff1d(np.arange(len(written[-1].logits)), found.test)
-    last = 1.0 if right is None else fit_temperature(written[-1].logits[design], right[design])
+    last = 1.0 if right is None else fit_temperature(written[-1].logits[found.design], right[found.design])
     thresholds, temperatures = (*found.chosen.thresholds, 0.0), (*found.temperatures, last)
     kept = []
     for number, one in enumerate(written):

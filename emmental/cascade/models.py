@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, PreTrainedModel, PreTrainedTokenizerBase
 
 from emmental import atomic
 from emmental.architectures import longest_input
@@ -20,7 +20,7 @@ from emmental.cascade.words import Text
 from emmental.data.tokenization import plain_text_backend, trained_length
 from emmental.errors import UserError
 from emmental.export.calibration import CALIBRATION_ROWS, Calibration
-from emmental.export.model_folder import read_model
+from emmental.export.model_folder import make_config, read_model, read_settings
 from emmental.export.tokenizer import read_tokenizer_files, tokenizer_of
 from emmental.inference.engines import ENGINES, ONNX, ONNX_INT8, TORCH, why_not
 from emmental.tasks.classes import are_numbered, class_order, model_classes
@@ -79,6 +79,13 @@ def read_source(folder: str | Path, max_length: int | None = None) -> Source:
     return Source(folder.resolve().name, folder, model, tokenizer, labels, several, length)
 
 
+def classes_of(folder: str | Path) -> tuple[tuple[str, ...], bool]:
+    """Names of the classes of a model, from its configuration alone, and whether several hold at once."""
+    settings = read_settings(folder)
+    config = make_config(CONFIG_MAPPING[settings.pop("model_type")], settings, str(folder))
+    return model_classes(config, str(folder)), bool(_KINDS.get(config.problem_type))
+
+
 def order_of(source: Source, last: Source) -> list[int]:
     """For each output of a stage, the number of its class in the last stage. Classes are matched by name.
 
@@ -135,12 +142,18 @@ class WrittenStage:
 
 
 def write_stage(
-    source: Source, last: Source, folder: Path, engines: Sequence[str], texts: Sequence[Text], threads: int
+    source: Source,
+    last: Source,
+    folder: Path,
+    engines: Sequence[str],
+    texts: Sequence[Text],
+    design: np.ndarray,
+    threads: int,
 ) -> WrittenStage:
     """Write a model as a stage into a new folder, in the fastest of these engines that loses nothing on the texts.
 
-    An engine that rounds may change no answer of the last stage, and at most 1 % of another's: the thresholds are
-    calibrated on what the stage answers as it is served.
+    An engine that rounds may change no answer of the last stage, and at most 1 % of another's, which is judged on the
+    rows `design` alone: the others test what the stage answers as it is served.
     """
     settings = {
         "name": source.name,
@@ -150,17 +163,17 @@ def write_stage(
         "order": order_of(source, last),
     }
     made = folder.with_name(f"{folder.name}-engines")
-    _write_files(source, made, engines, texts)
+    _write_files(source, made, engines, [texts[row] for row in design])
     ready = {name: read_stage(made, {**settings, "engine": name}, threads) for name in engines}
     exact = next((name for name in engines if not ENGINES[name].rounds), engines[0])
     logits = {exact: ready[exact].logits(texts)}
     times = milliseconds([*ready.values()], texts, 1, threads) if len(ready) > 1 else [0.0]
     by_time = [name for _, name in sorted(zip(times, ready, strict=True))]
-    most = 0.0 if source is last else _MOST_CHANGED
+    most, judged = (0.0, slice(None)) if source is last else (_MOST_CHANGED, design)
     for name in by_time:
         if name not in logits:
             logits[name] = ready[name].logits(texts)
-        pair = [answers_of(logits[one], last.several) for one in (name, exact)]
+        pair = [answers_of(logits[one][judged], last.several) for one in (name, exact)]
         if name == exact or differ(*pair).mean() <= most:
             break
     _keep(made, folder, name)

@@ -57,6 +57,28 @@ def design_rows(rows: int) -> int:
     return rows // _DESIGN
 
 
+def split_rows(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The calibration rows that find the path, and those that test it, by a random choice."""
+    order = np.random.default_rng(seed).permutation(rows)
+    return np.sort(order[: design_rows(rows)]), np.sort(order[design_rows(rows) :])
+
+
+def check_promise(rows: int, changed: float, delta: float) -> None:
+    """Refuse a promise that cannot be made.
+
+    Raises:
+        UserError: a share outside of (0, 1), or too few rows.
+    """
+    for name, value in (("changed", changed), ("delta", delta)):
+        if not 0 < value < 1:
+            raise UserError(f"--{name} accepts a share between 0 and 1, not {value:g}")
+    if rows < (needed := rows_needed(changed, delta)):
+        raise UserError(
+            f"--changed {changed:g} needs at least {needed} texts, got {rows} (delta {delta:g}); more are better, or "
+            "promise less with a larger share"
+        )
+
+
 def rows_needed(changed: float, delta: float = DELTA) -> int:
     """The fewest calibration rows with which a share of changed answers can be promised: if none changes."""
     tests = int(np.ceil(np.log(delta) / np.log1p(-changed)))
@@ -231,12 +253,13 @@ class Calibrated:
         temperatures: (S,) of the stages but the last.
         chosen: the thresholds for the share asked for.
         table: a row for each of `EPSILONS`, and for the share asked for.
-        test: which rows tested the path; the measured numbers are counted on these.
+        design, test: which rows found the path, and which tested it. The measured numbers are of the latter.
     """
 
     temperatures: tuple[float, ...]
     chosen: TradeOff
     table: tuple[TradeOff, ...]
+    design: np.ndarray
     test: np.ndarray
 
 
@@ -263,23 +286,15 @@ def calibrate(
     Raises:
         UserError: a share outside of (0, 1), logits that are not finite, or too few rows.
     """
-    for name, value in (("changed", changed), ("delta", delta)):
-        if not 0 < value < 1:
-            raise UserError(f"--{name} accepts a share between 0 and 1, not {value:g}")
     rows = len(logits[-1])
+    check_promise(rows, changed, delta)
     if any(one.shape != logits[-1].shape for one in logits) or not all(np.isfinite(one).all() for one in logits):
         raise UserError("every stage must give a finite number for each text and class")
-    if rows < rows_needed(changed, delta):
-        raise UserError(
-            f"--changed {changed:g} needs at least {rows_needed(changed, delta)} texts, got {rows} (delta {delta:g}); "
-            "more are better, or promise less with a larger share"
-        )
-    order = np.random.default_rng(seed).permutation(rows)
-    design, test = np.sort(order[: design_rows(rows)]), np.sort(order[design_rows(rows) :])
+    design, test = split_rows(rows, seed)
     final = answers_of(logits[-1], several)
     temperatures = tuple(fit_temperature(one[design], final[design]) for one in logits[:-1])
     evidence = evidence_of(logits, temperatures, milliseconds, several)
     steps, on_test = path(evidence.some(design)), evidence.some(test)
     promised = sorted({*(one for one in epsilons if rows >= rows_needed(one, delta)), changed})
     table = tuple(fastest_on(steps, on_test, one, delta) for one in promised)
-    return Calibrated(temperatures, table[promised.index(changed)], table, test)
+    return Calibrated(temperatures, table[promised.index(changed)], table, design, test)

@@ -20,6 +20,7 @@ from emmental.cascade import Cascade, build_cascade, load
 from emmental.cascade.building import Training
 from emmental.cascade.rows import Rows, read_rows
 from emmental.cascade.serving import Step
+from emmental.errors import UserError
 from emmental.inference.latency import machine
 
 PROMISES = (0.01, 0.03, 0.1, 0.2)
@@ -36,20 +37,15 @@ def main() -> None:
     train, calibrate, dev = (
         read_rows(args.folder / "rows" / f"{name}.csv", "") for name in ("train", "calibrate", "dev")
     )
-    stages = [
-        args.folder / "models",
-        *sorted((args.folder / "models").glob("keep-*")),
-        args.folder / "models" / "dense",
-    ]
+    models = args.folder / "models"  # itself the smallest of the ladder
+    stages = [models, *sorted(models.glob("keep-*")), models / "dense"]
     cascades = {}
     for promise in PROMISES:
         served = args.folder / f"served-{promise:g}"
-        training = Training(train.texts, train.labels)
+        given = {"training": Training(train.texts, train.labels), "engine": "onnx", "threads": 1}
         try:
-            build_cascade(
-                stages, calibrate.texts, served, changed=promise, training=training, engine="onnx", threads=1
-            )
-        except ValueError as error:  # too few rows for this promise
+            build_cascade(stages, calibrate.texts, served, changed=promise, **given)
+        except UserError as error:  # too few rows for this promise
             print(f"{promise:g}: {error}")
             continue
         cascades[promise] = load(served, threads=1)

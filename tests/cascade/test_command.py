@@ -76,6 +76,19 @@ def test_mistakes_are_one_line(flags, message, place, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_labels_of_other_classes(place, models, capsys, caplog, monkeypatch):
+    """A column that nobody named is not used, with a remark; one that the user named is refused."""
+    monkeypatch.setattr(building, "milliseconds", lambda stages, *_: [3, 30])
+    held_out = write(place / "held-out.csv", ["sentence1", "label"], [(text, "dull") for text, _ in rows(400, 2)])
+    flags = ["--models", *map(str, models.values()), "--texts", held_out, "--changed", "0.05", "--engine", "onnx"]
+    main(flags)
+    assert "its labels are not used: label 'dull' is none of the last stage's classes" in caplog.text
+    assert "accuracy" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*flags, "--label_column", "label"])
+    assert "--texts: label 'dull' is none" in capsys.readouterr().err
+
+
 def test_other_files_are_left_alone(place, served, capsys):
     new = write(place / "new.csv", ["sentence1"], [["kasa"]])
     (place / "letter.txt").write_text("dear")
