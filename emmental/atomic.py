@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from emmental.errors import UserError
 
@@ -55,6 +56,15 @@ def write_json(path: str | Path, value: object) -> None:
         ValueError: `value` holds a NaN or an infinity, which JSON cannot hold.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if the file is missing, unreadable, or holds anything else."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 @contextmanager
@@ -112,7 +122,7 @@ def atomic_folder(path: str | Path, damaged_too: bool = False) -> Iterator[Path]
     """
     path = Path(path)
     if path.exists():
-        _refuse_foreign(path, damaged_too)
+        _require_ours(path, damaged_too)
     temporary = _temporary_beside(path)
     try:
         with _noticing_the_disk(path, temporary):
@@ -214,13 +224,13 @@ def remove_folder(folder: str | Path) -> None:
         UserError: the folder has no manifest, or holds files that are not in it, so it may hold the user's files.
     """
     folder = Path(folder)
-    _refuse_foreign(folder, damaged_too=True)
+    _require_ours(folder, damaged_too=True)
     doomed = _temporary_beside(folder)
     os.replace(folder, doomed)
     shutil.rmtree(doomed)
 
 
-def _refuse_foreign(folder: Path, damaged_too: bool) -> None:
+def _require_ours(folder: Path, damaged_too: bool) -> None:
     if not is_ours(folder, damaged_too):
         raise UserError(f"{folder} holds files that this program did not write; it is left alone")
 

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from emmental.architectures import ARCHITECTURES, base_model_type, longest_input, takes_token_types
+from emmental.atomic import read_object
 from emmental.errors import UserError
 from emmental.pretrained import from_pretrained
 
@@ -55,11 +56,8 @@ def give_token_types(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfi
 
 
 def _model_type(file: Path) -> str:
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        return settings["model_type"] if isinstance(settings["model_type"], str) else ""
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ""  # the loading of the model reports what is wrong
+    model_type = read_object(file).get("model_type")
+    return model_type if isinstance(model_type, str) else ""  # the loading of the model reports what is wrong
 
 
 def plain_text_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

@@ -26,7 +26,7 @@ from emmental.architectures import base_model_type, longest_input, takes_token_t
 from emmental.command_line import user_mistakes
 from emmental.data.texts import Text, read_texts
 from emmental.errors import UserError
-from emmental.export.arguments import folder_parser, folders, read_arguments
+from emmental.export.arguments import folder_parser, folders, read_arguments, refuse_foreign
 from emmental.export.bertarize import bertarize
 from emmental.export.calibration import CALIBRATION_ROWS, DYNAMIC, FORMS, NO_DATA, STATIC, Calibration
 from emmental.export.model_folder import read_model
@@ -188,7 +188,7 @@ def export_onnx_folder(
         raise UserError(f"{flag} needs texts to fix its scales: give --calibration_file")
     if openvino and (package := missing_package()):
         raise UserError(f"--openvino: {package} is not installed: pip install openvino nncf")
-    _refuse_foreign(target)
+    refuse_foreign(target, _holds_graph(target))
     model = read_model(source, pruning_method, threshold)
     card = source / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
@@ -311,11 +311,10 @@ def _has_choices(model: PreTrainedModel) -> bool:
     return "ForMultipleChoice" in type(model).__name__
 
 
-def _refuse_foreign(target: Path) -> None:
-    """Refuse to replace a folder unless its manifest lists a graph: checkpoints have a manifest too."""
+def _holds_graph(target: Path) -> bool:
+    """Whether a folder's manifest lists a graph."""
     listed = atomic.read_manifest(target) if (target / atomic.MANIFEST).is_file() else {}
-    if target.exists() and not {MODEL_FILE, EARLIER_FILES[MODEL_FILE]} & {*listed}:
-        raise UserError(f"--output {target} exists and is not an ONNX folder; it is left alone")
+    return bool({MODEL_FILE, EARLIER_FILES[MODEL_FILE]} & {*listed})
 
 
 def _summary(result: OnnxExport, target: Path) -> str:
