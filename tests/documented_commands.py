@@ -50,6 +50,7 @@ SKIPPED = {
 CHANGED = {
     r"--nproc_per_node=8": "--nproc_per_node=2",
     r"(tickets\.csv --model_name_or_path FOLDER)": r"\1 --new_classifier",
+    r"(--cascade --changed) 0.02": r"\1 0.2 --model_name_or_path FOLDER --new_classifier --output_dir outputs/ladder",
     r"(--num_train_epochs 0)": r"\1 --no-dense_first --output_dir outputs/other",
     r"(emmental\.export\.report .*)": r"\1 --seconds 0.01 --lengths 8 16",
     r"--student_config \S+": "--student_config student.json",
