@@ -30,6 +30,7 @@ from transformers import AutoModelForSequenceClassification
 
 from distiller import TaskDistiller
 from emmental.atomic import DamagedError, verify_folder
+from emmental.cascade.of_run import cascade_of_run, refuse_impossible_cascade
 from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
 from emmental.data.cache_folder import cache_folder
@@ -158,6 +159,7 @@ def plan_route(run: Run, rows: FeatureDataset) -> DataFacts:
     """Decide the phases of the run. The run takes the settings of the last one. Raises if they cannot work."""
     facts = data_facts(run, run.datasets[run.task.name, "train"], rows)
     run.phases = route(run.flags, facts)
+    refuse_impossible_cascade(run)
     vars(run.flags).update(run.phases[-1].settings.as_flags(), model_type=run.model_type)
     refuse_other_runs([phase.part_of(run) for phase in run.phases if phase.trains])
     return facts
@@ -419,6 +421,8 @@ def save(run: Run, made: TrainedModels, results: dict[str, float], seconds: floa
         run.output.write_text("README.md", model_card(run, made, results))
         run.output.write_json("summary.json", summary(run, made, results, history, seconds))
     print(final_table(run, made, results, seconds))
+    if run.cascade and run.phases:
+        print("", *cascade_of_run(run), sep="\n")
     if run.push_to_hub:
         push_to_hub(run)
 

@@ -145,5 +145,7 @@ def user_mistakes() -> Iterator[None]:
         yield
     except UserError as error:
         logger.debug("where it happened", exc_info=True)
-        _say(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}")
+        started = Path(sys.argv[0])
+        program = started.parent.name if started.name == "__main__.py" else started.name
+        _say(f"{program}: error: {' '.join(str(error).split())}")
         raise SystemExit(2) from error

@@ -41,6 +41,7 @@ FLOORS = {
     "emmental.inference": 7,
     "emmental.training": 8,
     "emmental.language_models": 8,
+    "emmental.cascade": 8,
     "emmental.reporting": 9,
     "experiments": 10,
     "benchmarks": 10,
