@@ -56,11 +56,10 @@ class OneLineParser(argparse.ArgumentParser):
         """
         group = self.add_argument_group(title)
         for one in flags:
-            default = "" if one.default in (None, "", False) else f" (default: {one.default})"
             how = {"type": one.type, "metavar": {int: "N", float: "X"}.get(one.type, "VALUE")}
             how = {"action": argparse.BooleanOptionalAction} if one.type is bool else how
             how |= {"nargs": "+"} if one.several else {}
-            help = f"{one.help}{default}".replace("%", "%%")
+            help = one.described.replace("%", "%%")
             if shown is not None and one.name not in shown:
                 help = argparse.SUPPRESS
             group.add_argument(f"--{one.name}", default=argparse.SUPPRESS, help=help, **how)
