@@ -1,18 +1,6 @@
 """`--recipe auto`: the values of flags that the user did not give.
 
-The rule, from the number of training rows N, batches of 32, and the width H of the encoder:
-
-- dense phase: 600 updates, or one epoch if that is more; learning rate 1e-4 up to H = 512, 3e-5 up to 768, 2e-5 above;
-- heads and neurons: cut without training, then half as many updates as the dense phase had, 600 at most, learning
-  from the dense model at half the dense learning rate, or twice that rate if 15 % or less stays: a high rate
-  harms after a mild cut and helps after a hard one (docs/structured.md). With `--speedup` the cut decides what stays;
-- single weights by a method that cuts (`emmental.methods.RECOMMENDED`, or `RECOMMENDED_FOR_FEW` if 5 % or less stays
-  and its memory fits): cut without training, then 600 updates (1,500 if less than 10 % stays) at the dense learning
-  rate, or twice that rate if 5 % or less stays;
-- single weights by another method: 1,500 updates (2,500 if less than 10 % stays); all matrices ranked together;
-  scores start from magnitude; twice the dense learning rate; the last 30 % of the updates at the final share.
-
-No phase is longer than 20 epochs or about 3,000 updates, even if that is less than an epoch.
+docs/methods.md has the rule as a table.
 """
 
 from __future__ import annotations
