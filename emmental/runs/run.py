@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,9 @@ class Run:
         tokenizer, special_tok_ids: of a language model: its tokenizer, and name of a special token -> its id.
         datasets: (name of the task, split) -> rows, for the data opened so far.
         output: the locked output folder; None in a process that does not write, or before it is opened.
+        phases: of the trainer, in order, once they are decided; empty without training.
+        evaluates_in_bf16: evaluation runs in bfloat16, because the user gave `--bf16`. The precision that the recipe
+            trains in must not change results.
         work_after: what the command does after this training, in updates of this training; only the log shows it.
         contents: fingerprints of other things that change the result, such as data and teacher.
     """
@@ -65,6 +69,8 @@ class Run:
         self.special_tok_ids: dict[str, int] = {}
         self.datasets: dict[tuple[str, str], Any] = {}
         self.output: OutputFolder | None = None
+        self.phases: list[Any] = []
+        self.evaluates_in_bf16: bool = getattr(flags, "bf16", False)
         self.work_after = 0.0
         self.contents: dict[str, str] = {}
 
@@ -86,6 +92,17 @@ class Run:
         """The output folder that the flags name; None if they name none."""
         name = getattr(self, self.names.folder)
         return None if name is None else Path(name)
+
+    def part(self, folder: Path | None = None, **flags: Any) -> Run:
+        """A part of the run: the same task, data and processes, other flags and, if given, another folder."""
+        changed = copy.copy(self.flags)
+        vars(changed).update(flags)
+        if folder is not None:
+            setattr(changed, self.names.folder, str(folder))
+        part = Run(changed, self.names, self.processes)
+        part.task, part.datasets, part.contents = self.task, self.datasets, dict(self.contents)
+        part.phases, part.evaluates_in_bf16 = self.phases, self.evaluates_in_bf16
+        return part
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the resulting weights: flags, contents, number of processes. Checkpoints hold it."""

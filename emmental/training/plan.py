@@ -9,9 +9,9 @@ from emmental.flags import Flags
 from emmental.methods import method_of
 from emmental.pruning import schedule_threshold
 from emmental.runs.run import Run
+from emmental.training.settings import TrainSettings
 
 SHOWN_POINTS = 12
-LOG_ENTRIES = 40
 
 
 @dataclass(frozen=True)
@@ -147,23 +147,11 @@ class Plan:
         return "by scores"
 
 
-def log_interval(args: Run | Flags, updates: int) -> int:
-    """Updates between two log entries: `--logging_steps`, or fewer if the recipe decides."""
-    if args.recipe != "auto" or "logging_steps" in args.explicit:
-        return args.logging_steps
-    return max(1, min(args.logging_steps, updates // LOG_ENTRIES))
-
-
-def trains(args: Run | Flags) -> bool:
-    """Whether anything is trained. `--num_train_epochs 0` only cuts."""
-    return args.num_train_epochs > 0
-
-
-def plan_updates(args: Run | Flags, examples: int, world_size: int) -> Plan:
+def plan_updates(args: Run | Flags | TrainSettings, examples: int, world_size: int) -> Plan:
     """The plan of these flags for a number of training examples.
 
     Args:
-        args: the trainer's flags.
+        args: the trainer's flags, or the settings of one training.
         examples: rows of the training set, above 0.
         world_size: processes, each with its own batches.
     """

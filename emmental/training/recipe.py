@@ -19,14 +19,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emmental.flags import Flags
 from emmental.methods import CUT_METHODS, RECOMMENDED, RECOMMENDED_FOR_FEW, method_of
 
+if TYPE_CHECKING:
+    from emmental.training.facts import DataFacts
+
 STRUCTURED, UNSTRUCTURED = "structured", "unstructured"
-BATCH = 32
 MOST_UPDATES, MOST_EPOCHS = 3000, 20.0
 DENSE_UPDATES, RECOVERY_UPDATES = 600, 600
 HARD_CUT, HARD_CUT_OF_WEIGHTS = 0.15, 0.05
@@ -45,42 +46,6 @@ _ORIGINAL_LANGUAGE = (
     "global_topk",
 )
 """Flags of the original scripts. A command with one of them and without `--recipe` does what those scripts did."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The facts that the rule depends on.
-
-    Attributes:
-        examples: training rows.
-        hidden_size: width of the encoder.
-        processes: number of processes that share a batch.
-        has_bf16: the processor or the GPU has bfloat16 in hardware.
-    """
-
-    examples: int
-    hidden_size: int
-    processes: int = 1
-    has_bf16: bool = False
-
-    @property
-    def batch_size(self) -> int:
-        """Rows of one process in an update."""
-        return max(1, BATCH // self.processes)
-
-    @property
-    def updates_per_epoch(self) -> int:
-        """Updates in one pass over the data."""
-        return math.ceil(self.examples / (self.batch_size * self.processes))
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the dense phase."""
-        return 1e-4 if self.hidden_size <= 512 else 3e-5 if self.hidden_size <= 768 else 2e-5
-
-    def recovery_rate(self, share: float) -> float:
-        """Of the recovery after a cut of heads and neurons that leaves a share of the encoder."""
-        return self.learning_rate * (2.0 if share <= HARD_CUT else 0.5)
 
 
 def settle_recipe(flags: Flags) -> None:
@@ -182,15 +147,25 @@ def _untrained_problems(flags: Flags) -> list[str]:
     return problems
 
 
-def dense_values(facts: Facts) -> dict[str, Any]:
+def dense_rate(facts: DataFacts) -> float:
+    """Learning rate of the dense phase."""
+    return 1e-4 if facts.hidden_size <= 512 else 3e-5 if facts.hidden_size <= 768 else 2e-5
+
+
+def recovery_rate(facts: DataFacts, share: float) -> float:
+    """Learning rate of the recovery after a cut of heads and neurons that leaves a share of the encoder."""
+    return dense_rate(facts) * (2.0 if share <= HARD_CUT else 0.5)
+
+
+def dense_values(facts: DataFacts) -> dict[str, Any]:
     """Flag -> value of the dense phase."""
     return _common(facts) | {
         "num_train_epochs": _epochs(facts, max(DENSE_UPDATES, facts.updates_per_epoch)),
-        "learning_rate": facts.learning_rate,
+        "learning_rate": dense_rate(facts),
     }
 
 
-def structured_values(facts: Facts, keep: float) -> dict[str, Any]:
+def structured_values(facts: DataFacts, keep: float) -> dict[str, Any]:
     """Flag -> value of the recovery after heads and neurons are cut down to the share `keep`."""
     dense_updates = math.ceil(dense_values(facts)["num_train_epochs"] * facts.updates_per_epoch)
     return (
@@ -198,12 +173,12 @@ def structured_values(facts: Facts, keep: float) -> dict[str, Any]:
         | _teaching()
         | {
             "num_train_epochs": _epochs(facts, min(dense_updates / 2, RECOVERY_UPDATES)),
-            "learning_rate": facts.recovery_rate(keep),
+            "learning_rate": recovery_rate(facts, keep),
         }
     )
 
 
-def unstructured_values(facts: Facts, method: str, keep: float) -> dict[str, Any]:
+def unstructured_values(facts: DataFacts, method: str, keep: float) -> dict[str, Any]:
     """Flag -> value of the pruning of single weights by a method, down to the share `keep`."""
     recipe = method_of(method).pruning
     return (
@@ -211,7 +186,7 @@ def unstructured_values(facts: Facts, method: str, keep: float) -> dict[str, Any
         | _teaching()
         | {
             "num_train_epochs": _epochs(facts, recipe.updates if keep >= 0.1 else recipe.updates_below_a_tenth),
-            "learning_rate": recipe.rate * facts.learning_rate,
+            "learning_rate": recipe.rate * dense_rate(facts),
             "mask_init": recipe.mask_init,
             "mask_scale": recipe.mask_scale,
             "mask_scores_learning_rate": recipe.mask_scores_learning_rate,
@@ -223,14 +198,10 @@ def unstructured_values(facts: Facts, method: str, keep: float) -> dict[str, Any
     )
 
 
-def cut_weights_values(facts: Facts, keep: float, surgeon_fits: bool) -> dict[str, Any]:
-    """Flag -> value of the cut of single weights to the share `keep`, and of the recovery; what is zero stays zero.
-
-    Args:
-        surgeon_fits: there is plenty of memory for `RECOMMENDED_FOR_FEW`.
-    """
+def cut_weights_values(facts: DataFacts, keep: float) -> dict[str, Any]:
+    """Flag -> value of the cut of single weights to the share `keep`, and of the recovery; what is zero stays zero."""
     hard = keep <= HARD_CUT_OF_WEIGHTS
-    method = RECOMMENDED_FOR_FEW if hard and surgeon_fits else RECOMMENDED
+    method = RECOMMENDED_FOR_FEW if hard and facts.memory_for_few else RECOMMENDED
     recipe = method.recovery
     return (
         _common(facts)
@@ -238,7 +209,7 @@ def cut_weights_values(facts: Facts, keep: float, surgeon_fits: bool) -> dict[st
         | ({} if method is RECOMMENDED else {"pruning_method": method.name})
         | {
             "num_train_epochs": _epochs(facts, recipe.updates if keep >= 0.1 else recipe.updates_below_a_tenth),
-            "learning_rate": facts.learning_rate * (recipe.rate_of_hard_cut if hard else recipe.rate),
+            "learning_rate": dense_rate(facts) * (recipe.rate_of_hard_cut if hard else recipe.rate),
             "mask_init": recipe.mask_init,
             "mask_scale": recipe.mask_scale,
             "initial_threshold": keep,
@@ -247,23 +218,7 @@ def cut_weights_values(facts: Facts, keep: float, surgeon_fits: bool) -> dict[st
     )
 
 
-def fill_in(flags: Flags, values: dict[str, Any]) -> dict[str, Any]:
-    """Set the flags that the user did not give. Returns flag -> value of those.
-
-    If the user gives `--max_steps`, it replaces the recipe's epochs.
-    """
-    given = set(flags.explicit)
-    if "max_steps" in given:
-        given.add("num_train_epochs")
-    if flags.fp16:
-        given.add("bf16")
-    chosen = {name: value for name, value in values.items() if name not in given}
-    for name, value in chosen.items():
-        setattr(flags, name, value)
-    return chosen
-
-
-def _common(facts: Facts) -> dict[str, Any]:
+def _common(facts: DataFacts) -> dict[str, Any]:
     return {"per_gpu_train_batch_size": facts.batch_size, "per_gpu_eval_batch_size": 32, "bf16": facts.has_bf16}
 
 
@@ -271,7 +226,7 @@ def _teaching() -> dict[str, Any]:
     return {"alpha_ce": 0.1, "alpha_distil": 0.9, "temperature": 2.0}
 
 
-def _epochs(facts: Facts, updates: float) -> float:
+def _epochs(facts: DataFacts, updates: float) -> float:
     """Epochs for about this many updates: whole ones from three up, quarters below."""
     epochs = min(updates, MOST_UPDATES) / facts.updates_per_epoch
     step = 1.0 if epochs >= 3 else 0.25
