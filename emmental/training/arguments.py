@@ -72,6 +72,11 @@ FLAGS = {
         ),
         flag("max_seq_length", "longer inputs are cut to this number of tokens", 128, at_least=3),
         flag("feature_cache_dir", "folder for tokenised data; default: ~/.cache/emmental", "", changes_result=False),
+        switch(
+            "accept_unknown_tokens",
+            "go on although the tokenizer does not know more than half of the tokens",
+            changes_result=False,
+        ),
         switch("overwrite_cache", "tokenise again even if the cache is good", changes_result=False),
         flag("num_workers", "processes that load batches", 0, at_least=0, changes_result=False),
     ),
@@ -142,6 +147,14 @@ FLAGS = {
         ),
         switch("floor", "compare with a bag of words", default=True, changes_result=False),
         switch("engines", "try this machine's engines at the end, name the best", default=True, changes_result=False),
+        switch("cascade", "calibrate a cascade of the run's models on the dev rows", changes_result=False),
+        flag(
+            "changed",
+            "share of a cascade's answers that may differ from dense",
+            0.01,
+            above_zero=True,
+            changes_result=False,
+        ),
     ),
     "pruning": (
         flag(
@@ -173,12 +186,6 @@ FLAGS = {
         flag(
             "teacher_layers",
             "for each layer of the student the teacher's, from 1; 0 for none (such as 2,4,6); default: spread evenly",
-        ),
-        flag(
-            "hidden_cache_limit_gb",
-            "keep the teacher's hidden states on the disk, up to this size; 0: run the teacher for every batch",
-            0.0,
-            at_least=0,
         ),
     ),
     "optimization": (
@@ -309,6 +316,10 @@ def _task_problems(args: Flags) -> list[str]:
     if args.push_to_hub:
         problem = _hub_problem(args.dry_run)
         problems += [problem] if problem else []
+    if args.cascade and not (args.do_train and args.do_eval):
+        problems.append("--cascade needs --do_train and --do_eval: it is calibrated on the dev rows")
+    if "changed" in args.explicit and not (args.cascade and args.changed < 1):
+        problems.append("--changed accepts a share below 1, with --cascade")
     if args.evaluate_during_training and not args.do_train:
         problems.append("--evaluate_during_training needs --do_train")
     return problems
@@ -442,10 +453,6 @@ def _teacher_problems(args: Flags) -> list[str]:
         )
     elif args.teacher_layers is not None and not wants_hidden:
         problems.append("--teacher_layers does nothing without --alpha_hidden_cos or --alpha_hidden_mse above 0")
-    if args.hidden_cache_limit_gb > 0 and not wants_hidden:
-        problems.append(
-            "--hidden_cache_limit_gb does nothing without --alpha_hidden_cos or --alpha_hidden_mse above 0"
-        )
     return problems
 
 
