@@ -15,14 +15,14 @@ from emmental.export.bertarize import bertarize
 from emmental.export.counts_parameters import count_parameters
 from emmental.export.model_folder import read_model
 from emmental.masked_models import MaskedBertConfig, MaskedBertForSequenceClassification
-from emmental.methods import PRUNING_METHODS
+from emmental.methods import PRUNING_METHODS, method_of
 from emmental.patching import masked_layers
 from emmental.pruning import masks_of, refresh_masks
 from emmental.runs.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from emmental.runs.processes import Processes
 from emmental.training.plan import plan_updates
 
-TOGETHER = [method for method in PRUNING_METHODS if method not in ("topK", "magnitude")]
+TOGETHER = [name for name in PRUNING_METHODS if method_of(name).always_global_topk or not method_of(name).by_share]
 """Methods that rank the scores of all matrices together when a share is asked for."""
 
 

@@ -33,7 +33,7 @@ from emmental.export.storage import load_package, save_package
 from emmental.inference.sparse import SPARSE_TYPES, load_sparse
 from emmental.inference.sparse_encoder import SparseEncoder
 from emmental.masked_models import masked_config
-from emmental.methods import PRUNING_METHODS
+from emmental.methods import PRUNING_METHODS, method_of
 from emmental.patching import masked_layers
 from emmental.pictures.densities import densities_of, head_axis, heading, matrix_key
 from emmental.pruning import remaining_weights
@@ -141,7 +141,7 @@ class TestTraining:
         weights = [folder / "model.safetensors" for folder in (tmp_path, tmp_path / "resumed")]
         assert weights[0].read_bytes() == weights[1].read_bytes()
         assert masked_run_glue.main(argv(tmp_path, *named, "--do_eval")) == results
-        if method in ("magnitude", "fisher"):
+        if method_of(method).by_share:
             model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
             assert remaining_weights(model.eval()) == 25.0
 

@@ -14,7 +14,7 @@ from emmental.methods import PRUNING_METHODS, canonical_pruning_method
 from emmental.modules import MaskedLinear, ThresholdBinarizer, TopKBinarizer, binarizer
 from emmental.modules.binarizer import hard_concrete_mask
 
-THRESHOLDS = {"topK": 0.4, "threshold": 0.1, "sigmoied_threshold": 0.55, "magnitude": 0.4, "l0": None, "fisher": 0.4}
+THRESHOLDS = dict.fromkeys(PRUNING_METHODS, 0.4) | {"threshold": 0.1, "sigmoied_threshold": 0.55, "l0": None}
 
 
 def layer(method: str = "topK", seed: int = 0, size: tuple[int, int] = (5, 4), **options: object) -> MaskedLinear:
@@ -29,7 +29,7 @@ def layer(method: str = "topK", seed: int = 0, size: tuple[int, int] = (5, 4), *
 
 def differentiable_mask(masked: MaskedLinear, scores: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The mask in plain autograd operations."""
-    if masked.pruning_method in ("topK", "fisher"):
+    if masked.method.by_share and masked.method.has_scores:
         return TopKBinarizer.apply(scores, masked.threshold)
     if masked.pruning_method == "magnitude":
         size = weight.detach().abs().flatten()
