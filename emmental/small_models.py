@@ -18,8 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
+
+if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 23):  # before what earlier ones lack
+    raise ImportError(
+        f"this small model needs Transformers 5.23 or newer, and finds {transformers.__version__}: "
+        "pip install --upgrade transformers"
+    )
+
+import torch
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
@@ -43,7 +50,7 @@ FORMAT = 1
 MODELLING_FILES = ("small_models.py", "first_token.py", "architectures.py")
 """Files that let a folder load without emmental."""
 _MOST_LAYERS = 1000
-HEADS, COLUMNS = "num_attention_heads", "relative_attention_heads"
+HEADS_KEY, COLUMNS_KEY = "num_attention_heads", "relative_attention_heads"
 _AUTO_CLASSES = {
     "AutoModel": "MODEL_MAPPING",
     "AutoModelForMaskedLM": "MODEL_FOR_MASKED_LM_MAPPING",
@@ -93,7 +100,7 @@ class SmallConfig:
         layers = self.num_hidden_layers
         if not (type(layers) is int and 0 < layers <= _MOST_LAYERS):  # Transformers counts them one by one
             raise ValueError(f"num_hidden_layers accepts 1 to {_MOST_LAYERS}, not {layers!r}")
-        known = (HEADS, neurons_name(self), COLUMNS)
+        known = (HEADS_KEY, neurons_name(self), COLUMNS_KEY)
         tables = {"per_layer_config": kwargs.get("per_layer_config"), "shared_layer_config": self.shared_layer_config}
         for name, table in tables.items():
             if table is not None:
@@ -109,7 +116,7 @@ class SmallConfig:
             _register_models(type(self))
 
     def __getattribute__(self, key: str) -> Any:
-        if key in (HEADS, COLUMNS, "intermediate_size", "hidden_dim"):
+        if key in (HEADS_KEY, COLUMNS_KEY, "intermediate_size", "hidden_dim"):
             return self._getattr_without_heterogeneous_validation(key)
         return super().__getattribute__(key)
 
@@ -133,21 +140,21 @@ class SmallConfig:
     def _layer_size(self, index: int, said: Mapping[str, Any]) -> LayerSize:
         neurons_key = neurons_name(self)
         sizes = []
-        for key in (HEADS, neurons_key):
+        for key in (HEADS_KEY, neurons_key):
             most, size = getattr(self, key), said.get(key, getattr(self, key))
             if type(most) is not int or most < 1:
                 raise ValueError(f"{key} accepts numbers from 1, not {most!r}")
             if type(size) is not int or not 0 <= size <= most:
                 raise ValueError(f"{key} of layer {index} accepts 0 to {most}, not {size!r}")
             sizes.append(size)
-        columns = said.get(COLUMNS)
+        columns = said.get(COLUMNS_KEY)
         if columns is not None:
             within = isinstance(columns, list) and all(
                 type(column) is int and 0 <= column < self.num_attention_heads for column in columns
             )
             if not within or len(columns) != sizes[0]:
                 raise ValueError(
-                    f"{COLUMNS} of layer {index} accepts {sizes[0]} numbers below {self.num_attention_heads}"
+                    f"{COLUMNS_KEY} of layer {index} accepts {sizes[0]} numbers below {self.num_attention_heads}"
                 )
             columns = tuple(columns)
         return LayerSize(*sizes, columns)
@@ -159,11 +166,15 @@ class SmallConfig:
         inherited = {key: value for key, value in config.to_dict().items() if key not in gone}
         layers = {}
         for index, size in enumerate(sizes):
-            layers[index] = {HEADS: size.heads, neurons_name(config): size.neurons}
+            layers[index] = {HEADS_KEY: size.heads, neurons_name(config): size.neurons}
             if size.columns is not None and size.columns != tuple(range(config.num_attention_heads)):
-                layers[index][COLUMNS] = list(size.columns)
+                layers[index][COLUMNS_KEY] = list(size.columns)
         key = "shared_layer_config" if architecture_of(config).shared else "per_layer_config"
         return cls(**{**inherited, **settings, key: layers})
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """As in Transformers, with the number of layers, which any configuration reads if sizes are given by layer."""
+        return {**super().to_diff_dict(), "num_hidden_layers": self.num_hidden_layers}
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> Any:
         """As in Transformers; it also writes the modelling files, for users without emmental."""
