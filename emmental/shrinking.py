@@ -23,6 +23,7 @@ from emmental.architectures import (
     architecture_of,
     encoder_layers,
     encoder_linears,
+    encoder_room,
 )
 from emmental.errors import UserError
 from emmental.first_token import reads_first_token
@@ -168,9 +169,14 @@ def _without_linears(model: nn.Module) -> tuple[str, nn.Module] | None:
     adapter = next((item for item in model.named_modules() if type(item[1]).__module__.startswith("peft.")), None)
     if adapter is not None:
         return adapter
-    roles = architecture_of(model.config).roles
-    for layer in encoder_layers(model):
+    roles, layers = architecture_of(model.config).roles, encoder_layers(model)
+    if not layers:
+        room = encoder_room(model.config)
+        return room, model.base_model.get_submodule(room)
+    for layer in layers:
         inside = dict(layer.module.named_modules())
+        if not {roles[OUTPUT], roles[DOWN]} <= inside.keys():
+            return layer.name, layer.module
         for path in roles.values():
             module = inside.get(path)
             if not (module is None or _is_constant(module) or _is_plain(module)):

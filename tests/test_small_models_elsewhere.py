@@ -22,6 +22,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 import emmental
 from emmental.architectures import encoder_linears
 from emmental.errors import UserError
+from emmental.inference.sparse import sparsify
 from emmental.masked_models import masked_config
 from emmental.shrinking import layer_sizes, shrink
 
@@ -186,6 +187,8 @@ def test_quantised_and_inference_models_are_refused_in_one_line():
     linear.weight = torch.nn.Parameter(linear.weight.detach().to(torch.int8), requires_grad=False)
     with pytest.raises(UserError, match=r"layer\.1\.output\.dense"):
         prune(whole_numbers)
+    with pytest.raises(UserError, match="SparseLayer"):
+        shrink(sparsify(dense("bert")), UNEVEN)
     with torch.inference_mode():
         made_inside = dense("bert")
         with pytest.raises(UserError, match="inference_mode"):
