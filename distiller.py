@@ -91,10 +91,10 @@ class TaskDistiller(UpdateLoop):
         hidden: HiddenStateMatch | None = None,
     ) -> None:
         model = student if hidden is None else ProjectedStudent(student, hidden.projection)
-        self._by_information = any(layer.pruning_method == "fisher" for layer in masked_layers(student).values())
+        self._gathers_scores = any(layer.method.gathers_scores for layer in masked_layers(student).values())
         scores = [layer.mask_scores for layer in masked_layers(student).values()]
         self._held = bool(scores) and not any(each is None or each.requires_grad for each in scores)
-        scores_rate = None if self._by_information else args.mask_scores_learning_rate
+        scores_rate = None if self._gathers_scores else args.mask_scores_learning_rate
         groups = parameter_groups(model, args.learning_rate, args.weight_decay, scores_rate)
         optimizer = adamw(groups, args.adam_epsilon, use_apex=args.use_apex)
         super().__init__(
@@ -161,9 +161,9 @@ class TaskDistiller(UpdateLoop):
             set_threshold(self.student, self.plan.at(self.global_step)[0], self.global_threshold)
 
     def _update(self) -> None:
-        loss_scale = self.precision.scaler.get_scale() if self._by_information else 1.0
+        loss_scale = self.precision.scaler.get_scale() if self._gathers_scores else 1.0
         super()._update()
-        if self._by_information:
+        if self._gathers_scores:
             gather_information(self.student, self.global_step, loss_scale)
 
     def _make_masks(self, threshold: float) -> None:
@@ -292,7 +292,7 @@ class Distiller(UpdateLoop):
 
         Raises:
             NonFiniteError: a loss or gradient became NaN or infinite; that update is not saved.
-            StoppedBySignal: SIGTERM or Ctrl-C came; the state is saved.
+            StoppedBySignal: a signal to stop came; the state is saved.
         """
         loop = self._loop
         loop.resume()

@@ -133,10 +133,10 @@ def batch_loader(
     dataset: FeatureDataset, batches: Sampler[RowBatch], num_workers: int = 0, pin_memory: bool = False
 ) -> DataLoader:
     """A loader of ready batches. Unlike a plain `DataLoader`, it does not use the global random state."""
-    return DataLoader(
+    return (_WorkersLoader if num_workers else DataLoader)(
         dataset,
         batch_sampler=batches,
-        collate_fn=_as_it_is,
+        collate_fn=_as_arrays if num_workers else _as_it_is,
         num_workers=num_workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),
@@ -210,6 +210,28 @@ def _reopened(folder: str, pad_to_multiple_of: int) -> FeatureDataset:
 
 def _as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return batch
+
+
+def _as_arrays(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in batch.items()}
+
+
+class _WorkersLoader(DataLoader):
+    """Worker processes send arrays through pipes. Tensors would need /dev/shm, which is small in many containers."""
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        try:
+            torch.multiprocessing.Queue().close()  # fails here if /dev/shm has no room even for its semaphores
+            for arrays in super().__iter__():
+                batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+                yield {name: tensor.pin_memory() for name, tensor in batch.items()} if self.pin_memory else batch
+        except OSError as error:
+            raise UserError(f"--num_workers {self.num_workers}: {error.strerror}; give --num_workers 0") from error
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):
+                raise
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--num_workers {self.num_workers}: {reason} Give --num_workers 0") from error
 
 
 def _private_backend(tokenizer: PreTrainedTokenizerBase, max_seq_length: int, paired: bool) -> Tokenizer:

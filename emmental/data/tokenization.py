@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from emmental.architectures import ARCHITECTURES, base_model_type, longest_input, takes_token_types
+from emmental.atomic import read_object
 from emmental.errors import UserError
 from emmental.pretrained import from_pretrained
 
@@ -47,11 +48,13 @@ def trained_length(config: PreTrainedConfig) -> int | None:
     return length if type(length) is int and 1 <= length <= longest_input(config) else None
 
 
-def give_token_types(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Set a tokenizer to return the token types that its model reads; that of ALBERT, for example, omits them.
+def fit_to_model(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Set a tokenizer to return the token types that its model reads, and to know the model's longest input.
 
-    Training uses them. The tokenizer is saved with the model, so pipelines get them too.
+    ALBERT's, for example, omits the types. The tokenizer is saved with the model, so pipelines get both.
     """
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest_input(config))
+    tokenizer.init_kwargs["model_max_length"] = tokenizer.model_max_length
     if takes_token_types(config) and "token_type_ids" not in tokenizer.model_input_names:
         tokenizer.model_input_names = [*tokenizer.model_input_names, "token_type_ids"]
         tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
@@ -88,11 +91,8 @@ def check_ids(ids: Mapping[str, int], size: int, named: str, model: str) -> None
 
 
 def _model_type(file: Path) -> str:
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        return settings["model_type"] if isinstance(settings["model_type"], str) else ""
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ""  # the loading of the model reports what is wrong
+    model_type = read_object(file).get("model_type")
+    return model_type if isinstance(model_type, str) else ""  # the loading of the model reports what is wrong
 
 
 def plain_text_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from emmental.architectures import longest_input
 from emmental.atomic import write_text
 from emmental.data.tokenization import check_ids, load_tokenizer
 from emmental.errors import UserError
@@ -46,6 +47,26 @@ def check_vocabulary(files: Mapping[str, str], size: int, source: str | Path) ->
     except Exception:  # the library raises nothing more specific
         return
     check_ids(vocabulary, size, f"--model_name_or_path {source}", "its model")
+
+
+def fitted_tokenizer_files(files: Mapping[str, str], config: PreTrainedConfig) -> dict[str, str]:
+    """The files of a tokenizer that cuts texts to the model's longest input, if it is told to cut them.
+
+    Args:
+        files: name -> text, see `read_tokenizer_files`; without any, none are made.
+        config: of the model.
+    """
+    name = "tokenizer_config.json"
+    try:
+        settings = json.loads(files.get(name, "{}"))
+    except (ValueError, RecursionError):
+        return dict(files)  # whoever loads it is told
+    if not files or not isinstance(settings, dict):
+        return dict(files)
+    longest, said = longest_input(config), settings.get("model_max_length")
+    if isinstance(said, int | float) and 0 < said <= longest:
+        return dict(files)
+    return {**files, name: json.dumps({**settings, "model_max_length": longest}, indent=2, ensure_ascii=False) + "\n"}
 
 
 def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:

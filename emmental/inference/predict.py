@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from emmental.architectures import longest_input
-from emmental.atomic import atomic_file, verify_folder
+from emmental.atomic import atomic_file, refuse_losing, verify_folder
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
 from emmental.data.texts import STANDARD_INPUT, read_texts
 from emmental.data.tokenization import trained_length
@@ -153,8 +153,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         reason = None if args.engine == AUTO else why_not(args.engine)
         if reason is not None:
             raise UserError(f"--engine {args.engine}: {reason}")
-        texts = read_texts(args.input)
         path = Path(args.model_name_or_path)
+        read = {"--input": args.input, "--model_name_or_path": path, "--tokenizer_name": args.tokenizer_name}
+        refuse_losing(read, [args.output], f"--output {args.output}")
+        texts = read_texts(args.input)
         model = load(path, args.engine, args.threads, args.pruning_method, args.threshold, args.dense_above)
         tokenizer = tokenizer_of(path if args.tokenizer_name is None else args.tokenizer_name)
         longest = args.max_seq_length or trained_length(model.config) or longest_input(model.config)

@@ -19,8 +19,8 @@ from emmental.data.texts import Text
 from emmental.data.tokenization import check_token_ids, plain_text_backend
 from emmental.data.unknown_tokens import UnknownCounter, problem
 from emmental.errors import UserError
-from emmental.first_token import first_token_only
 from emmental.runs.evaluation import model_inputs
+from emmental.shrinking import first_token_form
 from emmental.tasks.classes import model_classes, refuse_several_labels
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Predictor:
             raise UserError(f"--max_seq_length accepts {smallest} to {longest} for this model, not {max_seq_length}")
         check_token_ids(tokenizer, model.config, f"--tokenizer_name {tokenizer.name_or_path}", "the model")
         backend.enable_truncation(max_seq_length, strategy="longest_first", direction=tokenizer.truncation_side)
-        self._model = model
+        self._model = first_token_form(model)
         self._labels = model_classes(model.config, "--model_name_or_path")
         self._backend: Tokenizer = backend
         self._pad_token_id, self._unknown_id = tokenizer.pad_token_id, tokenizer.unk_token_id
@@ -87,7 +87,7 @@ class Predictor:
         answers: list[dict[str, Any]] = [{}] * len(texts)
         for begin in range(0, len(order), batch_size):
             rows = order[begin : begin + batch_size]
-            with torch.inference_mode(), first_token_only(self._model):
+            with torch.inference_mode():
                 inputs = _padded([encodings[row] for row in rows], self._pad_token_id)
                 logits = self._model(**model_inputs(inputs, torch.device("cpu"), self._model)).logits
             for row, values in zip(rows, logits, strict=True):

@@ -25,7 +25,7 @@ from emmental.errors import UserError
 from emmental.export.arguments import read_arguments
 from emmental.export.model_folder import read_model
 from emmental.export.tokenizer import tokenizer_of
-from emmental.masked_models import plain_class
+from emmental.masked_models import unmasked_class
 from emmental.patching import masked_layers
 from emmental.pictures.canvas import Chart, encode_array, render_rgba
 from emmental.pictures.curves import curves, has_curves
@@ -99,7 +99,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         "model_type": model.config.model_type,
         "task": task.name,
         "primary_metric": task.primary_metric,
-        "architecture": plain_class(type(model)).__name__,
+        "architecture": unmasked_class(type(model)).__name__,
         "pruning": _pruning(model),
         "remaining": remaining(model, None if dense is None else read_model(dense)),
         "quality": rows,

@@ -20,17 +20,19 @@ from torch import nn
 import emmental
 from emmental.architectures import base_model_type
 from emmental.errors import UserError
-from emmental.methods import SCORE_METHODS, UNLEARNED_METHODS
+from emmental.methods import method_of
 from emmental.patching import masked_layers
 from emmental.pruning import densities, mask_churn, remaining_weights
-from emmental.reporting.before_after import Made, before_and_after, no_better_than_words, speed_reached
+from emmental.reporting.before_after import TrainedModels, before_and_after, no_better_than_words, speed_reached
 from emmental.reporting.best_engine import best_engine_lines
 from emmental.runs.loop import RunLoop
-from emmental.runs.progress import LOG_FILE, TENSORBOARD
+from emmental.runs.progress import LOG_FILE, TENSORBOARD, duration
 from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, always_the_same, evaluation_tasks, metric_text, metric_title
 from emmental.tasks.metrics import ERRORS, MOSTLY_ONE
 from emmental.training.arguments import HOW_TO_READ
+from emmental.training.budgets import SpeedTarget
+from emmental.training.phases import STRUCTURED
 from emmental.training.plan import Plan
 
 logger = logging.getLogger(__name__)
@@ -96,17 +98,16 @@ def warn_of_collapse(
 
 def _against(args: Run, model: nn.Module | None) -> str:
     """Advice against a collapse."""
-    if not args.do_train:
+    if not args.phases:
         return f"{args.model_name_or_path} was trained that way, or gets other inputs than it was trained on"
     slower = f"--learning_rate (now {args.learning_rate:g})"
-    if not args.model_type.startswith("masked_") or args.granularity == "structured":
+    if not (args.model_type.startswith("masked_") and args.phases[-1].masked):
         return f"Lower {slower}, or train longer (--num_train_epochs)"
-    if args.pruning_method not in UNLEARNED_METHODS:
+    if method_of(args.pruning_method).learns_scores:
         slower = f"--mask_scores_learning_rate (now {args.mask_scores_learning_rate:g}) or {slower}"
     if model is not None and masked_layers(model) and (left := remaining_weights(model)) > MOSTLY_THERE:
         return f"Lower {slower}, or train longer (--num_train_epochs): {left:.1f} % of the weights are still there"
-    less = "--keep" if args.keep else "--final_lambda" if args.final_lambda else "--final_threshold"
-    return f"Lower {slower}, or prune less ({less}) or more slowly (--num_train_epochs)"
+    return f"Lower {slower}, or prune less ({args.phases[-1].less()}) or more slowly (--num_train_epochs)"
 
 
 def checkpoints_table(rows: Sequence[Mapping[str, float]]) -> list[str]:
@@ -121,7 +122,7 @@ def checkpoints_table(rows: Sequence[Mapping[str, float]]) -> list[str]:
     ]
 
 
-def final_table(args: Run, made: Made, results: dict[str, float], seconds: float) -> str:
+def final_table(args: Run, made: TrainedModels, results: dict[str, float], seconds: float) -> str:
     """The table at the end of a run: before and after, metrics, remaining weights, size on disk, and places of files.
 
     A run that only evaluates or predicts names its model and the files it wrote.
@@ -135,9 +136,9 @@ def final_table(args: Run, made: Made, results: dict[str, float], seconds: float
     if weights.exists():
         scores = ", with mask scores" if made.model.config.model_type.startswith("masked_") else ""
         rows.append(("size on disk", f"{weights.stat().st_size / 1e6:.1f} MB ({weights.name}{scores})"))
-    if args.speedup is not None and len(made.models) > 1:
-        rows.append(("speed", speed_reached(args, made)))
-    rows.append(("time", f"{int(seconds // 60)} min {seconds % 60:.0f} s"))
+    if args.phases and isinstance(target := args.phases[-1].target, SpeedTarget):
+        rows.append(("speed", speed_reached(target, made)))
+    rows.append(("time", duration(seconds)))
     rows.append(("model", str(output if args.do_train else args.model_name_or_path)))
     for title, path in _places(args):
         if (output / path).exists():
@@ -150,7 +151,7 @@ def final_table(args: Run, made: Made, results: dict[str, float], seconds: float
     return "\n".join([*parts, *lines, *_advice(args, made, results), rule])
 
 
-def _floor_rows(args: Run, made: Made, results: dict[str, float]) -> list[tuple[str, str]]:
+def _floor_rows(args: Run, made: TrainedModels, results: dict[str, float]) -> list[tuple[str, str]]:
     """(title, value) of what the bag of words reaches, and the same answer for every row."""
     rows, metric = [], args.task.primary_metric
     if made.floor is not None:
@@ -174,12 +175,13 @@ def constant_answer(args: Run) -> dict[str, float]:
     return always_the_same(args.task, (dev if train is None else train).labels, dev.labels)
 
 
-def _advice(args: Run, made: Made, results: dict[str, float]) -> list[str]:
+def _advice(args: Run, made: TrainedModels, results: dict[str, float]) -> list[str]:
     """Hints for the user: what to know or to do next, a line each."""
     lines = []
     if made.floor is not None and no_better_than_words(results, made.floor, args.task.primary_metric):
         lines.append("not better than a bag of words by more than the noise: serve the bag of words, it is faster")
-    if args.do_train and made_by(args, made) in SCORE_METHODS and made.remaining > MOSTLY_THERE:
+    by_scores = made_by(args, made) == args.pruning_method and not method_of(args.pruning_method).by_share
+    if args.do_train and by_scores and made.remaining > MOSTLY_THERE:
         lines.append(
             f"{made.remaining:.1f} % of the weights remain, so hardly anything was pruned: give --keep, or a larger "
             f"--final_lambda (now {args.final_lambda:g})"
@@ -231,17 +233,19 @@ def write_results(run: Run, results: dict[str, float], prefix: str, mismatched: 
     run.output.write_json(str(folder / "eval_results.json"), results | named)
 
 
-def made_by(args: Run, made: Made) -> str:
+def made_by(run: Run, made: TrainedModels) -> str:
     """How the model was made, in a word: a pruning method, `structured`, or `dense`."""
-    if made.model.config.model_type.startswith("small_") and args.granularity == "structured":
-        return "structured"
-    pruned = made.model.config.model_type.startswith("masked_") or len(made.models) > 1
-    return args.pruning_method if pruned else "dense"
+    if run.phases:
+        return run.phases[-1].method
+    config = made.model.config
+    if config.model_type.startswith("small_"):
+        return STRUCTURED
+    return config.pruning_method if config.model_type.startswith("masked_") else "dense"
 
 
 def summary(
     args: Run,
-    made: Made,
+    made: TrainedModels,
     results: dict[str, float],
     history: list[dict[str, Any]],
     seconds: float,
@@ -261,7 +265,7 @@ def summary(
     }
 
 
-def model_card(args: Run, made: Made, results: dict[str, float]) -> str:
+def model_card(args: Run, made: TrainedModels, results: dict[str, float]) -> str:
     """The output folder's README.md: the Hub's metadata with the metrics, and how the model was made."""
     name = args.hub_model_id or Path(args.output_dir).resolve().name
     dataset = (CUSTOM, "own files") if args.task.name == CUSTOM else ("glue", f"GLUE {args.task.name}")
@@ -309,7 +313,7 @@ def _hub_name(name: str) -> str | None:
     return None if Path(name).exists() else name
 
 
-def _card_text(args: Run, made: Made, results: dict[str, float], name: str) -> str:
+def _card_text(args: Run, made: TrainedModels, results: dict[str, float], name: str) -> str:
     shown = {metric_title(args.task, metric): metric_text(metric, value) for metric, value in results.items()}
     if results and args.task.is_regression:
         constant = constant_answer(args)
@@ -346,7 +350,7 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 """
 
 
-def _compared(args: Run, made: Made, results: dict[str, float]) -> str:
+def _compared(args: Run, made: TrainedModels, results: dict[str, float]) -> str:
     """Dense, pruned and bag of words as a table of the card; empty if there is nothing to compare."""
     metric = args.task.primary_metric
     rows = [(one.name, one.metric) for one in made.candidates] or [("this model", results.get(metric))]

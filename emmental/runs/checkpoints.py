@@ -241,7 +241,7 @@ def _set_aside_foreign(path: Path) -> None:
     number = 1
     while (aside := path.with_name(f"{path.name}.not-verified-{number}")).exists():
         number += 1
-    path.rename(aside)
+    atomic.rename_folder(path, aside)
     logger.warning("%s holds files that %s does not list; it is kept as %s", path, atomic.MANIFEST, aside.name)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -27,7 +24,6 @@ def predict_logits(
     processes: Processes,
     precision: Precision,
     description: str = "Evaluating",
-    observe: Callable[[dict[str, Tensor], Any], None] | None = None,
     rows: np.ndarray | None = None,
 ) -> Tensor:
     """Logits of every row, in the order of the rows, the same on every rank.
@@ -41,7 +37,6 @@ def predict_logits(
         processes: this process.
         precision: of the forward pass.
         description: label of the progress bar.
-        observe: called with every batch and the model's outputs, which then include hidden states.
         rows: the rows to compute; default: all.
 
     Returns:
@@ -56,13 +51,10 @@ def predict_logits(
     was_training = model.training
     model.eval()
     renew_masks(model)
-    options = {} if observe is None else {"output_hidden_states": True}
     indices, logits = [], []
     for batch in tqdm(loader, desc=description, disable=not processes.is_main, leave=False, dynamic_ncols=True):
         with precision.autocast():
-            outputs = model(**model_inputs(batch, processes.device, model), **options)
-        if observe is not None:
-            observe(batch, outputs)
+            outputs = model(**model_inputs(batch, processes.device, model))
         counted = batch["weights"] > 0
         indices.append(batch["index"][counted])
         logits.append(outputs.logits.float()[counted.to(processes.device)])

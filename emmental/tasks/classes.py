@@ -38,8 +38,10 @@ def model_classes(config: Any, called: str) -> tuple[str, ...]:
         called: the model's name in messages: flag and value.
 
     Raises:
-        UserError: `id2label` names a class twice, leaves out a number, or contradicts `label2id`.
+        UserError: the model gives several labels at once; `id2label` names a class twice, leaves out a number, or
+            contradicts `label2id`.
     """
+    refuse_several_labels(config, called)
     given = {int(number): str(name).strip() for number, name in (config.id2label or {}).items()}
     if sorted(given) != list(range(len(given))):
         raise UserError(f"{called}: id2label in its config has the numbers {listed(given)}; 0, 1, ... are expected")
@@ -66,6 +68,19 @@ def model_classes(config: Any, called: str) -> tuple[str, ...]:
     return names
 
 
+def refuse_several_labels(config: Any, called: str) -> None:
+    """Refuse a model whose labels do not exclude each other: elsewhere its answers would become one class each.
+
+    Raises:
+        UserError: the model is one. The message begins with `called`.
+    """
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise UserError(
+            f"{called}: problem_type in its config is multi_label_classification; several labels a text are not "
+            "supported, one class or one score is"
+        )
+
+
 def _number(value: Any) -> int:
     """A class id of `label2id`; -1 if it is not a number."""
     return int(value) if re.fullmatch(r"[0-9]+", str(value)) else -1
@@ -81,19 +96,6 @@ def is_classifier(config: Any) -> bool:
     if not config.architectures:
         return not are_numbered((config.id2label or {}).values())
     return any(name.endswith("ForSequenceClassification") for name in config.architectures)
-
-
-def refuse_several_labels(config: Any, called: str) -> None:
-    """Refuse a classifier that gives several labels a text, each with a probability of its own.
-
-    Raises:
-        UserError: its `problem_type` says so. One class a text would be read from it without a word.
-    """
-    if getattr(config, "problem_type", None) == "multi_label_classification":
-        raise UserError(
-            f"{called} has the problem_type multi_label_classification: several labels a text are not supported; one "
-            "class a text (single_label_classification) and a score (regression) are"
-        )
 
 
 def class_order(
