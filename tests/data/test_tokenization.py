@@ -25,9 +25,7 @@ def test_an_id_beyond_the_embeddings_is_named():
     check_token_ids(tiny.tokenizer(), BertConfig(vocab_size=41), "--tokenizer_name x", "the model y")
     tokenizer = tiny.tokenizer()
     tokenizer.add_tokens(["printer"])
-    with pytest.raises(
-        UserError, match=r"--tokenizer_name x: the tokenizer has the id 41 \('printer'\), the model y has"
-    ):
+    with pytest.raises(UserError, match=r"--tokenizer_name x: the tokenizer has the id 41 \('printer'\), the model y"):
         check_token_ids(tokenizer, BertConfig(vocab_size=41), "--tokenizer_name x", "the model y")
     with pytest.raises(UserError, match="has the id 40"):
         check_token_ids(tiny.tokenizer(), BertConfig(vocab_size=40), "--tokenizer_name x", "the model y")
