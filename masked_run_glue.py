@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
-import os
 import time
 from collections.abc import Sequence
 from operator import attrgetter
@@ -34,9 +33,11 @@ from emmental.atomic import DamagedError, verify_folder
 from emmental.cascade.of_run import cascade_of_run, refuse_impossible_cascade
 from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
-from emmental.data.description import description, one_class
+from emmental.data.cache_folder import cache_folder
+from emmental.data.description import description, one_class, unknown_in
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
+from emmental.modules.score_head import restore_scores, standardise_scores
 from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
 from emmental.pretrained import from_pretrained
@@ -63,7 +64,9 @@ from emmental.runs.progress import LOG_FILE, add_pictures, read_log
 from emmental.runs.run import TRAINER, Run, set_up
 from emmental.runs.state import seed_generators
 from emmental.tasks import (
+    CUSTOM,
     Task,
+    class_shares,
     collapsed_to_one_class,
     compute_metrics,
     evaluation_tasks,
@@ -72,7 +75,7 @@ from emmental.tasks import (
     resolve_task,
     write_predictions,
 )
-from emmental.teaching.teachers import check_hidden_states, load_teacher, teaching
+from emmental.teaching.teachers import compared_with, load_teacher, teaching
 from emmental.training.facts import DataFacts, data_facts
 from emmental.training.folders import lock_run, opened, parts_of, refuse_other_runs
 from emmental.training.forecast import disk_forecast
@@ -141,6 +144,8 @@ def load_data(run: Run, tokenizer: Any) -> FeatureDataset | None:
     opened = {split: rows for (name, split), rows in run.datasets.items() if name == run.task.name}
     for line in description(run.task, opened, run.max_seq_length):
         logger.info(line)
+    for line in unknown_in(opened, run.accept_unknown_tokens):
+        logger.warning(line)
     if labelled is None:
         return None
     rows = with_unlabelled(run, labelled, tokenizer, _cache_folder(run))
@@ -172,7 +177,7 @@ def load_models(run: Run, tokenizer: Any) -> tuple[nn.Module, nn.Module | None]:
     teacher = None
     if run.teacher_name_or_path is not None:
         teacher = load_teacher(run, tokenizer, run.task)
-        check_hidden_states(run, teacher, model, run.datasets[run.task.name, "train"])
+        compared_with(run, teacher, model)  # fails before training if the layers do not fit
     if isinstance(run.phases[0], DenseTraining) and not run.phases[0].is_needed(run, model):
         del run.phases[0]
     return model, teacher
@@ -275,9 +280,7 @@ def load_and_cache_examples(
 
 
 def _cache_folder(args: Run) -> Path:
-    if args.feature_cache_dir:
-        return Path(args.feature_cache_dir)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emmental"
+    return cache_folder(args.feature_cache_dir)
 
 
 def train(
@@ -290,8 +293,9 @@ def train(
 
     Raises:
         NonFiniteError: a loss or gradient became NaN or infinite; that update is not saved.
-        StoppedBySignal: SIGTERM or Ctrl-C came; the state is saved.
+        StoppedBySignal: a signal to stop came; the state is saved.
     """
+    standardise_scores(model, train_dataset.labels)
     plan = plan_updates(args, len(train_dataset), args.processes.world_size)
     world, size = args.processes, args.per_gpu_train_batch_size
     batches = LengthGroupedBatches(train_dataset.lengths, size, world.rank, world.world_size, seed=args.seed)
@@ -324,7 +328,9 @@ def train(
                 loop.save()
     if args.load_best_model_at_end:
         loop.load_best()
+        distiller.keep_exact_masks()  # of the scores of that checkpoint
     drop_masks(model)
+    restore_scores(model)
     return distiller.global_step, loop.averages.mean_total()
 
 
@@ -359,9 +365,11 @@ def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> d
         predictions = predictions_from_logits(task, logits)
         found = compute_metrics(task, predictions, dataset.labels)
         entropy = prediction_entropy(logits)
+        found |= class_shares(task, predictions, dataset.labels) if task.name == CUSTOM else {}
         found |= {} if entropy is None else {"entropy": entropy}
         if one_class(task, dataset) is None:
-            warn_of_collapse(args, collapsed_to_one_class(predictions, task.num_labels), prefix, model)
+            only = collapsed_to_one_class(predictions, task.num_labels)
+            warn_of_collapse(args, only, prefix, model, dataset.labels)
         write_results(args, found, prefix, mismatched=task.name != args.task.name)
         results |= {key: value for key, value in found.items() if key not in results}
     return results

@@ -8,12 +8,13 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from emmental.atomic import folder_of_user
 from emmental.errors import UserError
 from emmental.flags import Flag, Flags
 
@@ -34,6 +35,12 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the mistake and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As in argparse, but `~/` at the start of a value is the home folder: shells leave it in `--flag=~/x`."""
+        _settle_home(os.environ)
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_at_home(word) for word in words], namespace)
 
     def format_help(self) -> str:
         """As in argparse, without the empty defaults."""
@@ -57,6 +64,21 @@ class OneLineParser(argparse.ArgumentParser):
             if shown is not None and one.name not in shown:
                 help = argparse.SUPPRESS
             group.add_argument(f"--{one.name}", default=argparse.SUPPRESS, help=help, **how)
+
+
+def _settle_home(environment: MutableMapping[str, str]) -> None:
+    """Give a user without home folder (of a container, without entry in passwd) one: libraries read `~` on import."""
+    with suppress(RuntimeError):
+        if Path.home().is_dir():
+            return
+    with suppress(OSError):
+        environment["HOME"] = str(folder_of_user())
+        print(f"there is no home folder: {environment['HOME']} stands in for it", file=sys.stderr)
+
+
+def _at_home(word: str) -> str:
+    name, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{name}{equals}{os.path.expanduser(value)}" if value.startswith("~/") else word
 
 
 def parse_flags(

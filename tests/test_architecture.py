@@ -298,6 +298,8 @@ def unsafe(node: ast.AST) -> str | None:
             (names[-1], name) for name in names[:-1]
         }:
             return f"import of {names[-1]}.{names[0]}"
+    if isinstance(node, ast.Attribute) and node.attr == "__class__" and isinstance(node.ctx, ast.Store):
+        return "a class swapped on a living object"
     if not isinstance(node, ast.Call):
         return None
     called = ast.unparse(node.func)
@@ -340,6 +342,8 @@ def test_nothing_runs_code_from_a_file(module):
         ("AutoModel.from_pretrained(name, trust_remote_code=False)", None),
         ("np.load(path, allow_pickle=True)", "an array file that unpickles"),
         ("torch.load(path, weights_only=True)", None),
+        ("model.__class__ = Other", "a class swapped on a living object"),
+        ("model.__class__.__name__", None),
         ("model.eval()", None),
         ("re.compile('a')", None),
     ],
@@ -370,3 +374,20 @@ def test_no_path_of_one_machine():
         if absolute.search(line)
     ]
     assert found == []
+
+
+BEFORE_THE_ROUTE = (
+    *("emmental.flags", "emmental.runs.run", "emmental.command_line", "emmental.language_models.arguments"),
+    *(f"emmental.training.{name}" for name in ("arguments", "recipe", "settings", "route", "tasks", "models")),
+)
+"""Modules that read what the user asked for: they declare, check and complete flags, load what these name, and decide
+the route."""
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(("emmental", "masked_run_glue"))])
+def test_nothing_behind_the_route_asks_which_flags_led_there(module):
+    if module in BEFORE_THE_ROUTE:
+        return
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Attribute) and node.attr in ("granularity", "recipe", "explicit"):
+            assert module.startswith("emmental.methods"), f"{module}, line {node.lineno}: {ast.unparse(node)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 from emmental import atomic
 from emmental.command_line import OneLineParser
 from emmental.errors import UserError
-from emmental.export.package import TOKENIZER_FILES
+from emmental.export.tokenizer import check_vocabulary, fitted_tokenizer_files, read_tokenizer_files
 from emmental.methods import METHODS, PRUNING_METHODS
 
 
@@ -62,8 +61,9 @@ def folders(args: argparse.Namespace) -> tuple[Path, Path]:
     return source, Path(args.output or source.resolve().parent / f"{args.prefix}_{source.resolve().name}")
 
 
-def refuse_foreign(target: Path, is_ours: bool) -> None:
-    """Refuse to replace what the command did not make. A manifest alone does not tell: checkpoints have one too."""
+def refuse_foreign(target: Path, is_ours: bool, source: Path) -> None:
+    """Refuse to replace the `source`, or what the command did not make. Checkpoints have manifests too."""
+    atomic.refuse_losing({"--model_name_or_path": source}, [target], f"--output {target}")
     if target.exists() and not is_ours:
         raise UserError(f"--output {target} exists and was not made by this command; it is left alone")
 
@@ -76,9 +76,9 @@ def has_card(folder: Path, mark: str) -> bool:
 
 def write_model(model: PreTrainedModel, source: Path, target: Path, card: str) -> None:
     """Write `model`, the tokenizer of `source` and the card README.md to `target`, whole or not at all."""
+    check_vocabulary(read_tokenizer_files(source), model.config.vocab_size, source)
     with atomic.atomic_folder(target) as temporary:
         model.save_pretrained(temporary, max_shard_size="1TB")
-        for file in (source / name for name in TOKENIZER_FILES):
-            if file.is_file():
-                shutil.copyfile(file, temporary / file.name)
+        for name, text in fitted_tokenizer_files(read_tokenizer_files(source), model.config).items():
+            atomic.write_text(temporary / name, text)
         atomic.write_text(temporary / "README.md", card)

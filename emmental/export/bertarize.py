@@ -69,7 +69,7 @@ def bertarize_folder(
         UserError: as `read_model`; the model is not masked; `target` is another existing folder.
     """
     source, target = Path(source), Path(target)
-    refuse_foreign(target, has_card(target, _MARK))
+    refuse_foreign(target, has_card(target, _MARK), source)
     if not read_settings(source)["model_type"].startswith("masked_"):
         raise UserError(f"--model_name_or_path {source} is not masked, so there is nothing to convert")
     masked = read_model(source, pruning_method, threshold)

@@ -19,7 +19,7 @@ from emmental.errors import UserError
 from emmental.masked_models import MaskedConfig, masked_class, unmasked_class
 from emmental.methods import METHODS, canonical_pruning_method
 from emmental.patching import set_threshold
-from emmental.pretrained import check_folder, check_sizes, making, read_weights
+from emmental.pretrained import check_folder, check_sizes, making, read_weights, renamed, renaming
 from emmental.small_models import model_classes
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,9 @@ def build_model(cls: type[PreTrainedModel], config: PreTrainedConfig, state: dic
     options = {"add_pooling_layer": any(key.startswith("pooler.") for key in state)} if has_choice else {}
     with making(source, "no model can be made from its configuration"), torch.device("meta"):
         expected = {key: value.shape for key, value in cls(config, **options).state_dict().items()}
+    if lacking := expected.keys() - state.keys():
+        rule = renaming(lacking, state.keys() - expected.keys(), cls.base_model_prefix)
+        state = {renamed(key, rule): value for key, value in state.items()}
     for key in sorted({*expected, *state}):
         if key not in state or key not in expected:
             raise UserError(f"{source}: {key} is {'missing' if key in expected else 'not part of the model'}")

@@ -16,7 +16,7 @@ from emmental.inference.engines import ENGINES, measure_together
 from emmental.pruning import remaining_weights
 from emmental.runs.run import Run
 from emmental.shrinking import layer_sizes
-from emmental.tasks import read_split
+from emmental.tasks import metric_text, read_split
 from emmental.tasks.bag_of_words import Floor, bag_of_words
 from emmental.training.budgets import SECONDS_TOGETHER, SpeedTarget
 
@@ -102,7 +102,7 @@ def floor_of(run: Run) -> Floor | None:
     if not (run.floor and run.do_train and run.do_eval and run.processes.is_main):
         return None
     floor = bag_of_words(run.task, *(read_split(run.task, run.data_dir, split) for split in ("train", "dev")))
-    reached = ", ".join(f"{name} {value:.4f}" for name, value in floor.metrics.items())
+    reached = ", ".join(f"{name} {metric_text(name, value)}" for name, value in floor.metrics.items())
     logger.info("a bag of words reaches %s in %.1f s", reached, floor.seconds)
     return floor
 

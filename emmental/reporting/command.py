@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from emmental import atomic
 from emmental.architectures import longest_input
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
-from emmental.data.tokenization import trained_length
+from emmental.data.tokenization import check_token_ids, trained_length
 from emmental.errors import UserError
 from emmental.export.arguments import read_arguments
 from emmental.export.model_folder import read_model
@@ -76,6 +76,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     task, tokenizer = _task(args, model.config), tokenizer_of(source)
     args.max_seq_length = args.max_seq_length or trained_length(model.config) or min(128, longest_input(model.config))
     _check_model(model, task, args)
+    check_token_ids(tokenizer, model.config, f"--model_name_or_path {source}", "its model")
     made, work = training(source), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)
     calibration = calibration_texts(args.calibration_file, task, args.data_dir)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from huggingface_hub import HfApi, ModelCard, ModelCardData
@@ -25,9 +26,10 @@ from emmental.pruning import densities, mask_churn, remaining_weights
 from emmental.reporting.before_after import TrainedModels, before_and_after, no_better_than_words, speed_reached
 from emmental.reporting.best_engine import best_engine_lines
 from emmental.runs.loop import RunLoop
-from emmental.runs.progress import LOG_FILE, TENSORBOARD
+from emmental.runs.progress import LOG_FILE, TENSORBOARD, duration
 from emmental.runs.run import Run
-from emmental.tasks import CUSTOM, evaluation_tasks, metric_title
+from emmental.tasks import CUSTOM, always_the_same, evaluation_tasks, metric_text, metric_title
+from emmental.tasks.metrics import ERRORS, MOSTLY_ONE
 from emmental.training.arguments import HOW_TO_READ
 from emmental.training.budgets import SpeedTarget
 from emmental.training.phases import STRUCTURED
@@ -65,11 +67,30 @@ def warn_of_churn(args: Run, churn: float, high_before: int) -> int:
     return high
 
 
-def warn_of_collapse(args: Run, predicted: int | None, checkpoint: str = "", model: nn.Module | None = None) -> None:
-    """Warn if every prediction of `model` is the same class, with advice for this kind of run."""
+def warn_of_collapse(
+    args: Run,
+    predicted: int | None,
+    checkpoint: str = "",
+    model: nn.Module | None = None,
+    labels: np.ndarray | None = None,
+) -> None:
+    """Warn if every prediction of `model` is the same class, with advice for this kind of run and for the `labels`."""
     if predicted is not None and args.processes.is_main:
         label = args.task.labels[predicted]
         where = f"{checkpoint}: " if checkpoint else ""
+        share = 0.0 if labels is None else float((labels == predicted).mean())
+        if share >= MOSTLY_ONE:
+            logger.warning(
+                "%severy prediction is class %r, and %.1f %% of the rows are of it: the accuracy is that of always "
+                "answering %r (balanced accuracy %.2f). More training rows of the other classes help, or fewer of %r",
+                where,
+                label,
+                100 * share,
+                label,
+                1 / len(np.unique(labels)),
+                label,
+            )
+            return
         logger.warning(
             "%severy prediction is class %r: the model has collapsed. %s", where, label, _against(args, model)
         )
@@ -108,9 +129,8 @@ def final_table(args: Run, made: TrainedModels, results: dict[str, float], secon
     """
     output, metric = Path(args.output_dir), args.task.primary_metric
     weights = output / "model.safetensors"
-    rows = [(metric_title(args.task, name), f"{value:.4f}") for name, value in results.items()]
-    if made.floor is not None and not made.candidates:
-        rows.append((f"bag of words, {metric_title(args.task, metric)}", f"{made.floor.metrics[metric]:.4f}"))
+    rows = [(metric_title(args.task, name), metric_text(name, value)) for name, value in results.items()]
+    rows += _floor_rows(args, made, results)
     if args.do_train or made.model.config.model_type.startswith("masked_"):
         rows.append(("remaining weights", f"{made.remaining:.2f} % of the encoder's matrices"))
     if weights.exists():
@@ -118,7 +138,7 @@ def final_table(args: Run, made: TrainedModels, results: dict[str, float], secon
         rows.append(("size on disk", f"{weights.stat().st_size / 1e6:.1f} MB ({weights.name}{scores})"))
     if args.phases and isinstance(target := args.phases[-1].target, SpeedTarget):
         rows.append(("speed", speed_reached(target, made)))
-    rows.append(("time", f"{int(seconds // 60)} min {seconds % 60:.0f} s"))
+    rows.append(("time", duration(seconds)))
     rows.append(("model", str(output if args.do_train else args.model_name_or_path)))
     for title, path in _places(args):
         if (output / path).exists():
@@ -129,6 +149,30 @@ def final_table(args: Run, made: TrainedModels, results: dict[str, float], secon
     rule = "-" * max(len(line) for line in [*lines, *table])
     parts = [rule, *table, rule] if table else [rule]
     return "\n".join([*parts, *lines, *_advice(args, made, results), rule])
+
+
+def _floor_rows(args: Run, made: TrainedModels, results: dict[str, float]) -> list[tuple[str, str]]:
+    """(title, value) of what the bag of words reaches, and the same answer for every row."""
+    rows, metric = [], args.task.primary_metric
+    if made.floor is not None:
+        shown = [*([] if made.candidates else [metric]), *(name for name in made.floor.metrics if name in ERRORS)]
+        rows = [(f"bag of words, {metric_title(args.task, m)}", metric_text(m, made.floor.metrics[m])) for m in shown]
+    constant = constant_answer(args)
+    if results and (args.task.is_regression or constant.get("acc", 0.0) >= MOSTLY_ONE):
+        title = "always the mean" if args.task.is_regression else "always the largest class"
+        rows += [(f"{title}, {name}", metric_text(name, value)) for name, value in constant.items()]
+    return rows
+
+
+def constant_answer(args: Run) -> dict[str, float]:
+    """Metrics, on the dev data, of the same answer for every row: see `always_the_same`. Empty without dev labels.
+
+    The answer is chosen by the training rows, or without training by the dev rows.
+    """
+    dev, train = (args.datasets.get((args.task.name, split)) for split in ("dev", "train"))
+    if dev is None or dev.labels is None:
+        return {}
+    return always_the_same(args.task, (dev if train is None else train).labels, dev.labels)
 
 
 def _advice(args: Run, made: TrainedModels, results: dict[str, float]) -> list[str]:
@@ -212,6 +256,7 @@ def summary(
         "method": made_by(args, made),
         "metrics": {name: value for name, value in results.items() if name != "entropy"},
         "positive_label": args.task.positive_name,
+        "constant_answer": constant_answer(args),
         "remaining": made.remaining,
         "compared": [asdict(one) for one in made.timed(args.task.primary_metric)],
         "updates": max((row["step"] for row in history), default=0),
@@ -231,7 +276,7 @@ def model_card(args: Run, made: TrainedModels, results: dict[str, float]) -> str
         pipeline_tag="text-classification",
         model_name=name,
         eval_results=[
-            EvalResult("text-classification", *dataset, metric, round(value, 4))
+            EvalResult("text-classification", *dataset, metric, float(metric_text(metric, value)))
             for metric, value in results.items()
             if metric != "entropy"
         ]
@@ -269,7 +314,11 @@ def _hub_name(name: str) -> str | None:
 
 
 def _card_text(args: Run, made: TrainedModels, results: dict[str, float], name: str) -> str:
-    rows = [f"| {metric_title(args.task, metric)} | {value:.4f} |" for metric, value in results.items()]
+    shown = {metric_title(args.task, metric): metric_text(metric, value) for metric, value in results.items()}
+    if results and args.task.is_regression:
+        constant = constant_answer(args)
+        shown |= {f"always the mean, {name}": metric_text(name, value) for name, value in constant.items()}
+    rows = [f"| {title} | {text} |" for title, text in shown.items()]
     table = "\n".join(rows) or "| not evaluated | |"
     config, method = made.model.config, made_by(args, made)
     kind = "regressor" if args.task.is_regression else "classifier"

@@ -18,7 +18,7 @@ from emmental.flags import Flags
 from emmental.optional import what_is_left_out
 from emmental.runs import processes
 from emmental.runs.checkpoints import last_written
-from emmental.runs.output_folder import OutputFolder
+from emmental.runs.inputs import refuse_losing_inputs
 from emmental.runs.processes import Processes
 from emmental.runs.progress import configure_logging
 from emmental.runs.threads import available_cores, choose_threads
@@ -61,18 +61,22 @@ class Run:
     """
 
     def __init__(self, flags: Flags, names: FolderFlags = TRAINER, processes: Processes | None = None) -> None:
-        self.flags = flags
-        self.names = names
-        self.processes = processes or Processes()
-        self.task: Any = None
-        self.tokenizer: Any = None
-        self.special_tok_ids: dict[str, int] = {}
-        self.datasets: dict[tuple[str, str], Any] = {}
-        self.output: OutputFolder | None = None
-        self.phases: list[Any] = []
-        self.evaluates_in_bf16: bool = getattr(flags, "bf16", False)
-        self.work_after = 0.0
-        self.contents: dict[str, str] = {}
+        own: dict[str, Any] = {
+            "names": names,
+            "processes": processes or Processes(),
+            "task": None,
+            "tokenizer": None,
+            "special_tok_ids": {},
+            "datasets": {},
+            "output": None,
+            "phases": [],
+            "evaluates_in_bf16": getattr(flags, "bf16", False),
+            "work_after": 0.0,
+            "contents": {},
+        }
+        hidden = [name for name in vars(flags) if name in own or hasattr(Run, name)]
+        assert not hidden, f"a flag cannot be called like an attribute of a run: {', '.join(hidden)}"
+        vars(self).update(own, flags=flags)
 
     def __getattr__(self, name: str) -> Any:
         """The value of a flag."""
@@ -141,7 +145,7 @@ def set_up(flags: Flags, names: FolderFlags, no_cuda: bool, remedies: str) -> It
         remedies: advice for the log if a loss is not finite.
 
     Raises:
-        UserError: see `emmental.runs.processes.start`.
+        UserError: see `emmental.runs.processes.start` and `emmental.runs.inputs.refuse_losing_inputs`.
         SystemExit: with status 1 if a loss or gradient was not finite.
     """
     emmental.register()
@@ -151,6 +155,7 @@ def set_up(flags: Flags, names: FolderFlags, no_cuda: bool, remedies: str) -> It
     if line := what_is_left_out():
         logger.info(line)
     try:
+        refuse_losing_inputs(run)
         yield run
     except NonFiniteError as error:
         newest = last_written(run.folder) or "none"

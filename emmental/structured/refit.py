@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emmental.architectures import DOWN, OUTPUT, architecture_of, encoder_layers
-from emmental.first_token import all_tokens, reads_first_token
+from emmental.first_token import reads_first_token
+from emmental.modules.score_head import classifier_of
 from emmental.modules.weight_information import Reduce
 from emmental.structured.agreement import answers
 from emmental.structured.stepping import LayerByLayer, evaluating, inputs_on_device
@@ -118,7 +119,7 @@ def refit(
         reduce: sums a float64 tensor over all processes and returns it.
         keep_zeros: weights of exactly zero stay zero, for pruned single weights.
     """
-    with evaluating(dense), evaluating(pruned), all_tokens(dense), all_tokens(pruned), torch.no_grad():
+    with evaluating(dense), evaluating(pruned), torch.no_grad():
         fit = _Refit(dense, pruned, batches, reduce, keep_zeros)
         if architecture_of(pruned.config).shared:
             fit.shared_layers()
@@ -149,12 +150,6 @@ def refit_classifier(
         rows, wanted = torch.cat(given), answers(dense, batches)
         problem.add(rows, wanted, rows.new_ones(len(rows)))
         problem.solve(reduce)
-
-
-def classifier_of(model: nn.Module) -> nn.Linear:
-    """The linear that gives the logits of a sequence classifier."""
-    inside = set(model.base_model.modules())
-    return [module for module in model.modules() if isinstance(module, nn.Linear) and module not in inside][-1]
 
 
 def add_biases(model: nn.Module) -> nn.Module:

@@ -38,8 +38,10 @@ def model_classes(config: Any, called: str) -> tuple[str, ...]:
         called: the model's name in messages: flag and value.
 
     Raises:
-        UserError: `id2label` names a class twice, leaves out a number, or contradicts `label2id`.
+        UserError: the model gives several labels at once; `id2label` names a class twice, leaves out a number, or
+            contradicts `label2id`.
     """
+    refuse_several_labels(config, called)
     given = {int(number): str(name).strip() for number, name in (config.id2label or {}).items()}
     if sorted(given) != list(range(len(given))):
         raise UserError(f"{called}: id2label in its config has the numbers {listed(given)}; 0, 1, ... are expected")
@@ -64,6 +66,19 @@ def model_classes(config: Any, called: str) -> tuple[str, ...]:
     if beyond := [name for name, number in back.items() if number not in range(len(names)) and not are_numbered(back)]:
         raise UserError(f"{called}: label2id in its config has classes that id2label lacks: {listed(beyond)}")
     return names
+
+
+def refuse_several_labels(config: Any, called: str) -> None:
+    """Refuse a model whose labels do not exclude each other: elsewhere its answers would become one class each.
+
+    Raises:
+        UserError: the model is one. The message begins with `called`.
+    """
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise UserError(
+            f"{called}: problem_type in its config is multi_label_classification; several labels a text are not "
+            "supported, one class or one score is"
+        )
 
 
 def _number(value: Any) -> int:
@@ -98,6 +113,7 @@ def class_order(
     Raises:
         UserError: another number of classes, or names that do not match. The message has both lists.
     """
+    refuse_several_labels(config, called)
     own = model_classes(config, called)
     if len(own) != task.num_labels:
         raise UserError(

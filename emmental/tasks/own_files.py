@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from emmental.errors import UserError, names_near
-from emmental.tasks.classes import are_numbered, in_order_of, model_classes, same_class
+from emmental.tasks.classes import are_numbered, in_order_of, model_classes, refuse_several_labels, same_class
 from emmental.tasks.labels import classes_in, has_decimal_commas, look_alikes, sorted_labels, without_missing
 from emmental.tasks.tables import TEXT_LINES, Table, read_table, table_format
 from emmental.tasks.task import CUSTOM, FILE_FLAGS, SPLITS, Layout, Task, listed
@@ -92,7 +92,7 @@ def user_task(
     task = Task(
         CUSTOM,
         tuple(labels),
-        ("acc", "f1") if labels else ("pearson", "spearmanr", "corr"),
+        ("acc", "f1") if labels else ("pearson", "spearmanr", "corr", "rmse", "mae"),
         "acc" if labels else "corr",
         "predictions.tsv",
         **{split: layouts.get(split) for split in SPLITS},
@@ -152,6 +152,7 @@ def task_of_model(
     Raises:
         UserError: as `user_task` and `class_order`.
     """
+    refuse_several_labels(config, called)
     names = model_classes(config, called)
     files = (train_file, validation_file, test_file)
     labelled = validation_file or train_file

@@ -72,6 +72,11 @@ FLAGS = {
         ),
         flag("max_seq_length", "longer inputs are cut to this number of tokens", 128, at_least=3),
         flag("feature_cache_dir", "folder for tokenised data; default: ~/.cache/emmental", "", changes_result=False),
+        switch(
+            "accept_unknown_tokens",
+            "go on although the tokenizer does not know more than half of the tokens",
+            changes_result=False,
+        ),
         switch("overwrite_cache", "tokenise again even if the cache is good", changes_result=False),
         flag("num_workers", "processes that load batches", 0, at_least=0, changes_result=False),
     ),
@@ -181,12 +186,6 @@ FLAGS = {
         flag(
             "teacher_layers",
             "for each layer of the student the teacher's, from 1; 0 for none (such as 2,4,6); default: spread evenly",
-        ),
-        flag(
-            "hidden_cache_limit_gb",
-            "keep the teacher's hidden states on the disk, up to this size; 0: run the teacher for every batch",
-            0.0,
-            at_least=0,
         ),
     ),
     "optimization": (
@@ -454,10 +453,6 @@ def _teacher_problems(args: Flags) -> list[str]:
         )
     elif args.teacher_layers is not None and not wants_hidden:
         problems.append("--teacher_layers does nothing without --alpha_hidden_cos or --alpha_hidden_mse above 0")
-    if args.hidden_cache_limit_gb > 0 and not wants_hidden:
-        problems.append(
-            "--hidden_cache_limit_gb does nothing without --alpha_hidden_cos or --alpha_hidden_mse above 0"
-        )
     return problems
 
 

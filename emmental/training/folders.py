@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from emmental.errors import UserError
 from emmental.pretrained import weights_fingerprint
 from emmental.runs.output_folder import RECORD, OutputFolder
 from emmental.runs.resuming import checkpoint_to_resume, lock_output, open_output
@@ -32,12 +31,9 @@ def lock_run(run: Run) -> None:
     """Lock the folder that the parts of a run share. `--overwrite_output_dir` clears it and those of earlier parts.
 
     Raises:
-        UserError: another run is using it, or the model to start from would be removed.
+        UserError: another run is using it.
     """
-    needed = [Path(name).resolve() for name in (run.model_name_or_path, run.teacher_name_or_path) if name]
     folders = [run.folder / DENSE_FOLDER, *sorted(run.folder.glob(f"{KEEP_FOLDER}*"))]
-    if run.overwrite_output_dir and any(folder.resolve() in needed for folder in (run.folder, *folders)):
-        raise UserError("--overwrite_output_dir would remove the model to start from; choose another --output_dir")
     with run.processes.main_first():
         if not run.processes.is_main:
             return

@@ -76,9 +76,8 @@ def load_model(args: Run, task: Task, tokenizer: Any) -> PreTrainedModel:
         raise UserError(
             f"--max_seq_length {args.max_seq_length} is more than the {longest_input(config)} positions of {name}"
         )
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(f"--tokenizer_name has {len(tokenizer)} tokens, the model {name} only {config.vocab_size}")
-    tokenization.give_token_types(tokenizer, config)
+    tokenization.check_token_ids(tokenizer, config, f"--tokenizer_name {tokenizer.name_or_path}", f"the model {name}")
+    tokenization.fit_to_model(tokenizer, config)
     _check_model_type(args, config)
     masks = args.do_train or "model_type" in args.explicit or isinstance(config, MaskedConfig)
     if masks and args.model_type.startswith("masked_"):

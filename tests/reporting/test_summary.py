@@ -90,6 +90,16 @@ class TestWarnings:
         assert "--keep" in caplog.text
         assert "--mask_scores_learning_rate" not in caplog.text
 
+    def test_one_class_of_most_rows_is_no_matter_of_learning_rates(self, args, caplog):
+        labels = np.array([0] * 19 + [1])
+        warn_of_collapse(args, 0, "", None, labels)
+        assert "every prediction is class '0', and 95.0 % of the rows are of it" in caplog.text
+        assert "balanced accuracy 0.50" in caplog.text
+        assert "--learning_rate" not in caplog.text
+        caplog.clear()
+        warn_of_collapse(args, 1, "", None, labels)
+        assert "--learning_rate" in caplog.text
+
     def test_a_model_that_was_hardly_pruned_is_not_to_be_pruned_less(self, args, caplog, pruned):
         warn_of_collapse(args, 0, "", pruned)
         assert "or prune less (--final_threshold)" in caplog.text
@@ -118,7 +128,7 @@ class TestFinalTable:
         assert rows["acc"] == "0.8765"
         assert rows["remaining weights"].startswith("25.00 %")
         assert rows["size on disk"].startswith("0.0 MB (model.safetensors")
-        assert rows["time"] == "2 min 5 s"
+        assert rows["time"] == "2 min 05 s"
         assert rows["model"] == str(tmp_path / "out")
         assert rows["log"] == str(tmp_path / "out" / "train_log.jsonl")
         assert "pictures" not in rows
