@@ -6,10 +6,8 @@ It gives the numbers of scikit-learn's `TfidfVectorizer` and linear models, whic
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +20,8 @@ WORDS, PIECES = "words", "pieces"
 """Kinds of terms: words and pairs of neighbours; runs of three and four characters inside a word and its edges."""
 _WORD, _SPACES = re.compile(r"(?u)\S+"), re.compile(r"\s\s+")
 _SHORTEST, _LONGEST = 3, 4
+_REMEMBERED = 50_000
+"""Most words whose pieces are remembered."""
 
 Text = str | tuple[str, str]
 
@@ -35,12 +35,17 @@ def terms_of(text: str, kind: str) -> Iterator[str]:
         yield from (f"{one} {other}" for one, other in pairwise(words))
         return
     for word in _SPACES.sub(" ", text).split():
-        padded = f" {word} "
-        for length in range(_SHORTEST, _LONGEST + 1):
-            yield padded[:length]
-            yield from (padded[start : start + length] for start in range(1, len(padded) - length + 1))
-            if len(padded) <= length:  # a short word counts once
-                break
+        yield from pieces_of(word)
+
+
+def pieces_of(word: str) -> Iterator[str]:
+    """Runs of three and four characters of a word with a space on both sides; a short word counts once."""
+    padded = f" {word} "
+    for length in range(_SHORTEST, _LONGEST + 1):
+        yield padded[:length]
+        yield from (padded[start : start + length] for start in range(1, len(padded) - length + 1))
+        if len(padded) <= length:
+            break
 
 
 class Terms:
@@ -50,13 +55,29 @@ class Terms:
         self.kind = kind
         self.idf = idf.astype(np.float64)
         self._places = {term: place for place, term in enumerate(terms)}
+        self._of_word: dict[str, list[int]] = {}
 
-    def row(self, text: str) -> dict[int, float]:
-        """Place -> value of the terms that are known."""
-        counts = Counter(place for term in terms_of(text, self.kind) if (place := self._places.get(term)) is not None)
-        values = {place: (1 + math.log(count)) * self.idf[place] for place, count in counts.items()}
-        length = math.sqrt(sum(value * value for value in values.values()))
-        return {place: value / length for place, value in values.items()} if length else {}
+    def row(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Places, rising, and values of the terms that are known."""
+        places, counts = np.unique(np.array(self._found(text), np.int64), return_counts=True)
+        values = (1 + np.log(counts)) * self.idf[places]
+        return places, values / max(float(np.sqrt(values @ values)), 1e-300)
+
+    def _found(self, text: str) -> list[int]:
+        """The place of each known term. The pieces of a word are looked up once."""
+        if self.kind == WORDS:
+            return self._known(terms_of(text, WORDS))
+        found: list[int] = []
+        for word in _SPACES.sub(" ", text.lower()).split():
+            if word not in self._of_word:
+                if len(self._of_word) >= _REMEMBERED:
+                    self._of_word.clear()
+                self._of_word[word] = self._known(pieces_of(word))
+            found += self._of_word[word]
+        return found
+
+    def _known(self, terms: Iterable[str]) -> list[int]:
+        return [place for place in map(self._places.get, terms) if place is not None]
 
 
 class BagOfWords:
@@ -79,26 +100,33 @@ class BagOfWords:
         return np.array([self._logits(text) for text in texts]).reshape(len(texts), len(self._bias))
 
     def _logits(self, text: Text) -> np.ndarray:
-        places: list[int] = []
-        values: list[float] = []
-        start = 0
+        found, start = self._bias, 0
         for kind in self._kinds:
             size = len(kind.idf)
             if not self._pairs:
-                row = kind.row(text)
-                places += (start + place for place in row)
-                values += row.values()
+                places, values = kind.row(text)
+                found = found + values @ self._weight[start + places]
                 start += size
                 continue
-            first, second = (kind.row(part) for part in text)
-            both = {place: first[place] * second[place] for place in first.keys() & second.keys()}
-            apart = {place: abs(first.get(place, 0.0) - second.get(place, 0.0)) for place in first | second}
-            places += (start + place for place in both)
-            places += (start + size + place for place in apart)
-            places.append(start + 2 * size)
-            values += (*both.values(), *apart.values(), sum(both.values()))
+            both, apart = _compared(*(kind.row(part) for part in text))
+            found = found + both[1] @ self._weight[start + both[0]]
+            found = found + apart[1] @ self._weight[start + size + apart[0]]
+            found = found + both[1].sum() * self._weight[start + 2 * size]
             start += 2 * size + 1
-        return self._bias + np.asarray(values) @ self._weight[np.asarray(places, np.int64)] if places else self._bias
+        return found
+
+
+Row = tuple[np.ndarray, np.ndarray]
+"""Places and values."""
+
+
+def _compared(first: Row, second: Row) -> tuple[Row, Row]:
+    """Products of two rows where both have a value, and absolute differences where one has."""
+    both, in_first, in_second = np.intersect1d(first[0], second[0], assume_unique=True, return_indices=True)
+    places = np.concatenate([first[0], np.delete(second[0], in_second)])
+    values = np.concatenate([first[1], np.delete(second[1], in_second)])
+    values[in_first] -= second[1][in_second]
+    return (both, first[1][in_first] * second[1][in_second]), (places, np.abs(values))
 
 
 def read_bag_of_words(folder: Path) -> BagOfWords:

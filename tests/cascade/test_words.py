@@ -47,9 +47,11 @@ def test_terms_are_those_of_scikit_learn(text):
 
 def test_a_row_by_hand():
     """Counts 1 and 2, idf 1 and 2: values 1 and (1 + log 2) * 2, divided by their length."""
-    row = Terms(WORDS, ["a", "b", "c"], np.array([1.0, 2.0, 5.0])).row("b a b")
+    places, values = Terms(WORDS, ["a", "b", "c"], np.array([1.0, 2.0, 5.0])).row("b a b")
     second = (1 + np.log(2)) * 2
-    assert row == pytest.approx({0: 1 / np.hypot(1, second), 1: second / np.hypot(1, second)})
+    assert places.tolist() == [0, 1]
+    assert values == pytest.approx([1 / np.hypot(1, second), second / np.hypot(1, second)])
+    assert [part.tolist() for part in Terms(WORDS, ["a"], np.ones(1)).row("x")] == [[], []]
 
 
 @pytest.mark.parametrize("pairs", [False, True])
