@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from emmental.errors import UserError
-from emmental.tasks.tables import FORMATS, read_table, table_format
+from emmental.tasks.files import FORMATS, read_table, table_format
 
 logger = logging.getLogger(__name__)
 

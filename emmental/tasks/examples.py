@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from emmental.errors import UserError, names_near
-from emmental.tasks.cells import Row
+from emmental.tasks.files import Row, Table, read_table
 from emmental.tasks.hub_layout import hub_files
 from emmental.tasks.labels import class_ids, number_in, scores
-from emmental.tasks.tables import Table, read_table
 from emmental.tasks.task import CUSTOM, FILE_FLAGS, Layout, Split, Task
 
 SHARE, FEWEST, MOST = 10, 50, 2000

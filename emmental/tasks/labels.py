@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from emmental.errors import UserError
-from emmental.tasks.cells import Row
+from emmental.tasks.files import Row
 from emmental.tasks.task import Task, listed
 
 MAX_CLASSES = 1000

@@ -10,8 +10,8 @@ from typing import Any
 
 from emmental.errors import UserError, names_near
 from emmental.tasks.classes import are_numbered, in_order_of, model_classes, same_class
+from emmental.tasks.files import TEXT_LINES, Table, read_table, table_format
 from emmental.tasks.labels import classes_in, has_decimal_commas, look_alikes, sorted_labels, without_missing
-from emmental.tasks.tables import TEXT_LINES, Table, read_table, table_format
 from emmental.tasks.task import CUSTOM, FILE_FLAGS, SPLITS, Layout, Task, listed
 
 logger = logging.getLogger(__name__)

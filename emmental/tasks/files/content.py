@@ -1,4 +1,4 @@
-"""Reads a text file as lines: finds its encoding, and the character that ends its lines."""
+"""The text of a file: finds its encoding, and the character that ends its lines."""
 
 from __future__ import annotations
 

@@ -10,11 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from emmental.errors import UserError
-from emmental.tasks.cells import Row
-from emmental.tasks.decoding import read_lines
-from emmental.tasks.delimited import DELIMITERS, quoted, recognised_delimiter, tab_separated
-from emmental.tasks.json_lines import json_table
-from emmental.tasks.parquet import parquet_table
+from emmental.tasks.files.content import read_lines
+from emmental.tasks.files.formats import (
+    DELIMITERS,
+    Row,
+    json_table,
+    parquet_table,
+    quoted,
+    recognised_delimiter,
+    tab_separated,
+)
 from emmental.tasks.task import listed
 
 FORMATS = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
