@@ -32,7 +32,7 @@ from distiller import TaskDistiller
 from emmental.atomic import DamagedError, verify_folder
 from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
-from emmental.data.description import description, one_class
+from emmental.data.description import cautions, description, one_class
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
 from emmental.inference.engines import why_not_timed
@@ -54,7 +54,7 @@ from emmental.reporting.summary import (
     write_results,
 )
 from emmental.runs.checkpoints import checkpoints_in
-from emmental.runs.evaluation import predict_logits
+from emmental.runs.evaluation import metric_of_new_rows, predict_logits
 from emmental.runs.loop import Intervals, RunLoop
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.precision import Precision
@@ -149,8 +149,13 @@ def load_data(run: Run, tokenizer: Any) -> tuple[FeatureDataset | None, FeatureD
             load_and_cache_examples(run, task.name, tokenizer, predict=True)
     train_dataset = load_and_cache_examples(run, run.task.name, tokenizer) if run.do_train else None
     opened = {split: rows for (name, split), rows in run.datasets.items() if name == run.task.name}
+    for name, split in run.datasets:
+        if split == "dev" and train_dataset is not None:
+            run.datasets[name, split].mark_known_rows(train_dataset)
     for line in description(run.task, opened, run.max_seq_length):
         logger.info(line)
+    for line in cautions(run.task, opened):
+        logger.warning(line)
     if train_dataset is None:
         return None, None, []
     if run.speedup is not None and (reason := why_not_timed(run.speedup_engine)):
@@ -400,6 +405,7 @@ def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> d
         found = compute_metrics(task, predictions, dataset.labels)
         entropy = prediction_entropy(logits)
         found |= {} if entropy is None else {"entropy": entropy}
+        found |= metric_of_new_rows(task, predictions, dataset)
         if one_class(task, dataset) is None:
             warn_of_collapse(args, collapsed_to_one_class(predictions, task.num_labels), prefix, model)
         write_results(args, found, prefix, mismatched=task.name != args.task.name)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from emmental.errors import UserError
 from emmental.flags import Flag, Flags
@@ -21,15 +21,24 @@ logger = logging.getLogger(__name__)
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser that answers a mistake with one line and exit status 2. It takes no abbreviated flags."""
+    """A parser that answers a mistake with one line and exit status 2. It takes no abbreviated flags.
+
+    `~` at the beginning of a value is the user's home, also behind `=`, where shells leave it.
+    """
 
     def __init__(self, description: str, prog: str | None = None) -> None:
+        escape_what_cannot_be_printed()
         super().__init__(
             prog=prog,
             description=description,
             allow_abbrev=False,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As in argparse; see the class."""
+        words = [_with_home(word) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake and exit with status 2."""
@@ -57,6 +66,18 @@ class OneLineParser(argparse.ArgumentParser):
             if shown is not None and one.name not in shown:
                 help = argparse.SUPPRESS
             group.add_argument(f"--{one.name}", default=argparse.SUPPRESS, help=help, **how)
+
+
+def escape_what_cannot_be_printed() -> None:
+    """Let standard output and error write characters that their encoding lacks as escapes, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure") and getattr(stream, "errors", "") in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _with_home(word: str) -> str:
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{flag}{equals}{os.path.expanduser(value)}"
 
 
 def parse_flags(

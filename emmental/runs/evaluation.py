@@ -16,6 +16,7 @@ from emmental.modules import devices
 from emmental.patching import renew_masks
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Processes
+from emmental.tasks import Task, compute_metrics
 
 
 @torch.no_grad()
@@ -68,6 +69,26 @@ def predict_logits(
     in_order = gathered.new_full((len(dataset), gathered.shape[1]), torch.nan)
     in_order[order] = gathered
     return in_order
+
+
+def metric_of_new_rows(task: Task, predictions: np.ndarray, dataset: FeatureDataset) -> dict[str, float]:
+    """The task's main metric on the dev rows that are no training rows, under a name of its own.
+
+    Empty if all are, none is, or it is not known.
+
+    Args:
+        task: of the predictions.
+        predictions: (N,) class ids, or scores.
+        dataset: the dev rows.
+    """
+    if dataset.known is None or dataset.known.all() or not dataset.known.any():
+        return {}
+    new = ~dataset.known
+    return {
+        f"{task.primary_metric}_new_texts": compute_metrics(task, predictions[new], dataset.labels[new])[
+            task.primary_metric
+        ]
+    }
 
 
 def model_inputs(batch: dict[str, Tensor], device: torch.device, model: nn.Module) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ The same rows give the same cells in every format.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Collection, Iterator, Sequence
@@ -13,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from emmental.errors import UserError
+from emmental.tasks.files.content import is_packed, read_content
 from emmental.tasks.task import listed
 
 Row = tuple[int, list[str]]
@@ -36,6 +38,32 @@ def tab_separated(lines: Sequence[str]) -> list[Row]:
     while end > 1 and not lines[end - 1] and "\t" in lines[0]:
         end -= 1
     return [(number, line.split("\t")) for number, line in enumerate(lines[:end], start=1)]
+
+
+def as_pandas_quotes(lines: Sequence[str]) -> list[str] | None:
+    r"""The lines of a tab-separated file whose quotes enclose cells; None if quotes in it are ordinary text.
+
+    They enclose cells if all column names are in quotes (R, or pandas with `quoting`), or if exactly the cells are in
+    quotes that need it (pandas). R's `\"` for a quote inside a cell becomes `""`.
+    """
+    if not any('"' in line for line in lines):
+        return None
+    if all(len(name) > 1 and name[0] == name[-1] == '"' for name in lines[0].split("\t")):
+        inner = [cell[1:-1].replace('\\"', "") for line in lines if '\\"' in line for cell in line.split("\t")]
+        return [line.replace('\\"', '""') for line in lines] if inner and '""' not in " ".join(inner) else list(lines)
+    try:
+        rows = list(csv.reader((line + "\n" for line in lines), delimiter="\t", strict=True))
+    except csv.Error:
+        return None
+    width = len(rows[0])
+    is_table = all(line.count("\t") + 1 == width for line in lines)  # also with quotes that are text
+    if any(len(row) != width for row in rows) or (is_table and len(rows) < len(lines)):
+        return None
+    if not any('"' in cell and any(map(str.isalnum, cell)) for row in rows for cell in row):
+        return None
+    written = io.StringIO()
+    csv.writer(written, delimiter="\t", lineterminator="\n").writerows(rows)
+    return list(lines) if written.getvalue().removesuffix("\n").split("\n") == list(lines) else None
 
 
 def quoted(path: Path, lines: Sequence[str], delimiter: str) -> tuple[list[Row], int]:
@@ -106,8 +134,16 @@ def _last_quote(lines: Sequence[str], first: int, delimiter: str) -> tuple[int, 
     return opened, False
 
 
-def json_table(path: Path, lines: Sequence[str], keys: Collection[str]) -> tuple[list[str], list[Row]]:
-    """Header and rows. Columns are the keys of the first object that are in `keys`. Blank lines are skipped.
+def begins_as_json(line: str) -> bool:
+    """Whether a line is a JSON object: the first line of JSON lines, whatever the file is called."""
+    try:
+        return line.lstrip().startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def json_table(path: Path, lines: Sequence[str], keys: Collection[str]) -> tuple[list[str], list[Row], list[str]]:
+    """Header, rows, and all columns of the first object. The header's are those in `keys`. Blank lines are skipped.
 
     Raises:
         UserError: no JSON, no object, a key twice, lines with other keys than the first one, or a value that is no
@@ -126,7 +162,7 @@ def json_table(path: Path, lines: Sequence[str], keys: Collection[str]) -> tuple
                 f"{listed(first[1])}; every line must have the same ones of {', '.join(keys)}"
             )
         rows.append((line, [cell_of(record[name], f"{path}:{line}", name) for name in header]))
-    return header or [], rows
+    return header or [], rows, first[1]
 
 
 def _objects(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, dict]]:
@@ -158,8 +194,10 @@ def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return record
 
 
-def parquet_table(path: Path, keys: Collection[str]) -> tuple[list[str], list[Row]]:
-    """Header and rows, numbered from 1. Only columns in `keys` are read, in the order of the file.
+def parquet_table(path: Path, keys: Collection[str]) -> tuple[list[str], list[Row], list[str], dict[str, list[str]]]:
+    """Header, rows numbered from 1, all columns, and the class names of columns of integers (see `_class_names`).
+
+    Only columns in `keys` are read, in the order of the file.
 
     Raises:
         UserError: pyarrow is missing, the file is not parquet, it has none of `keys` or one twice, or a value is no
@@ -171,7 +209,7 @@ def parquet_table(path: Path, keys: Collection[str]) -> tuple[list[str], list[Ro
     except ImportError:
         raise UserError(f"{path}: parquet needs pyarrow; install it with `pip install pyarrow`") from None
     try:
-        file = parquet.ParquetFile(path)
+        file = parquet.ParquetFile(io.BytesIO(read_content(path, False)) if is_packed(path) else path)
         every = file.schema_arrow.names
         header = [name for name in every if name in keys]
         for name in header:
@@ -180,6 +218,7 @@ def parquet_table(path: Path, keys: Collection[str]) -> tuple[list[str], list[Ro
         table = file.read(header)
         columns = {name: table.column(name).to_pylist() for name in header}
     except (pyarrow.ArrowException, OSError) as error:
+        read_content(path, is_text=False)
         raise UserError(f"{path}: cannot be read as parquet ({' '.join(str(error).split())[:200]})") from None
     if not columns:
         raise UserError(f"{path}: no column named {' or '.join(keys)}; the columns are {listed(every)}")
@@ -187,7 +226,21 @@ def parquet_table(path: Path, keys: Collection[str]) -> tuple[list[str], list[Ro
     for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
         place = f"{path}:{number}"
         rows.append((number, [cell_of(value, place, name) for value, name in zip(values, header, strict=True)]))
-    return header, rows
+    return header, rows, every, _class_names(file.schema_arrow.metadata or {})
+
+
+def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+    """Column -> names of the classes 0, 1, ..., as the library `datasets` stores them in a schema."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        named = {name: each["names"] for name, each in features.items() if each.get("_type") == "ClassLabel"}
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+        return {}
+    return {
+        name: list(map(str.strip, names))
+        for name, names in named.items()
+        if isinstance(names, list) and all(isinstance(each, str) for each in names) and len(set(names)) == len(names)
+    }
 
 
 def cell_of(value: object, place: str, name: str) -> str:
