@@ -53,8 +53,8 @@ def cautions(task: Task, splits: Mapping[str, FeatureDataset]) -> list[str]:
             lines.append(f"{_TITLES['train']}: no row of {listed(without)}: the model cannot learn it")
     if train is not None and dev is not None and (shared := int(dev.known.sum())):
         lines.append(
-            f"{_TITLES['dev']}: {shared} of {len(dev)} texts are also training texts, which makes the metric too high; "
-            "the results give it without them too"
+            f"{_TITLES['dev']}: {shared} of {len(dev)} texts are also training texts, so the metric is too high; the "
+            "results give it without them too"
         )
     return lines
 
