@@ -152,7 +152,7 @@ def read_table(
         if not rows:
             raise UserError(f"{path}: no text")
         return Table(path, None, rows, notes, kind)
-    if as_found and kind != "jsonl" and begins_as_json(lines[0]):
+    if as_found and begins_as_json(lines[0]) and table_format(path) != "jsonl":
         notes.append(f"{path}: it holds JSON lines, and is read as such")
         kind = "jsonl"
     if kind == "jsonl":
