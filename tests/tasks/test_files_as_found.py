@@ -147,9 +147,7 @@ def test_numbers_as_people_write_them(tmp_path, cells, values, note, semicolons)
         found = read(tmp_path / "a.csv", text.encode())
     else:
         text = "".join(json.dumps({"sentence1": "a", "label": cell}) + "\n" for cell in cells)
-        with pytest.raises(
-            UserError, match=r":[12]: label ['\"].*['\"] may be a number.*--task_kind regression reads it as"
-        ):
+        with pytest.raises(UserError, match=r":[12]: label .* may be a number.*--task_kind regression reads"):
             read(tmp_path / "a.jsonl", text.encode())
         found = read(tmp_path / "a.jsonl", text.encode(), kind="regression")
     assert found[0] == ()
