@@ -52,9 +52,9 @@ def cautions(task: Task, splits: Mapping[str, FeatureDataset]) -> list[str]:
         if without := [name for name, count in zip(task.names, counts, strict=True) if not count]:
             lines.append(f"{_TITLES['train']}: no row of {listed(without)}: the model cannot learn it")
     if train is not None and dev is not None and (shared := int(dev.known.sum())):
+        rest = "" if shared == len(dev) else "; the results give it without them too"
         lines.append(
-            f"{_TITLES['dev']}: {shared} of {len(dev)} texts are also training texts, so the metric is too high; the "
-            "results give it without them too"
+            f"{_TITLES['dev']}: {shared} of {len(dev)} texts are also training texts, so the metric is too high{rest}"
         )
     return lines
 
