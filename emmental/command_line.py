@@ -8,12 +8,13 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from emmental.atomic import folder_of_user
 from emmental.errors import UserError
 from emmental.flags import Flag, Flags
 
@@ -21,10 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser that answers a mistake with one line and exit status 2. It takes no abbreviated flags.
-
-    `~` at the beginning of a value is the user's home, also behind `=`, where shells leave it.
-    """
+    """A parser that answers a mistake with one line and exit status 2. It takes no abbreviated flags."""
 
     def __init__(self, description: str, prog: str | None = None) -> None:
         escape_what_cannot_be_printed()
@@ -35,14 +33,15 @@ class OneLineParser(argparse.ArgumentParser):
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """As in argparse; see the class."""
-        words = [_with_home(word) for word in (sys.argv[1:] if args is None else args)]
-        return super().parse_known_args(words, namespace)
-
     def error(self, message: str) -> NoReturn:
         """Print the mistake and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As in argparse, but `~/` at the start of a value is the home folder: shells leave it in `--flag=~/x`."""
+        _settle_home(os.environ)
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_at_home(word) for word in words], namespace)
 
     def format_help(self) -> str:
         """As in argparse, without the empty defaults."""
@@ -75,9 +74,19 @@ def escape_what_cannot_be_printed() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _with_home(word: str) -> str:
-    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    return f"{flag}{equals}{os.path.expanduser(value)}"
+def _settle_home(environment: MutableMapping[str, str]) -> None:
+    """Give a user without home folder (of a container, without entry in passwd) one: libraries read `~` on import."""
+    with suppress(RuntimeError):
+        if Path.home().is_dir():
+            return
+    with suppress(OSError):
+        environment["HOME"] = str(folder_of_user())
+        print(f"there is no home folder: {environment['HOME']} stands in for it", file=sys.stderr)
+
+
+def _at_home(word: str) -> str:
+    name, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{name}{equals}{os.path.expanduser(value)}" if value.startswith("~/") else word
 
 
 def parse_flags(
@@ -144,5 +153,7 @@ def user_mistakes() -> Iterator[None]:
         yield
     except UserError as error:
         logger.debug("where it happened", exc_info=True)
-        _say(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}")
+        started = Path(sys.argv[0])
+        program = started.parent.name if started.name == "__main__.py" else started.name
+        _say(f"{program}: error: {' '.join(str(error).split())}")
         raise SystemExit(2) from error

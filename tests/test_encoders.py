@@ -28,7 +28,6 @@ from emmental.architectures import (
 )
 from emmental.export.bertarize import bertarize
 from emmental.export.counts_parameters import count_parameters
-from emmental.export.kept_weights import read_model_masks
 from emmental.export.onnx import MODEL_FILE, export_onnx_folder
 from emmental.export.storage import load_package, save_package
 from emmental.inference.sparse import SPARSE_TYPES, load_sparse
@@ -38,6 +37,7 @@ from emmental.methods import PRUNING_METHODS
 from emmental.patching import masked_layers
 from emmental.pictures.densities import densities_of, head_axis, heading, matrix_key
 from emmental.pruning import remaining_weights
+from emmental.reporting.kept_weights import read_model_masks
 from visualizing_image import save_overview
 
 MATRICES = {"albert": 6, "modernbert": 8}

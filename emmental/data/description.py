@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from emmental.data.features import FeatureDataset
+from emmental.data.unknown_tokens import FLAG, problem
 from emmental.tasks.labels import number_in
 from emmental.tasks.task import FILE_FLAGS, LONGEST_LIST, Task, listed
 
@@ -57,6 +58,16 @@ def cautions(task: Task, splits: Mapping[str, FeatureDataset]) -> list[str]:
             f"{_TITLES['dev']}: {shared} of {len(dev)} texts are also training texts, so the metric is too high{rest}"
         )
     return lines
+
+
+def unknown_in(splits: Mapping[str, FeatureDataset], accepted: bool) -> list[str]:
+    """Warnings about data with many tokens that the tokenizer does not know.
+
+    Raises:
+        UserError: they are more than half, and `--accept_unknown_tokens` is not given.
+    """
+    found = (problem(rows.unknown, _TITLES[split], accepted, FLAG) for split, rows in splits.items())
+    return [line for line in found if line is not None]
 
 
 def one_class(task: Task, dataset: FeatureDataset) -> str | None:

@@ -28,13 +28,14 @@ from emmental.atomic import MANIFEST, DamagedError, atomic_folder, read_manifest
 from emmental.data.batching import RowBatch
 from emmental.data.padding import pad_rows
 from emmental.data.tokenization import plain_text_backend
+from emmental.data.unknown_tokens import UnknownCounter, UnknownTokens
 from emmental.errors import UserError
 from emmental.tasks.examples import located, read_split
 from emmental.tasks.task import Split, Task
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FEATURES_FILE = "features.safetensors"
 _CHUNK = 2048
 _BLANK = ("", "nan", "none", "null", "<na>", "n/a", "#n/a")
@@ -55,6 +56,7 @@ class FeatureDataset(Dataset):
         blank: how many texts (of a pair: either) are empty, or a word for a missing value.
         known: (N,) bool, whether a row is also a training row, where `mark_known_rows` was called.
         notes: for the user, on how the files were read.
+        unknown: what the tokenizer does not know of the texts.
 
     Args:
         folder: a cache folder made by `load_features`.
@@ -74,6 +76,7 @@ class FeatureDataset(Dataset):
         self.blank = int(metadata["blank"]) if metadata.get("blank", "").isdecimal() else None  # None: an older cache
         self.known: np.ndarray | None = None
         self.notes: list[str] = json.loads(metadata.get("notes", "[]"))
+        self.unknown = UnknownTokens(**json.loads(metadata.get("unknown", "{}")))
         self._input_ids = tensors["input_ids"]  # (total,) int32
         self._offsets = tensors["offsets"]  # (N + 1,) int64
         self._boundaries = tensors["boundaries"]  # (N,) int32: how many tokens of a row have type 0
@@ -148,10 +151,10 @@ def batch_loader(
     dataset: FeatureDataset, batches: Sampler[RowBatch], num_workers: int = 0, pin_memory: bool = False
 ) -> DataLoader:
     """A loader of ready batches. Unlike a plain `DataLoader`, it does not use the global random state."""
-    return DataLoader(
+    return (_WorkersLoader if num_workers else DataLoader)(
         dataset,
         batch_sampler=batches,
-        collate_fn=_as_it_is,
+        collate_fn=_as_arrays if num_workers else _as_it_is,
         num_workers=num_workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),
@@ -202,7 +205,9 @@ def load_features(
     examples = read_split(task, data_dir, split)
     bar = tqdm(total=len(examples.texts_a), desc=f"Tokenizing {task.name} {split}", disable=not show_progress)
     with bar:
-        arrays, cut = _encoded(backend, plain_text_backend(tokenizer), examples, bar)
+        special = backend.num_special_tokens_to_add(examples.texts_b is not None)
+        counter = UnknownCounter(tokenizer.unk_token_id, special)
+        arrays, cut = _encoded(backend, plain_text_backend(tokenizer), examples, bar, counter)
     arrays |= _names_and_labels(examples, task)
     metadata = {
         "fingerprint": fingerprint,
@@ -212,6 +217,7 @@ def load_features(
         "longest": str(max([*cut, int(np.diff(arrays["offsets"]).max(initial=0))])),
         "blank": str(sum(map(_is_blank, examples.texts_a, examples.texts_b or examples.texts_a))),
         "notes": json.dumps(examples.notes),
+        "unknown": json.dumps(asdict(counter.found())),
     }
     _save_cache(folder, arrays, metadata)
     return _verified(folder, fingerprint)
@@ -229,6 +235,28 @@ def _reopened(folder: str, pad_to_multiple_of: int) -> FeatureDataset:
 
 def _as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return batch
+
+
+def _as_arrays(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in batch.items()}
+
+
+class _WorkersLoader(DataLoader):
+    """Worker processes send arrays through pipes. Tensors would need /dev/shm, which is small in many containers."""
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        try:
+            torch.multiprocessing.Queue().close()  # fails here if /dev/shm has no room even for its semaphores
+            for arrays in super().__iter__():
+                batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+                yield {name: tensor.pin_memory() for name, tensor in batch.items()} if self.pin_memory else batch
+        except OSError as error:
+            raise UserError(f"--num_workers {self.num_workers}: {error.strerror}; give --num_workers 0") from error
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):
+                raise
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--num_workers {self.num_workers}: {reason} Give --num_workers 0") from error
 
 
 def _private_backend(tokenizer: PreTrainedTokenizerBase, max_seq_length: int, paired: bool) -> Tokenizer:
@@ -283,7 +311,7 @@ def _verified(folder: Path, fingerprint: str) -> FeatureDataset:
 
 
 def _encoded(
-    backend: Tokenizer, whole: Tokenizer, examples: Split, bar: tqdm
+    backend: Tokenizer, whole: Tokenizer, examples: Split, bar: tqdm, counter: UnknownCounter
 ) -> tuple[dict[str, np.ndarray], list[int]]:
     """Arrays of all rows: `input_ids`, `offsets`, `boundaries`; and the full lengths of the texts that were cut."""
     ids, lengths, boundaries, cut = [], [], [], []
@@ -295,6 +323,7 @@ def _encoded(
         ids.append(np.fromiter(itertools.chain.from_iterable(e.ids for e in encodings), np.int32, total))
         lengths.append(counts)
         boundaries.append(_boundaries(encodings, counts))
+        counter.add(texts, (encoding.ids for encoding in encodings))
         full = [texts[row] for row in np.flatnonzero(counts == limit)]
         cut += [length for each in whole.encode_batch_fast(full) if (length := len(each)) > limit]
         bar.update(len(encodings))

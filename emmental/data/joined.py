@@ -27,6 +27,7 @@ class JoinedDataset(FeatureDataset):
         self.cut, self.longest = labelled.cut + unlabelled.cut, max(labelled.longest, unlabelled.longest)
         self.known, self.blank = None, labelled.blank + unlabelled.blank
         self.notes = [*labelled.notes, *unlabelled.notes]
+        self.unknown = labelled.unknown  # that of the other part is said where it is read
         known = labelled.labels
         missing = np.nan if np.issubdtype(known.dtype, np.floating) else UNLABELLED
         self.labels = np.concatenate([known, np.full(len(unlabelled), missing, dtype=known.dtype)])

@@ -20,12 +20,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from emmental import atomic
 from emmental.architectures import longest_input
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
-from emmental.data.tokenization import trained_length
+from emmental.data.tokenization import check_token_ids, trained_length
 from emmental.errors import UserError
 from emmental.export.arguments import read_arguments
 from emmental.export.model_folder import read_model
 from emmental.export.tokenizer import tokenizer_of
-from emmental.masked_models import plain_class
+from emmental.masked_models import unmasked_class
 from emmental.patching import masked_layers
 from emmental.pictures.canvas import Chart, encode_array, render_rgba
 from emmental.pictures.curves import curves, has_curves
@@ -77,6 +77,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     task, tokenizer = _task(args, model.config), tokenizer_of(source)
     args.max_seq_length = args.max_seq_length or trained_length(model.config) or min(128, longest_input(model.config))
     _check_model(model, task, args)
+    check_token_ids(tokenizer, model.config, f"--model_name_or_path {source}", "its model")
     made, work = training(source), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)
     calibration = calibration_texts(args.calibration_file, task, args.data_dir)
@@ -99,7 +100,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         "model_type": model.config.model_type,
         "task": task.name,
         "primary_metric": task.primary_metric,
-        "architecture": plain_class(type(model)).__name__,
+        "architecture": unmasked_class(type(model)).__name__,
         "pruning": _pruning(model),
         "remaining": remaining(model, None if dense is None else read_model(dense)),
         "quality": rows,

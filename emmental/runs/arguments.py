@@ -61,7 +61,8 @@ def distillation_flags(ce: str) -> tuple[Flag, ...]:
 
 def settle(flags: Flags) -> None:
     """Set the flags whose value the environment or another flag decides."""
-    flags.local_rank = int(os.environ.get("LOCAL_RANK", flags.local_rank))
+    given = os.environ.get("LOCAL_RANK", "")
+    flags.local_rank = int(given) if given.isdecimal() else flags.local_rank
     if flags.fp16_opt_level == "O0":
         flags.fp16 = False
 

@@ -38,8 +38,10 @@ def model_classes(config: Any, called: str) -> tuple[str, ...]:
         called: the model's name in messages: flag and value.
 
     Raises:
-        UserError: `id2label` names a class twice, leaves out a number, or contradicts `label2id`.
+        UserError: the model gives several labels at once; `id2label` names a class twice, leaves out a number, or
+            contradicts `label2id`.
     """
+    refuse_several_labels(config, called)
     given = {int(number): str(name).strip() for number, name in (config.id2label or {}).items()}
     if sorted(given) != list(range(len(given))):
         raise UserError(f"{called}: id2label in its config has the numbers {listed(given)}; 0, 1, ... are expected")
@@ -80,6 +82,19 @@ def positive_class(config: Any, called: str, names: Sequence[str] | None = None)
     return positive if positive in own else None
 
 
+def refuse_several_labels(config: Any, called: str) -> None:
+    """Refuse a model whose labels do not exclude each other: elsewhere its answers would become one class each.
+
+    Raises:
+        UserError: the model is one. The message begins with `called`.
+    """
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise UserError(
+            f"{called}: problem_type in its config is multi_label_classification; several labels a text are not "
+            "supported, one class or one score is"
+        )
+
+
 def _number(value: Any) -> int:
     """A class id of `label2id`; -1 if it is not a number."""
     return int(value) if re.fullmatch(r"[0-9]+", str(value)) else -1
@@ -112,6 +127,7 @@ def class_order(
     Raises:
         UserError: another number of classes, or names that do not match. The message has both lists.
     """
+    refuse_several_labels(config, called)
     own = model_classes(config, called)
     if len(own) != task.num_labels:
         raise UserError(

@@ -21,7 +21,7 @@ from emmental.architectures import base_model_type, longest_input
 from emmental.data import tokenization
 from emmental.errors import UserError
 from emmental.masked_models import MaskedConfig, masked_config
-from emmental.methods import mask_method
+from emmental.methods import method_of
 from emmental.pretrained import from_pretrained, require_encoder
 from emmental.runs.run import Run
 from emmental.tasks import Task
@@ -81,9 +81,8 @@ def load_model(args: Run, task: Task, tokenizer: Any) -> PreTrainedModel:
         raise UserError(
             f"--max_seq_length {args.max_seq_length} is more than the {longest_input(config)} positions of {name}"
         )
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(f"--tokenizer_name has {len(tokenizer)} tokens, the model {name} only {config.vocab_size}")
-    tokenization.give_token_types(tokenizer, config)
+    tokenization.check_token_ids(tokenizer, config, f"--tokenizer_name {tokenizer.name_or_path}", f"the model {name}")
+    tokenization.fit_to_model(tokenizer, config)
     _check_model_type(args, config)
     masks = args.do_train or "model_type" in args.explicit or isinstance(config, MaskedConfig)
     if masks and args.model_type.startswith("masked_"):
@@ -185,7 +184,7 @@ def _outputs(args: Run, task: Task) -> dict[str, Any]:
 
 def _masking(args: Run, config: PreTrainedConfig) -> dict[str, Any]:
     asked = {
-        "pruning_method": mask_method(args.pruning_method),
+        "pruning_method": method_of(args.pruning_method).masked_name,
         "mask_init": args.mask_init,
         "mask_scale": args.mask_scale,
     }
@@ -206,7 +205,7 @@ def _evaluated_at(args: Run, config: MaskedConfig) -> dict[str, Any]:
     Raises:
         UserError: there is neither, as in masked BERTs of other programs. It would be evaluated as dense.
     """
-    if config.pruning_method == "l0":
+    if not method_of(config.pruning_method).has_threshold:
         return {}
     if "final_threshold" in args.explicit and args.final_threshold != config.threshold:
         return {"threshold": args.final_threshold, "global_boundary": None}

@@ -368,7 +368,7 @@ def test_mnli_has_two_dev_files(tmp_path):
 def test_regression_has_no_classes(tmp_path):
     model = tiny_masked.make(num_labels=1, problem_type="regression")
     (row,) = quality(model, {}, data_of(tmp_path, "sts-b"), tiny.tokenizer())
-    assert set(row["metrics"]) == {"pearson", "spearmanr", "corr"}
+    assert set(row["metrics"]) == {"pearson", "spearmanr", "corr", "rmse", "mae"}
     assert row["agreement"] is None
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from emmental.architectures import ARCHITECTURES
-from emmental.export.layer_weights import layer_weights
+from emmental.inference.layer_weights import layer_weights
 
 HIDDEN, HEADS, NEURONS = 4, 2, 3
 SHAPES = {

@@ -6,28 +6,22 @@ so it also knows which weights can replace each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from emmental.structured.information import Reduce
-from emmental.structured.selection import most_of_all
-from emmental.structured.single_gradients import Uses, uses_of_matrices
+from emmental.methods.brain_surgeon import BLOCK
+from emmental.modules.weight_information import Reduce, Uses, UsesOfMatrices, most_of_all
 
-BLOCK = 50
 RIDGE = 0.01
 """The ridge, in units of the mean information of the weights of all matrices."""
-BYTES_A_WEIGHT = 4 * BLOCK
-"""Memory for the inverse information."""
 _EXAMPLES, _BLOCKS = 64, 8192
 """Examples whose gradients of one matrix are held at once; blocks that are inverted or solved at once."""
 
 
 @torch.no_grad()
-def operate(
-    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], share: float, reduce: Reduce | None = None
-) -> None:
+def operate(model: nn.Module, uses: Iterable[UsesOfMatrices], share: float, reduce: Reduce | None = None) -> None:
     """Keep the share of weights whose removal costs most, all matrices together, in place; the others become zero.
 
     Removing a weight w costs w^2 / (2 inverse_ii) if the other weights of its block change in the best way, by
@@ -36,11 +30,11 @@ def operate(
 
     Args:
         model: a classifier; its encoder's matrices are changed.
-        batches: inputs, with `labels` or without, as for `weight_information`.
+        uses: gradients of single examples, as for `weight_information`.
         share: of all weights, above 0 and up to 1.
-        reduce: sums a float64 tensor over all processes and returns it.
+        reduce: see `Reduce`.
     """
-    inverses = _inverses(model, batches, reduce)
+    inverses = _inverses(uses, reduce)
     weights = {name: model.get_submodule(name).weight for name in inverses}
     scores = {}
     for name, weight in weights.items():
@@ -63,11 +57,11 @@ def _remove(weight: Tensor, kept: Tensor, inverse: Tensor) -> None:
     weight.copy_(blocks.masked_fill_(gone, 0).flatten()[: weight.numel()].view_as(weight))
 
 
-def _inverses(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], reduce: Reduce | None) -> dict[str, Tensor]:
+def _inverses(uses: Iterable[UsesOfMatrices], reduce: Reduce | None) -> dict[str, Tensor]:
     """Matrix -> inverse of its blocks' information, float32 (blocks, BLOCK, BLOCK)."""
     found: dict[str, Tensor] = {}
-    for uses in uses_of_matrices(model, batches):
-        for (name, _), each in uses.items():
+    for matrices in uses:
+        for (name, _), each in matrices.items():
             with torch.autocast(each[0][0].device.type, enabled=False):
                 for gradients in _gradients(each):
                     blocks = _blocks(gradients).permute(1, 2, 0)
