@@ -34,7 +34,7 @@ from emmental.cascade.of_run import cascade_of_run, refuse_impossible_cascade
 from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
 from emmental.data.cache_folder import cache_folder
-from emmental.data.description import description, one_class, unknown_in
+from emmental.data.description import cautions, description, one_class, unknown_in
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
 from emmental.modules.score_head import restore_scores, standardise_scores
@@ -56,7 +56,7 @@ from emmental.reporting.summary import (
     write_results,
 )
 from emmental.runs.checkpoints import checkpoints_in
-from emmental.runs.evaluation import predict_logits
+from emmental.runs.evaluation import metric_of_new_rows, predict_logits
 from emmental.runs.loop import Intervals, RunLoop
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.precision import Precision
@@ -142,8 +142,13 @@ def load_data(run: Run, tokenizer: Any) -> FeatureDataset | None:
             load_and_cache_examples(run, task.name, tokenizer, predict=True)
     labelled = load_and_cache_examples(run, run.task.name, tokenizer) if run.do_train else None
     opened = {split: rows for (name, split), rows in run.datasets.items() if name == run.task.name}
+    for name, split in run.datasets:
+        if split == "dev" and labelled is not None:
+            run.datasets[name, split].mark_known_rows(labelled)
     for line in description(run.task, opened, run.max_seq_length):
         logger.info(line)
+    for line in cautions(run.task, opened):
+        logger.warning(line)
     for line in unknown_in(opened, run.accept_unknown_tokens):
         logger.warning(line)
     if labelled is None:
@@ -367,6 +372,7 @@ def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> d
         entropy = prediction_entropy(logits)
         found |= class_shares(task, predictions, dataset.labels) if task.name == CUSTOM else {}
         found |= {} if entropy is None else {"entropy": entropy}
+        found |= metric_of_new_rows(task, predictions, dataset)
         if one_class(task, dataset) is None:
             only = collapsed_to_one_class(predictions, task.num_labels)
             warn_of_collapse(args, only, prefix, model, dataset.labels)

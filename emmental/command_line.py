@@ -25,6 +25,7 @@ class OneLineParser(argparse.ArgumentParser):
     """A parser that answers a mistake with one line and exit status 2. It takes no abbreviated flags."""
 
     def __init__(self, description: str, prog: str | None = None) -> None:
+        escape_what_cannot_be_printed()
         super().__init__(
             prog=prog,
             description=description,
@@ -63,6 +64,13 @@ class OneLineParser(argparse.ArgumentParser):
             if shown is not None and one.name not in shown:
                 help = argparse.SUPPRESS
             group.add_argument(f"--{one.name}", default=argparse.SUPPRESS, help=help, **how)
+
+
+def escape_what_cannot_be_printed() -> None:
+    """Let standard output and error write characters that their encoding lacks as escapes, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure") and getattr(stream, "errors", "") in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _settle_home(environment: MutableMapping[str, str]) -> None:

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Files that may hold a folder's weights, in this order. Each may be in parts that `<name>.index.json` lists."""
+_LFS, _LFS_SIZE = b"version https://git-lfs.github.com/spec/", 1024
 MOST_LAYERS = 1000
 MOST_WEIGHTS = 1 << 31
 """Most weights of one matrix. The largest matrix of BERT-large has 3.1e7."""
@@ -158,19 +159,29 @@ def loading(name: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        _refuse_lfs_pointers(name)
         message, given = " ".join(str(error).split())[:300], str(name).rpartition(" ")[2]
         if not Path(given).exists():
             near = names_near(given)
             message = f"there is no such folder{f' ({near})' if near else ''}; tried as a Hub name: {message}"
         raise UserError(f"{name} cannot be loaded: {message}") from error
     except SafetensorError as error:
+        _refuse_lfs_pointers(name)
         raise UserError(f"{name}: a .safetensors file is damaged: {error}") from error
     except Exception as error:  # libraries fail on unexpected files with many types
         raise_if_ours(error)
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
             message = "it needs code of its own, which this program never runs"
+        _refuse_lfs_pointers(name)
         raise UserError(f"{name} cannot be loaded: {message[:300] or type(error).__name__}") from error
+
+
+def _refuse_lfs_pointers(called: object) -> None:
+    """Refuse a folder in which Git has left pointers to large files in their place."""
+    for file in sorted(Path(str(called).rpartition(" ")[2]).glob("*")):
+        if file.is_file() and file.stat().st_size < _LFS_SIZE and file.read_bytes().startswith(_LFS):
+            raise UserError(f"{called}: {file.name} is a Git LFS pointer, not the file itself; run `git lfs pull`")
 
 
 @contextmanager
@@ -267,6 +278,7 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
             else:
                 state = torch.load(file, map_location="cpu", weights_only=True)
         except (SafetensorError, OSError) as error:
+            _refuse_lfs_pointers(folder)
             raise UserError(f"{file} is damaged: {error}") from error
         except Exception as error:  # torch.load answers damage and forbidden content with many types
             raise UserError(f"{file} is damaged, or holds more than tensors ({type(error).__name__})") from error

@@ -11,8 +11,8 @@ import numpy as np
 from emmental.cascade.words import Text
 from emmental.errors import UserError, names_near
 from emmental.tasks.classes import are_numbered, same_class
+from emmental.tasks.files import FORMATS, TEXT_LINES, member_name, read_table
 from emmental.tasks.own_files import Reading
-from emmental.tasks.tables import FORMATS, TEXT_LINES, read_table
 from emmental.tasks.task import listed
 
 _TEXTS, _PAIR, _LABEL = ("sentence1", "sentence", "text"), "sentence2", "label"
@@ -47,12 +47,12 @@ def read_rows(path: str | Path, flag: str, reading: Reading | None = None) -> Ro
     if not path.is_file():
         near = names_near(str(path), files=True)
         raise UserError(f"{flag} {path} is not a file" + (f"; {near}" if near else ""))
-    kind = FORMATS.get(path.suffix.lower(), TEXT_LINES)
+    kind = FORMATS.get(Path(member_name(path)).suffix.lower(), TEXT_LINES)
     wanted = [reading.text, reading.pair, reading.label]
     keys = [one for one in (*wanted, *_TEXTS, _PAIR, _LABEL) if one is not None]
     how = {"delimiter": reading.delimiter, "encoding": reading.encoding}
     try:
-        table = read_table(path, kind, kind != TEXT_LINES, keys, **how)
+        table = read_table(path, kind, kind != TEXT_LINES, keys, as_found=True, **how)
         if kind == TEXT_LINES:
             return Rows([cells[0] for _, cells in table.rows])
         header = table.header or []

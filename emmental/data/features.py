@@ -38,6 +38,10 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 3
 FEATURES_FILE = "features.safetensors"
 _CHUNK = 2048
+_BLANK = ("", "nan", "none", "null", "<na>", "n/a", "#n/a")
+"""How programs write a text that is missing, in lower case."""
+_NEWER = {"set_aside_up_to": None, "thousands": ""}
+"""Settings of a layout that older caches lack, with what these had. Their fingerprints leave them out."""
 
 
 class FeatureDataset(Dataset):
@@ -49,6 +53,8 @@ class FeatureDataset(Dataset):
     Attributes:
         cut: how many texts were longer than `max_seq_length`.
         longest: tokens of the longest text before it was cut, special ones included.
+        blank: how many texts (of a pair: either) are empty, or a word for a missing value.
+        known: (N,) bool, whether a row is also a training row, where `mark_known_rows` was called.
         notes: for the user, on how the files were read.
         unknown: what the tokenizer does not know of the texts.
 
@@ -67,6 +73,8 @@ class FeatureDataset(Dataset):
         self.pad_token_id = int(metadata["pad_token_id"])
         self.labels: np.ndarray | None = tensors.get("labels")
         self.cut, self.longest = int(metadata.get("cut", 0)), int(metadata.get("longest", 0))
+        self.blank = int(metadata["blank"]) if metadata.get("blank", "").isdecimal() else None  # None: an older cache
+        self.known: np.ndarray | None = None
         self.notes: list[str] = json.loads(metadata.get("notes", "[]"))
         self.unknown = UnknownTokens(**json.loads(metadata.get("unknown", "{}")))
         self._input_ids = tensors["input_ids"]  # (total,) int32
@@ -85,6 +93,16 @@ class FeatureDataset(Dataset):
     def indices(self) -> list[str]:
         """The examples' names for a prediction file, in the order of the rows."""
         return self._index_text.tobytes().decode("utf-8").split("\n")
+
+    def mark_known_rows(self, training: FeatureDataset) -> None:
+        """Set `known`: the rows whose tokens, to the last one that the model reads, are those of a training row."""
+        rows = [self._key(row) for row in range(len(self))]
+        wanted = set(rows)
+        found = {key for row in range(len(training)) if (key := training._key(row)) in wanted}
+        self.known = np.array([key in found for key in rows], dtype=bool)
+
+    def _key(self, row: int) -> tuple[int, bytes]:
+        return int(self._boundaries[row]), self._input_ids[self._offsets[row] : self._offsets[row + 1]].tobytes()
 
     def __getitem__(self, row: int) -> dict[str, object]:
         """One row: `input_ids` (T,) int32, `token_type_ids` (T,) int8, `index`, and `label` where it is known."""
@@ -179,7 +197,9 @@ def load_features(
         logger.warning("%s is not a complete feature cache; it is left alone and another folder is used", meant)
     if not overwrite_cache and folder.exists():
         try:
-            return _verified(folder, fingerprint)
+            found = _verified(folder, fingerprint)
+            if found.blank is not None:
+                return found
         except DamagedError as error:
             logger.warning("The feature cache %s is damaged and made again: %s", folder, error)
     examples = read_split(task, data_dir, split)
@@ -195,11 +215,16 @@ def load_features(
         "version": str(FORMAT_VERSION),
         "cut": str(len(cut)),
         "longest": str(max([*cut, int(np.diff(arrays["offsets"]).max(initial=0))])),
+        "blank": str(sum(map(_is_blank, examples.texts_a, examples.texts_b or examples.texts_a))),
         "notes": json.dumps(examples.notes),
         "unknown": json.dumps(asdict(counter.found())),
     }
     _save_cache(folder, arrays, metadata)
     return _verified(folder, fingerprint)
+
+
+def _is_blank(*texts: str) -> bool:
+    return any(text.strip().lower() in _BLANK for text in texts)
 
 
 def _reopened(folder: str, pad_to_multiple_of: int) -> FeatureDataset:
@@ -258,11 +283,12 @@ def _fingerprint(
 ) -> str:
     """SHA-256 over all that the features depend on: data, tokenizer, length, labels, columns, the cache's format."""
     layout, files = located(task, data_dir, split)
+    columns = asdict(layout) | {"files": None}
     content = {
         "format": FORMAT_VERSION,
         "data": [sha256_of(path) for path in files],
-        "layout": asdict(layout) | {"files": None},
-        "split": split if layout.set_aside is not None else None,
+        "layout": {name: value for name, value in columns.items() if name not in _NEWER or value != _NEWER[name]},
+        "split": split if layout.is_split else None,
         "labels": task.labels,
         "label_range": task.label_range,
         "max_seq_length": max_seq_length,

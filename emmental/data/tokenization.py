@@ -42,6 +42,12 @@ def load_tokenizer(name: str | Path, *, flag: str = "", **options: Any) -> PreTr
     return tokenizer
 
 
+def lowers_case(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a fast tokenizer reads upper-case letters as lower-case ones."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    return normalizer is not None and normalizer.normalize_str("A").strip("\u2581 ") == "a"
+
+
 def trained_length(config: PreTrainedConfig) -> int | None:
     """Number of tokens that texts were cut to in the model's training; None if its configuration lacks it."""
     length = getattr(config, "max_seq_length", None)

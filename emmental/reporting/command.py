@@ -38,7 +38,6 @@ from emmental.reporting.forms import (
     dense_origin,
     engines,
     environment,
-    flags_of_training,
     int8_package,
     latencies,
     loses_little,
@@ -52,7 +51,9 @@ from emmental.reporting.forms import (
 from emmental.reporting.page import GENERATOR, card_tables, page
 from emmental.runs.progress import LOG_FILE, read_log
 from emmental.tasks import Task, evaluation_tasks, in_order_of, resolve_task, split_files, task_of_model
+from emmental.tasks.classes import positive_class
 from emmental.tasks.own_files import Reading
+from emmental.tasks.set_aside import recorded_rows
 from emmental.training.arguments import DELIMITERS, HOW_TO_READ
 
 CARD_BEGIN, CARD_END = "<!-- report:begin -->", "<!-- report:end -->"
@@ -194,7 +195,7 @@ def _card_problems(folder: Path) -> list[str]:
 def _task(args: argparse.Namespace, config: PreTrainedConfig) -> Task:
     """The task with its classes in the model's order, after checking that its dev files exist."""
     called = f"--model_name_or_path {args.model_name_or_path}"
-    positive = getattr(config, "positive_label", None)
+    positive = positive_class(config, called)
     if not (args.validation_file or args.train_file):
         task = resolve_task(args.task_name)
         task = task if positive is None else task.with_positive(positive)
@@ -209,14 +210,11 @@ def _task(args: argparse.Namespace, config: PreTrainedConfig) -> Task:
 
 def _reading(args: argparse.Namespace, positive: str | None) -> Reading:
     """How own files are read. Of a training file, only the rows that the training set aside are read."""
-    seed = None
-    if not args.validation_file:
-        record = flags_of_training(Path(args.model_name_or_path))
-        if record is None:
-            raise UserError(
-                f"--train_file: {args.model_name_or_path} has no record of its training; give --validation_file"
-            )
-        seed = record.get("seed", 42)
+    earlier = recorded_rows(args.model_name_or_path)
+    if not args.validation_file and earlier is None:
+        raise UserError(
+            f"--train_file: {args.model_name_or_path} has no record of its training; give --validation_file"
+        )
     return Reading(
         text=args.text_column,
         pair=args.text_pair_column,
@@ -224,7 +222,9 @@ def _reading(args: argparse.Namespace, positive: str | None) -> Reading:
         delimiter=args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter),
         encoding=args.encoding,
         positive_label=positive,
-        set_aside=seed,
+        set_aside=True,
+        model=f"--model_name_or_path {args.model_name_or_path}",
+        earlier=earlier,
     )
 
 

@@ -14,6 +14,7 @@ from emmental.modules import devices
 from emmental.patching import renew_masks
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Processes
+from emmental.tasks import Task, compute_metrics
 
 
 @torch.no_grad()
@@ -69,6 +70,26 @@ def predict_logits(
             f"too large for {str(precision.dtype or torch.float32).removeprefix('torch.')}, or the model is damaged"
         )
     return in_order
+
+
+def metric_of_new_rows(task: Task, predictions: np.ndarray, dataset: FeatureDataset) -> dict[str, float]:
+    """The task's main metric on the dev rows that are no training rows, under a name of its own.
+
+    Empty if all are, none is, or it is not known.
+
+    Args:
+        task: of the predictions.
+        predictions: (N,) class ids, or scores.
+        dataset: the dev rows.
+    """
+    if dataset.known is None or dataset.known.all() or not dataset.known.any():
+        return {}
+    new = ~dataset.known
+    return {
+        f"{task.primary_metric}_new_texts": compute_metrics(task, predictions[new], dataset.labels[new])[
+            task.primary_metric
+        ]
+    }
 
 
 def model_inputs(batch: dict[str, Tensor], device: torch.device, model: nn.Module) -> dict[str, Tensor]:

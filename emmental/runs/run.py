@@ -22,6 +22,7 @@ from emmental.runs.inputs import refuse_losing_inputs
 from emmental.runs.processes import Processes
 from emmental.runs.progress import configure_logging
 from emmental.runs.threads import available_cores, choose_threads
+from emmental.tasks.set_aside import RECORD
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +115,8 @@ class Run:
 
     def _record(self) -> dict[str, Any]:
         known = {**self.flags.all(), **self.contents, "given": sorted(self.flags.explicit)}
+        if (rows := getattr(self.task, "trained_rows", None)) is not None:
+            known[RECORD] = rows.record()
         return dict(sorted(known.items()))
 
     def record(self) -> None:

@@ -68,6 +68,20 @@ def model_classes(config: Any, called: str) -> tuple[str, ...]:
     return names
 
 
+def positive_class(config: Any, called: str, names: Sequence[str] | None = None) -> str | None:
+    """The class that F1 is computed for, as a model's training recorded it; None if it has no such class.
+
+    Args:
+        config: the model's configuration.
+        called: the model's name in messages.
+        names: the user's names of the outputs, in their order.
+    """
+    positive, own = getattr(config, "positive_label", None), model_classes(config, called)
+    if positive in own and names is not None and len(names) == len(own):
+        return names[own.index(positive)]
+    return positive if positive in own else None
+
+
 def refuse_several_labels(config: Any, called: str) -> None:
     """Refuse a model whose labels do not exclude each other: elsewhere its answers would become one class each.
 
@@ -159,8 +173,9 @@ def say_if_unnamed(task: Task, config: Any, called: str) -> None:
     """Log the class names assumed for a model that does not name its classes."""
     own = model_classes(config, called)
     if not task.is_regression and are_numbered(own) and _matching(task, own) is None:
-        names = [task.names[number] for number in class_order(task, config, called)]
-        logger.info("%s does not name its classes; they are assumed to be %s, in this order", called, listed(names))
+        meant = zip(own, class_order(task, config, called), strict=True)
+        pairs = listed(f"{name} is {task.names[number]}" for name, number in meant)
+        logger.info("%s does not name its classes; they are assumed to be in this order: %s", called, pairs)
 
 
 def _given_order(

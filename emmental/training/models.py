@@ -25,6 +25,7 @@ from emmental.methods import method_of
 from emmental.pretrained import from_pretrained, require_encoder
 from emmental.runs.run import Run
 from emmental.tasks import Task
+from emmental.tasks.set_aside import RECORD
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,10 @@ def load_tokenizer(args: Run) -> Any:
     name = args.tokenizer_name or args.model_name_or_path
     flag = "--tokenizer_name" if args.tokenizer_name else "--model_name_or_path"
     tokenizer = tokenization.load_tokenizer(name, flag=flag, cache_dir=args.cache_dir or None, **casing)
+    if args.do_lower_case is not None and tokenization.lowers_case(tokenizer) != args.do_lower_case:
+        how = "keeps upper case" if args.do_lower_case else "lowers the case"
+        asked = f"--{'' if args.do_lower_case else 'no-'}do_lower_case"
+        logger.warning("%s is ignored: the tokenizer of %s %s whatever the flag says", asked, name, how)
     if args.max_seq_length > tokenizer.model_max_length and "max_seq_length" not in args.explicit:
         args.max_seq_length = tokenizer.model_max_length
         logger.info("--max_seq_length %d: the model accepts no more", args.max_seq_length)
@@ -164,6 +169,8 @@ def _trained_from(output: Path) -> str | None:
 def _outputs(args: Run, task: Task) -> dict[str, Any]:
     """Settings of the configuration about the outputs and, for later uses of the model, about its training."""
     settings = {"max_seq_length": args.max_seq_length, "positive_label": task.positive_name} if args.do_train else {}
+    if args.do_train and task.trained_rows is not None:
+        settings[RECORD] = task.trained_rows.record()
     if task.is_regression:
         return {"num_labels": 1, "problem_type": "regression", **settings}
     labels = dict(enumerate(task.names))

@@ -34,7 +34,7 @@ from emmental.runs.progress import keep_rows, read_log
 from emmental.small_models import SmallConfig
 from emmental.structured.speed import LayerTimes, SpeedTable, speed_budget
 from emmental.tasks import read_split, resolve_task, unlabelled_task, user_task
-from emmental.tasks.tables import read_table
+from emmental.tasks.files import read_table
 from emmental.training.budgets import measured_speed, tuned_before
 from emmental.training.phases.cut import share_left
 

@@ -120,7 +120,8 @@ def test_numbered_names_in_another_order(caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.INFO):
         in_order_of(resolve_task("mnli"), config, "m")
     assert caplog.messages == [
-        "m does not name its classes; they are assumed to be neutral, contradiction, entailment, in this order"
+        "m does not name its classes; they are assumed to be in this order: LABEL_2 is neutral, LABEL_0 is "
+        "contradiction, LABEL_1 is entailment"
     ]
 
 
@@ -146,8 +147,8 @@ def test_a_model_without_names_is_said_in_one_line(caplog: pytest.LogCaptureFixt
         task = in_order_of(resolve_task("mnli"), BertConfig(num_labels=3), "--model_name_or_path m")
     assert task == resolve_task("mnli")
     assert caplog.messages == [
-        "--model_name_or_path m does not name its classes; they are assumed to be "
-        "contradiction, entailment, neutral, in this order"
+        "--model_name_or_path m does not name its classes; they are assumed to be in this order: "
+        "LABEL_0 is contradiction, LABEL_1 is entailment, LABEL_2 is neutral"
     ]
 
 

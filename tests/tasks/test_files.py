@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from emmental.tasks.tables import read_table, table_format
+from emmental.tasks.files import read_table, table_format
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:

@@ -12,7 +12,7 @@ import tiny
 from emmental.data import load_features
 from emmental.errors import UserError
 from emmental.tasks import read_split, resolve_task, user_task
-from emmental.tasks.tables import read_table
+from emmental.tasks.files import read_table
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
