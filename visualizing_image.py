@@ -14,6 +14,7 @@ READS_FLAGS_FIRST = True  # `import emmental` reads this and does not load PyTor
 
 import numpy as np
 
+from emmental.atomic import refuse_losing
 from emmental.errors import UserError
 from emmental.pictures import canvas, fonts, inputs, palette, placement
 from emmental.pictures import densities as mask_arrays
@@ -436,6 +437,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise UserError(f"--compare draws two overviews, not --picture {args.picture}")
     if args.picture != "all":
         canvas.picture_suffix(args.output)
+        read = {f"--{name}": getattr(args, name) for name in ("image", "boxes", "model_name_or_path", "compare")}
+        refuse_losing(read, [args.output], f"--output {args.output}")
 
 
 def _draw_boxes_of_file(args: argparse.Namespace) -> Path:
@@ -447,7 +450,7 @@ def _draw_boxes_of_file(args: argparse.Namespace) -> Path:
 
 
 def _draw_model(args: argparse.Namespace) -> Path:
-    from emmental.export.kept_weights import read_model_masks, read_structure
+    from emmental.reporting.kept_weights import read_model_masks, read_structure
 
     folder, name = Path(args.model_name_or_path), Path(args.model_name_or_path).resolve().name
     title = name if args.title is None else args.title

@@ -13,10 +13,12 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from emmental.errors import UserError
 
@@ -24,6 +26,8 @@ MANIFEST = "manifest.json"
 _TEMPORARY = ".incomplete-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EIO)
+_CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS)
+"""How a file system (network, FAT, FUSE) refuses a flush or permissions that it does not have."""
 _NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)")
 """How Safetensors, which writes its files itself, reports the system's errors."""
 _UMASK = os.umask(0)  # the only way to read it is to set it
@@ -55,6 +59,15 @@ def write_json(path: str | Path, value: object) -> None:
         ValueError: `value` holds a NaN or an infinity, which JSON cannot hold.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if the file is missing, unreadable, or holds anything else."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 @contextmanager
@@ -90,7 +103,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         with _noticing_the_disk(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            os.chmod(temporary, _FILE_MODE)
+            _set_mode(temporary)
             _fsync(temporary)
             os.replace(temporary, path)
             _fsync(path.parent)
@@ -112,7 +125,7 @@ def atomic_folder(path: str | Path, damaged_too: bool = False) -> Iterator[Path]
     """
     path = Path(path)
     if path.exists():
-        _refuse_foreign(path, damaged_too)
+        _require_ours(path, damaged_too)
     temporary = _temporary_beside(path)
     try:
         with _noticing_the_disk(path, temporary):
@@ -214,13 +227,66 @@ def remove_folder(folder: str | Path) -> None:
         UserError: the folder has no manifest, or holds files that are not in it, so it may hold the user's files.
     """
     folder = Path(folder)
-    _refuse_foreign(folder, damaged_too=True)
+    _require_ours(folder, damaged_too=True)
     doomed = _temporary_beside(folder)
-    os.replace(folder, doomed)
+    rename_folder(folder, doomed)
     shutil.rmtree(doomed)
 
 
-def _refuse_foreign(folder: Path, damaged_too: bool) -> None:
+def folder_of_user() -> Path:
+    """A folder in TMPDIR that only this user can read, the same in all processes; made if missing.
+
+    Raises:
+        OSError: it cannot be made, or belongs to somebody else.
+    """
+    folder = Path(tempfile.gettempdir()) / f"emmental-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise PermissionError(errno.EACCES, "belongs to another user", str(folder))
+    return folder
+
+
+def refuse_losing(
+    read: Mapping[str, str | Path | Sequence[str] | None],
+    lost: Iterable[str | Path],
+    flag: str,
+    itself: Iterable[str | Path] = (),
+) -> None:
+    """Check that writing takes away nothing that the same command reads.
+
+    Files and folders are compared as the file system knows them, so links, relative paths and upper or lower case do
+    not matter. A name of the Hub is no path here, and passes.
+
+    Args:
+        read: flag -> the file or folder that it names, or a list of them.
+        lost: what is removed or replaced, with all that it holds.
+        flag: the one that names the place to write to, with its value, for the message.
+        itself: folders that lose their own files and keep what else is in them.
+
+    Raises:
+        UserError: something that is read would be lost.
+    """
+    gone = {_identity(path) for path in lost} - {None}
+    only = {_identity(path) for path in itself} - {None}
+    several = [(name, value if isinstance(value, list) else [value]) for name, value in read.items()]
+    for name, value in ((name, value) for name, values in several for value in values if value):
+        if (own := _identity(value)) is None:
+            continue
+        place = Path(os.path.abspath(value))
+        if own in gone | only or any(_identity(path) in gone for path in (*place.parents, *place.resolve().parents)):
+            raise UserError(f"{flag} would remove or replace {name} {value}, which is read; give another place")
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """Device and number of a file or folder; None if there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _require_ours(folder: Path, damaged_too: bool) -> None:
     if not is_ours(folder, damaged_too):
         raise UserError(f"{folder} holds files that this program did not write; it is left alone")
 
@@ -240,7 +306,7 @@ def _write_manifest(folder: Path) -> None:
         file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": sha256_of(file)} for file in files
     }
     for file in files:
-        os.chmod(file, _FILE_MODE)
+        _set_mode(file)
         _fsync(file)
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
@@ -253,25 +319,53 @@ def _replace_folder(temporary: Path, path: Path) -> None:
     former = None
     if path.exists():
         former = _temporary_beside(path)
-        os.rename(path, former)
+        rename_folder(path, former)
     try:
         os.rename(temporary, path)
     except BaseException:
         if former is not None:
-            os.rename(former, path)
+            rename_folder(former, path)
         raise
     _fsync(path.parent)
     if former is not None:
         shutil.rmtree(former, ignore_errors=True)
 
 
+def rename_folder(folder: Path, target: Path) -> None:
+    """Rename a folder. A container's overlay may refuse to rename one of its image (EXDEV): then it is copied."""
+    try:
+        os.rename(folder, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copytree(folder, target, symlinks=True)
+        (folder / MANIFEST).unlink(missing_ok=True)  # first, so that what an interruption leaves does not count
+        shutil.rmtree(folder)
+
+
 def _temporary_beside(path: Path) -> Path:
     return path.parent / f"{_TEMPORARY}{path.name}-{uuid.uuid4().hex[:12]}"
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+@contextmanager
+def _if_it_can() -> Iterator[None]:
+    """Wraps what makes a file safer or easier to share. A file system without it still holds the right bytes."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+
+
+def _set_mode(file: Path) -> None:
+    with _if_it_can():
+        os.chmod(file, _FILE_MODE)
+
+
+def _fsync(path: Path) -> None:
+    with _if_it_can():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

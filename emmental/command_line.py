@@ -8,12 +8,13 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from emmental.atomic import folder_of_user
 from emmental.errors import UserError
 from emmental.flags import Flag, Flags
 
@@ -24,6 +25,7 @@ class OneLineParser(argparse.ArgumentParser):
     """A parser that answers a mistake with one line and exit status 2. It takes no abbreviated flags."""
 
     def __init__(self, description: str, prog: str | None = None) -> None:
+        escape_what_cannot_be_printed()
         super().__init__(
             prog=prog,
             description=description,
@@ -34,6 +36,12 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the mistake and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As in argparse, but `~/` at the start of a value is the home folder: shells leave it in `--flag=~/x`."""
+        _settle_home(os.environ)
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_at_home(word) for word in words], namespace)
 
     def format_help(self) -> str:
         """As in argparse, without the empty defaults."""
@@ -49,14 +57,35 @@ class OneLineParser(argparse.ArgumentParser):
         """
         group = self.add_argument_group(title)
         for one in flags:
-            default = "" if one.default in (None, "", False) else f" (default: {one.default})"
             how = {"type": one.type, "metavar": {int: "N", float: "X"}.get(one.type, "VALUE")}
             how = {"action": argparse.BooleanOptionalAction} if one.type is bool else how
             how |= {"nargs": "+"} if one.several else {}
-            help = f"{one.help}{default}".replace("%", "%%")
+            help = one.described.replace("%", "%%")
             if shown is not None and one.name not in shown:
                 help = argparse.SUPPRESS
             group.add_argument(f"--{one.name}", default=argparse.SUPPRESS, help=help, **how)
+
+
+def escape_what_cannot_be_printed() -> None:
+    """Let standard output and error write characters that their encoding lacks as escapes, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure") and getattr(stream, "errors", "") in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _settle_home(environment: MutableMapping[str, str]) -> None:
+    """Give a user without home folder (of a container, without entry in passwd) one: libraries read `~` on import."""
+    with suppress(RuntimeError):
+        if Path.home().is_dir():
+            return
+    with suppress(OSError):
+        environment["HOME"] = str(folder_of_user())
+        print(f"there is no home folder: {environment['HOME']} stands in for it", file=sys.stderr)
+
+
+def _at_home(word: str) -> str:
+    name, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{name}{equals}{os.path.expanduser(value)}" if value.startswith("~/") else word
 
 
 def parse_flags(
@@ -123,5 +152,7 @@ def user_mistakes() -> Iterator[None]:
         yield
     except UserError as error:
         logger.debug("where it happened", exc_info=True)
-        _say(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}")
+        started = Path(sys.argv[0])
+        program = started.parent.name if started.name == "__main__.py" else started.name
+        _say(f"{program}: error: {' '.join(str(error).split())}")
         raise SystemExit(2) from error

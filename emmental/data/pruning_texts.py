@@ -11,7 +11,8 @@ from typing import Any
 from emmental.data.texts import Text, read_texts
 from emmental.errors import UserError, names_near
 from emmental.task_heads import PAIR, TEXT, Scores, SeveralLabels, TaskHead
-from emmental.tasks.tables import read_table, table_format
+from emmental.tasks.files import read_table, table_format
+from emmental.tasks.files.content import read_lines
 from emmental.tasks.task import listed
 
 FIRST = ("sentence1", "sentence", "text", "query", "question")
@@ -126,7 +127,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.suffix.lower() == ".parquet":
         yield from _parquet(path)
         return
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(read_lines(path)[0], start=1):
         if not line.strip():
             continue
         try:
@@ -136,14 +137,6 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(record, dict):
             raise UserError(f"{path}:{number}: one JSON object a line is expected")
         yield f"{path}:{number}", record
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a file in UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8") from None
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

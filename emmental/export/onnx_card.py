@@ -13,6 +13,15 @@ PIPELINES = {
 """End of a class' name -> the pipeline of such models."""
 _WITHOUT_CALL = "text-ranking"
 """A tag of the Hub for which transformers.js has no pipeline."""
+_HEADS = (
+    "Layers may have their own numbers of attention heads, which are constants in the graph. Tools that fuse "
+    "attention, as `onnxruntime.transformers.optimizer` does, read them there: give `num_heads=0, hidden_size=0`."
+)
+INT8_PROCESSORS = (
+    "int8 is fast on processors with int8 dot products: VNNI on x86 (AVX-512 VNNI, AVX-VNNI), `dotprod` or `i8mm` on "
+    "Arm. Without them it is slower, but answers stay right: weights use 7 of 8 bits (`reduce_range`), so no sum of "
+    "16 bits overflows."
+)
 
 
 def onnx_card(
@@ -24,8 +33,8 @@ def onnx_card(
         card: the model's own card, Markdown with metadata on top; may be empty.
         name: of the model.
         class_name: its class in Transformers.
+        files: path in the folder, dtype (as transformers.js names it), bytes, largest difference to PyTorch.
         pipeline: its tag on the Hub; default: by its class.
-        files: path in the folder, transformers.js' name of the dtype, bytes, largest difference to PyTorch.
     """
     lines = [f"| {file} | `{dtype}` | {size / 1e6:.1f} | {diff:.1e} |" for file, dtype, size, diff in files]
     front, body = _front_matter(card)
@@ -37,22 +46,9 @@ def onnx_card(
     if task not in (None, _WITHOUT_CALL):
         call = ["```js", 'import { pipeline } from "@huggingface/transformers";', ""]
         call += [f'const classify = await pipeline("{task}", "{name}", {{ dtype: "fp32" }});', "```", ""]
+    notes = [_HEADS, "", *([INT8_PROCESSORS, ""] if any(dtype != "fp32" for _, dtype, _, _ in files) else [])]
     text = f"ONNX files of `{name}`, for ONNX Runtime, transformers.js and other programs that read this layout."
-    return "\n".join(
-        [
-            "---",
-            *front,
-            "---",
-            f"# {name}, ONNX",
-            "",
-            text,
-            "",
-            *table,
-            "",
-            *call,
-            body,
-        ]
-    )
+    return "\n".join(["---", *front, "---", f"# {name}, ONNX", "", text, "", *table, "", *notes, *call, body])
 
 
 def _front_matter(card: str) -> tuple[list[str], str]:

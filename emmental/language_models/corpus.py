@@ -28,7 +28,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase
 
-from emmental.atomic import DamagedError, atomic_folder, sha256_of
+from emmental.atomic import DamagedError, atomic_folder, refuse_losing, sha256_of
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
 from emmental.data.batching import RowBatch
 from emmental.data.padding import pad_rows
@@ -416,6 +416,8 @@ def main(argv: Sequence[str] | None = None) -> BinarizeReport:
     args = _parse(argv)
     configure_logging(is_main=True)
     with user_mistakes(), logging_redirect_tqdm():
+        read = {"--file_path": args.file_path, "--model_name_or_path": args.model_name_or_path}
+        refuse_losing(read, [args.output], f"--output {args.output}")
         tokenizer = load_tokenizer(args.model_name_or_path)
         rules = sequence_rules(tokenizer, args.min_length, args.max_length, args.max_unknown)
         report = binarize(args.file_path, tokenizer, args.output, rules, args.seed if args.shuffle else None)

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from emmental.architectures import ARCHITECTURES
-from emmental.atomic import atomic_folder
+from emmental.atomic import atomic_folder, refuse_losing
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
 from emmental.data.tokenization import load_tokenizer
 from emmental.errors import UserError
@@ -232,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     configure_logging(is_main=True)
     torch.manual_seed(args.seed)
     with user_mistakes():
+        refuse_losing({"--model_name_or_path": args.model_name_or_path}, [args.output], f"--output {args.output}")
         teacher = _load_teacher(args.model_name_or_path, args.random_head)
         tokenizer = load_tokenizer(args.model_name_or_path)
         depth = teacher.config.num_hidden_layers

@@ -10,12 +10,12 @@ import cv2
 import matplotlib.colors
 import numpy as np
 from matplotlib.patches import Rectangle
+from PIL import ExifTags, Image, ImageOps
 
 from emmental.errors import UserError
 
 _CHANNELS = (1, 3, 4)
 _UNIT_TOLERANCE = 0.1  # interpolation overshoots [0, 1] by a few percent
-_ORIENTATION = 0x0112  # tag of EXIF data
 _TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 """Orientation in EXIF data -> whether the picture is mirrored, and the quarter turns to the left after that."""
 
@@ -54,7 +54,7 @@ def to_rgb_image(image: object, rgb: bool = True) -> np.ndarray:
     """
     if isinstance(image, str | Path):
         pixels, rgb = _read_image(Path(image)), False
-    elif hasattr(image, "getbands"):  # PIL, which is not required
+    elif isinstance(image, Image.Image):
         pixels, rgb = _from_pil(image), True
     else:
         pixels = to_array(image, "img")
@@ -209,24 +209,16 @@ def _upright(pixels: np.ndarray, exif: bytes) -> np.ndarray:
 
 
 def _orientation(exif: bytes) -> int:
-    """The orientation, 1 to 8, in EXIF data (which has the form of a TIFF file); 1 if there is none."""
-    exif = exif.removeprefix(b"Exif\0\0")
-    order = ">" if exif.startswith(b"MM") else "<"
+    """The orientation, 1 to 8, in EXIF data; 1 if there is none."""
+    tags = Image.Exif()
     try:
-        (start,) = struct.unpack_from(f"{order}I", exif, 4)
-        (count,) = struct.unpack_from(f"{order}H", exif, start)
-        for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
-            if tag == _ORIENTATION:
-                return value
-    except struct.error:  # cut off
-        pass
-    return 1
+        tags.load(exif)
+        return tags.get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, struct.error, ValueError, TypeError, KeyError, IndexError, OSError):  # damaged
+        return 1
 
 
 def _from_pil(image: object) -> np.ndarray:
-    from PIL import ImageOps
-
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return np.asarray(image)

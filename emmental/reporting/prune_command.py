@@ -24,7 +24,6 @@ from emmental.data.pruning_texts import Columns, read_inputs
 from emmental.errors import UserError
 from emmental.export.load_for_pruning import POOLINGS, LoadedModel, load_for_pruning
 from emmental.export.model_folder import read_model
-from emmental.export.prune_model import recovered
 from emmental.export.sentence_models import copy_surroundings
 from emmental.flags import Flags, flag, switch
 from emmental.optional import is_there
@@ -38,7 +37,8 @@ from emmental.structured.rungs import CLIFF, Pruned
 from emmental.structured.selection import Budget
 from emmental.structured.texts import Material, material
 from emmental.task_heads import MOST_PASSES, Agreement
-from emmental.tasks.delimited import DELIMITERS
+from emmental.tasks.files import DELIMITERS
+from emmental.training.prune_model import recovered
 from emmental.training.text_recovery import FLAGS as OF_RECOVERY
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ FLAGS = {
         flag("delimiter", "between the cells of .csv and .tsv; default: recognised"),
         flag("encoding", "of .csv and .tsv; default: recognised"),
         flag("max_length", "tokens of a text, at most; default: the model's own, up to 128", type=int, at_least=3),
+        switch("accept_unknown_tokens", "go on although most tokens are unknown to the tokenizer"),
         flag("pooling", "of a model without a head, if its folder does not say it", accepts=(*POOLINGS, None)),
     ),
     "how small": (
@@ -102,7 +103,7 @@ def prune_folder(flags: Flags) -> str:
     texts, labels = read_inputs(flags.texts, loaded.head, columns)
     known = None if labels is None else known_labels(loaded.head, loaded.model, labels)
     length = loaded.length(flags.max_length)
-    rows = material(loaded.tokenizer, texts, known, length, 32, loaded.head)
+    rows = material(loaded.tokenizer, texts, known, length, 32, flags.accept_unknown_tokens, loaded.head)
     output = OutputFolder(flags.output or f"{Path(flags.model_name_or_path).name}-small", "--output")
     try:
         if flags.overwrite_output:

@@ -23,7 +23,7 @@ from emmental.runs.checkpoints import (
     save_checkpoint,
 )
 from emmental.runs.optimization import UpdateLoop
-from emmental.runs.progress import Progress
+from emmental.runs.progress import Progress, duration
 from emmental.runs.run import Run
 from emmental.runs.state import LossAverages, StopSignals, batches_of_updates
 
@@ -144,7 +144,7 @@ class RunLoop:
         """Yield the micro-batches of each remaining update.
 
         Raises:
-            StoppedBySignal: SIGTERM or Ctrl-C came; the caller has saved.
+            StoppedBySignal: a signal to stop came; the caller has saved.
         """
         learner = self.learner
         groups = batches_of_updates(loader, self.batches, self.accumulation, learner.global_step)
@@ -188,8 +188,8 @@ class RunLoop:
         if made == _UPDATES_TO_TIME and self.learner.global_step < self.total_updates:
             others = self.total_updates - self.learner.global_step
             pace, after = (time.monotonic() - self._started) / made, self.run.work_after
-            whole = f"; about {_minutes(pace * (others + after))} to the end of the whole run" if after else ""
-            logger.info("about %s for the other %d updates at this pace%s", _minutes(pace * others), others, whole)
+            whole = f"; about {duration(pace * (others + after))} to the end of the whole run" if after else ""
+            logger.info("about %s for the other %d updates at this pace%s", duration(pace * others), others, whole)
 
     def log(self, more: dict[str, Any] | None = None) -> None:
         """Log the mean losses since the last entry, `more`, learning rates and gradient norms."""
@@ -265,7 +265,3 @@ class RunLoop:
 
     def _is_due(self, interval: int, count: int, step: int) -> bool:
         return count // interval > self._counted // interval or step == self.total_updates
-
-
-def _minutes(seconds: float) -> str:
-    return "{} min {:02d} s".format(*divmod(int(seconds), 60))

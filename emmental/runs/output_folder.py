@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -18,6 +19,9 @@ from emmental.runs.checkpoints import checkpoints_in, remove_checkpoint
 logger = logging.getLogger(__name__)
 
 RECORD, LOCK = ".emmental.json", ".emmental.lock"
+PARTS = ("dense", "keep-*")
+"""Names of the folders, inside that of a run, that its parts write to."""
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 _STAGED = ".final-model"
 _HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
@@ -27,7 +31,7 @@ def _set_aside(file: Path) -> None:
     number = 1
     while os.path.lexists(kept := file.with_name(f"{file.name}.kept-{number}")):
         number += 1
-    file.rename(kept)
+    atomic.rename_folder(file, kept)
     logger.warning("%s was not written by this program; it is kept as %s", file, kept.name)
 
 
@@ -65,8 +69,10 @@ class OutputFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._lock.close()
-            raise UserError(f"{flag} {path} is in use by another run; wait for it or choose another") from error
+            if error.errno not in _NO_LOCKS:
+                self._lock.close()
+                raise UserError(f"{flag} {path} is in use by another run; wait for it or choose another") from error
+            logger.warning("%s %s: no locks there (%s), so start no second run in it", flag, path, error.strerror)
         _HELD.add(self._lock)
         # The user may have deleted a damaged record: the files of a run in this folder are still this program's.
         self._lost_its_record = bool(checkpoints_in(self.path)) and not (self.path / RECORD).exists()
@@ -150,20 +156,30 @@ class OutputFolder:
         atomic.remove_folder(staged)
 
     def _recorded(self) -> list[str]:
-        try:
-            written = list(json.loads((self.path / RECORD).read_text(encoding="utf-8"))["written"])
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"{self.path / RECORD} is damaged; delete it to go on") from error
-        names = [str(name) for name in written]
-        if not all(self._holds(name) for name in names):
-            raise UserError(f"{self.path / RECORD} names files outside the output folder; delete it to go on")
-        return names
+        return recorded_in(self.path)
 
-    def _holds(self, name: str) -> bool:
-        """Whether a name is that of a file inside the folder, after following links."""
-        path = Path(name)
-        if path.is_absolute() or ".." in path.parts or not path.name or "\0" in name:
-            return False
-        return (self.path / path).parent.resolve().is_relative_to(self.path.resolve())
+
+def recorded_in(folder: Path) -> list[str]:
+    """Names of the files that runs wrote into an output folder, relative to it; empty if it is none.
+
+    Raises:
+        UserError: the record is damaged, or names files outside the folder.
+    """
+    try:
+        written = list(json.loads((folder / RECORD).read_text(encoding="utf-8"))["written"])
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{folder / RECORD} is damaged; delete it to go on") from error
+    names = [str(name) for name in written]
+    if not all(_holds(folder, name) for name in names):
+        raise UserError(f"{folder / RECORD} names files outside the output folder; delete it to go on")
+    return names
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Whether a name is that of a file inside the folder, after following links."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or not path.name or "\0" in name:
+        return False
+    return (folder / path).parent.resolve().is_relative_to(folder.resolve())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import resource
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,7 +22,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from emmental.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 _TIMEOUT = timedelta(minutes=60)
+_SECONDS_IN_SILENCE = 10.0
+_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+_ALONE = "unset RANK and WORLD_SIZE to run alone"
 _POLL_SECONDS = 0.02
 _POLLS = 10
 
@@ -100,11 +107,10 @@ def start(no_cuda: bool = False) -> Processes:
     Sets the CUDA device, and asks for algorithms that give the same bits in every run.
 
     Raises:
-        UserError: more processes on this machine than GPUs.
+        UserError: more processes on this machine than GPUs, or the variables say nothing that can be done.
     """
     cuda = torch.cuda.is_available() and not no_cuda
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    rank, local_rank, world_size = _place_in_group()
     if cuda and local_rank >= torch.cuda.device_count():
         raise UserError(
             f"torchrun --nproc_per_node accepts up to {torch.cuda.device_count()} here, one process a GPU; "
@@ -116,20 +122,81 @@ def start(no_cuda: bool = False) -> Processes:
         torch.cuda.set_device(device)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # it costs time and only finds bugs
-    if "RANK" not in os.environ or world_size == 1:
+    if world_size == 1:
         return Processes(device=device)
-    if not dist.is_initialized():
-        store, rank, world_size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
-        dist.init_process_group(
-            "nccl" if cuda else "gloo",
-            store=attempt_store(store, rank, world_size),
-            rank=rank,
-            world_size=world_size,
-            timeout=_TIMEOUT,
-            device_id=device if cuda else None,
-        )
-    control = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+    with _told_if_it_waits(rank, world_size):
+        if not dist.is_initialized():
+            _join(rank, world_size, device if cuda else None)
+        control = dist.new_group(backend="gloo", timeout=_TIMEOUT)
     return Processes(dist.get_rank(), local_rank, dist.get_world_size(), device, control)
+
+
+def _place_in_group() -> tuple[int, int, int]:
+    """(rank, rank on this machine, number of processes), as the environment's variables say.
+
+    Without RANK the others are left over from another job, and this is a single process.
+
+    Raises:
+        UserError: a variable is missing or has a value that cannot be.
+    """
+    known = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    if "RANK" not in known:
+        if left := [f"{name}={value}" for name, value in known.items() if value not in ("0", "1", "-1")]:
+            logger.warning("%s without RANK: left over from another job and ignored", ", ".join(left))
+        if os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1" and "SLURM_PROCID" in os.environ:
+            logger.warning("srun started several tasks, and each runs alone: start one, which calls torchrun")
+        return 0, 0, 1
+    numbers = {"LOCAL_RANK": 0, "WORLD_SIZE": 1, **{name: _number(name, value) for name, value in known.items()}}
+    rank, world_size = numbers["RANK"], numbers["WORLD_SIZE"]
+    if rank >= max(1, world_size):
+        raise UserError(f"RANK={rank} is not below WORLD_SIZE={world_size}; {_ALONE}")
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if world_size > 1 and missing and not dist.is_initialized():
+        raise UserError(
+            f"RANK={rank} and WORLD_SIZE={world_size} name a group of processes, but {' and '.join(missing)} must "
+            f"be set too; {_ALONE}, or start the group with torchrun"
+        )
+    return (rank, numbers["LOCAL_RANK"], world_size) if world_size > 1 else (0, numbers["LOCAL_RANK"], 1)
+
+
+def _number(name: str, value: str) -> int:
+    if not value.isdecimal():
+        raise UserError(f"the environment variable {name} accepts a number, not {value!r}; {_ALONE}")
+    return int(value)
+
+
+@contextmanager
+def _told_if_it_waits(rank: int, world_size: int) -> Iterator[None]:
+    """Say what the block waits for if it takes more than ten seconds. It waits on."""
+    others = "process 0" if rank else "process 1" if world_size == 2 else f"{world_size - 1} others"
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    line = (
+        f"RANK={rank} and WORLD_SIZE={world_size} say that this is process {rank} of {world_size}: it waits for "
+        f"{others} at {place} (MASTER_ADDR, MASTER_PORT); {_ALONE}"
+    )
+    timer = threading.Timer(_SECONDS_IN_SILENCE, logger.warning, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _join(rank: int, world_size: int, gpu: torch.device | None) -> None:
+    try:
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+    except (dist.DistNetworkError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise UserError(f"MASTER_ADDR and MASTER_PORT name no place to meet ({reason}); {_ALONE}") from error
+    dist.init_process_group(
+        "gloo" if gpu is None else "nccl",
+        store=attempt_store(store, rank, world_size),
+        rank=rank,
+        world_size=world_size,
+        timeout=_TIMEOUT,
+        device_id=gpu,
+    )
 
 
 def attempt_store(store: dist.Store, rank: int, world_size: int, timeout: timedelta = _TIMEOUT) -> dist.Store:

@@ -40,6 +40,11 @@ def configure_logging(is_main: bool) -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
+def duration(seconds: float) -> str:
+    """A time as people say it, rounded to whole seconds: `2 min 05 s`."""
+    return "{} min {:02d} s".format(*divmod(round(seconds), 60))
+
+
 class Progress:
     """Bar, `train_log.jsonl` and TensorBoard of one training.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import signal
 import threading
@@ -92,8 +93,14 @@ class LossAverages:
         return torch.stack([self._sums[name] for name in names]).cpu()
 
 
+_STOPS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+"""Signals that ask a program to stop: from users, from a closed terminal, from batch systems such as SLURM."""
+
+
 class StopSignals:
-    """Inside this context, SIGTERM and the first Ctrl-C do not stop the program at once; `received` records them.
+    """Inside this context, `_STOPS` do not stop the program at once (only the second Ctrl-C); `received` records them.
+
+    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
 
     Attributes:
         received: number of the signal; None if there was none.
@@ -102,11 +109,13 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
+        self._terminals = [number for number in (1, 2) if os.isatty(number)]
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._remember)
+            for number in (getattr(signal, name) for name in _STOPS if hasattr(signal, name)):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -117,7 +126,16 @@ class StopSignals:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+        if number == getattr(signal, "SIGHUP", None):
+            self._leave_terminals()
         logger.warning("%s: saving after this update, then stopping", signal.Signals(number).name)
+
+    def _leave_terminals(self) -> None:
+        """Writing to a closed terminal fails, and the run must still save."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in self._terminals:
+            os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 def batches_of_updates(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from emmental.structured.stepping import evaluating, model_inputs
+from emmental.modules.weight_information import Reduce
+from emmental.structured.stepping import evaluating, inputs_on_device
 from emmental.task_heads import Agreement, Answers, TaskHead, joined, task_head
 
 
@@ -15,12 +16,10 @@ def answers(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], head: Tas
     """Answers to all batches, one after the other; dropout off. `head`: by default that of the model."""
     head = head or task_head(model)
     with evaluating(model), torch.no_grad():
-        return joined([head.answers(model(**model_inputs(batch, model)), batch) for batch in batches])
+        return joined([head.answers(model(**inputs_on_device(batch, model)), batch) for batch in batches])
 
 
-def agreement(
-    head: TaskHead, dense: Answers, pruned: Answers, reduce: Callable[[Tensor], Tensor] | None = None
-) -> Agreement:
+def agreement(head: TaskHead, dense: Answers, pruned: Answers, reduce: Reduce | None = None) -> Agreement:
     """Compare answers to the same texts.
 
     Args:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from emmental.modules.weight_information import Reduce
 from emmental.structured.gates import all_open, gated
-from emmental.structured.stepping import evaluating, model_inputs
+from emmental.structured.stepping import evaluating, inputs_on_device
 from emmental.task_heads import TaskHead, task_head
-
-Reduce = Callable[[Tensor], Tensor]
 
 
 def fisher_information(
@@ -40,7 +39,7 @@ def fisher_information(
     head = head or task_head(model)
     with evaluating(model):
         for batch in batches:
-            inputs = model_inputs(batch, model)
+            inputs = inputs_on_device(batch, model)
             gates = [gate.requires_grad_() for gate in all_open(model, len(inputs["input_ids"]))]
             total = total or [torch.zeros(gate.shape[1], dtype=torch.float64, device=gate.device) for gate in gates]
             with torch.enable_grad(), gated(model, gates):

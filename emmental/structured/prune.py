@@ -16,12 +16,13 @@ from transformers import PreTrainedModel
 
 from emmental.errors import UserError
 from emmental.modules.binarizer import count_kept
-from emmental.pretrained import require_encoder
+from emmental.pretrained import require_encoder, require_finite_weights
+from emmental.shrinking import require_plain_linears
 from emmental.structured.gates import encoder_weights
 from emmental.structured.rungs import Pruned, prune_carefully, prune_in_rungs
 from emmental.structured.selection import Budget, weight_budget
 from emmental.structured.speed import measure_speed, settled_price, speed_budget
-from emmental.structured.texts import Material
+from emmental.structured.texts import Material, check_rows
 from emmental.task_heads import Scores, SeveralLabels, TaskHead, task_head
 from emmental.tasks.classes import model_classes
 from emmental.tasks.task import listed
@@ -29,7 +30,7 @@ from emmental.tasks.task import listed
 
 def prune_on(model: PreTrainedModel, rows: Material, budget: Budget, refit: bool = True) -> Pruned:
     """The small model for a budget, in evaluation mode; `model` and the random state stay as they are."""
-    with torch.random.fork_rng(devices=()):
+    with torch.random.fork_rng(devices=()), torch.enable_grad():
         in_rungs = partial(prune_in_rungs, model, rows, budget, refitted=refit)
         found = prune_carefully(in_rungs) if refit else in_rungs()
     return replace(found, model=found.model.eval())
@@ -68,8 +69,10 @@ def trained_head(model: PreTrainedModel, called: str = "model", **options: Any) 
     if not isinstance(model, PreTrainedModel):
         raise UserError(f"{called} accepts a model of Transformers, not a {type(model).__name__}")
     require_encoder(model.config, called)
-    if any("lora_" in name for name, _ in model.named_parameters()):
-        raise UserError(f"{called} holds adapters that are not merged: call merge_and_unload() first")
+    require_plain_linears(model)
+    require_finite_weights(model, called)
+    if torch.is_inference_mode_enabled() or any(each.is_inference() for each in model.parameters()):
+        raise UserError(f"{called} needs gradients: load it, and call prune, outside torch.inference_mode()")
     head = task_head(model, called, **options)
     linear = head.last_linear(model)
     if linear is not None and linear.bias is not None and not linear.bias.any():
@@ -86,6 +89,7 @@ def known_labels(head: TaskHead, model: nn.Module, labels: Iterable[Any]) -> Ite
     """
     if not head.takes_labels:
         raise UserError(f"labels: {head.title} are pruned without labels; omit them")
+    check_rows("labels", labels)
     names = model_classes(model.config, "model")
     for row, label in enumerate(labels):
         if isinstance(head, SeveralLabels):

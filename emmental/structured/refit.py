@@ -7,16 +7,16 @@ model's residual stream comes closest to the dense model's. So each sublayer als
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from emmental.architectures import DOWN, OUTPUT, architecture_of, encoder_layers
-from emmental.first_token import all_tokens
+from emmental.modules.weight_information import Reduce
 from emmental.structured.agreement import answers
-from emmental.structured.stepping import LayerByLayer, evaluating, model_inputs
+from emmental.structured.stepping import LayerByLayer, evaluating, inputs_on_device
 from emmental.task_heads import TaskHead, task_head
 
 RIDGE = 0.01
@@ -41,7 +41,7 @@ class NormalEquations:
             left = left * weights.to(left.dtype)[:, None]
         self._sums += (left.T @ right).double()
 
-    def reduce(self, reduce: Callable[[Tensor], Tensor]) -> None:
+    def reduce(self, reduce: Reduce) -> None:
         """Sum over all processes."""
         self._sums = reduce(self._sums)
 
@@ -101,7 +101,7 @@ def refit(
     dense: nn.Module,
     pruned: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
-    reduce: Callable[[Tensor], Tensor] | None = None,
+    reduce: Reduce | None = None,
     keep_zeros: bool = False,
     head: TaskHead | None = None,
 ) -> None:
@@ -121,7 +121,7 @@ def refit(
         head: what the models answer; by default the head of their class.
     """
     only_first = (head or task_head(dense)).first_token_only
-    with evaluating(dense), evaluating(pruned), all_tokens(dense), all_tokens(pruned), torch.no_grad():
+    with evaluating(dense), evaluating(pruned), torch.no_grad():
         fit = _Refit(dense, pruned, batches, reduce, keep_zeros, only_first)
         if architecture_of(pruned.config).shared:
             fit.shared_layers()
@@ -133,7 +133,7 @@ def refit_last(
     dense: nn.Module,
     pruned: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
-    reduce: Callable[[Tensor], Tensor] | None = None,
+    reduce: Reduce | None = None,
     head: TaskHead | None = None,
 ) -> None:
     """Refit the last linear of `pruned`, in place, so that its answers come closest to those of `dense`.
@@ -177,12 +177,12 @@ class _Refit:
         dense: nn.Module,
         pruned: nn.Module,
         batches: Sequence[Mapping[str, Tensor]],
-        reduce: Callable[[Tensor], Tensor] | None,
+        reduce: Reduce | None,
         keep_zeros: bool,
         only_first: bool,
     ) -> None:
         self.keep_zeros, self.only_first = keep_zeros, only_first
-        self.batches = [model_inputs(batch, pruned) for batch in batches]
+        self.batches = [inputs_on_device(batch, pruned) for batch in batches]
         self.dense, self.pruned = LayerByLayer(dense, self.batches[0]), LayerByLayer(pruned, self.batches[0])
         self.reduce = reduce
         self.layers, self.roles = encoder_layers(pruned), architecture_of(pruned.config).roles
@@ -291,7 +291,7 @@ class _Problem:
             present = functional.linear(given, self.weight.float(), None if bias is None else bias.float())
             self.equations.add(given, wanted - present, weights)
 
-    def solve(self, reduce: Callable[[Tensor], Tensor] | None) -> None:
+    def solve(self, reduce: Reduce | None) -> None:
         """Change the linear."""
         if reduce is not None:
             self.equations.reduce(reduce)

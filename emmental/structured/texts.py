@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from emmental.data.padding import pad_lists
+from emmental.data.unknown_tokens import UnknownCounter, problem
 from emmental.errors import UserError
 from emmental.task_heads import GROUP, PAIR, READ, TEXT, TaskHead
 
@@ -67,23 +69,32 @@ def material(
     labels: Iterable[Any] | None = None,
     max_length: int = 128,
     batch_size: int = 32,
+    accept_unknown_tokens: bool = False,
     head: TaskHead | None = None,
 ) -> Material:
     """Read and tokenise texts (evenly over a list, or the first of an iterator), and divide them.
 
-    Texts of one query (a ranking model's pairs with the same first string) stay together.
+    "[SEP]" in a text is ordinary text and not the token, as in training. Texts of one query (a ranking model's pairs
+    with the same first string) stay together.
 
     Args:
         labels: one for each text: a class id, a score, or 0 and 1 for each label.
         head: what the model answers; None: whatever takes strings and pairs.
 
     Raises:
-        UserError: an empty text, one of a shape that the head does not take, too few texts, fewer labels than texts.
+        UserError: an empty text, one of a shape that the head does not take, too few different texts, fewer labels
+            than texts, or more than half of the tokens are unknown.
     """
     rows = _read(texts, labels, head.shapes if head else (TEXT, PAIR))
     if head and head.needs_words and not tokenizer.is_fast:
         raise UserError(f"tokenizer: {head.title} need a fast one (tokenizer.json)")
     encodings = [_encode(tokenizer, row.parts, max_length, head) for row in rows]
+    special = tokenizer.num_special_tokens_to_add(pair=len(rows[0].parts) == 2)
+    counter = UnknownCounter(tokenizer.unk_token_id, special)
+    counter.add([row.parts for row in rows], (list(each["input_ids"]) for each in encodings))
+    if line := problem(counter.found(), "texts", accept_unknown_tokens, "accept_unknown_tokens=True"):
+        warnings.warn(line, stacklevel=3)
+    _check_different([encoding["input_ids"] for encoding in encodings])
     held_out = _held_out(rows)
     checked = [number for number, row in enumerate(rows) if row.group in held_out]
     others = [number for number, row in enumerate(rows) if row.group not in held_out]
@@ -150,10 +161,26 @@ def _spread(rows: Sequence[Any], most: int) -> list[Any]:
     return [rows[number * len(rows) // most] for number in range(most)]
 
 
+def check_rows(name: str, rows: Any) -> None:
+    """Refuse what is not a row of values in order. Loops over a table give the names of its columns, for example."""
+    if isinstance(rows, str | bytes):
+        raise UserError(f"{name} accepts a list or an iterator, not one {type(rows).__name__}")
+    advice = None
+    if isinstance(rows, Mapping):
+        advice = f"list({name}.values())"
+    elif isinstance(rows, Set):
+        advice = "a list, whose order is fixed"
+    elif hasattr(rows, "columns") or hasattr(rows, "column_names"):
+        advice = f'one of its columns, as {name}["text"]'
+    elif not isinstance(rows, Iterable):
+        advice = "a list"
+    if advice is not None:
+        raise UserError(f"{name} accepts a list or an iterator, not a {type(rows).__name__}; give {advice}")
+
+
 def _read(texts: Iterable[Text], labels: Iterable[Any] | None, shapes: Sequence[str]) -> list[_Row]:
-    if isinstance(texts, str):
-        raise UserError("texts accepts a list or an iterator of texts, not one text")
-    whole = isinstance(texts, Sequence)
+    check_rows("texts", texts)
+    whole = isinstance(texts, Sized)
     read = list(texts if whole else islice(texts, MOST_TEXTS))
     answers = [None] * len(read) if labels is None else list(islice(labels, len(read) + 1))
     if len(read) == MOST_TEXTS and not whole:  # an iterator of texts may hold more, with labels
@@ -163,7 +190,7 @@ def _read(texts: Iterable[Text], labels: Iterable[Any] | None, shapes: Sequence[
         raise UserError(f"labels accepts one for each text: {len(read)}, not {given}")
     rows = _rows(read, answers, shapes)
     if len(rows) < FEWEST_TEXTS:
-        raise UserError(f"texts needs {FEWEST_TEXTS} or more, got {len(rows)}; about 2,000 work best")
+        raise UserError(f"texts needs at least {FEWEST_TEXTS} items, got {len(rows)}; about 2,000 work best")
     if len(rows) <= MOST_TEXTS:
         return rows
     groups = list(dict.fromkeys(row.group for row in rows))
@@ -209,6 +236,22 @@ def _inputs(text: Any) -> tuple[str, ...] | list[tuple[str, str]] | None:
 def _encode(
     tokenizer: PreTrainedTokenizerBase, parts: tuple[str, ...], max_length: int, head: TaskHead | None
 ) -> Mapping[str, Any]:
-    encoding = tokenizer(*parts, truncation=True, max_length=max_length)
+    encoding = tokenizer(*parts, truncation=True, max_length=max_length, split_special_tokens=True)
     read = head.read(encoding.sequence_ids(0)) if head and head.needs_words else None
     return encoding if read is None else {**encoding, READ: read}
+
+
+def _check_different(ids: Sequence[Sequence[int]]) -> None:
+    """Warn of texts of which many are equal.
+
+    Raises:
+        UserError: fewer than `FEWEST_TEXTS` differ as tokens.
+    """
+    different = len({tuple(row) for row in ids})
+    if different < FEWEST_TEXTS:
+        raise UserError(
+            f"texts needs at least {FEWEST_TEXTS} different texts, got {different} among {len(ids)}; "
+            "about 2,000 work best"
+        )
+    if 2 * different < len(ids):
+        warnings.warn(f"texts: only {different} of {len(ids)} differ as tokens", stacklevel=4)

@@ -24,7 +24,7 @@ from emmental.runs.resuming import checkpoint_to_resume
 from emmental.runs.run import FolderFlags, Run
 from emmental.runs.state import seed_generators
 from emmental.structured.agreement import answers
-from emmental.structured.stepping import model_inputs
+from emmental.structured.stepping import inputs_on_device
 from emmental.structured.texts import Material, padded_batches
 from emmental.task_heads import TaskHead
 
@@ -77,7 +77,7 @@ class TextDistiller(UpdateLoop):
         batch = {name: value for name, value in batch.items() if name != "rows"}
         with self.micro_batch():
             with self.precision.autocast():
-                outputs = self.model(**model_inputs(batch, self.student))
+                outputs = self.model(**inputs_on_device(batch, self.student))
             wanted = torch.cat([self.teacher[row] for row in rows]).to(self.precision.device)
             loss = self.head.distance(self.head.values(outputs, batch), wanted, self.head.sizes(batch))
             self.losses = {"distil": loss, "total": loss}

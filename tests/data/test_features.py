@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import multiprocessing
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from torch.utils.data import DataLoader
 
 from emmental.atomic import MANIFEST, atomic_folder
+from emmental.data import features
 from emmental.data.batching import LengthGroupedBatches, SequentialBatches, padding_share
 from emmental.data.features import FEATURES_FILE, FeatureDataset, batch_loader, load_features
 from emmental.errors import UserError
@@ -319,6 +323,51 @@ def test_a_loader_yields_whole_batches_and_leaves_the_random_state(load, workers
         expected = dataset.batch(rows.indices, rows.weights, pad_to_multiple_of=4)
         assert all(torch.equal(batch[name], tensor) for name, tensor in expected.items())
     assert sorted(torch.cat([batch["index"] for batch in loaded]).tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_workers_need_no_shared_memory(load, monkeypatch) -> None:
+    """As in a container whose /dev/shm is full: sending a tensor would fail there, and the run wait for ever."""
+
+    def full(*_: object) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    monkeypatch.setattr(torch.UntypedStorage, "_share_filename_cpu_", full)
+    dataset = load()
+    batches = SequentialBatches(dataset.lengths, 2)
+    loader = batch_loader(dataset, batches, num_workers=1)
+    loader.timeout = 20
+    assert [batch["index"].tolist() for batch in loader] == [list(rows.indices) for rows in batches]
+
+
+class Deadly:
+    """Batches of which the second ends the process that makes it."""
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        if row:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"index": torch.tensor([row])}
+
+
+def test_a_dead_worker_and_one_that_cannot_start_are_one_line(load, monkeypatch) -> None:
+    def take(dataset: object, batches: list) -> None:
+        for _ in batch_loader(dataset, batches, num_workers=1):
+            pass
+
+    monkeypatch.setattr(features, "_as_arrays", _first_as_arrays)
+    with pytest.raises(UserError, match=r"--num_workers 1: DataLoader worker \(pid.* Give --num_workers 0"):
+        take(Deadly(), [[0], [1]])
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch.multiprocessing, "Queue", full)
+    with pytest.raises(UserError, match="--num_workers 1: No space left on device; give --num_workers 0"):
+        take(load(), [[0]])
+
+
+def _first_as_arrays(rows: list[dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in rows[0].items()}
 
 
 def test_spawned_workers_map_the_file_themselves(load) -> None:

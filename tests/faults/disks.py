@@ -8,9 +8,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from faults.injection import FAILURES, SaveCalls, failing, limit_file_size
+from faults.injection import FAILURES, LACKS, SaveCalls, failing, limit_file_size
 from faults.kills import Uninterrupted, all_commands, interrupted
-from faults.runs import Command, World
+from faults.runs import Command, World, difference, last_lines
 from faults.tally import Clock, Tally
 
 
@@ -40,6 +40,17 @@ def limited_files(commands: list[Command], count: int, known: Uninterrupted, fol
             size = generator.randint(100, 120_000)
             fault = [lambda output, size=size, command=command: command.run(output, limit_file_size(size))]
             tally.count(interrupted(command, folder / f"{number}", known.of(command)[0], fault))
+    return tally
+
+
+def lacking(commands: list[Command], kind: str, known: Uninterrupted, folder: Path) -> Tally:
+    """The file system lacks something: the run ends as on one that has it, and may say so."""
+    with Clock(Tally(f"a file system {kind}, trainer and distiller")) as tally:
+        for number, command in enumerate(commands):
+            output = folder / f"{number}" / "out"
+            statuses = [command.run(output, LACKS[kind]) for _ in range(2)]
+            problem = difference(output, known.of(command)[0], ordered=False)
+            tally.count(f"statuses {statuses}: {last_lines(output)}" if statuses != [0, 0] else problem)
     return tally
 
 
@@ -110,6 +121,8 @@ def long_form(folder: Path, seed: int = 0) -> Iterator[Tally]:
     commands, known = all_commands(world), Uninterrupted(folder / "uninterrupted")
     for kind in FAILURES:
         yield failing_calls(commands, kind, 22, known, folder / kind, seed)
+    for kind in LACKS:
+        yield lacking(commands, kind, known, folder / kind)
     yield limited_files(commands, 22, known, folder / "limited", seed)
     yield small_disk(commands, 22, known, folder / "small", seed)
     yield immutable_folder(commands, 11, known, folder / "immutable", seed)

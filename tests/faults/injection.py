@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import builtins
 import errno
+import fcntl
 import mmap
 import os
 import resource
 import shutil
 import signal
+import stat
 import struct
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,6 +146,32 @@ FAILURES = {
     "failing disk (EIO)": errno.EIO,
     "lost permission (EACCES)": errno.EACCES,
     "read-only file system (EROFS)": errno.EROFS,
+}
+
+
+def _refusing(owner: object, name: str, number: int, folders: bool = False, old: bool = False) -> Callable[[], None]:
+    """What a run takes as `before`: a call is refused. With `folders`, only for folders; `old`: that are older."""
+
+    def install() -> None:
+        original, started = getattr(owner, name), time.time()
+
+        def refuse(place: object, *args: object, **kwargs: object) -> object:
+            facts = os.stat(place) if folders else None
+            if folders and not (stat.S_ISDIR(facts.st_mode) and not (old and facts.st_ctime >= started)):
+                return original(place, *args, **kwargs)
+            raise OSError(number, os.strerror(number))
+
+        setattr(owner, name, refuse)
+
+    return install
+
+
+LACKS = {
+    "without locks": _refusing(fcntl, "flock", errno.ENOSYS),
+    "that locks only with a daemon": _refusing(fcntl, "flock", errno.ENOLCK),
+    "that flushes no folders": _refusing(os, "fsync", errno.EINVAL, folders=True),
+    "without permissions": _refusing(os, "chmod", errno.EPERM),
+    "that does not rename older folders": _refusing(os, "rename", errno.EXDEV, folders=True, old=True),
 }
 
 

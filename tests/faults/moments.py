@@ -31,7 +31,7 @@ def at_random_moments(
                 return seen[-1]
 
             faults = [lambda output, moment=moment: kill(output, moment) for moment in moments]
-            problem = interrupted(command, folder / f"{attempt}", whole, faults, stopped=number == signal.SIGTERM)
+            problem = interrupted(command, folder / f"{attempt}", whole, faults, stopped=number != signal.SIGKILL)
             for status in statuses:
                 if status != 0:
                     tally.count(problem)
@@ -43,7 +43,7 @@ def long_form(folder: Path, seed: int = 0) -> Iterator[Tally]:
     """90 kills at random moments, and 10 of a run that draws pictures."""
     world = World(folder / "world")
     commands, known = all_commands(world), Uninterrupted(folder / "uninterrupted")
-    for number, count in ((signal.SIGKILL, 60), (signal.SIGTERM, 30)):
+    for number, count in ((signal.SIGKILL, 60), (signal.SIGTERM, 30), (signal.SIGUSR1, 10)):
         yield at_random_moments(commands, number, count, known, folder / str(number), seed)
     drawn = at_save_calls([world.trainer("drawn")], "SIGKILL after a call", 10, known, folder / "drawn", seed)
     drawn.kind = "SIGKILL after a call of a save, trainer that draws pictures"

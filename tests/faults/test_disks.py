@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from faults import disks
-from faults.injection import FAILURES
+from faults.injection import FAILURES, LACKS
 from faults.kills import Uninterrupted, all_commands
 from faults.runs import World
 
@@ -19,6 +19,11 @@ def commands(world: World) -> list:
 @pytest.mark.parametrize("kind", FAILURES)
 def test_failing_calls(commands: list, kind: str, known: Uninterrupted, tmp_path: Path) -> None:
     assert disks.failing_calls(commands, kind, 3, known, tmp_path, seed=1).lost == []
+
+
+@pytest.mark.parametrize("kind", LACKS)
+def test_what_a_file_system_lacks(commands: list, kind: str, known: Uninterrupted, tmp_path: Path) -> None:
+    assert disks.lacking(commands[::5], kind, known, tmp_path).lost == []
 
 
 def test_files_that_may_not_grow(commands: list, known: Uninterrupted, tmp_path: Path) -> None:

@@ -28,19 +28,21 @@ def test_kills_inside_saves(commands: list, kind: str, known: Uninterrupted, tmp
     assert tally.survived >= 4
 
 
-def test_sigterm_saves_and_exits_143(world: World, known: Uninterrupted, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_to_stop_saves(world: World, known: Uninterrupted, tmp_path: Path, number: int) -> None:
     def terminate_in_update_six() -> None:
+        signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
         original = TaskDistiller.step
 
         def step(self: TaskDistiller, *args: object) -> bool:
             if self.global_step == 5:
-                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(number)
             return original(self, *args)
 
         TaskDistiller.step = step
 
     command, output = world.trainer("movement"), tmp_path / "out"
-    assert command.run(output, terminate_in_update_six) == 143
+    assert command.run(output, terminate_in_update_six) == 128 + number
     assert (output / "checkpoint-6").is_dir()
     assert command.finish(output) is None
     assert difference(output, known.of(command)[0], stopped=True) is None

@@ -11,7 +11,7 @@ from faults.kills import Uninterrupted
 from faults.runs import World
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
 def test_kills_at_random_moments(world: World, number: int, known: Uninterrupted, tmp_path: Path) -> None:
     tally = moments.at_random_moments(kills.all_commands(world), number, 5, known, tmp_path, seed=1)
     assert tally.lost == []

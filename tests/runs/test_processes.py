@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from emmental.errors import UserError
 from emmental.runs import processes
 from emmental.runs.processes import Processes
 
@@ -50,8 +53,14 @@ def test_torchrun_with_one_process_needs_no_group(monkeypatch):
 def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    for name, value in (
+        ("RANK", "2"),
+        ("LOCAL_RANK", "2"),
+        ("WORLD_SIZE", "3"),
+        ("MASTER_ADDR", "a"),
+        ("MASTER_PORT", "1"),
+    ):
+        monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="--nproc_per_node accepts up to 2 here, one process a GPU; --no_cuda"):
         processes.start()
 
@@ -120,3 +129,81 @@ def test_peak_memory_is_that_of_the_process_and_not_of_the_one_that_started_it()
 def test_leaving_without_having_joined():
     processes.stop()
     assert not dist.is_initialized()
+
+
+class TestLeftOverVariables:
+    """Of an earlier torchrun, or of a cluster's job script."""
+
+    @pytest.mark.parametrize(
+        ("variables", "message"),
+        [
+            (
+                {"RANK": "0", "WORLD_SIZE": "2"},
+                "RANK=0 and WORLD_SIZE=2 .* MASTER_ADDR and MASTER_PORT must be set",
+            ),
+            ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "but MASTER_PORT must be set too"),
+            (
+                {"RANK": "2", "WORLD_SIZE": "2"},
+                "RANK=2 is not below WORLD_SIZE=2; unset RANK and WORLD_SIZE",
+            ),
+            ({"RANK": "x"}, "RANK accepts a number, not 'x'"),
+            ({"RANK": "0", "WORLD_SIZE": ""}, "WORLD_SIZE accepts a number, not ''"),
+            (
+                {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "x"},
+                "name no place to meet",
+            ),
+        ],
+    )
+    def test_what_cannot_be_is_one_line(self, monkeypatch, variables, message):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=message):
+            processes.start(no_cuda=True)
+
+    @pytest.mark.parametrize(
+        ("variables", "said"),
+        [
+            ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 without RANK: left over"),
+            ({"LOCAL_RANK": "3"}, "LOCAL_RANK=3 without RANK: left over"),
+            ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}, "srun started several tasks"),
+            ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, ""),
+            ({"RANK": "0", "MASTER_ADDR": "a"}, ""),
+        ],
+    )
+    def test_what_does_not_count_is_said_and_the_run_goes_on(self, monkeypatch, caplog, variables, said):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        alone = processes.start(no_cuda=True)
+        assert (alone.rank, alone.local_rank, alone.world_size) == (0, 0, 1)
+        assert caplog.text.count("\n") == bool(said)
+        assert said in caplog.text
+
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_a_wait_is_said_once_and_goes_on(self, rank):
+        """A process that nobody joins: after the time given, one line with place and variables."""
+        program = (
+            "import logging\nfrom emmental.runs import processes\nprocesses._SECONDS_IN_SILENCE = 0.5\n"
+            "logging.basicConfig(format='%(message)s')\nprocesses.start(no_cuda=True)"
+        )
+        group = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        waiting = subprocess.Popen(
+            [sys.executable, "-c", program], env={**os.environ, **group}, cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            line = next(line for line in waiting.stderr if "say that" in line)
+            time.sleep(1)
+            assert waiting.poll() is None
+        finally:
+            waiting.kill()
+            rest = waiting.communicate()[1]
+        assert line == (
+            f"RANK={rank} and WORLD_SIZE=2 say that this is process {rank} of 2: it waits for process {1 - rank} at "
+            f"127.0.0.1:{group['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT); unset RANK and WORLD_SIZE to run alone\n"
+        )
+        assert "say that" not in rest
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

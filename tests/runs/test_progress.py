@@ -18,6 +18,7 @@ from emmental.runs.progress import (
     Progress,
     add_pictures,
     configure_logging,
+    duration,
     keep_rows,
     read_log,
 )
@@ -29,6 +30,14 @@ def output(tmp_path: Path):
     folder = OutputFolder(tmp_path / "out")
     yield folder
     folder.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "0 min 00 s"), (59.4, "0 min 59 s"), (59.6, "1 min 00 s"), (119.7, "2 min 00 s"), (3725.0, "62 min 05 s")],
+)
+def test_a_duration_has_no_60_seconds(seconds, said):
+    assert duration(seconds) == said
 
 
 def row(step: int, **values: object) -> str:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import random
 import signal
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +87,45 @@ class TestStopSignals:
             os.kill(os.getpid(), number)
             assert signals.received == number
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+    @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
+    def test_the_end_of_a_session_is_remembered_unless_it_is_ignored(self, name):
+        number = getattr(signal, name)
+        before = signal.signal(number, signal.SIG_DFL)
+        try:
+            with StopSignals() as signals:
+                os.kill(os.getpid(), number)
+                assert signals.received == number
+            signal.signal(number, signal.SIG_IGN)  # nohup does this to SIGHUP
+            with StopSignals() as signals:
+                os.kill(os.getpid(), number)
+                assert signals.received is None
+            assert signal.getsignal(number) == signal.SIG_IGN
+        finally:
+            signal.signal(number, before)
+
+    def test_a_closed_terminal_is_not_written_to(self):
+        """A pseudo-terminal whose other end is closed fails every write, and the log and the bar go on writing."""
+        program = (
+            "import os, signal, sys, time\nfrom emmental.runs.state import StopSignals\n"
+            "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+            "with StopSignals() as signals:\n"
+            "    print('ready', flush=True)\n"
+            "    while signals.received is None: time.sleep(0.01)\n"
+            "    print('saving', file=sys.stderr, flush=True)\n"
+            "open(sys.argv[1], 'w').write('saved')\n"
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            saved = Path(folder) / "saved"
+            child, terminal = pty.fork()
+            if child == 0:
+                os.execv(sys.executable, [sys.executable, "-c", program, str(saved)])
+            said = b""
+            while b"ready" not in said:
+                said += os.read(terminal, 1024)
+            os.close(terminal)
+            os.waitpid(child, 0)
+            assert saved.read_text() == "saved"
 
     def test_a_second_control_c_is_obeyed_at_once(self):
         # A shell starts what runs in its background with SIGINT ignored.

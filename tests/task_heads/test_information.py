@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import tiny
 import tiny_models
 import torch
 
 from emmental.structured.gates import all_open, gated
 from emmental.structured.information import fisher_information
-from emmental.structured.stepping import model_inputs
+from emmental.structured.stepping import inputs_on_device
 from emmental.structured.texts import material
 from emmental.task_heads import READ, random_signs, task_head
 
 STEP = 0.1
-PAIR = ("kasa lote", "mivo nuzu")
 
 
 def one_text(kind: str, model_type: str = "bert"):
@@ -23,16 +23,18 @@ def one_text(kind: str, model_type: str = "bert"):
     model = tiny_models.with_head(kind, model_type)
     head = task_head(model, passes=64)
     tokenizer = tiny_models.tokenizer(model_type)
-    rows = material(tokenizer, [PAIR if kind in ("spans", "scores") else " ".join(PAIR)] * 2 * 32, head=head)
+    words = [(a, b) for a in tiny.WORDS[:8] for b in tiny.WORDS[:8]]
+    texts = [(f"{a} {b}", f"{b} {a}") if kind in ("spans", "scores") else f"{a} {b}" for a, b in words]
+    rows = material(tokenizer, texts, head=head)
     return model, head, {name: value[:1] for name, value in rows.information[0].items()}
 
 
 def distance_at(model, head, batch, gates):
     """The divergence of the answers from those with open gates, summed over answers."""
     with torch.no_grad():
-        dense = head.answers(model(**model_inputs(batch, model)), batch)
+        dense = head.answers(model(**inputs_on_device(batch, model)), batch)
         with gated(model, gates):
-            other = head.answers(model(**model_inputs(batch, model)), batch)
+            other = head.answers(model(**inputs_on_device(batch, model)), batch)
     return head.divergences(dense.values.double(), other.values.double(), dense.sizes).sum().item()
 
 
@@ -56,7 +58,7 @@ def test_random_signs_are_exact_in_expectation(kind):
     """Over all signs of the places, the mean of u u^T is the exact information of the values."""
     model, head, batch = one_text(kind)
     with torch.no_grad():
-        values = head.values(model(**model_inputs(batch, model)), batch)[:, :3].double()
+        values = head.values(model(**inputs_on_device(batch, model)), batch)[:, :3].double()
     values = values[:2] if kind == "tokens" else values
     batch = {**batch, "attention_mask": torch.ones(1, 3, dtype=torch.int64)} if kind == "spans" else batch
     if kind == "spans":
@@ -99,7 +101,7 @@ def test_signs_by_hand():
 def test_few_passes_come_close():
     """With 8 passes, the sums over many texts are within some 20 % of the exact ones."""
     model, tokenizer = tiny_models.with_head("tokens"), tiny_models.tokenizer("bert")
-    texts = [" ".join(words) for words in itertools.permutations(("kasa", "lote", "mivo", "nuzu", "peda"), 4)]
+    texts = [" ".join(words) for words in itertools.permutations(tiny.WORDS[:5], 4)]
     estimated, whole = (
         torch.cat(fisher_information(model, material(tokenizer, texts, head=head).information, head=head))
         for head in (task_head(model, passes=8), task_head(model, passes=64))

@@ -91,7 +91,7 @@ def test_several_shares_and_labels():
 def test_queries_are_held_out_whole():
     """16 queries of four documents: every fifth query is checked."""
     head = task_head(tiny_models.with_head("scores"))
-    queries = [(f"kasa {row}", ["lote", "mivo", "nuzu", "peda"]) for row in range(16)]
+    queries = [(f"kasa {word}", list(tiny.WORDS[:4])) for word in tiny.WORDS[4:20]]
     pairs = [(query, document) for query, documents in queries for document in documents]
     as_objects = [{"query": query, "documents": documents} for query, documents in queries]
     for texts in (queries, pairs, as_objects):
@@ -102,15 +102,14 @@ def test_queries_are_held_out_whole():
 
 def test_only_words_are_read():
     tokenizer = tiny_models.tokenizer("bert")
-    rows = material(tokenizer, ["kasa lote"] * 32, head=task_head(tiny_models.with_head("tokens")))
+    rows = material(
+        tokenizer, [f"{word} kasa" for word in tiny.WORDS], head=task_head(tiny_models.with_head("tokens"))
+    )
     assert rows.check[0]["read"][0].tolist() == [0, 1, 1, 0]
-    rows = material(tokenizer, [("kasa", "lote mivo")] * 32, head=task_head(tiny_models.with_head("spans")))
+    rows = material(
+        tokenizer, [("kasa", f"{word} kasa") for word in tiny.WORDS], head=task_head(tiny_models.with_head("spans"))
+    )
     assert rows.check[0]["read"][0].tolist() == [1, 0, 0, 1, 1, 0]
-
-
-def lora(model):
-    model.encoder.layer[0].register_parameter("lora_A", torch.nn.Parameter(torch.zeros(1)))
-    return model
 
 
 @pytest.mark.parametrize(
@@ -140,7 +139,6 @@ def test_labels_where_none_are_taken(kind):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: lora(tiny_models.with_head("embeddings")), "adapters that are not merged"),
         (lambda: transformers.BertForMaskedLM(tiny_models.config("bert")), "it is a BertForMaskedLM"),
         (lambda: tiny_models.with_head("tokens").train(), None),
         (lambda: transformers.BertModel(tiny_models.config("bert", is_decoder=True)), "is a decoder"),
