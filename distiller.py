@@ -33,6 +33,7 @@ from emmental.language_models.arguments import LOSSES, with_defaults
 from emmental.language_models.corpus import CorpusDataset
 from emmental.language_models.masking import LmBatchMaker, Masking
 from emmental.language_models.models import load_lm_run
+from emmental.modules.score_head import deviation_of
 from emmental.patching import masked_layers, set_threshold
 from emmental.pruning import gather_information, global_threshold, refresh_masks, regularization
 from emmental.reporting.summary import environment_line
@@ -76,8 +77,8 @@ class TaskDistiller(UpdateLoop):
 
     Attributes:
         student, projection: the model, not wrapped for distribution; the projection of the hidden states, if any.
-        losses: of the last micro-batch: ce (for regression: mean squared error), distil, hidden_cos, hidden_mse,
-            regularization, and total, their weighted sum.
+        losses: of the last micro-batch: ce (for regression: mean squared error of standard scores), distil,
+            hidden_cos, hidden_mse, regularization, and total, their weighted sum.
         global_threshold: of a global top-k, see `emmental.pruning.global_threshold`; None without one.
     """
 
@@ -90,10 +91,10 @@ class TaskDistiller(UpdateLoop):
         hidden: HiddenStateMatch | None = None,
     ) -> None:
         model = student if hidden is None else ProjectedStudent(student, hidden.projection)
-        self._by_information = any(layer.pruning_method == "fisher" for layer in masked_layers(student).values())
+        self._gathers_scores = any(layer.method.gathers_scores for layer in masked_layers(student).values())
         scores = [layer.mask_scores for layer in masked_layers(student).values()]
         self._held = bool(scores) and not any(each is None or each.requires_grad for each in scores)
-        scores_rate = None if self._by_information else args.mask_scores_learning_rate
+        scores_rate = None if self._gathers_scores else args.mask_scores_learning_rate
         groups = parameter_groups(model, args.learning_rate, args.weight_decay, scores_rate)
         optimizer = adamw(groups, args.adam_epsilon, use_apex=args.use_apex)
         super().__init__(
@@ -111,6 +112,7 @@ class TaskDistiller(UpdateLoop):
         self.hidden = hidden
         self.global_threshold: tuple[float, list[int]] | None = None
         self._masked = bool(masked_layers(student))
+        self._deviation = deviation_of(student)
 
     def step(self, batch: dict[str, Tensor], threshold: float | None, regu_lambda: float) -> bool:
         """One micro-batch: masks (on the first of an update), forward, losses, `optimize`.
@@ -159,9 +161,9 @@ class TaskDistiller(UpdateLoop):
             set_threshold(self.student, self.plan.at(self.global_step)[0], self.global_threshold)
 
     def _update(self) -> None:
-        loss_scale = self.precision.scaler.get_scale() if self._by_information else 1.0
+        loss_scale = self.precision.scaler.get_scale() if self._gathers_scores else 1.0
         super()._update()
-        if self._by_information:
+        if self._gathers_scores:
             gather_information(self.student, self.global_step, loss_scale)
 
     def _make_masks(self, threshold: float) -> None:
@@ -181,11 +183,13 @@ class TaskDistiller(UpdateLoop):
 
     def _losses(self, outputs: Any, batch: dict[str, Tensor], regu_lambda: float) -> dict[str, Tensor]:
         logits, weights = outputs.logits, batch["weights"]
-        losses = {"ce": weighted_mean(task_loss(logits, batch["labels"]), weights)}
+        losses = {"ce": weighted_mean(task_loss(logits, batch["labels"], self._deviation), weights)}
         total = losses["ce"]
         if self.teacher_logits is not None:
             teacher = self.teacher_logits[batch["index"]]
-            losses["distil"] = weighted_mean(teacher_loss(logits, teacher, self.args.temperature), weights)
+            losses["distil"] = weighted_mean(
+                teacher_loss(logits, teacher, self.args.temperature, self._deviation), weights
+            )
             total = self.args.alpha_ce * losses["ce"] + self.args.alpha_distil * losses["distil"]
         if self.hidden is not None:
             for name, values in self.hidden.losses(outputs.hidden_states, batch).items():

@@ -7,12 +7,13 @@ torchrun --nproc_per_node=8 masked_run_glue.py --data_dir glue/MRPC --task_name 
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 READS_FLAGS_FIRST = True  # `import emmental` reads this and does not load PyTorch before the flags are read
 
@@ -29,18 +30,19 @@ from transformers import AutoModelForSequenceClassification
 
 from distiller import TaskDistiller
 from emmental.atomic import DamagedError, verify_folder
+from emmental.cascade.of_run import cascade_of_run, refuse_impossible_cascade
 from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
 from emmental.data.cache_folder import cache_folder
-from emmental.data.description import description, one_class
+from emmental.data.description import cautions, description, one_class, unknown_in
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
-from emmental.inference.engines import why_not_timed
+from emmental.modules.score_head import restore_scores, standardise_scores
 from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
-from emmental.pretrained import from_pretrained, weights_fingerprint
-from emmental.pruning import densities, hold_masks, masks_of, regularization, remaining_weights, schedule_threshold
-from emmental.reporting.before_after import Made, candidate, floor_of, save_ladder, timed_in
+from emmental.pretrained import from_pretrained
+from emmental.pruning import densities, masks_of, regularization, remaining_weights, schedule_threshold
+from emmental.reporting.before_after import TrainedModels, candidate, floor_of, save_ladder
 from emmental.reporting.summary import (
     checkpoints_table,
     environment_line,
@@ -54,16 +56,17 @@ from emmental.reporting.summary import (
     write_results,
 )
 from emmental.runs.checkpoints import checkpoints_in
-from emmental.runs.evaluation import predict_logits
+from emmental.runs.evaluation import metric_of_new_rows, predict_logits
 from emmental.runs.loop import Intervals, RunLoop
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.precision import Precision
 from emmental.runs.progress import LOG_FILE, add_pictures, read_log
-from emmental.runs.resuming import open_output
 from emmental.runs.run import TRAINER, Run, set_up
 from emmental.runs.state import seed_generators
 from emmental.tasks import (
+    CUSTOM,
     Task,
+    class_shares,
     collapsed_to_one_class,
     compute_metrics,
     evaluation_tasks,
@@ -72,25 +75,14 @@ from emmental.tasks import (
     resolve_task,
     write_predictions,
 )
-from emmental.teaching.teachers import check_hidden_states, load_teacher, teaching
-from emmental.training.budgets import budget_of
-from emmental.training.forecast import forecast, tell_what_follows
+from emmental.teaching.teachers import compared_with, load_teacher, teaching
+from emmental.training.facts import DataFacts, data_facts
+from emmental.training.folders import lock_run, opened, parts_of, refuse_other_runs
+from emmental.training.forecast import disk_forecast
 from emmental.training.models import in_dtype, load_model, load_tokenizer, model_to_evaluate
-from emmental.training.phases import (
-    dense_phase,
-    in_phases,
-    keep_folders,
-    lock_whole,
-    needs_dense_phase,
-    opened,
-    phase,
-    plan_of_run,
-    pruning_phase,
-    settle_rate,
-)
-from emmental.training.plan import Plan, log_interval, plan_updates, trains
-from emmental.training.recipe import STRUCTURED, cuts_weights
-from emmental.training.structured import check_memory, cut, cut_weights
+from emmental.training.phases import STRUCTURED, DenseTraining, Work
+from emmental.training.plan import Plan, plan_updates
+from emmental.training.route import plan_lines, route
 from emmental.training.tasks import find_task
 from emmental.training.unlabelled import with_unlabelled
 
@@ -108,13 +100,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         logger.info("%s", environment_line(run))
         run.task = prepare_task(run)
         tokenizer = load_tokenizer(run)
-        train_dataset, more, plan = load_data(run, tokenizer)
-        models = load_models(run, tokenizer, train_dataset)
-        for line in plan:
-            logger.info(line)
+        rows = load_data(run, tokenizer)
+        facts = plan_route(run, rows) if run.do_train else None
+        model, teacher = load_models(run, tokenizer)
+        if facts is not None:
+            tell_plan(run, facts)
         if run.dry_run:
             return {}
-        made = train_models(run, models, tokenizer, more)
+        made = train_models(run, model, teacher, tokenizer, rows, facts)
         results = evaluate(run, made.model, tokenizer) if run.do_eval else {}
         if run.eval_all_checkpoints:
             evaluate_all_checkpoints(run, tokenizer)
@@ -140,110 +133,111 @@ def prepare_task(run: Run) -> Task:
     return task
 
 
-def load_data(run: Run, tokenizer: Any) -> tuple[FeatureDataset | None, FeatureDataset | None, list[str]]:
-    """Training data, these with `--unlabeled_file`, and the plan for them. Raises if the plan cannot work."""
+def load_data(run: Run, tokenizer: Any) -> FeatureDataset | None:
+    """Open the data of the flags. Returns the training rows and those of `--unlabeled_file`; None without training."""
     for task in evaluation_tasks(run.task):
         if run.do_eval or run.evaluate_during_training or run.eval_all_checkpoints:
             load_and_cache_examples(run, task.name, tokenizer, evaluate=True)
         if run.do_predict:
             load_and_cache_examples(run, task.name, tokenizer, predict=True)
-    train_dataset = load_and_cache_examples(run, run.task.name, tokenizer) if run.do_train else None
+    labelled = load_and_cache_examples(run, run.task.name, tokenizer) if run.do_train else None
     opened = {split: rows for (name, split), rows in run.datasets.items() if name == run.task.name}
+    for name, split in run.datasets:
+        if split == "dev" and labelled is not None:
+            run.datasets[name, split].mark_known_rows(labelled)
     for line in description(run.task, opened, run.max_seq_length):
         logger.info(line)
-    if train_dataset is None:
-        return None, None, []
-    if run.speedup is not None and (reason := why_not_timed(run.speedup_engine)):
-        raise UserError(f"--speedup_engine {run.speedup_engine}: {reason}")
-    more = with_unlabelled(run, train_dataset, tokenizer, _cache_folder(run))
-    run.contents["data"] = more.fingerprint
+    for line in cautions(run.task, opened):
+        logger.warning(line)
+    for line in unknown_in(opened, run.accept_unknown_tokens):
+        logger.warning(line)
+    if labelled is None:
+        return None
+    rows = with_unlabelled(run, labelled, tokenizer, _cache_folder(run))
+    run.contents["data"] = rows.fingerprint
     if run.load_best_model_at_end:
         run.contents["dev_data"] = run.datasets[run.task.name, "dev"].fingerprint
-    return train_dataset, more, [*plan_of_run(run, len(train_dataset)), *forecast(run, len(train_dataset))]
+    return rows
 
 
-class Models(NamedTuple):
-    """What a run starts from: the first phase and its model, the teacher, and whether to train dense first."""
+def plan_route(run: Run, rows: FeatureDataset) -> DataFacts:
+    """Decide the phases of the run. The run takes the settings of the last one. Raises if they cannot work."""
+    facts = data_facts(run, run.datasets[run.task.name, "train"], rows)
+    run.phases = route(run.flags, facts)
+    refuse_impossible_cascade(run)
+    vars(run.flags).update(run.phases[-1].settings.as_flags(), model_type=run.model_type)
+    refuse_other_runs([phase.part_of(run) for phase in run.phases if phase.trains])
+    return facts
 
-    first: Run
-    student: nn.Module
-    teacher: nn.Module | None
-    dense_first: bool
 
-
-def load_models(run: Run, tokenizer: Any, dataset: FeatureDataset | None) -> Models:
-    """Load the model of the first phase, and the teacher. Checks them before training."""
+def load_models(run: Run, tokenizer: Any) -> tuple[nn.Module, nn.Module | None]:
+    """Load the model to start from, and the teacher if there is one. A model that is fine-tuned skips that phase."""
     set_seed(run)
-    phased = run.do_train and in_phases(run)
-    first = dense_phase(run, len(dataset)) if phased else run
-    model, teacher = load_model(first, run.task, tokenizer).to(run.processes.device), None
-    model = bertarize(model) if phased and masked_layers(model) else model
-    if run.do_train and run.teacher_name_or_path is not None:
+    start = run.part(model_type=run.phases[0].loads) if run.phases else run
+    model = load_model(start, run.task, tokenizer).to(run.processes.device)
+    if not run.phases:
+        return model, None
+    if masked_layers(model) and not start.model_type.startswith("masked_"):
+        model = bertarize(model)
+    teacher = None
+    if run.teacher_name_or_path is not None:
         teacher = load_teacher(run, tokenizer, run.task)
-        check_hidden_states(run, teacher, model, dataset)
-    if phased and cuts_weights(run.flags):
-        check_memory(run, model)
-    first.contents = dict(run.contents)
-    return Models(first, model, teacher, phased and needs_dense_phase(run, model, dataset))
+        compared_with(run, teacher, model)  # fails before training if the layers do not fit
+    if isinstance(run.phases[0], DenseTraining) and not run.phases[0].is_needed(run, model):
+        del run.phases[0]
+    return model, teacher
 
 
-def train_models(run: Run, models: Models, tokenizer: Any, dataset: FeatureDataset | None) -> Made:
-    """Train in the phases of the flags. Without training, the loaded model is the finished one."""
-    floor = floor_of(run)
-    if not run.do_train:
-        made = Made(models.student)
-        if run.processes.is_main:
-            run.output = OutputFolder(run.folder)
-    elif in_phases(run):
-        made = _train_in_phases(run, models, tokenizer, dataset)
-    else:
-        made = _train_once(run, models, tokenizer, dataset)
-    made.floor = floor
-    return made
+def tell_plan(run: Run, facts: DataFacts) -> None:
+    """Say what the run will do, and what it needs."""
+    for line in plan_lines(run.phases, run.flags, facts):
+        logger.info(line)
+    kept = None if run.save_total_limit is None else run.save_total_limit + bool(run.evaluate_during_training) + 1
+    logger.info(disk_forecast(run.phases, facts, run.folder, run.save_steps, kept))
+    if warning := run.phases[-1].plan(facts).warning():
+        logger.warning("%s", warning)
 
 
-def _train_once(run: Run, models: Models, tokenizer: Any, dataset: FeatureDataset) -> Made:
-    """One training, dense or pruning, of the model that the flags name."""
-    open_output(run)
-    _learn(run, dataset, models.student, tokenizer, models.teacher)
-    save_model(run, models.student, tokenizer)
-    return Made(models.student)
-
-
-def _train_in_phases(run: Run, models: Models, tokenizer: Any, more: FeatureDataset) -> Made:
-    """Train dense first, unless the model is fine-tuned already. Then for each share: prune, train, save."""
-    dense_run, dense, teacher, from_dense = models
-    parts = [pruning_phase(run, share, folder) for share, folder in keep_folders(run)]
-    start = run.model_name_or_path
-    lock_whole(run)
-    if run.speedup is not None:  # fails before training if the speed-up is out of reach
-        budget_of(run, dense, 1.0, dense, timed_in(run.speedup_engine))
-    tell_what_follows(run, dense_run if from_dense else None, parts, more)
-    made = Made(dense)
-    with opened(dense_run, run) if from_dense else nullcontext():
-        if from_dense:
-            _learn(dense_run, run.datasets[run.task.name, "train"], dense, tokenizer, teacher)
-            start = save_model(dense_run, dense, tokenizer)
+def train_models(
+    run: Run,
+    model: nn.Module,
+    teacher: nn.Module | None,
+    tokenizer: Any,
+    rows: FeatureDataset | None,
+    facts: DataFacts | None,
+) -> TrainedModels:
+    """Go through the phases of the run. Without training, the loaded model is the finished one."""
+    made = TrainedModels(model, floor=floor_of(run))
+    if not run.phases:
+        run.output = OutputFolder(run.folder) if run.processes.is_main else None
+        return made
+    lock_run(run)
+    work = Work(run, tokenizer, rows, model, run.model_name_or_path, teacher, _learn)
+    parts = parts_of(run, facts)
+    run.phases[-1].prepare(run, model)
+    compares = any(phase.follows_dense for phase in run.phases)
+    if compares and run.phases[0].follows_dense:
+        add_model(made, run, "dense", model, Path(run.model_name_or_path), tokenizer)
+    for folder, phases in itertools.groupby(run.phases, key=attrgetter("folder")):
+        with opened(parts[folder], work, phases := [*phases]) as part:
+            for phase in phases:
+                made.model = phase.run(made.model, part, work)
+            source = save_model(part, made.model, tokenizer)
+            if not phase.follows_dense:
+                work.dense, work.source = made.model, source
+            if compares:
+                add_model(made, part, phase.name, made.model, folder, tokenizer)
+    run.learning_rate = part.learning_rate  # for the model card
+    if folder != run.folder:
         run.record()
-        made.add(candidate("dense", dense, Path(start), _metric_of(dense_run, dense, tokenizer)), dense)
-    for part, (share, folder) in zip(parts, keep_folders(run), strict=True):
-        part.contents["teacher_weights"] = weights_fingerprint(teacher or dense)
-        with opened(part, run):
-            if run.granularity == STRUCTURED:
-                budget = budget_of(part, made.model, share, dense, timed_in(run.speedup_engine))
-                model = _recover(part, cut(part, made.model, more, *budget), more, tokenizer, teacher or dense)
-            else:
-                fresh, cuts = run.new_classifier and not from_dense, cuts_weights(run.flags)
-                source = str(cut_weights(part, dense, more, share)) if cuts else start
-                loaded = phase(part, model_name_or_path=source, new_classifier=fresh and not cuts)
-                model = _prune_weights(part, loaded, more, tokenizer, teacher or dense)
-            save_model(part, model, tokenizer)
-            name = f"{share:.1%} kept" if run.speedup is None else f"{run.speedup:g} times as fast"
-            made.add(candidate(name, model, folder, _metric_of(part, model, tokenizer)), model)
-    run.learning_rate = parts[-1].learning_rate  # for the model card
-    if len(parts) > 1:
         save_model(run, made.model, tokenizer)
     return made
+
+
+def add_model(made: TrainedModels, run: Run, name: str, model: nn.Module, folder: Path, tokenizer: Any) -> None:
+    """Add a finished model to those that the table compares, with its main metric on the dev data."""
+    metric = evaluate(run, model, tokenizer)[run.task.primary_metric] if run.do_eval else None
+    made.add(candidate(name, model, folder, metric), model)
 
 
 def save_model(run: Run, model: nn.Module, tokenizer: Any) -> str:
@@ -251,30 +245,6 @@ def save_model(run: Run, model: nn.Module, tokenizer: Any) -> str:
     if run.output is not None:
         run.output.save_model(in_dtype(model, run.save_dtype), tokenizer)
     return str(run.folder)
-
-
-def _metric_of(run: Run, model: nn.Module, tokenizer: Any) -> float | None:
-    """The task's main metric on the dev data; None if nothing is evaluated."""
-    return evaluate(run, model, tokenizer)[run.task.primary_metric] if run.do_eval else None
-
-
-def _recover(run: Run, small: nn.Module, dataset: FeatureDataset, tokenizer: Any, teacher: nn.Module) -> nn.Module:
-    """Train the model that a cut has left. Returns it in evaluation mode."""
-    if trains(run):
-        settle_rate(run)
-        _learn(run, dataset, small, tokenizer, teacher)
-    return small.eval()
-
-
-def _prune_weights(run: Run, start: Run, dataset: FeatureDataset, tokenizer: Any, teacher: nn.Module) -> nn.Module:
-    """Prune single weights of the model that `start` names. Returns it in plain form, with exact zeros."""
-    set_seed(run)  # a resumed run has drawn other random numbers before
-    masked = load_model(start, run.task, tokenizer).to(run.processes.device)
-    if cuts_weights(run.flags):
-        hold_masks(masked)
-    if trains(run):
-        _learn(run, dataset, masked, tokenizer, teacher)
-    return bertarize(masked)
 
 
 def _learn(run: Run, dataset: FeatureDataset, model: nn.Module, tokenizer: Any, teacher: nn.Module | None) -> None:
@@ -330,6 +300,7 @@ def train(
         NonFiniteError: a loss or gradient became NaN or infinite; that update is not saved.
         StoppedBySignal: a signal to stop came; the state is saved.
     """
+    standardise_scores(model, train_dataset.labels)
     plan = plan_updates(args, len(train_dataset), args.processes.world_size)
     world, size = args.processes, args.per_gpu_train_batch_size
     batches = LengthGroupedBatches(train_dataset.lengths, size, world.rank, world.world_size, seed=args.seed)
@@ -338,7 +309,7 @@ def train(
     distiller = TaskDistiller(args, model, plan, *taught)
     train_dataset.pad_to_multiple_of = distiller.precision.pad_to_multiple_of
     loader = batch_loader(train_dataset, batches, args.num_workers, pin_memory=world.device.type == "cuda")
-    intervals = Intervals(log_interval(args, plan.total_updates), args.save_steps or plan.updates_per_epoch)
+    intervals = Intervals(args.logging_steps, args.save_steps or plan.updates_per_epoch)
     loop = RunLoop(args, distiller, batches, plan.total_updates, intervals, tokenizer)
     loop.carried["high_churn"] = 0
     loop.resume()
@@ -362,7 +333,9 @@ def train(
                 loop.save()
     if args.load_best_model_at_end:
         loop.load_best()
+        distiller.keep_exact_masks()  # of the scores of that checkpoint
     drop_masks(model)
+    restore_scores(model)
     return distiller.global_step, loop.averages.mean_total()
 
 
@@ -397,17 +370,19 @@ def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> d
         predictions = predictions_from_logits(task, logits)
         found = compute_metrics(task, predictions, dataset.labels)
         entropy = prediction_entropy(logits)
+        found |= class_shares(task, predictions, dataset.labels) if task.name == CUSTOM else {}
         found |= {} if entropy is None else {"entropy": entropy}
+        found |= metric_of_new_rows(task, predictions, dataset)
         if one_class(task, dataset) is None:
-            warn_of_collapse(args, collapsed_to_one_class(predictions, task.num_labels), prefix, model)
+            only = collapsed_to_one_class(predictions, task.num_labels)
+            warn_of_collapse(args, only, prefix, model, dataset.labels)
         write_results(args, found, prefix, mismatched=task.name != args.task.name)
         results |= {key: value for key, value in found.items() if key not in results}
     return results
 
 
 def _logits(run: Run, model: nn.Module, dataset: FeatureDataset, description: str) -> Tensor:
-    bf16 = run.bf16 and "bf16" in run.explicit  # the precision that the recipe trains in must not change results
-    precision = Precision(run.processes.device, run.fp16, bf16)
+    precision = Precision(run.processes.device, run.fp16, run.evaluates_in_bf16)
     return predict_logits(model, dataset, run.per_gpu_eval_batch_size, run.processes, precision, description)
 
 
@@ -442,7 +417,7 @@ def predict(run: Run, model: nn.Module, tokenizer: Any) -> None:
             logger.info("predictions: %s", written)
 
 
-def save(run: Run, made: Made, results: dict[str, float], seconds: float) -> None:
+def save(run: Run, made: TrainedModels, results: dict[str, float], seconds: float) -> None:
     """Save the pictures and the model card, and print the final table. The models have been saved by `save_model`."""
     history = read_log(run.folder / LOG_FILE)
     if run.pictures and is_there("pictures") and (saved := save_pictures(run, made, history)):
@@ -452,11 +427,13 @@ def save(run: Run, made: Made, results: dict[str, float], seconds: float) -> Non
         run.output.write_text("README.md", model_card(run, made, results))
         run.output.write_json("summary.json", summary(run, made, results, history, seconds))
     print(final_table(run, made, results, seconds))
+    if run.cascade and run.phases:
+        print("", *cascade_of_run(run), sep="\n")
     if run.push_to_hub:
         push_to_hub(run)
 
 
-def save_pictures(run: Run, made: Made, history: list[dict[str, Any]]) -> list[Path]:
+def save_pictures(run: Run, made: TrainedModels, history: list[dict[str, Any]]) -> list[Path]:
     """The pictures of a finished run; a dense one has none. Several shares also make a picture that compares them.
 
     The picture of a mask is a `SingleImageViz`: `SingleImageViz.save` writes what its `_get_buffer` draws.
@@ -468,7 +445,7 @@ def save_pictures(run: Run, made: Made, history: list[dict[str, Any]]) -> list[P
     from visualizing_image import pictures_of, save_structure
 
     folder, title, saved = run.folder / "pictures", f"{run.task.name}, {made_by(run, made)}", []
-    if phased and run.granularity == STRUCTURED:
+    if phased and made_by(run, made) == STRUCTURED:
         run.output.record("pictures/structure.png")
         saved.append(save_structure(folder, *made.sizes, title))
     else:

@@ -450,7 +450,7 @@ def _draw_boxes_of_file(args: argparse.Namespace) -> Path:
 
 
 def _draw_model(args: argparse.Namespace) -> Path:
-    from emmental.export.kept_weights import read_model_masks, read_structure
+    from emmental.reporting.kept_weights import read_model_masks, read_structure
 
     folder, name = Path(args.model_name_or_path), Path(args.model_name_or_path).resolve().name
     title = name if args.title is None else args.title

@@ -15,7 +15,7 @@ from torch import nn
 from benchmarks.arguments import parser
 from benchmarks.measurements import report, table, timed
 from emmental.command_line import leave_if
-from emmental.methods import PRUNING_METHODS
+from emmental.methods import METHODS, PRUNING_METHODS
 from emmental.modules import MaskedLinear
 from emmental.modules.binarizer import count_kept
 from emmental.patching import masked_layers
@@ -67,7 +67,7 @@ def measured(options: argparse.Namespace, method: str, together: bool = False) -
     promised = None
     if together:
         promised = count_kept(options.density, sum(sizes))
-    elif method in ("topK", "magnitude"):
+    elif METHODS[method].by_share:
         promised = sum(count_kept(options.density, size) for size in sizes)
     kept = sum(int(torch.count_nonzero(layer.mask)) for layer in masked_layers(model).values())
     return {"scores": sum(sizes), "seconds": seconds, "kept": kept, "promised": promised}

@@ -37,8 +37,17 @@ def register() -> None:
     from emmental import masked_models, small_models  # noqa: F401 - importing them registers
 
 
+def _register_if_possible() -> None:
+    """Without PyTorch and Transformers, a cascade can still be served: `emmental.cascade.load`."""
+    try:
+        register()
+    except ImportError as error:
+        if (error.name or "torch").partition(".")[0] not in ("torch", "transformers"):
+            raise
+
+
 if not (getattr(sys.modules["__main__"], "READS_FLAGS_FIRST", False) or Path(sys.argv[0]).stem in COMMANDS):
-    register()
+    _register_if_possible()
 
 
 def __getattr__(name: str) -> Any:

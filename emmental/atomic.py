@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from emmental.errors import UserError
 
@@ -58,6 +59,15 @@ def write_json(path: str | Path, value: object) -> None:
         ValueError: `value` holds a NaN or an infinity, which JSON cannot hold.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if the file is missing, unreadable, or holds anything else."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 @contextmanager
@@ -115,7 +125,7 @@ def atomic_folder(path: str | Path, damaged_too: bool = False) -> Iterator[Path]
     """
     path = Path(path)
     if path.exists():
-        _refuse_foreign(path, damaged_too)
+        _require_ours(path, damaged_too)
     temporary = _temporary_beside(path)
     try:
         with _noticing_the_disk(path, temporary):
@@ -217,7 +227,7 @@ def remove_folder(folder: str | Path) -> None:
         UserError: the folder has no manifest, or holds files that are not in it, so it may hold the user's files.
     """
     folder = Path(folder)
-    _refuse_foreign(folder, damaged_too=True)
+    _require_ours(folder, damaged_too=True)
     doomed = _temporary_beside(folder)
     rename_folder(folder, doomed)
     shutil.rmtree(doomed)
@@ -276,7 +286,7 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _refuse_foreign(folder: Path, damaged_too: bool) -> None:
+def _require_ours(folder: Path, damaged_too: bool) -> None:
     if not is_ours(folder, damaged_too):
         raise UserError(f"{folder} holds files that this program did not write; it is left alone")
 

@@ -25,6 +25,7 @@ class OneLineParser(argparse.ArgumentParser):
     """A parser that answers a mistake with one line and exit status 2. It takes no abbreviated flags."""
 
     def __init__(self, description: str, prog: str | None = None) -> None:
+        escape_what_cannot_be_printed()
         super().__init__(
             prog=prog,
             description=description,
@@ -56,14 +57,20 @@ class OneLineParser(argparse.ArgumentParser):
         """
         group = self.add_argument_group(title)
         for one in flags:
-            default = "" if one.default in (None, "", False) else f" (default: {one.default})"
             how = {"type": one.type, "metavar": {int: "N", float: "X"}.get(one.type, "VALUE")}
             how = {"action": argparse.BooleanOptionalAction} if one.type is bool else how
             how |= {"nargs": "+"} if one.several else {}
-            help = f"{one.help}{default}".replace("%", "%%")
+            help = one.described.replace("%", "%%")
             if shown is not None and one.name not in shown:
                 help = argparse.SUPPRESS
             group.add_argument(f"--{one.name}", default=argparse.SUPPRESS, help=help, **how)
+
+
+def escape_what_cannot_be_printed() -> None:
+    """Let standard output and error write characters that their encoding lacks as escapes, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure") and getattr(stream, "errors", "") in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _settle_home(environment: MutableMapping[str, str]) -> None:
@@ -145,5 +152,7 @@ def user_mistakes() -> Iterator[None]:
         yield
     except UserError as error:
         logger.debug("where it happened", exc_info=True)
-        _say(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}")
+        started = Path(sys.argv[0])
+        program = started.parent.name if started.name == "__main__.py" else started.name
+        _say(f"{program}: error: {' '.join(str(error).split())}")
         raise SystemExit(2) from error

@@ -28,6 +28,7 @@ class Flag:
         above_zero: whether only numbers above 0 are accepted.
         accepts: the values accepted; None: all.
         several: whether it takes a list of one or more values.
+        by_recipe: what `--recipe auto` takes if the flag is not given, in words for `--help`; empty: the default.
         earlier: the value for recorded runs that are older than the flag; None: the default.
     """
 
@@ -40,7 +41,15 @@ class Flag:
     above_zero: bool = False
     accepts: tuple[Value, ...] | None = None
     several: bool = False
+    by_recipe: str = ""
     earlier: Any = None
+
+    @property
+    def described(self) -> str:
+        """The line for `--help`, with what counts if the flag is not given."""
+        if self.by_recipe:
+            return f"{self.help} (default: {self.by_recipe}; paper: {self.default})"
+        return self.help if self.default in (None, "", False) else f"{self.help} (default: {self.default})"
 
     def problem(self, value: Any) -> str | None:
         """Why the flag does not accept a value, in one line; None if it does."""

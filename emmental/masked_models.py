@@ -30,7 +30,7 @@ class MaskedConfig:
     """What the configurations of all masked models share; each is also the plain configuration of its type.
 
     Attributes:
-        pruning_method: topK, threshold, sigmoied_threshold, magnitude, l0 or fisher.
+        pruning_method: one of `emmental.methods.PRUNING_METHODS`.
         mask_init: constant, uniform, kaiming or magnitude: how mask scores start if no checkpoint has them.
         mask_scale: scale of that start.
         threshold: the threshold the model predicts with; None keeps every weight (`l0` has no threshold).
@@ -154,7 +154,7 @@ def masked_class(plain: type[nn.Module]) -> type[MaskedModel]:
     return type(f"Masked{plain.__name__}", (MaskedModel, plain), members)
 
 
-def plain_class(masked: type[nn.Module]) -> type[nn.Module]:
+def unmasked_class(masked: type[nn.Module]) -> type[nn.Module]:
     """The class that a masked one was made from; any other class is returned unchanged."""
     return masked.__mro__[2] if issubclass(masked, MaskedModel) else masked
 

@@ -99,7 +99,7 @@ def set_threshold(
 
     Args:
         model: a model with masked layers.
-        threshold: fraction of weights kept (`topK`, `magnitude`, `fisher`) or score threshold; None keeps all.
+        threshold: fraction of weights kept or score threshold, as the method says; None keeps all.
         global_threshold: of a global top-k, used instead of `threshold`: the score above which weights stay and, for
             each masked layer in order, how many scores equal to it stay too. `config.global_boundary` records it.
 

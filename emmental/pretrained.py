@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
+import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from os.path import isfile  # False, too, for names that no file can have
 from pathlib import Path
@@ -32,9 +34,13 @@ logger = logging.getLogger(__name__)
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Files that may hold a folder's weights, in this order. Each may be in parts that `<name>.index.json` lists."""
+_LFS, _LFS_SIZE = b"version https://git-lfs.github.com/spec/", 1024
 MOST_LAYERS = 1000
 MOST_WEIGHTS = 1 << 31
 """Most weights of one matrix. The largest matrix of BERT-large has 3.1e7."""
+_WRAPPER = r"(?:(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+"
+_WRAPPERS = {f"^{_WRAPPER}": "", rf"(?<=\.){_WRAPPER}": ""}
+"""What DataParallel, torch.compile and sharded training put into the names of weights that are saved from inside."""
 _NOT_MODELS = (AutoConfig, AutoTokenizer, PreTrainedConfig)
 
 
@@ -42,7 +48,8 @@ def from_pretrained(loader: Any, name: str, *, flag: str = "", **options: Any) -
     """`loader.from_pretrained(name, **options)`. It never runs code from the model's folder.
 
     Models are loaded in float32, because 16-bit weights lose the small steps of training. A folder that this program
-    made is compared with its manifest before its weights are read.
+    made is compared with its manifest before its weights are read. What wrappers of models put before the names of
+    weights, such as `module.`, is taken off.
 
     Args:
         loader: a class of Transformers, one of the Auto classes or another.
@@ -51,20 +58,96 @@ def from_pretrained(loader: Any, name: str, *, flag: str = "", **options: Any) -
         options: those of the loader.
 
     Raises:
-        UserError: it cannot be found or loaded, is damaged, needs code of its own, or `check_sizes` refuses its
-            configuration.
+        UserError: it cannot be found or loaded, is damaged, needs code of its own, `check_sizes` refuses its
+            configuration, weights of its encoder are missing, or a weight is not finite.
     """
     called = f"{flag} {name}".strip()
     check_folder(name, called)
+    if not issubclass(loader, _NOT_MODELS):
+        return _model_from(loader, name, called, **options)
     with loading(called):
-        of_model = not issubclass(loader, _NOT_MODELS)
-        if of_model:
-            verify_if_listed(name)
-        dtype = {"dtype": torch.float32} if of_model else {}
-        loaded = loader.from_pretrained(name, trust_remote_code=False, **dtype, **options)
+        loaded = loader.from_pretrained(name, trust_remote_code=False, **options)
     if isinstance(loaded, PreTrainedConfig):
         check_sizes(loaded, called)
     return loaded
+
+
+def _model_from(loader: Any, name: str, called: str, output_loading_info: bool = False, **options: Any) -> Any:
+    options |= {"trust_remote_code": False, "dtype": torch.float32, "output_loading_info": True}
+    with loading(called):
+        verify_if_listed(name)
+        model, info = loader.from_pretrained(name, **options)
+        lacking = _encoder_weights(model, info["missing_keys"])
+        names = renaming(lacking, info["unexpected_keys"], model.base_model_prefix) if lacking else {}
+        if names:
+            logger.info("%s: the names of its weights begin with those of a wrapper, which are taken off", called)
+            model, info = loader.from_pretrained(name, key_mapping=names, **options)
+            lacking = _encoder_weights(model, info["missing_keys"])
+    if lacking:
+        raise UserError(f"{called}: {_what_is_lacking(model, lacking, info['unexpected_keys'])}")
+    require_finite_weights(model, called)
+    return (model, info) if output_loading_info else model
+
+
+def renaming(lacking: Collection[str], found: Iterable[str], base: str = "") -> dict[str, str]:
+    """How names of weights in a file become those of the model, if one rule explains all that are lacking.
+
+    Args:
+        lacking: names that the model has and the file has not.
+        found: names that the file has and the model has not.
+        base: name of the model's encoder, as in `bert.embeddings`; wrappers may have another one.
+
+    Returns:
+        Regular expressions and what stands in their place, for `renamed`; empty if there is no such rule.
+    """
+    found, one = sorted(found), min(lacking)
+    inner = one.removeprefix(f"{base}.")
+    rules = [_WRAPPERS]
+    for name in found:
+        for end, new in ((one, ""), (inner, f"{base}." if base else "")):
+            start = name.removesuffix(end)
+            if name.endswith(end) and start.endswith("."):
+                rules.append({f"^{re.escape(start)}": new})
+    return next((rule for rule in rules if set(lacking) <= {renamed(name, rule) for name in found}), {})
+
+
+def renamed(name: str, rule: dict[str, str]) -> str:
+    """The name of a weight after a rule of `renaming`."""
+    for pattern, new in rule.items():
+        name = re.sub(pattern, new, name)
+    return name
+
+
+def _encoder_weights(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Those of the names that are weights of the encoder. A pooler counts as part of the head."""
+    base, own = model.base_model, dict(model.named_parameters(remove_duplicate=False))
+    body = "" if base is model else f"{model.base_model_prefix}."
+    inside = (name for name in names if name in own and name.startswith(body))
+    return sorted(name for name in inside if not name.removeprefix(body).startswith("pooler."))
+
+
+def _what_is_lacking(model: nn.Module, lacking: list[str], found: Iterable[str]) -> str:
+    whole, found = len(_encoder_weights(model, dict(model.named_parameters()))), sorted(found)
+    shown = ", ".join([*lacking[:2], *lacking[-1:]][: len(lacking)])
+    columns = zip(*(name.split(".") for name in found), strict=False)
+    start = "".join(f"{column[0]}." for column in itertools.takewhile(lambda column: len({*column}) == 1, columns))
+    other = f"its files have names such as {found[0]}" if found else "its files have no others in their place"
+    begin = f", all beginning with {start!r}" if start and len(found) > 1 else ""
+    return (
+        f"{len(lacking)} of the {whole} weights of its encoder are not in its files ({shown}); {other}{begin}. "
+        "Only a classifier may start at random: save the model again by its own save_pretrained"
+    )
+
+
+def require_finite_weights(model: nn.Module, called: str) -> None:
+    """Refuse a model with a weight that is NaN or infinite.
+
+    Raises:
+        UserError: it names the tensor and `called`, the model's name in messages.
+    """
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UserError(f"{called}: {name} holds NaN or infinite numbers")
 
 
 @contextmanager
@@ -76,19 +159,29 @@ def loading(name: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        _refuse_lfs_pointers(name)
         message, given = " ".join(str(error).split())[:300], str(name).rpartition(" ")[2]
         if not Path(given).exists():
             near = names_near(given)
             message = f"there is no such folder{f' ({near})' if near else ''}; tried as a Hub name: {message}"
         raise UserError(f"{name} cannot be loaded: {message}") from error
     except SafetensorError as error:
+        _refuse_lfs_pointers(name)
         raise UserError(f"{name}: a .safetensors file is damaged: {error}") from error
     except Exception as error:  # libraries fail on unexpected files with many types
         raise_if_ours(error)
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
             message = "it needs code of its own, which this program never runs"
+        _refuse_lfs_pointers(name)
         raise UserError(f"{name} cannot be loaded: {message[:300] or type(error).__name__}") from error
+
+
+def _refuse_lfs_pointers(called: object) -> None:
+    """Refuse a folder in which Git has left pointers to large files in their place."""
+    for file in sorted(Path(str(called).rpartition(" ")[2]).glob("*")):
+        if file.is_file() and file.stat().st_size < _LFS_SIZE and file.read_bytes().startswith(_LFS):
+            raise UserError(f"{called}: {file.name} is a Git LFS pointer, not the file itself; run `git lfs pull`")
 
 
 @contextmanager
@@ -185,6 +278,7 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
             else:
                 state = torch.load(file, map_location="cpu", weights_only=True)
         except (SafetensorError, OSError) as error:
+            _refuse_lfs_pointers(folder)
             raise UserError(f"{file} is damaged: {error}") from error
         except Exception as error:  # torch.load answers damage and forbidden content with many types
             raise UserError(f"{file} is damaged, or holds more than tensors ({type(error).__name__})") from error

@@ -17,9 +17,6 @@ from emmental.methods import REGULARIZATIONS
 from emmental.modules.binarizer import L0_LEFT, L0_RIGHT, L0_TEMPERATURE, count_kept, kth_highest_of_all
 from emmental.patching import masked_layers, set_threshold
 
-INFORMATION_MEMORY = 0.98
-"""beta of `gather_information`: the share of the earlier information that an update keeps."""
-
 
 def schedule_threshold(
     step: int,
@@ -167,25 +164,17 @@ def remaining_weights(model: nn.Module) -> float:
 
 @torch.no_grad()
 def gather_information(model: nn.Module, update: int, loss_scale: float = 1.0) -> None:
-    """Add the gradients of an update to the scores of `fisher`: I <- beta I + (1 - beta) (dL/dm)^2.
-
-    m is the weight's mask, so dL/dm = w dL/d(w m), whether the mask is open or closed. I is w^2 F, with F the mean
-    squared gradient: twice the expected rise of the loss if the weight is pruned (Optimal Brain Damage with the
-    empirical Fisher information). beta is `INFORMATION_MEMORY`; the first updates have equal weight. The gradients are
-    removed.
+    """Update the scores that a method gathers itself, from their gradients. The gradients are removed.
 
     Args:
         model: its masked layers hold the gradient of a whole update, averaged over all processes.
         update: number of the update, from 1.
         loss_scale: factor of the loss; entries that overflowed are left out.
     """
-    new = max(1 - INFORMATION_MEMORY, 1 / update)
-    for scores in _scores_of(model):
-        if scores.grad is None:
-            continue
-        squared = scores.grad.div_(loss_scale).square_()
-        scores.lerp_(torch.where(squared.isfinite(), squared, scores), new)
-        scores.grad = None
+    for layer in masked_layers(model).values():
+        if layer.method.gathers_scores and layer.mask_scores.grad is not None:
+            layer.method.gather(layer.mask_scores, update, loss_scale)
+            layer.mask_scores.grad = None
 
 
 def hold_masks(model: nn.Module) -> None:

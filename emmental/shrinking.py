@@ -11,6 +11,7 @@ from transformers.activations import ACT2FN
 from transformers.initialization import no_init_weights
 
 from emmental.architectures import (
+    ARCHITECTURES,
     DOWN,
     HEAD_ROLES,
     OUTPUT,
@@ -22,11 +23,14 @@ from emmental.architectures import (
     architecture_of,
     encoder_layers,
     encoder_linears,
+    encoder_room,
 )
+from emmental.errors import UserError
+from emmental.first_token import reads_first_token
 from emmental.small_models import (
+    ConstantLinear,
     LayerSize,
     SmallConfig,
-    SmallModel,
     neurons_name,
     plain_class,
     pooler_option,
@@ -50,8 +54,10 @@ def shrink(model: PreTrainedModel, openings: Openings) -> PreTrainedModel:
         openings: a pair for each of `encoder_layers(model)`; each list without duplicates, in any order.
 
     Raises:
+        UserError: see `require_plain_linears`.
         ValueError: too few or too many layers, or a list names a head or a neuron that its layer does not have.
     """
+    require_plain_linears(model)
     layers, present = encoder_layers(model), layer_sizes(model)
     if len(openings) != len(layers):
         raise ValueError(f"openings has {len(openings)} layers, but the model has {len(layers)}")
@@ -122,6 +128,73 @@ def _add_constants(linear: nn.Linear, inputs: Tensor) -> None:
         linear.bias = nn.Parameter(added)
 
 
+def first_token_form(model: nn.Module) -> nn.Module:
+    """The same classifier in a form that computes its last layer for the first token only: same logits, less work.
+
+    A plain classifier of Transformers that reads no other token gives a small model with all heads and neurons. It
+    shares the parameters of `model`, which stays as it is. Any other model is returned itself.
+    """
+    config = getattr(model, "config", None)
+    known = type(model).__module__.startswith("transformers.") and config.model_type in ARCHITECTURES
+    if not known or not reads_first_token(model) or _without_linears(model):
+        return model
+    return _build(model, layer_sizes(model), model.state_dict(keep_vars=True), share=True)
+
+
+def require_plain_linears(model: PreTrainedModel) -> None:
+    """Refuse a model whose encoder has other layers than those of Transformers, or whose weights are elsewhere.
+
+    Raises:
+        UserError: it says what to do with adapters, with quantised or other layers, or with offloaded weights.
+    """
+    found = _without_linears(model)
+    if found is None:
+        return
+    name, layer = found
+    if type(layer).__module__.startswith("peft."):
+        raise UserError(
+            f"model has adapters of PEFT ({name or type(layer).__name__}): merge them first, with model = "
+            "model.merge_and_unload()"
+        )
+    if isinstance(layer, nn.Linear) and layer.weight.is_meta:
+        raise UserError(f"model has {name} offloaded to another device or to disk: load it without device_map")
+    raise UserError(
+        f"model has {name} as {type(layer).__module__}.{type(layer).__name__}; torch.nn.Linear with float "
+        "weights is accepted: prune before you quantise or convert"
+    )
+
+
+def _without_linears(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """Name and module of the first place in the encoder that is not a plain linear, or of the first adapter."""
+    adapter = next((item for item in model.named_modules() if type(item[1]).__module__.startswith("peft.")), None)
+    if adapter is not None:
+        return adapter
+    roles, layers = architecture_of(model.config).roles, encoder_layers(model)
+    if not layers:
+        room = encoder_room(model.config)
+        return room, model.base_model.get_submodule(room)
+    for layer in layers:
+        inside = dict(layer.module.named_modules())
+        if not {roles[OUTPUT], roles[DOWN]} <= inside.keys():
+            return layer.name, layer.module
+        for path in roles.values():
+            module = inside.get(path)
+            if not (module is None or _is_constant(module) or _is_plain(module)):
+                return f"{layer.name}.{path}", module
+    return None
+
+
+def _is_constant(module: nn.Module) -> bool:
+    """What stands for a linear without inputs or outputs. The class may come from the modelling file of a folder."""
+    return type(module).__name__ in (ConstantLinear.__name__, nn.Identity.__name__)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Linear) or module.weight.is_meta:
+        return False
+    return module.weight.is_floating_point() and type(module.weight.data) is Tensor
+
+
 def as_plain(model: PreTrainedModel) -> PreTrainedModel | None:
     """The plain Transformers model of a small one, if all its layers are alike and keep every head; else None.
 
@@ -144,9 +217,14 @@ def as_plain(model: PreTrainedModel) -> PreTrainedModel | None:
 
 def layer_sizes(model: PreTrainedModel) -> list[LayerSize]:
     """Heads and neurons of every distinct encoder layer of a plain or small model."""
-    if isinstance(model, SmallModel):
+    if _is_small(model):
         return model.config.layer_sizes()
     return small_config_class(architecture_of(model.config).model_type).from_dense(model.config, []).layer_sizes()
+
+
+def _is_small(model: PreTrainedModel) -> bool:
+    """Whether layers have sizes of their own. The class may come from the modelling file of a folder."""
+    return hasattr(model.config, "layer_sizes")
 
 
 def _checked(numbers: Sequence[int], most: int, layer: int) -> list[int]:
@@ -196,13 +274,15 @@ def _drop_unused_norms(
                 state.pop(f"{layer.name}.{norm}.{array}", None)
 
 
-def _build(model: PreTrainedModel, sizes: Sequence[LayerSize], state: dict[str, Tensor]) -> PreTrainedModel:
+def _build(
+    model: PreTrainedModel, sizes: Sequence[LayerSize], state: dict[str, Tensor], share: bool = False
+) -> PreTrainedModel:
     architecture = architecture_of(model.config)
     writers = [
         f"{layer.name}.{architecture.roles[role]}.bias" for layer in encoder_layers(model) for role in (OUTPUT, DOWN)
     ]
     settings = {}
-    if not isinstance(model, SmallModel):
+    if not _is_small(model):
         weights = {name: model.get_submodule(name).weight.numel() for name in encoder_linears(model)}
         settings["dense_encoder_weights"] = sum(weights.values())
         settings["refit_biases"] = any(name in state for name in writers) and not _has_biases(model.config)
@@ -211,7 +291,7 @@ def _build(model: PreTrainedModel, sizes: Sequence[LayerSize], state: dict[str, 
         some = next(iter(state.values()))
         for name in writers:
             state.setdefault(name, some.new_zeros(config.hidden_size))
-    return _filled(model, small_class(plain_class(type(model))), config, state)
+    return _filled(model, small_class(plain_class(type(model))), config, state, share)
 
 
 def _has_biases(config: PreTrainedConfig) -> bool:
@@ -220,15 +300,22 @@ def _has_biases(config: PreTrainedConfig) -> bool:
 
 
 def _filled(
-    like: PreTrainedModel, cls: type[PreTrainedModel], config: PreTrainedConfig, state: dict[str, Tensor]
+    like: PreTrainedModel,
+    cls: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    state: dict[str, Tensor],
+    share: bool = False,
 ) -> PreTrainedModel:
-    """A model of `cls` that holds `state`; device, dtype, mode, and which parameters train, are as in `like`."""
+    """A model of `cls` that holds `state`; device, dtype, mode, and which parameters train, are as in `like`.
+
+    `share`: it holds the very tensors of `state`, not copies.
+    """
     options = pooler_option(plain_class(type(like)), like) if like.base_model is like else {}
     with no_init_weights(), torch.random.fork_rng(devices=()):
         model = cls(config, **options)
     model.set_attn_implementation(like.config._attn_implementation)
-    model.to(device=like.device, dtype=like.dtype).load_state_dict(state)
     trains = {name: parameter.requires_grad for name, parameter in like.named_parameters()}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trains.get(name, True))
+    model.to(device=like.device, dtype=like.dtype).load_state_dict(state, assign=share)
     return model.train(like.training)

@@ -18,8 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
+
+if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 23):  # before what earlier ones lack
+    raise ImportError(
+        f"this small model needs Transformers 5.23 or newer, and finds {transformers.__version__}: "
+        "pip install --upgrade transformers"
+    )
+
+import torch
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
@@ -34,15 +41,16 @@ from .architectures import (
     architecture_of,
     base_model_type,
     encoder_layers,
+    encoder_room,
 )
-from .first_token import BareAttention, all_tokens, install_first_token, is_installed
+from .first_token import Asking, asks_for_first_token, is_watched, make_parts_small
 
 FORMAT = 1
 """Version of the settings of a small configuration."""
 MODELLING_FILES = ("small_models.py", "first_token.py", "architectures.py")
 """Files that let a folder load without emmental."""
 _MOST_LAYERS = 1000
-HEADS, COLUMNS = "num_attention_heads", "relative_attention_heads"
+HEADS_KEY, COLUMNS_KEY = "num_attention_heads", "relative_attention_heads"
 _AUTO_CLASSES = {
     "AutoModel": "MODEL_MAPPING",
     "AutoModelForMaskedLM": "MODEL_FOR_MASKED_LM_MAPPING",
@@ -92,7 +100,7 @@ class SmallConfig:
         layers = self.num_hidden_layers
         if not (type(layers) is int and 0 < layers <= _MOST_LAYERS):  # Transformers counts them one by one
             raise ValueError(f"num_hidden_layers accepts 1 to {_MOST_LAYERS}, not {layers!r}")
-        known = (HEADS, neurons_name(self), COLUMNS)
+        known = (HEADS_KEY, neurons_name(self), COLUMNS_KEY)
         tables = {"per_layer_config": kwargs.get("per_layer_config"), "shared_layer_config": self.shared_layer_config}
         for name, table in tables.items():
             if table is not None:
@@ -108,7 +116,7 @@ class SmallConfig:
             _register_models(type(self))
 
     def __getattribute__(self, key: str) -> Any:
-        if key in (HEADS, COLUMNS, "intermediate_size", "hidden_dim"):
+        if key in (HEADS_KEY, COLUMNS_KEY, "intermediate_size", "hidden_dim"):
             return self._getattr_without_heterogeneous_validation(key)
         return super().__getattribute__(key)
 
@@ -132,21 +140,21 @@ class SmallConfig:
     def _layer_size(self, index: int, said: Mapping[str, Any]) -> LayerSize:
         neurons_key = neurons_name(self)
         sizes = []
-        for key in (HEADS, neurons_key):
+        for key in (HEADS_KEY, neurons_key):
             most, size = getattr(self, key), said.get(key, getattr(self, key))
             if type(most) is not int or most < 1:
                 raise ValueError(f"{key} accepts numbers from 1, not {most!r}")
             if type(size) is not int or not 0 <= size <= most:
                 raise ValueError(f"{key} of layer {index} accepts 0 to {most}, not {size!r}")
             sizes.append(size)
-        columns = said.get(COLUMNS)
+        columns = said.get(COLUMNS_KEY)
         if columns is not None:
             within = isinstance(columns, list) and all(
                 type(column) is int and 0 <= column < self.num_attention_heads for column in columns
             )
             if not within or len(columns) != sizes[0]:
                 raise ValueError(
-                    f"{COLUMNS} of layer {index} accepts {sizes[0]} numbers below {self.num_attention_heads}"
+                    f"{COLUMNS_KEY} of layer {index} accepts {sizes[0]} numbers below {self.num_attention_heads}"
                 )
             columns = tuple(columns)
         return LayerSize(*sizes, columns)
@@ -158,11 +166,15 @@ class SmallConfig:
         inherited = {key: value for key, value in config.to_dict().items() if key not in gone}
         layers = {}
         for index, size in enumerate(sizes):
-            layers[index] = {HEADS: size.heads, neurons_name(config): size.neurons}
+            layers[index] = {HEADS_KEY: size.heads, neurons_name(config): size.neurons}
             if size.columns is not None and size.columns != tuple(range(config.num_attention_heads)):
-                layers[index][COLUMNS] = list(size.columns)
+                layers[index][COLUMNS_KEY] = list(size.columns)
         key = "shared_layer_config" if architecture_of(config).shared else "per_layer_config"
         return cls(**{**inherited, **settings, key: layers})
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """As in Transformers, with the number of layers, which any configuration reads if sizes are given by layer."""
+        return {**super().to_diff_dict(), "num_hidden_layers": self.num_hidden_layers}
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> Any:
         """As in Transformers; it also writes the modelling files, for users without emmental."""
@@ -210,17 +222,12 @@ class SmallModel:
         super().__init__(config, *args, **kwargs)
         base = self.base_model
         if base is self:
+            make_parts_small(self)
             for layer, size in zip(encoder_layers(self), config.layer_sizes(), strict=True):
                 _resize(layer.module, architecture_of(config), size, config)
             return
         setattr(self, self.base_model_prefix, small_class(type(base))(config, **pooler_option(type(base), base)))
         self.post_init()
-
-    def post_init(self) -> None:
-        """As in Transformers, which calls it at the end of every construction."""
-        super().post_init()
-        if self.config.first_token_only and isinstance(self.base_model, SmallModel) and self.base_model is not self:
-            install_first_token(self)
 
     @classmethod
     def from_pretrained(cls, source: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
@@ -229,18 +236,21 @@ class SmallModel:
         Raises:
             ValueError: the sizes of the configuration do not fit the weights.
         """
-        try:
-            model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
-        except RuntimeError as error:
-            if "mismatch" not in str(error):
-                raise
-            raise ValueError(f"{source}: the sizes in config.json do not fit the weights") from error
+        ignore = kwargs.pop("ignore_mismatched_sizes", False)
+        model, info = super().from_pretrained(
+            source, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
         layers = [layer.name for layer in encoder_layers(model)]
-        wrong = [
-            key for kind in ("missing_keys", "unexpected_keys") for key in info.get(kind, ()) if _inside(key, layers)
-        ]
-        if wrong:
-            raise ValueError(f"{source}: the sizes in config.json do not fit the weights ({sorted(wrong)[0]})")
+        mismatched = sorted(info.get("mismatched_keys", ()))
+        names = {*info.get("missing_keys", ()), *info.get("unexpected_keys", ()), *(key for key, *_ in mismatched)}
+        if wrong := sorted(key for key in names if _inside(key, layers)):
+            raise ValueError(f"{source}: the sizes in config.json do not fit the weights ({wrong[0]})")
+        if mismatched and not ignore:
+            key, found, wanted = mismatched[0]
+            raise RuntimeError(
+                f"{source}: {key} is {tuple(found)} in the folder, but {tuple(wanted)} in the model that was asked "
+                "for; with ignore_mismatched_sizes=True such weights start at random"
+            )
         return (model, info) if output_loading_info else model
 
 
@@ -274,14 +284,16 @@ def small_class(plain: type[nn.Module]) -> type[SmallModel]:
         return plain
     config_class = small_config_class(base_model_type(plain.config_class.model_type))
 
+    names = tuple(inspect.signature(plain.forward).parameters)[1:]
+
     @functools.wraps(plain.forward)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        wanted = (kwargs.get("output_hidden_states"), kwargs.get("output_attentions"))
-        settings = (self.config.output_hidden_states, self.config.output_attentions)
-        if is_installed(self) and any(s if w is None else w for w, s in zip(wanted, settings, strict=True)):
-            with all_tokens(self):
-                return plain.forward(self, *args, **kwargs)
-        return plain.forward(self, *args, **kwargs)
+    def forward(self: nn.Module, *args: Any, first_token: bool = False, **kwargs: Any) -> Any:
+        if self.base_model is self:
+            asks, part = first_token and not is_watched(self), encoder_room(self.config)
+        else:
+            asks = asks_for_first_token(self, {**dict(zip(names, args, strict=False)), **kwargs})
+            part = self.base_model_prefix
+        return plain.forward(Asking(self, part) if asks else self, *args, **kwargs)
 
     members = {
         "__module__": __name__,
@@ -289,14 +301,16 @@ def small_class(plain: type[nn.Module]) -> type[SmallModel]:
         "__annotations__": {"config": config_class},
         "__signature__": inspect.signature(plain),
         "config_class": config_class,
+        "takes_first_token": True,
+        "_no_split_modules": [name for each in plain._no_split_modules or () for name in (each, f"Small{each}")],
         "forward": forward,
     }
     return type(f"Small{plain.__name__}", (SmallModel, plain), members)
 
 
 def plain_class(small: type[nn.Module]) -> type[nn.Module]:
-    """The class that a small one was made from; any other class is returned unchanged."""
-    return small.__mro__[2] if issubclass(small, SmallModel) else small
+    """The class that a small one was made from, also by the modelling file of a folder; any other is unchanged."""
+    return small.__mro__[2] if small.__mro__[1].__name__ == SmallModel.__name__ else small
 
 
 class ConstantLinear(nn.Module):
@@ -349,11 +363,7 @@ def _resize(layer: nn.Module, architecture: Architecture, size: LayerSize, confi
     for name, count in zip(architecture.head_counters, (size.heads, rows), strict=False):
         if hasattr(attention, name):
             setattr(attention, name, count)
-    if size.heads == 0:
-        layer.set_submodule(architecture.attention, BareAttention.of(attention, architecture))
-    elif size.columns is not None:
-        attention.__class__ = _with_own_columns(type(attention))
-        attention.bias_columns = size.columns
+    attention.remove_heads(size.heads, size.columns)
     if size.neurons == 0:
         _remove_neurons(layer, architecture)
     if architecture.pre_norm:
@@ -369,19 +379,6 @@ def _remove_neurons(layer: nn.Module, architecture: Architecture) -> None:
         layer.set_submodule(block, _BareFeedForward(name, layer.get_submodule(f"{block}.{name}")))
     for path in architecture.before_down:
         layer.set_submodule(path, nn.Identity())
-
-
-@functools.cache
-def _with_own_columns(attention_class: type[nn.Module]) -> type[nn.Module]:
-    """An attention that picks the columns of its heads from the position biases of all layers: (B, heads, T, T)."""
-
-    def forward(
-        self: nn.Module, hidden_states: Tensor, attention_mask: Any = None, position_bias: Any = None, **kwargs: Any
-    ) -> Any:
-        own = None if position_bias is None else position_bias[:, list(self.bias_columns)]
-        return attention_class.forward(self, hidden_states, attention_mask, own, **kwargs)
-
-    return type(attention_class.__name__, (attention_class,), {"__module__": __name__, "forward": forward})
 
 
 @functools.cache

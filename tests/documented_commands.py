@@ -39,6 +39,7 @@ PAGES = [
 SKIPPED = {
     r"^pip install|^hf download": "asks the network for packages or data",
     r"^bash experiments/quickstart/run\.sh": "five minutes: run from a fresh clone",
+    r"^bash experiments/cascade/run\.sh": "trains MiniLM: run from a fresh clone",
     r"^bash tests/run\.sh|documented_commands": "the tests themselves",
     r"^docker|^cp -r served server\.py Dockerfile": "needs Docker",
     r"^uvicorn|^curl|^export|^python -m http\.server": "a server: tests/test_docs_serve.py asks it",
@@ -49,6 +50,7 @@ SKIPPED = {
 CHANGED = {
     r"--nproc_per_node=8": "--nproc_per_node=2",
     r"(tickets\.csv --model_name_or_path FOLDER)": r"\1 --new_classifier",
+    r"(--cascade --changed) 0.02": r"\1 0.2 --model_name_or_path FOLDER --new_classifier --output_dir outputs/ladder",
     r"(--num_train_epochs 0)": r"\1 --no-dense_first --output_dir outputs/other",
     r"(emmental\.export\.report .*)": r"\1 --seconds 0.01 --lengths 8 16",
     r"--student_config \S+": "--student_config student.json",
@@ -127,6 +129,8 @@ def make_world(folder: Path) -> None:
     rows = [(tiny.sentence(draw, index % 2), ("no", "yes")[index % 2]) for index in range(300)]
     (folder / "tickets.csv").write_text("\n".join(["sentence1,label", *map(",".join, rows)]) + "\n")
     (folder / "new.csv").write_text("\n".join(["sentence1", *(text for text, _ in rows[:9])]) + "\n")
+    held_out = [(tiny.sentence(draw, index % 2), ("no", "yes")[index % 2]) for index in range(200)]
+    (folder / "held-out.csv").write_text("\n".join(["sentence1,label", *map(",".join, held_out)]) + "\n")
     (folder / "pairs.tsv").write_text("sentence1\tsentence2\n" + f"{rows[0][0]}\t{rows[1][0]}\n")
     (folder / "texts.txt").write_text("\n".join(text for text, _ in rows) + "\n")
     (folder / "text.txt").write_text("\n".join(f"{a[0]} {b[0]}" for a, b in itertools.pairwise(rows)) + "\n")

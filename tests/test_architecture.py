@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from emmental.architectures import ARCHITECTURES
+from emmental.methods import METHODS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FLOORS = {
@@ -19,11 +20,11 @@ FLOORS = {
     "emmental.first_token": 1,
     "emmental.small_models": 2,
     "emmental.atomic": 0,
-    "emmental.methods": 0,
     "emmental.optional": 0,
     "emmental.flags": 0,
     "emmental.command_line": 0,
     "emmental.pretrained": 0,
+    "emmental.methods": 1,
     "emmental.modules": 1,
     "emmental.pictures": 1,
     "emmental.patching": 2,
@@ -35,17 +36,18 @@ FLOORS = {
     "emmental.structured": 5,
     "emmental": 5,
     "emmental.runs": 6,
+    "emmental.export": 6,
     "emmental.teaching": 7,
+    "emmental.inference": 7,
     "emmental.training": 8,
     "emmental.language_models": 8,
-    "emmental.export": 9,
-    "emmental.inference": 10,
-    "emmental.reporting": 11,
-    "experiments": 12,
-    "benchmarks": 12,
-    "distiller": 12,
-    "masked_run_glue": 12,
-    "visualizing_image": 12,
+    "emmental.cascade": 8,
+    "emmental.reporting": 9,
+    "experiments": 10,
+    "benchmarks": 10,
+    "distiller": 10,
+    "masked_run_glue": 10,
+    "visualizing_image": 10,
 }
 """A module may import from its own floor and from those below."""
 FOUNDATION = (
@@ -209,6 +211,62 @@ def test_only_the_table_knows_types_and_the_names_of_their_layers(module):
         assert not known, f"{module}, line {node.lineno}: {node.value!r}"
 
 
+def compared_names(tree: ast.Module) -> Iterator[str]:
+    """Names of pruning methods that something is compared with, matched to, or looked up by."""
+    for node in ast.walk(tree):
+        sides: list[ast.expr | None] = []
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchValue):
+            sides = [node.value]
+        elif isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.value, ast.Dict):
+            sides = [*node.value.keys]  # {"name": ...}.get(method), {"name": ...}[method]
+        for side in sides:
+            each = side.elts if isinstance(side, ast.Tuple | ast.List | ast.Set) else [side]
+            yield from (one.value for one in each if isinstance(one, ast.Constant) and one.value in METHODS)
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ('method == "topK"', ["topK"]),
+        ('"l0" != method', ["l0"]),
+        ('method in ("topK", "fisher", "other")', ["topK", "fisher"]),
+        ('{"threshold": 1, "other": 2}.get(method)', ["threshold"]),
+        ('{"threshold": 1}[method]', ["threshold"]),
+        ('match method:\n    case "l0": pass', ["l0"]),
+        ('row["threshold"] = {"threshold": 1}', []),
+        ("method_of(name).by_share", []),
+    ],
+)
+def test_what_counts_as_a_comparison_with_a_method(code, found):
+    assert list(compared_names(ast.parse(code))) == found
+
+
+def texts(tree: ast.Module) -> Iterator[str]:
+    """Strings of a module, also parts of f-strings, without docstrings."""
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            yield node.value
+
+
+PROGRAM = [name for name in MODULES if name.partition(".")[0] not in ("experiments", "benchmarks")]
+
+
+@pytest.mark.parametrize("module", PROGRAM)
+def test_what_a_method_does_differently_is_in_its_class(module):
+    """`emmental/methods` has a property for it: nothing asks which method it is."""
+    assert list(compared_names(TREES[module])) == []
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS.values() if method.cuts_first])
+def test_a_method_is_named_in_one_file(method):
+    word = re.compile(rf"\b{method.name}\b")
+    naming = [module for module in PROGRAM if any(word.search(text) for text in texts(TREES[module]))]
+    assert naming == [type(method).__module__]
+
+
 def every_python_file() -> list[Path]:
     return [*source_files(), *sorted((REPOSITORY / "tests").rglob("*.py"))]
 
@@ -240,6 +298,8 @@ def unsafe(node: ast.AST) -> str | None:
             (names[-1], name) for name in names[:-1]
         }:
             return f"import of {names[-1]}.{names[0]}"
+    if isinstance(node, ast.Attribute) and node.attr == "__class__" and isinstance(node.ctx, ast.Store):
+        return "a class swapped on a living object"
     if not isinstance(node, ast.Call):
         return None
     called = ast.unparse(node.func)
@@ -282,6 +342,8 @@ def test_nothing_runs_code_from_a_file(module):
         ("AutoModel.from_pretrained(name, trust_remote_code=False)", None),
         ("np.load(path, allow_pickle=True)", "an array file that unpickles"),
         ("torch.load(path, weights_only=True)", None),
+        ("model.__class__ = Other", "a class swapped on a living object"),
+        ("model.__class__.__name__", None),
         ("model.eval()", None),
         ("re.compile('a')", None),
     ],
@@ -312,3 +374,20 @@ def test_no_path_of_one_machine():
         if absolute.search(line)
     ]
     assert found == []
+
+
+BEFORE_THE_ROUTE = (
+    *("emmental.flags", "emmental.runs.run", "emmental.command_line", "emmental.language_models.arguments"),
+    *(f"emmental.training.{name}" for name in ("arguments", "recipe", "settings", "route", "tasks", "models")),
+)
+"""Modules that read what the user asked for: they declare, check and complete flags, load what these name, and decide
+the route."""
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(("emmental", "masked_run_glue"))])
+def test_nothing_behind_the_route_asks_which_flags_led_there(module):
+    if module in BEFORE_THE_ROUTE:
+        return
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Attribute) and node.attr in ("granularity", "recipe", "explicit"):
+            assert module.startswith("emmental.methods"), f"{module}, line {node.lineno}: {ast.unparse(node)}"

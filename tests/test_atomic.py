@@ -21,6 +21,7 @@ from emmental.atomic import (
     atomic_folder,
     is_ours,
     read_manifest,
+    read_object,
     remove_folder,
     remove_leftovers,
     sha256_of,
@@ -374,3 +375,14 @@ class TestFullDisk:
     def test_another_error_stays_what_it_is(self, tmp_path):
         with pytest.raises(OSError, match="is a bug"):
             self.write_five_bytes(atomic.atomic_folder, tmp_path / "folder", OSError(errno.EINVAL, "is a bug"))
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"a": 1', b"[1]", b"null", b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_json_object_reads_as_an_empty_one(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "facts.json"
+    if content is not None:
+        file.write_bytes(content)
+    assert read_object(file) == {}
+    assert read_object(tmp_path) == read_object(file / "inside") == {}
+    write_json(file, {"a": [1, None]})
+    assert read_object(file) == {"a": [1, None]}

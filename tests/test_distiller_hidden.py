@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 
 import forked
-import numpy as np
 import pytest
 import tiny
 import torch
@@ -23,11 +22,9 @@ from transformers import (
 import masked_run_glue
 from distiller import TaskDistiller
 from emmental.data import FeatureDataset, load_features
-from emmental.runs import run
 from emmental.tasks import resolve_task
 from emmental.teaching import teachers
 from emmental.teaching.hidden_states import (
-    CachedStates,
     HiddenStateMatch,
     compared_layers,
     layer_map,
@@ -35,7 +32,6 @@ from emmental.teaching.hidden_states import (
 )
 
 HIDDEN = ["--alpha_hidden_cos", "0.5", "--alpha_hidden_mse", "2.0"]
-CACHED = [*HIDDEN, "--hidden_cache_limit_gb", "0.01"]
 
 
 @pytest.fixture(scope="module")
@@ -172,65 +168,7 @@ def test_weights_of_zero_change_nothing(world: Path, tmp_path: Path) -> None:
     assert plain == zero
 
 
-def test_the_cache_gives_what_the_teacher_gives(world: Path, tmp_path: Path) -> None:
-    asked, cached = (command(world, tmp_path / name, "deep", *HIDDEN) for name in ("asked", "cached"))
-    masked_run_glue.main(asked)
-    masked_run_glue.main([*cached, "--hidden_cache_limit_gb", "0.01"])
-    # float16 has 11 bits of precision; Adam's first steps, the sign of the gradient, make a little more of that.
-    for first, second in zip(rows(tmp_path / "asked"), rows(tmp_path / "cached"), strict=True):
-        assert second["losses"] == pytest.approx(first["losses"], rel=0.03)
-
-
-def test_cached_states_are_those_of_each_row(world: Path, tmp_path: Path) -> None:
-    lengths = np.array([2, 3, 1])
-    states = np.arange(6 * 2 * 4, dtype=np.float16).reshape(6, 2, 4)
-    states.tofile(tmp_path / "states.bin")
-    source = CachedStates(tmp_path / "states.bin", lengths, 2, 4)
-    batch = {"attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]]), "index": torch.tensor([1, 2])}
-    first, second = source.of({**batch, "input_ids": torch.zeros(2, 3)})
-    assert torch.equal(first[0], torch.from_numpy(states[2:5, 0]))
-    assert torch.equal(second[1, 0], torch.from_numpy(states[5, 1]))
-    with pytest.raises(ValueError, match="reshape"):
-        CachedStates(tmp_path / "states.bin", lengths + 1, 2, 4)
-
-
-def test_one_pass_caches_logits_and_hidden_states(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    passes = []
-    monkeypatch.setattr(run, "configure_logging", lambda is_main: None)
-    original = teachers.predict_logits
-    monkeypatch.setattr(teachers, "predict_logits", lambda *inputs: passes.append(1) or original(*inputs))
-    argv = command(world, tmp_path / "out", "deep", *CACHED, cache=tmp_path / "cache")
-    with caplog.at_level("INFO"):
-        masked_run_glue.main(argv)
-    assert len(passes) == 1
-    assert [
-        record for record in caplog.messages if "the teacher computed logits and hidden states of 29 rows" in record
-    ]
-    masked_run_glue.main([*argv, "--overwrite_output_dir"])
-    assert len(passes) == 1
-    (states,) = (tmp_path / "cache").glob("teacher-*-layers-2-4/states.bin")
-    tokens = int(features(world).lengths.sum())
-    assert states.stat().st_size == tokens * 2 * 16 * 2
-
-
-def test_a_damaged_cache_is_made_anew(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(run, "configure_logging", lambda is_main: None)
-    argv = command(world, tmp_path / "out", "deep", *CACHED, cache=tmp_path / "cache")
-    masked_run_glue.main(argv)
-    (states,) = (tmp_path / "cache").glob("teacher-*-layers-2-4/states.bin")
-    sound = states.read_bytes()
-    states.write_bytes(bytes(len(sound)))
-    masked_run_glue.main([*argv, "--overwrite_output_dir"])
-    assert states.read_bytes() == sound
-    assert any("is damaged and made again" in message for message in caplog.messages)
-
-
 REFUSED = {
-    "too large": (["--hidden_cache_limit_gb", "1e-6"], "--hidden_cache_limit_gb 1e-06: the hidden states take"),
     "layers": (["--teacher_layers", "1,2,3"], "--teacher_layers takes 2 numbers"),
     "depth": (["--teacher_layers", "1,9"], "--teacher_layers accepts 1 to 4"),
     "letters": (["--teacher_layers", "a,b"], "--teacher_layers accepts numbers with commas"),
@@ -277,12 +215,11 @@ def test_a_teacher_that_cuts_texts_in_another_way_is_refused(
     assert "splits texts differently" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags", [[], ["--hidden_cache_limit_gb", "0.01"]])
-def test_killed_and_resumed_is_the_same_bit_for_bit(world: Path, tmp_path: Path, flags: list[str]) -> None:
+def test_killed_and_resumed_is_the_same_bit_for_bit(world: Path, tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
-    whole = command(world, tmp_path / "whole", "wide", *HIDDEN, *flags)
+    whole = command(world, tmp_path / "whole", "wide", *HIDDEN)
     assert forked.run(masked_run_glue.main, whole, log, lambda: None) == 0, log.read_text()
-    killed = command(world, tmp_path / "killed", "wide", *HIDDEN, *flags)
+    killed = command(world, tmp_path / "killed", "wide", *HIDDEN)
     kill = forked.kill_at_call(TaskDistiller, "step", 5)
     assert forked.run(masked_run_glue.main, killed, log, kill) == -signal.SIGKILL
     assert forked.run(masked_run_glue.main, killed, log, lambda: None) == 0, log.read_text()
@@ -295,7 +232,7 @@ def test_two_processes_equal_one(world: Path, tmp_path: Path) -> None:
     saved = {}
     for processes, before in ((1, lambda: None), (2, forked.as_two_ranks())):
         output, log = tmp_path / str(processes), tmp_path / f"{processes}.txt"
-        argv = command(world, output, "wide", *HIDDEN, "--hidden_cache_limit_gb", "0.01", cache=output / "cache")
+        argv = command(world, output, "wide", *HIDDEN, cache=output / "cache")
         argv += ["--per_gpu_train_batch_size", str(8 // processes), "--adam_epsilon", "1e-3"]
         assert forked.run(masked_run_glue.main, argv, log, before) == 0, log.read_text()
         checkpoint = output / "checkpoint-6"
@@ -308,7 +245,7 @@ def test_two_processes_equal_one(world: Path, tmp_path: Path) -> None:
 
 def test_a_dense_teacher_of_the_same_shape_is_imitated_exactly(world: Path) -> None:
     student = BertForSequenceClassification.from_pretrained(world / "deep").eval()
-    states = teachers.AskedTeacher(student, [1, 2, 3, 4], masked_run_glue.Precision(torch.device("cpu")))
+    states = teachers.TeacherStates(student, [1, 2, 3, 4], masked_run_glue.Precision(torch.device("cpu")))
     batch = features(world).batch([0, 1, 2])
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     hidden = student(**inputs, output_hidden_states=True).hidden_states

@@ -15,14 +15,14 @@ from emmental.export.bertarize import bertarize
 from emmental.export.counts_parameters import count_parameters
 from emmental.export.model_folder import read_model
 from emmental.masked_models import MaskedBertConfig, MaskedBertForSequenceClassification
-from emmental.methods import PRUNING_METHODS
+from emmental.methods import PRUNING_METHODS, method_of
 from emmental.patching import masked_layers
 from emmental.pruning import masks_of, refresh_masks
-from emmental.runs.checkpoints import load_checkpoint, save_checkpoint
+from emmental.runs.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from emmental.runs.processes import Processes
 from emmental.training.plan import plan_updates
 
-TOGETHER = [method for method in PRUNING_METHODS if method not in ("topK", "magnitude")]
+TOGETHER = [name for name in PRUNING_METHODS if method_of(name).always_global_topk or not method_of(name).by_share]
 """Methods that rank the scores of all matrices together when a share is asked for."""
 
 
@@ -110,6 +110,18 @@ def test_a_resumed_run_ends_at_the_same_bits(make, make_features, method, tmp_pa
     assert second.global_threshold == straight.global_threshold
     for name, value in straight.student.state_dict().items():
         assert torch.equal(value, second.student.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("method", TOGETHER)
+def test_the_best_checkpoint_has_the_share_too(make, make_features, method, tmp_path):
+    """The weights of an earlier update get the masks of their own scores."""
+    distiller, batch = make(method, final_warmup=4, mask_scores_learning_rate=1.0), make_features().batch([0, 1, 2])
+    train(distiller, batch, 9)
+    saved = save_checkpoint(tmp_path, 9, distiller.student, None, distiller.optimizer, {}, Processes())
+    train(distiller, batch, 3)
+    load_weights(saved, distiller.student)
+    distiller.keep_exact_masks()
+    assert weights_kept(distiller) == sum(sizes(distiller)) // 10
 
 
 class TestFisher:

@@ -28,16 +28,16 @@ from emmental.architectures import (
 )
 from emmental.export.bertarize import bertarize
 from emmental.export.counts_parameters import count_parameters
-from emmental.export.kept_weights import read_model_masks
 from emmental.export.onnx import MODEL_FILE, export_onnx_folder
 from emmental.export.storage import load_package, save_package
 from emmental.inference.sparse import SPARSE_TYPES, load_sparse
 from emmental.inference.sparse_encoder import SparseEncoder
 from emmental.masked_models import masked_config
-from emmental.methods import PRUNING_METHODS
+from emmental.methods import PRUNING_METHODS, method_of
 from emmental.patching import masked_layers
 from emmental.pictures.densities import densities_of, head_axis, heading, matrix_key
 from emmental.pruning import remaining_weights
+from emmental.reporting.kept_weights import read_model_masks
 from visualizing_image import save_overview
 
 MATRICES = {"albert": 6, "modernbert": 8}
@@ -141,7 +141,7 @@ class TestTraining:
         weights = [folder / "model.safetensors" for folder in (tmp_path, tmp_path / "resumed")]
         assert weights[0].read_bytes() == weights[1].read_bytes()
         assert masked_run_glue.main(argv(tmp_path, *named, "--do_eval")) == results
-        if method in ("magnitude", "fisher"):
+        if method_of(method).by_share:
             model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
             assert remaining_weights(model.eval()) == 25.0
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 import masked_run_glue
 import visualizing_image
+from emmental.methods import method_of
 from emmental.pruning import remaining_weights
 from emmental.tasks import resolve_task
 from emmental.training.arguments import parse_arguments
@@ -95,7 +96,7 @@ def test_every_method_ends_as_asked_and_predicts_the_same_when_loaded(
     last = rows(output / "train_log.jsonl")[-1]
     assert last["step"] == 6
     assert model.config.threshold == float(options[options.index("--final_threshold") + 1])
-    if method in ("topK", "magnitude", "fisher"):
+    if method_of(method).by_share:
         assert remaining_weights(model) == 25.0
     assert masked_run_glue.main([*argv[:-1], argv[-1], "--do_eval"]) == results
     summary = json.loads((output / "summary.json").read_text())

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +17,11 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 import masked_run_glue
-from emmental.tasks.examples import set_aside
+from emmental.command_line import OneLineParser
+from emmental.data.tokenization import load_tokenizer, lowers_case
+from emmental.tasks import read_split, user_task
+from emmental.tasks.own_files import Reading
+from emmental.tasks.set_aside import recorded_rows
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +60,16 @@ def test_what_the_data_is_stands_at_the_start(bert: Path, tmp_path: Path, capsys
     run(bert, tmp_path, "--train_file", str(train), "--max_seq_length", "4", "--dry_run", "--seed", "3")
     text = capsys.readouterr().err
     assert "task custom: classification, 2 classes (--task_kind regression takes the labels as scores)" in text
-    assert "training data: 30 rows: 0 10, 1 20; the largest class is 66.7 %" in text
-    assert "dev data: 30 rows: 0 10, 1 20; the largest class is 66.7 % (set aside from --train_file, as there" in text
-    assert "training data: 30 of 30 texts are cut at --max_seq_length 4; the longest has 5 tokens" in text
-
-
-def test_a_tenth_by_class_and_by_seed() -> None:
-    labels = [0] * 900 + [1] * 100
-    chosen = set_aside(labels, 7)
-    assert (chosen.sum(), chosen[900:].sum()) == (100, 10)
-    assert (set_aside(labels, 7) == chosen).all()
-    assert (set_aside(labels, 8) != chosen).any()
-    assert set_aside([0.5] * 300, 1).sum() == 50
-    assert set_aside([0, 1] * 15000, 1).sum() == 2000
-    assert set_aside([0, 1] * 10, 1).sum() == 10
+    training, dev = (
+        int(re.search(rf"{split} data: ([0-9]+) rows: 0 [0-9]+, 1 [0-9]+; the ", text)[1])
+        for split in ("training", "dev")
+    )
+    assert training + dev == 60
+    assert re.search(r"dev data: .* % \(set aside from --train_file, as there is no --validation_file\)", text)
+    assert (
+        f"training data: {training} of {training} texts are cut at --max_seq_length 4; the longest has 5 tokens"
+        in text
+    )
 
 
 def test_later_runs_take_what_the_model_was_trained_with(
@@ -156,3 +162,116 @@ def test_flags_on_own_files_are_checked(
 def test_a_mistyped_file_shows_near_names(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = write(tmp_path / "tickets.csv", 30)
     assert refused(capsys, bert, tmp_path, "--train_file", str(tmp_path / "tikets.csv")).endswith(f"there is {file}")
+
+
+def test_dev_texts_that_are_training_texts_are_said_and_the_metric_without_them_given(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = tiny.WORDS
+    (tmp_path / "t.csv").write_text(
+        "sentence1,label\n" + "".join(f"{w} kasa,{'yx'[i % 2]}\n" for i, w in enumerate(words))
+    )
+    (tmp_path / "d.csv").write_text(f"sentence1,label\n{words[0]} kasa,x\n  {words[1]}  kasa,y\n{words[2]} bote,x\n")
+    files = ("--train_file", str(tmp_path / "t.csv"), "--validation_file", str(tmp_path / "d.csv"))
+    results = run(bert, tmp_path, *files, "--model_type", "bert")
+    text = capsys.readouterr().err
+    assert text.count("dev data: 2 of 3 texts are also training texts, so the metric is too high") == 1
+    assert results["acc_new_texts"] in (0.0, 1.0)  # of one row
+    saved = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    assert saved["acc_new_texts"] == results["acc_new_texts"]
+
+
+def test_rows_are_on_the_same_side_in_later_runs(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Another seed and a grown file: the dev rows of the later run are none that the model was trained on."""
+    lines = [f"{tiny.WORDS[row % 9]} {tiny.WORDS[row // 9]},{'xy'[row % 2]}" for row in range(81)]
+    for name, rows in (("t.csv", lines[:60]), ("grown.csv", lines)):
+        (tmp_path / name).write_text("\n".join(["sentence1,label", *rows]) + "\n")
+    run(bert, tmp_path, "--train_file", str(tmp_path / "t.csv"), "--model_type", "bert", "--seed", "7")
+    record = json.loads((tmp_path / "out" / "config.json").read_text())["set_aside"]
+    assert record == json.loads((tmp_path / "out" / "training_args.json").read_text())["set_aside"]
+    model = tmp_path / "out"
+    first = set(
+        read_split(user_task(tmp_path / "t.csv", None, None, reading=Reading(set_aside=True)), None, "train").texts_a
+    )
+    later = Reading(set_aside=True, earlier=recorded_rows(model))
+    assert not first & set(
+        read_split(user_task(tmp_path / "grown.csv", None, None, reading=later), None, "dev").texts_a
+    )
+    capsys.readouterr()
+    run(model, tmp_path / "later", "--train_file", str(tmp_path / "grown.csv"), "--do_eval")
+    assert "WARN" not in capsys.readouterr().err
+    run(model, tmp_path / "seen", "--validation_file", str(tmp_path / "t.csv"), "--do_eval")
+    assert "was trained on rows of --validation_file" in capsys.readouterr().err
+
+
+def test_names_of_the_file_for_a_model_with_names(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    train, dev = write(tmp_path / "t.csv", 30, "bad good"), write(tmp_path / "d.csv", 20, "0 1")
+    files = ("--train_file", str(train), "--validation_file", str(write(tmp_path / "v.csv", 20, "bad good")))
+    expected = run(bert, tmp_path, *files, "--model_type", "bert")
+    model, later = tmp_path / "out", ("--validation_file", str(dev), "--do_eval")
+    line = refused(capsys, model, tmp_path / "a", *later)
+    assert "d.csv:2: label '0' is none of bad, good; --label_names gives the file's names in the order of" in line
+    assert run(model, tmp_path / "b", *later, "--label_names", "0", "1") == pytest.approx(expected)
+    config = json.loads((model / "config.json").read_text())
+    names = {"id2label": {"0": "no praise", "1": "praise, much"}, "label2id": {"no praise": 0, "praise, much": 1}}
+    (model / "config.json").write_text(json.dumps(config | names))
+    run(model, tmp_path / "c", "--test_file", str(dev), "--do_predict")
+    assert run(model, tmp_path / "d", *later, "--label_names", '0,"1"') == pytest.approx(expected)
+
+
+def test_blank_texts_and_an_ignored_flag_are_said(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = ["kasa,x", ",y", "NaN,x", "lote,y", "bote kasa,x", "nan,y"]
+    (tmp_path / "t.csv").write_text("sentence1,label\n" + "".join(f"{row}\n" for row in rows))
+    dev = write(tmp_path / "d.csv", 20, "x y")
+    files = (
+        "--train_file",
+        str(tmp_path / "t.csv"),
+        "--validation_file",
+        str(dev),
+        "--dry_run",
+        "--model_type",
+        "bert",
+    )
+    lowers = lowers_case(load_tokenizer(bert))
+    run(bert, tmp_path, *files, "--no-do_lower_case" if lowers else "--do_lower_case")
+    text = capsys.readouterr().err
+    assert "training data: 3 of 6 texts are empty or a word such as NaN" in text
+    assert "dev data: 0 of" not in text
+    assert "do_lower_case is ignored: the tokenizer of" in text
+
+
+def test_home_and_an_output_that_cannot_print(bert: Path, tmp_path: Path) -> None:
+    """In a process of its own, whose streams write ASCII."""
+    train = write(tmp_path / "t.csv", 30, "schlecht gr\u00f6\u00dfer\u4e2d")
+    words = [
+        "--train_file=~/t.csv",
+        "--validation_file",
+        "~/t.csv",
+        "--output_dir=~/out",
+        "--dry_run",
+        "--max_seq_length",
+        "8",
+    ]
+    command = [sys.executable, str(Path(masked_run_glue.__file__)), "--model_name_or_path", str(bert), *words]
+    environment = os.environ | {"HOME": str(tmp_path), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "gr\\xf6\\xdfer\\u4e2d" in done.stderr
+    assert train.is_file()
+    assert not (tmp_path / "~").exists()
+
+
+def test_escapes_instead_of_failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    OneLineParser("a parser")
+    print("\u00e9 \u2192", flush=True)
+    assert written.getvalue() == b"\\xe9 \\u2192\n"
+
+
+def test_weights_that_git_has_not_fetched(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(bert, model)
+    (model / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    line = refused(capsys, model, tmp_path, "--train_file", str(write(tmp_path / "t.csv", 30)))
+    assert line.endswith("model.safetensors is a Git LFS pointer, not the file itself; run `git lfs pull`")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import tiny
+import tiny_models
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
@@ -17,6 +18,7 @@ from emmental.atomic import atomic_folder
 from emmental.errors import UserError
 from emmental.export.model_folder import read_model, read_settings
 from emmental.inference import predict
+from emmental.masked_models import masked_config
 from emmental.pretrained import (
     check_sizes,
     from_pretrained,
@@ -213,3 +215,97 @@ def test_what_transformers_refuses_is_a_mistake_of_the_user(tmp_path: Path) -> N
     folder = changed(tmp_path / "bert", "config.json", hidden_act="none of ours")
     with pytest.raises(UserError, match=r"no model can be made from its configuration \('none of ours'"):
         read_model(folder)
+
+
+def renamed(folder: Path, rename, name: str = "model.safetensors") -> Path:
+    """A tiny BERT with other names of its weights; None leaves one out."""
+    tiny.save_bert(folder)
+    weights = {new: value for key, value in read_weights(folder).items() if (new := rename(key)) is not None}
+    (folder / "model.safetensors").unlink()
+    if name.endswith(".bin"):
+        torch.save(weights, folder / name)
+    else:
+        save_file(weights, folder / name, metadata={"format": "pt"})
+    return folder
+
+
+WRAPPED = {
+    "DataParallel": lambda key: f"module.{key}",
+    "compile": lambda key: f"_orig_mod.{key}",
+    "both": lambda key: f"module._orig_mod.{key}",
+    "a compiled layer": lambda key: key.replace("layer.1.", "layer.1._orig_mod."),
+    "another module": lambda key: f"model.{key}",
+    "an encoder in another module": lambda key: key.replace("bert.", "backbone."),
+}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_what_wrappers_put_before_names_is_taken_off(wrapper: str, name: str, tmp_path: Path, bert_dir: Path) -> None:
+    expected = weights_fingerprint(AutoModelForSequenceClassification.from_pretrained(bert_dir))
+    folder = renamed(tmp_path / "wrapped", WRAPPED[wrapper], name)
+    assert weights_fingerprint(from_pretrained(AutoModelForSequenceClassification, folder)) == expected
+    assert weights_fingerprint(read_model(folder)) == expected
+
+
+def test_names_in_parts_and_with_gamma_and_beta(tmp_path: Path, bert_dir: Path) -> None:
+    folder = renamed(
+        tmp_path / "old",
+        lambda key: f"module.{key.replace('Norm.weight', 'Norm.gamma').replace('Norm.bias', 'Norm.beta')}",
+    )
+    weights, names = tiny_parts(folder)
+    (folder / "model.safetensors").unlink()
+    for part, content in weights.items():
+        save_file(content, folder / part, metadata={"format": "pt"})
+    index = {"metadata": {"total_size": 1}, "weight_map": names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    expected = weights_fingerprint(AutoModelForSequenceClassification.from_pretrained(bert_dir))
+    assert weights_fingerprint(from_pretrained(AutoModelForSequenceClassification, folder)) == expected
+
+
+def tiny_parts(folder: Path) -> tuple[dict, dict]:
+    """The weights of a folder in two files, and which file holds which name."""
+    whole = load_file(folder / "model.safetensors")
+    files = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    names = {key: files[number % 2] for number, key in enumerate(sorted(whole))}
+    return {file: {key: whole[key] for key in names if names[key] == file} for file in files}, names
+
+
+def test_an_encoder_never_starts_at_random(tmp_path: Path) -> None:
+    folder = renamed(tmp_path / "half", lambda key: None if "layer.1." in key else key)
+    with pytest.raises(UserError, match=r"16 of the 37 weights of its encoder are not in its files \(bert.enc"):
+        from_pretrained(AutoModelForSequenceClassification, folder, flag="--teacher_name_or_path")
+    folder = renamed(tmp_path / "other", lambda key: f"net.{key.replace('bert.', 'x.').replace('query', 'q')}")
+    with pytest.raises(UserError, match=r"37 of the 37 .* all beginning with 'net.'"):
+        from_pretrained(AutoModelForSequenceClassification, folder)
+
+
+def test_pooler_and_head_may_start_at_random(tmp_path: Path) -> None:
+    folder = renamed(tmp_path / "bare", lambda key: key if "pooler" not in key and "classifier" not in key else None)
+    _, info = from_pretrained(AutoModelForSequenceClassification, folder, output_loading_info=True)
+    assert {key.split(".")[-2] for key in info["missing_keys"]} == {"dense", "classifier"}
+
+
+@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_type_is_read_without_its_wrapper(model_type: str, masked: bool, tmp_path: Path) -> None:
+    model = tiny_models.model(model_type)
+    model.save_pretrained(tmp_path / "plain")
+    options = {"config": masked_config(model.config)} if masked else {}
+    weights = {f"module.{key}": value for key, value in read_weights(tmp_path / "plain").items()}
+    save_file(weights, tmp_path / "plain" / "model.safetensors", metadata={"format": "pt"})
+    loaded = from_pretrained(AutoModelForSequenceClassification, tmp_path / "plain", **options)
+    own = model.state_dict()
+    assert all(torch.equal(value, own[key]) for key, value in loaded.state_dict().items() if "mask_scores" not in key)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_named(value: float, tmp_path: Path) -> None:
+    tiny.save_bert(tmp_path)
+    weights = read_weights(tmp_path)
+    key = "bert.encoder.layer.0.output.dense.weight"
+    weights[key][0, 0] = value
+    save_file({name: each.half() for name, each in weights.items()}, tmp_path / "model.safetensors")
+    for read in (lambda: from_pretrained(AutoModelForSequenceClassification, tmp_path), lambda: read_model(tmp_path)):
+        with pytest.raises(UserError, match=f"{key} holds NaN or infinite numbers"):
+            read()

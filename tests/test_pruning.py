@@ -329,15 +329,15 @@ class TestInformation:
 
     def test_the_first_updates_count_alike(self):
         """Their mean, whatever the scores started from: (4 + 16 + 4) / 3, (0 + 1 + 8) / 3."""
-        found = self.information(network([[7.0, 9.0]]), [[2.0, 0.0], [4.0, 1.0], [-2.0, 8**0.5]])
+        found = self.information(network([[7.0, 9.0]], method="fisher"), [[2.0, 0.0], [4.0, 1.0], [-2.0, 8**0.5]])
         assert found == pytest.approx([8.0, 3.0])
 
     def test_later_ones_are_forgotten_by_a_fiftieth_each(self):
         """0.98 * 1 + 0.02 * 4."""
-        assert self.information(network([[1.0]]), [[2.0]], first=100) == pytest.approx([1.06])
+        assert self.information(network([[1.0]], method="fisher"), [[2.0]], first=100) == pytest.approx([1.06])
 
     def test_the_scale_of_the_loss_is_taken_out_and_overflow_left_out(self):
-        found = self.information(network([[1.0, 3.0]]), [[2048.0, math.inf]], first=100, scale=1024.0)
+        found = self.information(network([[1.0, 3.0]], method="fisher"), [[2048.0, math.inf]], first=100, scale=1024.0)
         assert found == pytest.approx([1.06, 3.0])
 
 

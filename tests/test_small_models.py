@@ -29,7 +29,6 @@ from transformers import (
 import emmental
 from emmental.architectures import DOWN, OUTPUT, encoder_layers
 from emmental.export.onnx import write_onnx_folder
-from emmental.first_token import is_installed
 from emmental.inference.engines import prepare
 from emmental.masked_models import masked_config
 from emmental.patching import set_threshold
@@ -178,7 +177,6 @@ def test_a_small_model_is_shrunk_again(model_type):
 def test_other_heads(auto, model_type, tmp_path):
     model = auto.from_config(dense(model_type).config).eval()
     small = shrink(model, UNEVEN)
-    assert not is_installed(small)
     small.save_pretrained(tmp_path)
     loaded = auto.from_pretrained(tmp_path).eval()
     with torch.no_grad():
@@ -362,7 +360,6 @@ def test_single_weights_of_a_small_model_are_pruned(model_type, tmp_path):
     assert masked.config.model_type == f"masked_small_{model_type}"
     assert same(logits(masked), logits(small))
     set_threshold(masked, 0.5)
-    assert is_installed(masked)
     masked.save_pretrained(tmp_path / "masked")
     assert not (tmp_path / "masked" / MODELLING_FILES[0]).exists()
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "masked")

@@ -15,7 +15,7 @@ from transformers import BertForSequenceClassification
 
 import visualizing_image
 from emmental.architectures import ARCHITECTURES
-from emmental.export.kept_weights import read_model_masks, read_structure
+from emmental.reporting.kept_weights import read_model_masks, read_structure
 from emmental.small_models import LayerSize, small_class, small_config_class
 from visualizing_image import SingleImageViz, main, mask_picture, pictures_of, save_overview
 

@@ -9,14 +9,13 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from emmental.methods import PRUNING_METHODS
+
 WORDS = tuple(f"{a}{b}" for a in ("ka", "lo", "mi", "nu", "pe", "ri") for b in ("sa", "te", "vo", "zu", "da", "fi"))
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 GOOD, BAD = WORDS[:12], WORDS[12:24]
 """Words that mark one class and the other; the rest says nothing."""
-METHODS = {
-    "topK": ["--final_threshold", "0.25"],
-    "magnitude": ["--final_threshold", "0.25"],
-    "fisher": ["--final_threshold", "0.25"],
+METHODS = {name: ["--final_threshold", "0.25"] for name in PRUNING_METHODS} | {
     "threshold": ["--initial_threshold", "-1", "--final_threshold", "0.001", "--mask_init", "kaiming"],
     "sigmoied_threshold": [
         *("--initial_threshold", "0", "--final_threshold", "0.5", "--mask_init", "kaiming"),

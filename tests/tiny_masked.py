@@ -8,10 +8,11 @@ import tiny
 import torch
 
 import emmental
+from emmental.methods import PRUNING_METHODS
 from emmental.patching import masked_layers, set_threshold
 
 HEADS = tuple(name for name in emmental.__all__ if name.startswith("MaskedBert") and name != "MaskedBertConfig")
-THRESHOLDS = {"topK": 0.25, "threshold": 0.3, "sigmoied_threshold": 0.6, "magnitude": 0.25, "l0": None, "fisher": 0.25}
+THRESHOLDS = dict.fromkeys(PRUNING_METHODS, 0.25) | {"threshold": 0.3, "sigmoied_threshold": 0.6, "l0": None}
 SIZES = {
     "vocab_size": len(tiny.SPECIAL) + len(tiny.WORDS),
     "hidden_size": 16,

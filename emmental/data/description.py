@@ -7,9 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from emmental.data.features import FeatureDataset
+from emmental.data.unknown_tokens import FLAG, problem
 from emmental.tasks.labels import number_in
-from emmental.tasks.task import FILE_FLAGS, LONGEST_LIST, Task
+from emmental.tasks.task import FILE_FLAGS, LONGEST_LIST, Task, listed
 
+_MANY_BLANK = 1 / 3
 _TITLES = {"train": "training data", "dev": "dev data", "test": "test data"}
 
 
@@ -33,6 +35,39 @@ def description(task: Task, splits: Mapping[str, FeatureDataset], max_seq_length
         if split != "test" and (only := one_class(task, dataset)) is not None:
             lines.append(f"{_TITLES[split]}: all rows are of one class, {only!r}; metrics on such rows say little")
     return lines
+
+
+def cautions(task: Task, splits: Mapping[str, FeatureDataset]) -> list[str]:
+    """Warnings about the data, a line each: blank texts, classes without training rows, rows in both files.
+
+    Args:
+        task, splits: as for `description`. Dev rows that are also training rows are marked.
+    """
+    lines = []
+    for split, dataset in splits.items():
+        if dataset.blank and dataset.blank >= _MANY_BLANK * len(dataset):
+            lines.append(f"{_TITLES[split]}: {dataset.blank} of {len(dataset)} texts are empty or a word such as NaN")
+    train, dev = splits.get("train"), splits.get("dev")
+    if train is not None and not task.is_regression:
+        counts = np.bincount(train.labels, minlength=task.num_labels)
+        if without := [name for name, count in zip(task.names, counts, strict=True) if not count]:
+            lines.append(f"{_TITLES['train']}: no row of {listed(without)}: the model cannot learn it")
+    if train is not None and dev is not None and (shared := int(dev.known.sum())):
+        rest = "" if shared == len(dev) else "; the results give it without them too"
+        lines.append(
+            f"{_TITLES['dev']}: {shared} of {len(dev)} texts are also training texts, so the metric is too high{rest}"
+        )
+    return lines
+
+
+def unknown_in(splits: Mapping[str, FeatureDataset], accepted: bool) -> list[str]:
+    """Warnings about data with many tokens that the tokenizer does not know.
+
+    Raises:
+        UserError: they are more than half, and `--accept_unknown_tokens` is not given.
+    """
+    found = (problem(rows.unknown, _TITLES[split], accepted, FLAG) for split, rows in splits.items())
+    return [line for line in found if line is not None]
 
 
 def one_class(task: Task, dataset: FeatureDataset) -> str | None:
@@ -65,6 +100,6 @@ def _rows(task: Task, dataset: FeatureDataset) -> str:
 
 def _origin(task: Task, split: str) -> str:
     layout = getattr(task, split)
-    if layout is None or layout.set_aside is None or split != "dev":
+    if layout is None or not layout.is_split or split != "dev":
         return ""
     return f" (set aside from {FILE_FLAGS['train']}, as there is no {FILE_FLAGS['dev']})"

@@ -25,7 +25,9 @@ class JoinedDataset(FeatureDataset):
         self.pad_to_multiple_of, self.pad_token_id = labelled.pad_to_multiple_of, labelled.pad_token_id
         self.fingerprint = hashlib.sha256(f"{labelled.fingerprint} {unlabelled.fingerprint}".encode()).hexdigest()
         self.cut, self.longest = labelled.cut + unlabelled.cut, max(labelled.longest, unlabelled.longest)
+        self.known, self.blank = None, labelled.blank + unlabelled.blank
         self.notes = [*labelled.notes, *unlabelled.notes]
+        self.unknown = labelled.unknown  # that of the other part is said where it is read
         known = labelled.labels
         missing = np.nan if np.issubdtype(known.dtype, np.floating) else UNLABELLED
         self.labels = np.concatenate([known, np.full(len(unlabelled), missing, dtype=known.dtype)])

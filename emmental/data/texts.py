@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from emmental.errors import UserError
-from emmental.tasks.tables import FORMATS, read_table, table_format
+from emmental.tasks.files import FORMATS, read_table, table_format
+from emmental.tasks.files.content import is_packed, member_name, read_content
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ def read_texts(source: str, flag: str = "--input") -> Iterator[Text]:
 
     Args:
         source: a table with a header (.tsv, .csv, .jsonl, .json, .parquet: column `sentence1`, `sentence` or `text`,
-            and for pairs `sentence2`); any other file as UTF-8 text, a sentence a line; `-`: standard input, as text.
+            and for pairs `sentence2`); any other file as UTF-8 text, a sentence a line; packed ones
+            are unpacked; `-`: standard input, as text.
         flag: that names the file, for messages.
 
     Raises:
@@ -37,13 +39,13 @@ def read_texts(source: str, flag: str = "--input") -> Iterator[Text]:
     path = Path(source)
     if not path.is_file():
         raise UserError(f"{flag} {source} is not a file; it accepts text, {', '.join(_TABLES)}, or - (standard input)")
-    if path.suffix.lower() in _TABLES:
+    if Path(member_name(path)).suffix.lower() in _TABLES:
         return iter(_table_texts(path))
-    return _file_lines(path)
+    return _lines(read_content(path).splitlines(True), str(path)) if is_packed(path) else _file_lines(path)
 
 
 def _table_texts(path: Path) -> list[Text]:
-    table = read_table(path, table_format(path), keys=(*_FIRST, _SECOND))
+    table = read_table(path, table_format(path), keys=(*_FIRST, _SECOND), as_found=True)
     for note in table.notes:
         logger.warning("%s", note)
     header = table.header or []

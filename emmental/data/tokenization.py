@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from tokenizers import Tokenizer
 from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from emmental.architectures import ARCHITECTURES, base_model_type, longest_input, takes_token_types
+from emmental.atomic import read_object
 from emmental.errors import UserError
 from emmental.pretrained import from_pretrained
+
+_PROBE = "a"
 
 
 def load_tokenizer(name: str | Path, *, flag: str = "", **options: Any) -> PreTrainedTokenizerBase:
@@ -38,28 +42,63 @@ def load_tokenizer(name: str | Path, *, flag: str = "", **options: Any) -> PreTr
     return tokenizer
 
 
+def lowers_case(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a fast tokenizer reads upper-case letters as lower-case ones."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    return normalizer is not None and normalizer.normalize_str("A").strip("\u2581 ") == "a"
+
+
 def trained_length(config: PreTrainedConfig) -> int | None:
     """Number of tokens that texts were cut to in the model's training; None if its configuration lacks it."""
     length = getattr(config, "max_seq_length", None)
     return length if type(length) is int and 1 <= length <= longest_input(config) else None
 
 
-def give_token_types(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Set a tokenizer to return the token types that its model reads; that of ALBERT, for example, omits them.
+def fit_to_model(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Set a tokenizer to return the token types that its model reads, and to know the model's longest input.
 
-    Training uses them. The tokenizer is saved with the model, so pipelines get them too.
+    ALBERT's, for example, omits the types. The tokenizer is saved with the model, so pipelines get both.
     """
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest_input(config))
+    tokenizer.init_kwargs["model_max_length"] = tokenizer.model_max_length
     if takes_token_types(config) and "token_type_ids" not in tokenizer.model_input_names:
         tokenizer.model_input_names = [*tokenizer.model_input_names, "token_type_ids"]
         tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
 
 
+def check_token_ids(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, named: str, model: str) -> None:
+    """Refuse a tokenizer with an id that the model's embeddings have no row for.
+
+    Args:
+        tokenizer: any one; of its vocabulary, also tokens that no text uses are checked.
+        config: of the model.
+        named: what messages call the tokenizer: flag and value.
+        model: what messages call the model.
+
+    Raises:
+        UserError: it names the id and the token.
+    """
+    probe = tokenizer(_PROBE, _PROBE)  # the ids of special tokens may be fixed, apart from the vocabulary
+    ids = {**tokenizer.get_vocab(), **{f"number {number}": number for number in probe["input_ids"]}}
+    check_ids(ids, config.vocab_size, named, model)
+    types = max(probe.get("token_type_ids") or [0])
+    if takes_token_types(config) and types >= config.type_vocab_size:
+        raise UserError(f"{named}: the tokenizer has the token type {types}, {model} has {config.type_vocab_size}")
+
+
+def check_ids(ids: Mapping[str, int], size: int, named: str, model: str) -> None:
+    """Refuse token -> id if an id is not below `size`, the rows of the model's embeddings: see `check_token_ids`."""
+    token, highest = max(ids.items(), key=lambda pair: pair[1], default=("", -1))
+    if highest >= size:
+        raise UserError(
+            f"{named}: the tokenizer has the id {highest} ({token!r}), {model} has {size} tokens: they do not belong "
+            "together"
+        )
+
+
 def _model_type(file: Path) -> str:
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        return settings["model_type"] if isinstance(settings["model_type"], str) else ""
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ""  # the loading of the model reports what is wrong
+    model_type = read_object(file).get("model_type")
+    return model_type if isinstance(model_type, str) else ""  # the loading of the model reports what is wrong
 
 
 def plain_text_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

@@ -17,9 +17,9 @@ import emmental
 from emmental import atomic
 from emmental.command_line import user_mistakes
 from emmental.errors import UserError
-from emmental.export.arguments import folder_parser, folders, read_arguments, refuse_foreign, write_model
+from emmental.export.arguments import folder_parser, folders, has_card, read_arguments, refuse_foreign, write_model
 from emmental.export.model_folder import build_model, read_model, read_settings
-from emmental.masked_models import plain_class
+from emmental.masked_models import unmasked_class
 from emmental.patching import masked_layers, unmask_linears
 from emmental.pretrained import weight_files
 from emmental.pruning import remaining_weights
@@ -49,7 +49,7 @@ def bertarize(model: PreTrainedModel) -> PreTrainedModel:
     for linear in unmask_linears(plain):
         weight = plain.get_submodule(linear).weight.data
         weight.add_(0.0)  # -0.0 + 0.0 is +0.0
-    cls = plain_class(type(model))
+    cls = unmasked_class(type(model))
     return build_model(cls, model.config.to_plain(), plain.state_dict(), cls.__name__).to(model.device)
 
 
@@ -69,7 +69,7 @@ def bertarize_folder(
         UserError: as `read_model`; the model is not masked; `target` is another existing folder.
     """
     source, target = Path(source), Path(target)
-    refuse_foreign(target, _MARK, source)
+    refuse_foreign(target, has_card(target, _MARK), source)
     if not read_settings(source)["model_type"].startswith("masked_"):
         raise UserError(f"--model_name_or_path {source} is not masked, so there is nothing to convert")
     masked = read_model(source, pruning_method, threshold)

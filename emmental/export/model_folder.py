@@ -16,10 +16,10 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from emmental import atomic, small_models
 from emmental.architectures import ARCHITECTURES, base_model_type
 from emmental.errors import UserError
-from emmental.masked_models import MaskedConfig, masked_class, plain_class
-from emmental.methods import FRACTION_METHODS, canonical_pruning_method
+from emmental.masked_models import MaskedConfig, masked_class, unmasked_class
+from emmental.methods import METHODS, canonical_pruning_method
 from emmental.patching import set_threshold
-from emmental.pretrained import check_folder, check_sizes, making, read_weights
+from emmental.pretrained import check_folder, check_sizes, making, read_weights, renamed, renaming
 from emmental.small_models import model_classes
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def read_model(
     config = make_config(CONFIG_MAPPING[model_type], given, source)
     if masked:
         _override(config, pruning_method, threshold, folder)
-        if config.pruning_method == "magnitude":
+        if not METHODS[config.pruning_method].has_scores:
             state = {key: value for key, value in state.items() if not key.endswith(".mask_scores")}
     model = build_model(cls, config, state, str(folder))
     if masked:
@@ -76,10 +76,13 @@ def build_model(cls: type[PreTrainedModel], config: PreTrainedConfig, state: dic
         UserError: a tensor is missing, unexpected, of the wrong shape, or not finite; the message names `source`.
     """
     state = {key: value for key, value in state.items() if key.rpartition(".")[2] != "position_ids"}
-    has_choice = "add_pooling_layer" in inspect.signature(small_models.plain_class(plain_class(cls))).parameters
+    has_choice = "add_pooling_layer" in inspect.signature(small_models.plain_class(unmasked_class(cls))).parameters
     options = {"add_pooling_layer": any(key.startswith("pooler.") for key in state)} if has_choice else {}
     with making(source, "no model can be made from its configuration"), torch.device("meta"):
         expected = {key: value.shape for key, value in cls(config, **options).state_dict().items()}
+    if lacking := expected.keys() - state.keys():
+        rule = renaming(lacking, state.keys() - expected.keys(), cls.base_model_prefix)
+        state = {renamed(key, rule): value for key, value in state.items()}
     for key in sorted({*expected, *state}):
         if key not in state or key not in expected:
             raise UserError(f"{source}: {key} is {'missing' if key in expected else 'not part of the model'}")
@@ -146,21 +149,18 @@ def class_of(model_type: str, architectures: object, source: str) -> type[PreTra
     return found if inner == model_type else masked_class(found)
 
 
-def _override(config: MaskedConfig, method: str | None, threshold: float | None, folder: Path) -> None:
+def _override(config: MaskedConfig, name: str | None, threshold: float | None, folder: Path) -> None:
     """Set method and threshold in `config`, or refuse them."""
-    method = config.pruning_method if method is None else canonical_pruning_method(method)
-    if method != config.pruning_method or threshold is not None:
+    name = config.pruning_method if name is None else canonical_pruning_method(name)
+    if name != config.pruning_method or threshold is not None:
         config.threshold, config.global_boundary = threshold, None
-    config.pruning_method = method
-    if method == "l0":
+    config.pruning_method, method = name, METHODS[name]
+    if not method.has_threshold:
         if threshold is not None:
-            raise UserError("--threshold is not for l0, which prunes by its gates; omit it")
+            raise UserError(f"--threshold is not for {name}, which prunes by its gates; omit it")
     elif config.global_boundary is None:
-        accepted = {"threshold": "a score above which weights stay"}.get(method, "a number from 0 to 1")
-        if method in FRACTION_METHODS:
-            accepted = "the fraction of weights that stay, from 0 to 1 (not in %: 30 % is 0.3)"
-        value = config.threshold
+        value, (lowest, highest) = config.threshold, method.threshold_limits
         if value is None:
-            raise UserError(f"{folder} records no threshold for {method}: give --threshold, {accepted}")
-        if not math.isfinite(value) or (method != "threshold" and not 0 <= value <= 1):
-            raise UserError(f"--threshold for {method} accepts {accepted}, not {value:g}")
+            raise UserError(f"{folder} records no threshold for {name}: give --threshold, {method.threshold_accepts}")
+        if not math.isfinite(value) or not lowest <= value <= highest:
+            raise UserError(f"--threshold for {name} accepts {method.threshold_accepts}, not {value:g}")

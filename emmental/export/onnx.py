@@ -2,21 +2,23 @@
 
     python -m emmental.export.onnx --model_name_or_path out --output served
 
-The folder has the layout that transformers.js and text-embeddings-inference read: `onnx/model.onnx` and
-`onnx/model_quantized.onnx` beside config.json, the tokenizer's files and a card. Pruned single weights
-are exact zeros there, and ONNX Runtime still multiplies by them; only `sparse` skips them.
+The folder has the layout that transformers.js reads: `onnx/model.onnx` and `onnx/model_quantized.onnx` beside
+config.json, the tokenizer's files and a card. text-embeddings-inference reads `onnx/model.onnx` alone. Pruned single
+weights are exact zeros there, and ONNX Runtime still multiplies by them; only `sparse` skips them.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
@@ -26,11 +28,12 @@ from emmental.architectures import base_model_type, longest_input, takes_token_t
 from emmental.command_line import user_mistakes
 from emmental.data.texts import Text, read_texts
 from emmental.errors import UserError
-from emmental.export.arguments import folder_parser, folders, read_arguments
+from emmental.export.arguments import folder_parser, folders, read_arguments, refuse_foreign
 from emmental.export.bertarize import bertarize
 from emmental.export.calibration import CALIBRATION_ROWS, DYNAMIC, FORMS, NO_DATA, STATIC, Calibration
 from emmental.export.model_folder import read_model
 from emmental.export.onnx_card import onnx_card
+from emmental.export.onnx_heads import fix_head_counts
 from emmental.export.onnx_int8 import calibration_batches, quantize_int8
 from emmental.export.onnx_session import (
     EARLIER_FILES,
@@ -45,9 +48,9 @@ from emmental.export.onnx_session import (
     onnx_file,
 )
 from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package, write_openvino_int8
-from emmental.export.tokenizer import read_tokenizer_files, tokenizer_of
-from emmental.first_token import first_token_only
+from emmental.export.tokenizer import check_vocabulary, fitted_tokenizer_files, read_tokenizer_files, tokenizer_of
 from emmental.patching import masked_layers
+from emmental.shrinking import first_token_form
 
 __all__ = [
     "INT8_FILE",
@@ -65,6 +68,7 @@ __all__ = [
 TOLERANCE = 1e-5
 ROUNDINGS = 10.0
 """A file may differ by this many times the model's own rounding: sums in another order round differently."""
+FP32, INT8 = "fp32", "int8"
 _OPSET = 17  # the first with LayerNormalization as one node
 _SHAPES = ((1, 1), (1, 7), (2, 16), (3, 5), (5, 29))
 
@@ -166,6 +170,7 @@ def export_onnx_folder(
     texts: Iterable[Text] | None = None,
     openvino: bool = False,
     choice: Calibration = NO_DATA,
+    serve: str = FP32,
 ) -> OnnxExport:
     """Write the model in `source` as the folder `target`, whole or not at all.
 
@@ -177,6 +182,7 @@ def export_onnx_folder(
         texts: sentences or pairs. With them, static int8 is tried too.
         openvino: write int8 for OpenVINO too.
         choice: how the form of int8 is chosen; its batches are made of `texts`.
+        serve: see `write_onnx_folder`.
 
     Raises:
         UserError: as `read_model` and `export_onnx`; `target` is another existing folder; `openvino` or static int8
@@ -188,16 +194,16 @@ def export_onnx_folder(
         raise UserError(f"{flag} needs texts to fix its scales: give --calibration_file")
     if openvino and (package := missing_package()):
         raise UserError(f"--openvino: {package} is not installed: pip install openvino nncf")
-    atomic.refuse_losing({"--model_name_or_path": source}, [target], f"--output {target}")
-    _refuse_foreign(target)
+    refuse_foreign(target, _holds_graph(target), source)
     model = read_model(source, pruning_method, threshold)
+    name, files = source.resolve().name, read_tokenizer_files(source)
+    check_vocabulary(files, model.config.vocab_size, source)
     card = source / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     if texts is not None:
         batches = calibration_batches(texts, tokenizer_of(source), longest_input(model.config))
         choice = replace(choice, batches=batches)
-    name, files = source.resolve().name, read_tokenizer_files(source)
-    return write_onnx_folder(model, files, target, int8, name, text, choice, openvino)
+    return write_onnx_folder(model, files, target, int8, name, text, choice, openvino, serve)
 
 
 def write_onnx_folder(
@@ -209,6 +215,7 @@ def write_onnx_folder(
     card: str = "",
     calibration: Calibration = NO_DATA,
     openvino: bool = False,
+    serve: str = FP32,
 ) -> OnnxExport:
     """Write `model` as the folder `target`: two ONNX files, config.json, the tokenizer, a card and a manifest.
 
@@ -222,12 +229,18 @@ def write_onnx_folder(
         name, card: of the model, for the new card.
         calibration: see `quantize_int8`.
         openvino: write `OPENVINO_FILE` too, which needs batches.
+        serve: what `MODEL_FILE` is, `FP32` or `INT8`. int8 then lies in both files, and fp32 in none.
+
+    Raises:
+        UserError: as `export_onnx`; `serve` is `INT8` without `int8`.
     """
+    if serve == INT8 and not int8:
+        raise UserError("--serve int8 needs the int8 file: omit --no-int8")
     plain = bertarize(model) if masked_layers(model) else model
     with atomic.atomic_folder(target) as temporary:
         (temporary / FOLDER).mkdir()
         stock_config(plain).save_pretrained(temporary)
-        for file, text in tokenizer_files.items():
+        for file, text in fitted_tokenizer_files(tokenizer_files, plain.config).items():
             atomic.write_text(temporary / file, text)
         difference = export_onnx(plain, temporary / MODEL_FILE)
         result = OnnxExport(difference, (temporary / MODEL_FILE).stat().st_size)
@@ -237,7 +250,10 @@ def write_onnx_folder(
             result = OnnxExport(difference, result.size, of_int8, (temporary / INT8_FILE).stat().st_size, form)
         if openvino:
             write_openvino_int8(temporary / MODEL_FILE, temporary, calibration.batches)
-        files = [(MODEL_FILE, "fp32", result.size, result.difference)]
+        if serve == INT8:
+            shutil.copyfile(temporary / INT8_FILE, temporary / MODEL_FILE)
+            result = replace(result, difference=result.int8_difference, size=result.int8_size)
+        files = [(MODEL_FILE, serve, result.size, result.difference)]
         if int8:
             files.append((INT8_FILE, "q8", result.int8_size, result.int8_difference))
         atomic.write_text(temporary / "README.md", onnx_card(card, name, type(plain).__name__, files))
@@ -248,7 +264,7 @@ def stock_config(model: PreTrainedModel) -> PreTrainedConfig:
     """The configuration of the plain type, without the settings of masked and small models."""
     settings = model.config.to_dict()
     stock = CONFIG_MAPPING[base_model_type(model.config.model_type)]
-    known = {*stock().to_dict(), "id2label", "label2id", "problem_type"} - {
+    known = {*stock().to_dict(), "id2label", "label2id", "problem_type", "max_seq_length"} - {
         "model_type",
         "transformers_version",
         "dtype",
@@ -260,7 +276,7 @@ def stock_config(model: PreTrainedModel) -> PreTrainedConfig:
 
 def _trace(plain: PreTrainedModel, path: Path) -> None:
     """Write the graph with PyTorch's tracing exporter. The newer one needs two more packages for the same graph."""
-    named = _Named(plain).eval()  # the exporter restores the mode of the whole
+    named = _Named(first_token_form(plain)).eval()  # the exporter restores the mode of the whole
     example = _batch(plain, 2, 7)
     with torch.no_grad():
         outputs = named.named(*example)
@@ -273,7 +289,7 @@ def _trace(plain: PreTrainedModel, path: Path) -> None:
     if _has_choices(plain):
         for axis in axes.values():
             axis[1] = "choices"
-    with warnings.catch_warnings(), torch.no_grad(), first_token_only(plain):
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecation, and constants in the trace; the outputs are compared later
         torch.onnx.export(
             named,
@@ -285,6 +301,9 @@ def _trace(plain: PreTrainedModel, path: Path) -> None:
             opset_version=_OPSET,
             dynamo=False,
         )
+    graph = onnx.load(path)
+    fix_head_counts(graph)
+    onnx.save(graph, path)
 
 
 def _batches(model: PreTrainedModel) -> Iterator[tuple[Tensor, ...]]:
@@ -312,11 +331,10 @@ def _has_choices(model: PreTrainedModel) -> bool:
     return "ForMultipleChoice" in type(model).__name__
 
 
-def _refuse_foreign(target: Path) -> None:
-    """Refuse to replace a folder unless its manifest lists a graph: checkpoints have a manifest too."""
+def _holds_graph(target: Path) -> bool:
+    """Whether a folder's manifest lists a graph."""
     listed = atomic.read_manifest(target) if (target / atomic.MANIFEST).is_file() else {}
-    if target.exists() and not {MODEL_FILE, EARLIER_FILES[MODEL_FILE]} & {*listed}:
-        raise UserError(f"--output {target} exists and is not an ONNX folder; it is left alone")
+    return bool({MODEL_FILE, EARLIER_FILES[MODEL_FILE]} & {*listed})
 
 
 def _summary(result: OnnxExport, target: Path) -> str:
@@ -353,6 +371,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="write this form of int8 and try no other",
     )
     parser.add_argument(
+        "--serve",
+        choices=(FP32, INT8),
+        default=FP32,
+        help=f"what {MODEL_FILE} is; {INT8} for servers that read only that file, as text-embeddings-inference does",
+    )
+    parser.add_argument(
         "--openvino",
         action=argparse.BooleanOptionalAction,
         help=f"write {OPENVINO_FILE} too: int8 for OpenVINO by NNCF, which needs --calibration_file",
@@ -370,6 +394,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             None if args.calibration_file is None else read_texts(args.calibration_file, "--calibration_file"),
             args.openvino,
             Calibration(forms=(args.int8_scales,)) if args.int8_scales else NO_DATA,
+            args.serve,
         )
     print(_summary(result, target))
 

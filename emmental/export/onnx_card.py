@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_HEADS = (
+    "Layers may have their own numbers of attention heads, which are constants in the graph. Tools that fuse "
+    "attention, as `onnxruntime.transformers.optimizer` does, read them there: give `num_heads=0, hidden_size=0`."
+)
+INT8_PROCESSORS = (
+    "int8 is fast on processors with int8 dot products: VNNI on x86 (AVX-512 VNNI, AVX-VNNI), `dotprod` or `i8mm` on "
+    "Arm. Without them it is slower, but answers stay right: weights use 7 of 8 bits (`reduce_range`), so no sum of "
+    "16 bits overflows."
+)
+
 
 def onnx_card(card: str, name: str, class_name: str, files: Sequence[tuple[str, str, int, float]]) -> str:
     """A model's own card, with a part about its ONNX files on top.
@@ -12,7 +22,7 @@ def onnx_card(card: str, name: str, class_name: str, files: Sequence[tuple[str, 
         card: the model's own card, Markdown with metadata on top; may be empty.
         name: of the model.
         class_name: its class in Transformers.
-        files: path in the folder, transformers.js' name of the dtype, bytes, largest difference to PyTorch.
+        files: path in the folder, dtype (as transformers.js names it), bytes, largest difference to PyTorch.
     """
     lines = [f"| {file} | `{dtype}` | {size / 1e6:.1f} | {diff:.1e} |" for file, dtype, size, diff in files]
     front, body = _front_matter(card)
@@ -22,9 +32,10 @@ def onnx_card(card: str, name: str, class_name: str, files: Sequence[tuple[str, 
     table = ["| file | dtype | MB | largest difference to PyTorch |", "|---|---|---:|---:|", *lines]
     call = ["```js", 'import { pipeline } from "@huggingface/transformers";', ""]
     call += [f'const classify = await pipeline("{task}", "{name}", {{ dtype: "fp32" }});', "```", ""] if task else []
+    notes = [_HEADS, "", *([INT8_PROCESSORS, ""] if any(dtype != "fp32" for _, dtype, _, _ in files) else [])]
     text = f"ONNX files of `{name}`, for ONNX Runtime, transformers.js and other programs that read this layout."
     return "\n".join(
-        ["---", *front, "---", f"# {name}, ONNX", "", text, "", *table, "", *(call if task else []), body]
+        ["---", *front, "---", f"# {name}, ONNX", "", text, "", *table, "", *notes, *(call if task else []), body]
     )
 
 

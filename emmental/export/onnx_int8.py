@@ -167,6 +167,7 @@ def calibration_batches(
             truncation=True,
             max_length=min(longest, CALIBRATION_TOKENS),
             return_token_type_ids=True,
+            split_special_tokens=True,  # text is text, as in training
         )
         paddings = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
         batches.append({name: pad_lists(found[name], padding) for name, padding in paddings.items()})

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from emmental.architectures import encoder_linears
 from emmental.command_line import user_mistakes
-from emmental.export.arguments import folder_parser, folders, read_arguments, refuse_foreign, write_model
+from emmental.export.arguments import folder_parser, folders, has_card, read_arguments, refuse_foreign, write_model
 from emmental.export.bertarize import bertarize
 from emmental.export.model_folder import read_model
 from emmental.patching import masked_layers
@@ -52,7 +52,7 @@ def shrink_folder(
         UserError: as `read_model`; `target` is another existing folder.
     """
     source, target = Path(source), Path(target)
-    refuse_foreign(target, _MARK, source)
+    refuse_foreign(target, has_card(target, _MARK), source)
     model = read_model(source, pruning_method, threshold)
     small = shrink_emptied(model)
     write_model(small, source, target, _card(source, model, small))
@@ -83,7 +83,8 @@ def _card(source: Path, model: PreTrainedModel, small: PreTrainedModel) -> str:
 
 {left}
 
-If the model type starts with `small_`, load it after `import emmental`, or with `trust_remote_code=True`.
+If the model type starts with `small_`, load it after `import emmental`, or with `trust_remote_code=True`, with
+Transformers 5.23 or newer. The tokenizer needs no code: give `AutoTokenizer` `trust_remote_code=False`.
 """
 
 

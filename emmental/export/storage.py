@@ -37,7 +37,7 @@ from emmental.export.package import (
     write_package,
 )
 from emmental.export.position_code import entropy_bits
-from emmental.export.tokenizer import read_tokenizer_files
+from emmental.export.tokenizer import check_vocabulary, read_tokenizer_files
 from emmental.patching import masked_layers
 
 _WORDS = ("embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight")
@@ -98,6 +98,7 @@ def save_package(
         tokenizer_folder = model if tokenizer_folder is None else tokenizer_folder
         model = read_model(model)
     tokenizer = {} if tokenizer_folder is None else read_tokenizer_files(tokenizer_folder)
+    check_vocabulary(tokenizer, model.config.vocab_size, tokenizer_folder or "")
     plain = bertarize(model) if masked_layers(model) else model
     package = replace(to_package(plain, weights, embeddings), tokenizer=tokenizer)
     with atomic_file(path) as temporary:

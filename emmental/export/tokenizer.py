@@ -7,10 +7,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from emmental.architectures import longest_input
 from emmental.atomic import write_text
-from emmental.data.tokenization import load_tokenizer
+from emmental.data.tokenization import check_ids, load_tokenizer
 from emmental.errors import UserError
 from emmental.export.package import TOKENIZER_FILES, read_package
 
@@ -30,6 +32,41 @@ def read_tokenizer_files(folder: str | Path) -> dict[str, str]:
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text") from error
     return files
+
+
+def check_vocabulary(files: Mapping[str, str], size: int, source: str | Path) -> None:
+    """Refuse files (name -> text) of a tokenizer with an id that is not below `size`, the rows of the embeddings.
+
+    Only a tokenizer.json is read. One that is damaged passes: it is written as it is, and `tokenizer_of` refuses it.
+
+    Raises:
+        UserError: it names the id and the token.
+    """
+    try:
+        vocabulary = Tokenizer.from_str(files["tokenizer.json"]).get_vocab() if "tokenizer.json" in files else {}
+    except Exception:  # the library raises nothing more specific
+        return
+    check_ids(vocabulary, size, f"--model_name_or_path {source}", "its model")
+
+
+def fitted_tokenizer_files(files: Mapping[str, str], config: PreTrainedConfig) -> dict[str, str]:
+    """The files of a tokenizer that cuts texts to the model's longest input, if it is told to cut them.
+
+    Args:
+        files: name -> text, see `read_tokenizer_files`; without any, none are made.
+        config: of the model.
+    """
+    name = "tokenizer_config.json"
+    try:
+        settings = json.loads(files.get(name, "{}"))
+    except (ValueError, RecursionError):
+        return dict(files)  # whoever loads it is told
+    if not files or not isinstance(settings, dict):
+        return dict(files)
+    longest, said = longest_input(config), settings.get("model_max_length")
+    if isinstance(said, int | float) and 0 < said <= longest:
+        return dict(files)
+    return {**files, name: json.dumps({**settings, "model_max_length": longest}, indent=2, ensure_ascii=False) + "\n"}
 
 
 def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:

@@ -25,11 +25,11 @@ from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
 from emmental.export.calibration import DYNAMIC, FORMS, STATIC, Calibration
 from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package, write_openvino_int8
-from emmental.first_token import install_first_token
 from emmental.inference.latency import measure as measure_in_turns
 from emmental.inference.latency import random_batch
 from emmental.patching import masked_layers
 from emmental.runs.precision import bf16_in_hardware
+from emmental.shrinking import first_token_form
 
 TORCH, TORCH_BF16, SPARSE = "torch", "torch-bf16", "sparse"
 ONNX, ONNX_INT8 = "onnx", "onnx-int8"
@@ -128,9 +128,8 @@ class TorchEngine(nn.Module):
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
+        self.model = copy.deepcopy(first_token_form(model)).to(dtype).eval().requires_grad_(False)
         self.config = _named_config(model)
-        install_first_token(self.model)
 
     @torch.inference_mode()
     def forward(

@@ -10,7 +10,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import transformers
 from torch import Tensor, nn
 
 from emmental.errors import UserError
-from emmental.first_token import first_token_only
+from emmental.shrinking import first_token_form
 
 Runner = Callable[[Tensor, Tensor, Tensor], object]
 """`(input_ids, attention_mask, token_type_ids)`, each (batch, length) int64 -> anything."""
@@ -89,10 +89,10 @@ def measure(
         raise UserError("batch, length, threads, vocab_size, most_turns accept numbers from 1, models at least one")
     inputs = random_batch(batch, length, vocab_size)
     times: dict[str, list[float]] = {name: [] for name in models}
-    with _threads(threads), torch.inference_mode(), ExitStack() as stack:
-        for model in models.values():
-            if isinstance(model, nn.Module):
-                stack.enter_context(first_token_only(model))
+    models = {
+        name: first_token_form(model) if isinstance(model, nn.Module) else model for name, model in models.items()
+    }
+    with _threads(threads), torch.inference_mode():
         end = time.perf_counter() + seconds * len(models)
         for turn in range(max(2, most_turns)):
             if turn >= 2 and time.perf_counter() >= end:

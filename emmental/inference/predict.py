@@ -21,6 +21,7 @@ from emmental.atomic import atomic_file, refuse_losing, verify_folder
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
 from emmental.data.texts import STANDARD_INPUT, read_texts
 from emmental.data.tokenization import trained_length
+from emmental.data.unknown_tokens import FLAG
 from emmental.errors import UserError
 from emmental.export.arguments import read_arguments
 from emmental.export.model_folder import read_model
@@ -129,6 +130,11 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         help="texts are cut to this many tokens; default: as in the training, or the model's longest input",
     )
+    parser.add_argument(
+        FLAG,
+        action="store_true",
+        help="answer although the tokenizer does not know more than half of the tokens",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice if absent")
     parser.add_argument(
         "--dense_above", type=float, default=DENSE_ABOVE, help="matrices denser than this are multiplied dense"
@@ -154,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = load(path, args.engine, args.threads, args.pruning_method, args.threshold, args.dense_above)
         tokenizer = tokenizer_of(path if args.tokenizer_name is None else args.tokenizer_name)
         longest = args.max_seq_length or trained_length(model.config) or longest_input(model.config)
-        predictor = Predictor(model, tokenizer, longest)
+        predictor = Predictor(model, tokenizer, longest, args.accept_unknown_tokens)
         with _writer(args.output) as file:
             for index, answer in enumerate(predictor.predict(texts, args.batch_size)):
                 file.write(json_line(index, answer) + "\n")

@@ -23,10 +23,10 @@ from transformers.masking_utils import AttentionMaskInterface
 from emmental.architectures import ARCHITECTURES, architecture_of, encoder_layers, encoder_room
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
-from emmental.export.layer_weights import LayerWeights, layer_weights
 from emmental.export.model_folder import build_model, class_of, read_model
 from emmental.export.package import Package, read_package
 from emmental.export.storage import checked_config, to_model, to_package
+from emmental.inference.layer_weights import LayerWeights, layer_weights
 from emmental.inference.sparse_encoder import SparseEncoder
 from emmental.inference.sparse_matrix import DENSE_ABOVE, stored_to_csr
 from emmental.patching import masked_layers

@@ -20,7 +20,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from emmental.errors import UserError
-from emmental.export.layer_weights import LayerWeights
+from emmental.inference.layer_weights import LayerWeights
 from emmental.inference.sparse_matrix import DENSE_ABOVE, block_shape, make_linear
 
 _SCORES_AT_ONCE = 1 << 20

@@ -22,7 +22,7 @@ from transformers import (
 
 from emmental.architectures import longest_input
 from emmental.atomic import verify_folder
-from emmental.data.tokenization import load_tokenizer, vocabulary_fingerprint
+from emmental.data.tokenization import check_token_ids, load_tokenizer, vocabulary_fingerprint
 from emmental.errors import UserError
 from emmental.language_models.corpus import CorpusDataset
 from emmental.language_models.masking import token_probabilities
@@ -152,8 +152,7 @@ def check_lm_models(args: Run, corpus: CorpusDataset, student: PreTrainedModel, 
             f"--data_file {args.data_file} was made with another tokenizer than that of --teacher_name "
             f"{args.teacher_name}: binarize the text again"
         )
-    if len(args.tokenizer) > ours:
-        raise UserError(f"--teacher_name: the tokenizer has {len(args.tokenizer)} tokens, the models only {ours}")
+    check_token_ids(args.tokenizer, student.config, f"--teacher_name {args.teacher_name}", "the model")
     positions = min(longest_input(student.config), longest_input(teacher.config))
     if corpus.description["longest"] > positions:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Masks from scores, and the gradients back. The five mask formulas are only here.
+"""Masks from scores, and the gradients back. The formulas are only here; `emmental.methods` says who uses which.
 
 Movement pruning and its relatives after Sanh, Wolf and Rush 2020 (arXiv 2005.07683); the hard concrete distribution
 after Louizos, Welling and Kingma 2018 (arXiv 1712.01312).

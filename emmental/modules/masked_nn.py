@@ -15,18 +15,9 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from emmental.errors import UserError
-from emmental.methods import MASK_INITS, canonical_pruning_method
+from emmental.methods import MASK_INITS, METHODS, Method, canonical_pruning_method
 from emmental.modules import devices
-from emmental.modules.binarizer import (
-    MaskedProduct,
-    above_with_ties,
-    as_factor,
-    hard_concrete_mask,
-    magnitude_mask,
-    product_gradients,
-    threshold_mask,
-    topk_mask,
-)
+from emmental.modules.binarizer import MaskedProduct, as_factor, product_gradients
 from emmental.modules.products import input_gradient, linear, weight_gradient
 from emmental.modules.scratch import scratch
 
@@ -40,8 +31,8 @@ _DECIDES_THE_MASK = ("threshold", "global_threshold", "noise_seed")
 class MaskedLinear(nn.Linear):
     """`nn.Linear` with output x (W * M)^T + b; the bias is never pruned.
 
-    Its parameters are those of `nn.Linear` and `mask_scores` of the weight's shape; `magnitude` has no scores. The
-    optimizer does not update the scores of `fisher`: `emmental.pruning.gather_information` does, from their gradient.
+    Its parameters are those of `nn.Linear` and `mask_scores` of the weight's shape, if the method has scores. Scores
+    that the optimizer does not update are updated by `emmental.pruning.gather_information`, from their gradient.
 
     When masks are made: training that calls `renew_mask` uses that mask until the next call. Other training makes a
     mask from the scores in each forward pass. Evaluation makes the mask once and keeps it. `train()`, `eval()`,
@@ -55,7 +46,7 @@ class MaskedLinear(nn.Linear):
         mask_scale: the scale of that start.
 
     Attributes:
-        threshold: fraction kept (`topK`, `magnitude`, `fisher`) or score threshold; None keeps all (before pruning).
+        threshold: fraction kept or score threshold, as `method` says; None keeps all (before pruning).
         global_threshold: (score, ties) of a global top-k, used instead of `threshold`; None without one. For `l0`
             it says where gates open in evaluation.
         noise_seed: seed of the `l0` noise in training, the same on all ranks; None uses PyTorch's generator.
@@ -86,11 +77,16 @@ class MaskedLinear(nn.Linear):
         self.global_threshold: tuple[float, int] | None = None
         self.noise_seed: int | None = None
         self._kept: tuple[Tensor, Tensor] | None = None
-        if self.pruning_method == "magnitude":
-            self.register_parameter("mask_scores", None)
-        else:
+        if self.method.has_scores:
             self.mask_scores = nn.Parameter(torch.empty_like(self.weight))
             self.reset_mask_scores()
+        else:
+            self.register_parameter("mask_scores", None)
+
+    @property
+    def method(self) -> Method:
+        """The class of `pruning_method`."""
+        return METHODS[self.pruning_method]
 
     @torch.no_grad()
     def reset_mask_scores(self) -> None:
@@ -199,21 +195,8 @@ class MaskedLinear(nn.Linear):
 
     @torch.no_grad()
     def _make_mask(self) -> Tensor:
-        source, threshold = self._source(), self.threshold
-        if self.pruning_method == "l0":
-            generator = None
-            if self.training and self.noise_seed is not None:
-                generator = torch.Generator(source.device).manual_seed(self.noise_seed)
-            return hard_concrete_mask(source, self.training, generator, self.global_threshold)
-        if self.global_threshold is not None:
-            return above_with_ties(source, *self.global_threshold)
-        if threshold is None:
-            return torch.ones(source.shape, dtype=torch.bool, device=source.device)
-        if self.pruning_method in ("topK", "fisher"):
-            return topk_mask(source, threshold)
-        if self.pruning_method == "magnitude":
-            return magnitude_mask(source, threshold)
-        return threshold_mask(source, threshold, sigmoid=self.pruning_method == "sigmoied_threshold")
+        source = self._source()
+        return self.method.make_mask(source, self.threshold, self.global_threshold, self.training, self.noise_seed)
 
 
 def refuse_tracing(model: nn.Module) -> None:

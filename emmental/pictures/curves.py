@@ -16,6 +16,8 @@ from emmental.pictures.palette import LINE_COLORS
 Line = tuple[list[float], list[float]]  # updates, values
 _MARKERS = "osD^vPX*"
 _REMAINING = "remaining\nweights (%)"
+_ERRORS = ("rmse", "mae")
+"""Metrics in the unit of the labels, which share no axis with the others."""
 _PANEL, _GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 210, 34, 110, 190, 86, 76
 
 
@@ -54,7 +56,7 @@ def has_curves(history: Sequence[Mapping[str, object]]) -> bool:
 
 def _panels(history: Sequence[Mapping[str, object]]) -> dict[str, dict[str, Line]]:
     """Heading of a panel -> name of a line -> its points. Empty lines and panels are left out."""
-    panels: dict[str, dict[str, Line]] = {_REMAINING: {}, "threshold": {}, "loss": {}, "metrics": {}}
+    panels: dict[str, dict[str, Line]] = {_REMAINING: {}, "threshold": {}, "loss": {}, "metrics": {}, "error": {}}
     names = {"remaining": _REMAINING, "threshold": "threshold", "loss": "loss"}
     for step, row in sorted(_by_step(history).items()):
         for key, panel in names.items():
@@ -63,7 +65,8 @@ def _panels(history: Sequence[Mapping[str, object]]) -> dict[str, dict[str, Line
         if not isinstance(measured, Mapping):
             raise UserError(f"history: eval of step {step:g} is not a dict of metrics")
         for name, value in measured.items():
-            _append(panels["loss" if "loss" in str(name) else "metrics"], str(name), step, value)
+            panel = "loss" if "loss" in str(name) else "error" if name in _ERRORS else "metrics"
+            _append(panels[panel], str(name), step, value)
     return {panel: lines for panel, lines in panels.items() if lines}
 
 

@@ -33,8 +33,8 @@ def ladder(
     Raises:
         UserError: no model, or not exactly one finite number for each.
     """
-    columns = [_numbers(column, name, len(names)) for column, name in ((values, "values"), (speeds, "speeds"))]
-    columns.append(_numbers(shares, "shares", len(names)))
+    columns = [finite_numbers(column, name, len(names)) for column, name in ((values, "values"), (speeds, "speeds"))]
+    columns.append(finite_numbers(shares, "shares", len(names)))
     width = (WIDTH - _LEFT - _BETWEEN - _RIGHT) // 2
     with picture_style():
         chart = Chart(WIDTH, _TOP + _HEIGHT + _BOTTOM)
@@ -68,7 +68,12 @@ def _draw(axes: Axes, names: Sequence[str], across: np.ndarray, up: np.ndarray, 
     axes.margins(x=0.15, y=0.15)
 
 
-def _numbers(values: object, name: str, count: int) -> np.ndarray:
+def finite_numbers(values: object, name: str, count: int) -> np.ndarray:
+    """(count,) float64.
+
+    Raises:
+        UserError: not exactly one finite number for each.
+    """
     array = to_array(values, name)
     if array.shape != (count,) or not count or array.dtype.kind not in "uif" or not np.isfinite(array).all():
         raise UserError(f"{name}: a finite number for each of {count} models is accepted")

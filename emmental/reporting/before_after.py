@@ -5,28 +5,27 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from emmental.architectures import encoder_linears, longest_input
 from emmental.inference.engines import ENGINES, measure_together
 from emmental.pruning import remaining_weights
 from emmental.runs.run import Run
 from emmental.shrinking import layer_sizes
-from emmental.tasks import read_split
+from emmental.tasks import metric_text, read_split
 from emmental.tasks.bag_of_words import Floor, bag_of_words
+from emmental.training.budgets import SECONDS_TOGETHER, SpeedTarget
 
 logger = logging.getLogger(__name__)
 
 BATCH, LENGTH = 1, 128
 """Shape of the timed input: one sentence of this number of tokens."""
-_SECONDS, _SECONDS_OF_MANY, _SECONDS_OF_SPEED = 2.0, 0.5, 10.0
-"""Seconds for each model, in a comparison of few models and in a table of many. `--speedup` takes the last: for all
-models together when it times candidates, and for each when it measures what was reached."""
+_SECONDS = 2.0
+"""Seconds for each model."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Candidate:
 
 
 @dataclass
-class Made:
+class TrainedModels:
     """Results of a run: the finished model, and the models that it is compared with.
 
     Attributes:
@@ -103,7 +102,7 @@ def floor_of(run: Run) -> Floor | None:
     if not (run.floor and run.do_train and run.do_eval and run.processes.is_main):
         return None
     floor = bag_of_words(run.task, *(read_split(run.task, run.data_dir, split) for split in ("train", "dev")))
-    reached = ", ".join(f"{name} {value:.4f}" for name, value in floor.metrics.items())
+    reached = ", ".join(f"{name} {metric_text(name, value)}" for name, value in floor.metrics.items())
     logger.info("a bag of words reaches %s in %.1f s", reached, floor.seconds)
     return floor
 
@@ -136,17 +135,7 @@ def sentence_times(models: Mapping[str, nn.Module]) -> dict[str, float]:
     return measure_together(on_the_cpu, BATCH, length, seconds=_SECONDS)
 
 
-def timed_in(engine: str) -> Callable[[Sequence[PreTrainedModel], int, int], list[float]]:
-    """A function that times models for a table of speed: (models, rows, tokens) -> milliseconds in an engine."""
-
-    def timed(models: Sequence[PreTrainedModel], batch: int, length: int) -> list[float]:
-        seconds = max(_SECONDS_OF_MANY, _SECONDS_OF_SPEED / len(models))
-        return [*measure_together(dict(enumerate(models)), batch, length, engine, seconds=seconds).values()]
-
-    return timed
-
-
-def save_ladder(made: Made, metric: str, folder: Path, title: str) -> list[Path]:
+def save_ladder(made: TrainedModels, metric: str, folder: Path, title: str) -> list[Path]:
     """Write `ladder.png`, if the run made several models and has a metric: they are compared with the dense one."""
     from emmental.pictures.ladder import ladder
 
@@ -165,13 +154,12 @@ def save_ladder(made: Made, metric: str, folder: Path, title: str) -> list[Path]
     return [chart.save(folder / "ladder.png")]
 
 
-def speed_reached(run: Run, made: Made) -> str:
-    """How many times as fast as dense the last model is, and was asked to be, for the shape in the flags."""
+def speed_reached(target: SpeedTarget, made: TrainedModels) -> str:
+    """How many times as fast as dense the last model is, and was asked to be."""
     models = {name: on_cpu(model) for name, model in made.models.items()}
-    batch, length = run.speedup_batch_size, run.speedup_length
-    times = [*measure_together(models, batch, length, run.speedup_engine, seconds=_SECONDS_OF_SPEED).values()]
-    where = f"{batch} x {length}, {ENGINES[run.speedup_engine].title}"
-    return f"{times[0] / times[-1]:.2f} times as fast as dense ({where}), {run.speedup:g} asked"
+    times = [*measure_together(models, *target.shape, target.engine, seconds=SECONDS_TOGETHER).values()]
+    where = f"{target.shape[0]} x {target.shape[1]}, {ENGINES[target.engine].title}"
+    return f"{times[0] / times[-1]:.2f} times as fast as dense ({where}), {target.speedup:g} asked"
 
 
 def on_cpu(model: nn.Module) -> nn.Module:

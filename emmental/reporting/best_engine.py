@@ -11,7 +11,7 @@ from emmental.data import FeatureDataset
 from emmental.errors import UserError
 from emmental.export.calibration import CALIBRATION_ROWS, CALIBRATION_TOKENS, FORMS
 from emmental.inference.engines import advice, best_engine, compare
-from emmental.reporting.before_after import BATCH, LENGTH, Made, on_cpu
+from emmental.reporting.before_after import BATCH, LENGTH, TrainedModels, on_cpu
 from emmental.reporting.calibration import spread_rows
 from emmental.runs.run import Run
 from emmental.tasks import compute_metrics, predictions_from_logits
@@ -21,7 +21,7 @@ MOST_ROWS = 1000
 _ROWS_AT_ONCE, _CALIBRATED_AT_ONCE = 32, 8
 
 
-def best_engine_lines(run: Run, made: Made) -> list[str]:
+def best_engine_lines(run: Run, made: TrainedModels) -> list[str]:
     """The best engine for one sentence of 128 tokens, how to load the model there, and the engines not offered.
 
     Args:

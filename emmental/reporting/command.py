@@ -20,12 +20,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from emmental import atomic
 from emmental.architectures import longest_input
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
-from emmental.data.tokenization import trained_length
+from emmental.data.tokenization import check_token_ids, trained_length
 from emmental.errors import UserError
 from emmental.export.arguments import read_arguments
 from emmental.export.model_folder import read_model
 from emmental.export.tokenizer import tokenizer_of
-from emmental.masked_models import plain_class
+from emmental.masked_models import unmasked_class
 from emmental.patching import masked_layers
 from emmental.pictures.canvas import Chart, encode_array, render_rgba
 from emmental.pictures.curves import curves, has_curves
@@ -38,7 +38,6 @@ from emmental.reporting.forms import (
     dense_origin,
     engines,
     environment,
-    flags_of_training,
     int8_package,
     latencies,
     loses_little,
@@ -52,7 +51,9 @@ from emmental.reporting.forms import (
 from emmental.reporting.page import GENERATOR, card_tables, page
 from emmental.runs.progress import LOG_FILE, read_log
 from emmental.tasks import Task, evaluation_tasks, in_order_of, resolve_task, split_files, task_of_model
+from emmental.tasks.classes import positive_class
 from emmental.tasks.own_files import Reading
+from emmental.tasks.set_aside import recorded_rows
 from emmental.training.arguments import DELIMITERS, HOW_TO_READ
 
 CARD_BEGIN, CARD_END = "<!-- report:begin -->", "<!-- report:end -->"
@@ -76,6 +77,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     task, tokenizer = _task(args, model.config), tokenizer_of(source)
     args.max_seq_length = args.max_seq_length or trained_length(model.config) or min(128, longest_input(model.config))
     _check_model(model, task, args)
+    check_token_ids(tokenizer, model.config, f"--model_name_or_path {source}", "its model")
     made, work = training(source), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)
     calibration = calibration_texts(args.calibration_file, task, args.data_dir)
@@ -98,7 +100,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         "model_type": model.config.model_type,
         "task": task.name,
         "primary_metric": task.primary_metric,
-        "architecture": plain_class(type(model)).__name__,
+        "architecture": unmasked_class(type(model)).__name__,
         "pruning": _pruning(model),
         "remaining": remaining(model, None if dense is None else read_model(dense)),
         "quality": rows,
@@ -193,7 +195,7 @@ def _card_problems(folder: Path) -> list[str]:
 def _task(args: argparse.Namespace, config: PreTrainedConfig) -> Task:
     """The task with its classes in the model's order, after checking that its dev files exist."""
     called = f"--model_name_or_path {args.model_name_or_path}"
-    positive = getattr(config, "positive_label", None)
+    positive = positive_class(config, called)
     if not (args.validation_file or args.train_file):
         task = resolve_task(args.task_name)
         task = task if positive is None else task.with_positive(positive)
@@ -208,14 +210,11 @@ def _task(args: argparse.Namespace, config: PreTrainedConfig) -> Task:
 
 def _reading(args: argparse.Namespace, positive: str | None) -> Reading:
     """How own files are read. Of a training file, only the rows that the training set aside are read."""
-    seed = None
-    if not args.validation_file:
-        record = flags_of_training(Path(args.model_name_or_path))
-        if record is None:
-            raise UserError(
-                f"--train_file: {args.model_name_or_path} has no record of its training; give --validation_file"
-            )
-        seed = record.get("seed", 42)
+    earlier = recorded_rows(args.model_name_or_path)
+    if not args.validation_file and earlier is None:
+        raise UserError(
+            f"--train_file: {args.model_name_or_path} has no record of its training; give --validation_file"
+        )
     return Reading(
         text=args.text_column,
         pair=args.text_pair_column,
@@ -223,7 +222,9 @@ def _reading(args: argparse.Namespace, positive: str | None) -> Reading:
         delimiter=args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter),
         encoding=args.encoding,
         positive_label=positive,
-        set_aside=seed,
+        set_aside=True,
+        model=f"--model_name_or_path {args.model_name_or_path}",
+        earlier=earlier,
     )
 
 

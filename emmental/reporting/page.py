@@ -13,6 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from emmental.inference.engines import ONNX_INT8, TORCH, code_line
 from emmental.pictures.heat import count_of, heat_table, percent
 from emmental.reporting.forms import DENSE, FILE_TITLES, FORM_TITLES
+from emmental.tasks import metric_text
+from emmental.tasks.metrics import ERRORS
 
 GENERATOR = "emmental.export.report"
 TEMPLATE = "page.html.jinja"
@@ -24,6 +26,8 @@ _METRICS = {
     "pearson": "Pearson",
     "spearmanr": "Spearman",
     "corr": "mean correlation",
+    "rmse": "RMSE, in the labels' unit",
+    "mae": "MAE, in the labels' unit",
     "mnli/acc": "accuracy, matched",
     "mnli-mm/acc": "accuracy, mismatched",
 }
@@ -201,7 +205,7 @@ def _quality(results: Results) -> dict[str, Any]:
         rows.append(
             [
                 FORM_TITLES[row["name"]],
-                *(f"{100 * row['metrics'][name]:.2f}" for name in metrics),
+                *(_value(name, row["metrics"][name]) for name in metrics),
                 f"{100 * (row['metrics'][primary] - first['metrics'][primary]):+.2f}" if compared else "",
                 _difference(row["largest_difference"]) if compared else "",
                 f"{100 * (1 - same):.2f} %" if compared and same is not None else "",
@@ -322,6 +326,11 @@ def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
 
 def _metric_name(metric: str) -> str:
     return _METRICS.get(metric, metric)
+
+
+def _value(metric: str, value: float) -> str:
+    """In %, or in the unit of the labels."""
+    return metric_text(metric, value) if metric in ERRORS else f"{100 * value:.2f}"
 
 
 def _points(value: float) -> str:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from huggingface_hub import HfApi, ModelCard, ModelCardData
@@ -19,16 +20,19 @@ from torch import nn
 import emmental
 from emmental.architectures import base_model_type
 from emmental.errors import UserError
-from emmental.methods import SCORE_METHODS, UNLEARNED_METHODS
+from emmental.methods import method_of
 from emmental.patching import masked_layers
 from emmental.pruning import densities, mask_churn, remaining_weights
-from emmental.reporting.before_after import Made, before_and_after, no_better_than_words, speed_reached
+from emmental.reporting.before_after import TrainedModels, before_and_after, no_better_than_words, speed_reached
 from emmental.reporting.best_engine import best_engine_lines
 from emmental.runs.loop import RunLoop
 from emmental.runs.progress import LOG_FILE, TENSORBOARD, duration
 from emmental.runs.run import Run
-from emmental.tasks import CUSTOM, evaluation_tasks, metric_title
+from emmental.tasks import CUSTOM, always_the_same, evaluation_tasks, metric_text, metric_title
+from emmental.tasks.metrics import ERRORS, MOSTLY_ONE
 from emmental.training.arguments import HOW_TO_READ
+from emmental.training.budgets import SpeedTarget
+from emmental.training.phases import STRUCTURED
 from emmental.training.plan import Plan
 
 logger = logging.getLogger(__name__)
@@ -63,11 +67,30 @@ def warn_of_churn(args: Run, churn: float, high_before: int) -> int:
     return high
 
 
-def warn_of_collapse(args: Run, predicted: int | None, checkpoint: str = "", model: nn.Module | None = None) -> None:
-    """Warn if every prediction of `model` is the same class, with advice for this kind of run."""
+def warn_of_collapse(
+    args: Run,
+    predicted: int | None,
+    checkpoint: str = "",
+    model: nn.Module | None = None,
+    labels: np.ndarray | None = None,
+) -> None:
+    """Warn if every prediction of `model` is the same class, with advice for this kind of run and for the `labels`."""
     if predicted is not None and args.processes.is_main:
         label = args.task.labels[predicted]
         where = f"{checkpoint}: " if checkpoint else ""
+        share = 0.0 if labels is None else float((labels == predicted).mean())
+        if share >= MOSTLY_ONE:
+            logger.warning(
+                "%severy prediction is class %r, and %.1f %% of the rows are of it: the accuracy is that of always "
+                "answering %r (balanced accuracy %.2f). More training rows of the other classes help, or fewer of %r",
+                where,
+                label,
+                100 * share,
+                label,
+                1 / len(np.unique(labels)),
+                label,
+            )
+            return
         logger.warning(
             "%severy prediction is class %r: the model has collapsed. %s", where, label, _against(args, model)
         )
@@ -75,17 +98,16 @@ def warn_of_collapse(args: Run, predicted: int | None, checkpoint: str = "", mod
 
 def _against(args: Run, model: nn.Module | None) -> str:
     """Advice against a collapse."""
-    if not args.do_train:
+    if not args.phases:
         return f"{args.model_name_or_path} was trained that way, or gets other inputs than it was trained on"
     slower = f"--learning_rate (now {args.learning_rate:g})"
-    if not args.model_type.startswith("masked_") or args.granularity == "structured":
+    if not (args.model_type.startswith("masked_") and args.phases[-1].masked):
         return f"Lower {slower}, or train longer (--num_train_epochs)"
-    if args.pruning_method not in UNLEARNED_METHODS:
+    if method_of(args.pruning_method).learns_scores:
         slower = f"--mask_scores_learning_rate (now {args.mask_scores_learning_rate:g}) or {slower}"
     if model is not None and masked_layers(model) and (left := remaining_weights(model)) > MOSTLY_THERE:
         return f"Lower {slower}, or train longer (--num_train_epochs): {left:.1f} % of the weights are still there"
-    less = "--keep" if args.keep else "--final_lambda" if args.final_lambda else "--final_threshold"
-    return f"Lower {slower}, or prune less ({less}) or more slowly (--num_train_epochs)"
+    return f"Lower {slower}, or prune less ({args.phases[-1].less()}) or more slowly (--num_train_epochs)"
 
 
 def checkpoints_table(rows: Sequence[Mapping[str, float]]) -> list[str]:
@@ -100,23 +122,22 @@ def checkpoints_table(rows: Sequence[Mapping[str, float]]) -> list[str]:
     ]
 
 
-def final_table(args: Run, made: Made, results: dict[str, float], seconds: float) -> str:
+def final_table(args: Run, made: TrainedModels, results: dict[str, float], seconds: float) -> str:
     """The table at the end of a run: before and after, metrics, remaining weights, size on disk, and places of files.
 
     A run that only evaluates or predicts names its model and the files it wrote.
     """
     output, metric = Path(args.output_dir), args.task.primary_metric
     weights = output / "model.safetensors"
-    rows = [(metric_title(args.task, name), f"{value:.4f}") for name, value in results.items()]
-    if made.floor is not None and not made.candidates:
-        rows.append((f"bag of words, {metric_title(args.task, metric)}", f"{made.floor.metrics[metric]:.4f}"))
+    rows = [(metric_title(args.task, name), metric_text(name, value)) for name, value in results.items()]
+    rows += _floor_rows(args, made, results)
     if args.do_train or made.model.config.model_type.startswith("masked_"):
         rows.append(("remaining weights", f"{made.remaining:.2f} % of the encoder's matrices"))
     if weights.exists():
         scores = ", with mask scores" if made.model.config.model_type.startswith("masked_") else ""
         rows.append(("size on disk", f"{weights.stat().st_size / 1e6:.1f} MB ({weights.name}{scores})"))
-    if args.speedup is not None and len(made.models) > 1:
-        rows.append(("speed", speed_reached(args, made)))
+    if args.phases and isinstance(target := args.phases[-1].target, SpeedTarget):
+        rows.append(("speed", speed_reached(target, made)))
     rows.append(("time", duration(seconds)))
     rows.append(("model", str(output if args.do_train else args.model_name_or_path)))
     for title, path in _places(args):
@@ -130,12 +151,37 @@ def final_table(args: Run, made: Made, results: dict[str, float], seconds: float
     return "\n".join([*parts, *lines, *_advice(args, made, results), rule])
 
 
-def _advice(args: Run, made: Made, results: dict[str, float]) -> list[str]:
+def _floor_rows(args: Run, made: TrainedModels, results: dict[str, float]) -> list[tuple[str, str]]:
+    """(title, value) of what the bag of words reaches, and the same answer for every row."""
+    rows, metric = [], args.task.primary_metric
+    if made.floor is not None:
+        shown = [*([] if made.candidates else [metric]), *(name for name in made.floor.metrics if name in ERRORS)]
+        rows = [(f"bag of words, {metric_title(args.task, m)}", metric_text(m, made.floor.metrics[m])) for m in shown]
+    constant = constant_answer(args)
+    if results and (args.task.is_regression or constant.get("acc", 0.0) >= MOSTLY_ONE):
+        title = "always the mean" if args.task.is_regression else "always the largest class"
+        rows += [(f"{title}, {name}", metric_text(name, value)) for name, value in constant.items()]
+    return rows
+
+
+def constant_answer(args: Run) -> dict[str, float]:
+    """Metrics, on the dev data, of the same answer for every row: see `always_the_same`. Empty without dev labels.
+
+    The answer is chosen by the training rows, or without training by the dev rows.
+    """
+    dev, train = (args.datasets.get((args.task.name, split)) for split in ("dev", "train"))
+    if dev is None or dev.labels is None:
+        return {}
+    return always_the_same(args.task, (dev if train is None else train).labels, dev.labels)
+
+
+def _advice(args: Run, made: TrainedModels, results: dict[str, float]) -> list[str]:
     """Hints for the user: what to know or to do next, a line each."""
     lines = []
     if made.floor is not None and no_better_than_words(results, made.floor, args.task.primary_metric):
         lines.append("not better than a bag of words by more than the noise: serve the bag of words, it is faster")
-    if args.do_train and made_by(args, made) in SCORE_METHODS and made.remaining > MOSTLY_THERE:
+    by_scores = made_by(args, made) == args.pruning_method and not method_of(args.pruning_method).by_share
+    if args.do_train and by_scores and made.remaining > MOSTLY_THERE:
         lines.append(
             f"{made.remaining:.1f} % of the weights remain, so hardly anything was pruned: give --keep, or a larger "
             f"--final_lambda (now {args.final_lambda:g})"
@@ -187,17 +233,19 @@ def write_results(run: Run, results: dict[str, float], prefix: str, mismatched: 
     run.output.write_json(str(folder / "eval_results.json"), results | named)
 
 
-def made_by(args: Run, made: Made) -> str:
+def made_by(run: Run, made: TrainedModels) -> str:
     """How the model was made, in a word: a pruning method, `structured`, or `dense`."""
-    if made.model.config.model_type.startswith("small_") and args.granularity == "structured":
-        return "structured"
-    pruned = made.model.config.model_type.startswith("masked_") or len(made.models) > 1
-    return args.pruning_method if pruned else "dense"
+    if run.phases:
+        return run.phases[-1].method
+    config = made.model.config
+    if config.model_type.startswith("small_"):
+        return STRUCTURED
+    return config.pruning_method if config.model_type.startswith("masked_") else "dense"
 
 
 def summary(
     args: Run,
-    made: Made,
+    made: TrainedModels,
     results: dict[str, float],
     history: list[dict[str, Any]],
     seconds: float,
@@ -208,6 +256,7 @@ def summary(
         "method": made_by(args, made),
         "metrics": {name: value for name, value in results.items() if name != "entropy"},
         "positive_label": args.task.positive_name,
+        "constant_answer": constant_answer(args),
         "remaining": made.remaining,
         "compared": [asdict(one) for one in made.timed(args.task.primary_metric)],
         "updates": max((row["step"] for row in history), default=0),
@@ -216,7 +265,7 @@ def summary(
     }
 
 
-def model_card(args: Run, made: Made, results: dict[str, float]) -> str:
+def model_card(args: Run, made: TrainedModels, results: dict[str, float]) -> str:
     """The output folder's README.md: the Hub's metadata with the metrics, and how the model was made."""
     name = args.hub_model_id or Path(args.output_dir).resolve().name
     dataset = (CUSTOM, "own files") if args.task.name == CUSTOM else ("glue", f"GLUE {args.task.name}")
@@ -227,7 +276,7 @@ def model_card(args: Run, made: Made, results: dict[str, float]) -> str:
         pipeline_tag="text-classification",
         model_name=name,
         eval_results=[
-            EvalResult("text-classification", *dataset, metric, round(value, 4))
+            EvalResult("text-classification", *dataset, metric, float(metric_text(metric, value)))
             for metric, value in results.items()
             if metric != "entropy"
         ]
@@ -264,8 +313,12 @@ def _hub_name(name: str) -> str | None:
     return None if Path(name).exists() else name
 
 
-def _card_text(args: Run, made: Made, results: dict[str, float], name: str) -> str:
-    rows = [f"| {metric_title(args.task, metric)} | {value:.4f} |" for metric, value in results.items()]
+def _card_text(args: Run, made: TrainedModels, results: dict[str, float], name: str) -> str:
+    shown = {metric_title(args.task, metric): metric_text(metric, value) for metric, value in results.items()}
+    if results and args.task.is_regression:
+        constant = constant_answer(args)
+        shown |= {f"always the mean, {name}": metric_text(name, value) for name, value in constant.items()}
+    rows = [f"| {title} | {text} |" for title, text in shown.items()]
     table = "\n".join(rows) or "| not evaluated | |"
     config, method = made.model.config, made_by(args, made)
     kind = "regressor" if args.task.is_regression else "classifier"
@@ -297,7 +350,7 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 """
 
 
-def _compared(args: Run, made: Made, results: dict[str, float]) -> str:
+def _compared(args: Run, made: TrainedModels, results: dict[str, float]) -> str:
     """Dense, pruned and bag of words as a table of the card; empty if there is nothing to compare."""
     metric = args.task.primary_metric
     rows = [(one.name, one.metric) for one in made.candidates] or [("this model", results.get(metric))]

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from emmental.flags import Flag, Flags, flag, switch
 
+EMPTY: Mapping[str, str] = MappingProxyType({})
+
 
 def optimization_flags(
-    accumulation: int, learning_rate: float, epsilon: float, max_grad_norm: float
+    accumulation: int, learning_rate: float, epsilon: float, max_grad_norm: float, by_recipe: Mapping[str, str] = EMPTY
 ) -> tuple[Flag, ...]:
-    """Flags of the optimizer and its precision, with the defaults of a program."""
+    """Flags of the optimizer and its precision, with the defaults of a program.
+
+    Args:
+        by_recipe: name -> what the program's recipe takes, see `Flag`.
+    """
     return (
         flag("max_steps", "number of updates, instead of epochs", -1),
         flag("gradient_accumulation_steps", "batches of one update", accumulation, at_least=1),
-        flag("learning_rate", "learning rate of the weights, after the warm-up", learning_rate, at_least=0),
+        flag(
+            "learning_rate",
+            "of the weights, after the warm-up",
+            learning_rate,
+            at_least=0,
+            by_recipe=by_recipe.get("learning_rate", ""),
+        ),
         flag("weight_decay", "weight decay, except on biases, LayerNorms and mask scores", 0.0, at_least=0),
         flag("adam_epsilon", "epsilon of AdamW", epsilon, above_zero=True),
         flag("max_grad_norm", "clip gradients to this norm; 0: no clipping", max_grad_norm, at_least=0),
@@ -26,7 +40,7 @@ def optimization_flags(
             accepts=("O0", "O1", "O2", "O3"),
             changes_result=False,
         ),
-        switch("bf16", "mixed precision in bfloat16"),
+        switch("bf16", "mixed precision in bfloat16", by_recipe=by_recipe.get("bf16", "")),
     )
 
 
@@ -51,10 +65,10 @@ def run_flags(seed: int, kept: int | None, what_is_kept: str) -> tuple[Flag, ...
     )
 
 
-def distillation_flags(ce: str) -> tuple[Flag, ...]:
-    """Flags of learning from a teacher; `ce` is the help text of `--alpha_ce`."""
+def distillation_flags(ce: str, by_recipe: str = "") -> tuple[Flag, ...]:
+    """Flags of learning from a teacher. Of `--alpha_ce`: `ce` is the help text, `by_recipe` what the recipe takes."""
     return (
-        flag("alpha_ce", ce, 0.5, at_least=0),
+        flag("alpha_ce", ce, 0.5, at_least=0, by_recipe=by_recipe),
         flag("temperature", "temperature of the distillation", 2.0, above_zero=True),
     )
 

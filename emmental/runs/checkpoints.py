@@ -23,11 +23,13 @@ from torch import Tensor, nn
 
 from emmental import atomic
 from emmental.errors import NonFiniteError, UserError
+from emmental.modules.score_head import standard_parameters
 from emmental.runs.processes import Processes
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS, OPTIMIZER, RNG, STATE = "model.safetensors", "optimizer.safetensors", "rng.safetensors", "training_state.json"
+STANDARD = "standard_scores.safetensors"  # a regression's head as it is trained; WEIGHTS has it in the labels' unit
 PROJECTION = "companion.safetensors"  # the name that checkpoints have had from the first
 _NAME = re.compile(r"checkpoint-[0-9]+")
 
@@ -91,6 +93,8 @@ def save_checkpoint(
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
             save_file(_optimizer_tensors(model, projection, optimizer), temporary / OPTIMIZER)
+            if standard := standard_parameters(model):
+                save_file({name: value.detach() for name, value in standard.items()}, temporary / STANDARD)
             if projection is not None:
                 save_file(projection.state_dict(), temporary / PROJECTION)
             save_file(rng, temporary / RNG)
@@ -249,6 +253,12 @@ def _load_weights(file: Path, model: nn.Module, device: torch.device) -> None:
     if wrong:
         raise _misfit(file.parent, f"{len(wrong)} parameters differ, such as {min(wrong)}")
     model.load_state_dict(tensors, strict=False)
+    if (standard := standard_parameters(model)) and (file.parent / STANDARD).is_file():
+        exact = _read_tensors(file.parent / STANDARD, device)
+        if {name: value.shape for name, value in exact.items()} != {n: value.shape for n, value in standard.items()}:
+            raise _misfit(file.parent, f"its {STANDARD} holds other parameters")
+        for name, value in standard.items():
+            value.data.copy_(exact[name])
 
 
 def _parameters(model: nn.Module, projection: nn.Module | None) -> dict[str, nn.Parameter]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -12,10 +9,12 @@ from tqdm import tqdm
 
 from emmental.architectures import takes_broadcast_mask, takes_token_types
 from emmental.data import FeatureDataset, SequentialBatches, batch_loader
+from emmental.errors import UserError
 from emmental.modules import devices
 from emmental.patching import renew_masks
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Processes
+from emmental.tasks import Task, compute_metrics
 
 
 @torch.no_grad()
@@ -26,7 +25,6 @@ def predict_logits(
     processes: Processes,
     precision: Precision,
     description: str = "Evaluating",
-    observe: Callable[[dict[str, Tensor], Any], None] | None = None,
     rows: np.ndarray | None = None,
 ) -> Tensor:
     """Logits of every row, in the order of the rows, the same on every rank.
@@ -40,11 +38,13 @@ def predict_logits(
         processes: this process.
         precision: of the forward pass.
         description: label of the progress bar.
-        observe: called with every batch and the model's outputs, which then include hidden states.
         rows: the rows to compute; default: all.
 
     Returns:
         (N, C) float32 on the CPU; NaN in rows that were not asked for.
+
+    Raises:
+        UserError: an answer is NaN or infinite.
     """
     batches = SequentialBatches(dataset.lengths, batch_size, processes.rank, processes.world_size, rows)
     dataset.pad_to_multiple_of = precision.pad_to_multiple_of
@@ -52,13 +52,10 @@ def predict_logits(
     was_training = model.training
     model.eval()
     renew_masks(model)
-    options = {} if observe is None else {"output_hidden_states": True}
     indices, logits = [], []
     for batch in tqdm(loader, desc=description, disable=not processes.is_main, leave=False, dynamic_ncols=True):
         with precision.autocast():
-            outputs = model(**model_inputs(batch, processes.device, model), **options)
-        if observe is not None:
-            observe(batch, outputs)
+            outputs = model(**model_inputs(batch, processes.device, model))
         counted = batch["weights"] > 0
         indices.append(batch["index"][counted])
         logits.append(outputs.logits.float()[counted.to(processes.device)])
@@ -67,7 +64,32 @@ def predict_logits(
     gathered = torch.cat(processes.gather(torch.cat(logits).cpu()))
     in_order = gathered.new_full((len(dataset), gathered.shape[1]), torch.nan)
     in_order[order] = gathered
+    if broken := int((~gathered.isfinite()).any(1).sum()):
+        raise UserError(
+            f"{description}: the model's answers to {broken} of {len(gathered)} rows are NaN or infinite: a weight is "
+            f"too large for {str(precision.dtype or torch.float32).removeprefix('torch.')}, or the model is damaged"
+        )
     return in_order
+
+
+def metric_of_new_rows(task: Task, predictions: np.ndarray, dataset: FeatureDataset) -> dict[str, float]:
+    """The task's main metric on the dev rows that are no training rows, under a name of its own.
+
+    Empty if all are, none is, or it is not known.
+
+    Args:
+        task: of the predictions.
+        predictions: (N,) class ids, or scores.
+        dataset: the dev rows.
+    """
+    if dataset.known is None or dataset.known.all() or not dataset.known.any():
+        return {}
+    new = ~dataset.known
+    return {
+        f"{task.primary_metric}_new_texts": compute_metrics(task, predictions[new], dataset.labels[new])[
+            task.primary_metric
+        ]
+    }
 
 
 def model_inputs(batch: dict[str, Tensor], device: torch.device, model: nn.Module) -> dict[str, Tensor]:

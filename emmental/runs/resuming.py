@@ -11,6 +11,9 @@ from emmental.runs.checkpoints import checkpoints_in, newest_good_checkpoint, re
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.run import Run
 
+_GONE = ("hidden_cache_limit_gb",)
+"""Flags of earlier versions that are not asked for any more."""
+
 
 def open_output(run: Run) -> None:
     """Lock a run's folder, if it is not locked yet, and check that it holds no other run.
@@ -57,7 +60,7 @@ def checkpoint_to_resume(run: Run, flags_only: bool = False) -> Path | None:
     if found is None or run.accept_changes:
         return found
     recorded, identity = read_state(found).get("arguments"), run.identity()
-    recorded = recorded if isinstance(recorded, dict) else {}
+    recorded = {} if not isinstance(recorded, dict) else {k: v for k, v in recorded.items() if k not in _GONE}
     declared = {one.name: one for one in run.flags.declared}
     flags = [declared[name] for name in run.flags.of_result()]
     unknown = {one.name: one.default if one.earlier is None else one.earlier for one in flags}

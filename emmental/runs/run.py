@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +19,10 @@ from emmental.optional import what_is_left_out
 from emmental.runs import processes
 from emmental.runs.checkpoints import last_written
 from emmental.runs.inputs import refuse_losing_inputs
-from emmental.runs.output_folder import OutputFolder
 from emmental.runs.processes import Processes
 from emmental.runs.progress import configure_logging
 from emmental.runs.threads import available_cores, choose_threads
+from emmental.tasks.set_aside import RECORD
 
 logger = logging.getLogger(__name__)
 
@@ -53,21 +54,30 @@ class Run:
         tokenizer, special_tok_ids: of a language model: its tokenizer, and name of a special token -> its id.
         datasets: (name of the task, split) -> rows, for the data opened so far.
         output: the locked output folder; None in a process that does not write, or before it is opened.
+        phases: of the trainer, in order, once they are decided; empty without training.
+        evaluates_in_bf16: evaluation runs in bfloat16, because the user gave `--bf16`. The precision that the recipe
+            trains in must not change results.
         work_after: what the command does after this training, in updates of this training; only the log shows it.
         contents: fingerprints of other things that change the result, such as data and teacher.
     """
 
     def __init__(self, flags: Flags, names: FolderFlags = TRAINER, processes: Processes | None = None) -> None:
-        self.flags = flags
-        self.names = names
-        self.processes = processes or Processes()
-        self.task: Any = None
-        self.tokenizer: Any = None
-        self.special_tok_ids: dict[str, int] = {}
-        self.datasets: dict[tuple[str, str], Any] = {}
-        self.output: OutputFolder | None = None
-        self.work_after = 0.0
-        self.contents: dict[str, str] = {}
+        own: dict[str, Any] = {
+            "names": names,
+            "processes": processes or Processes(),
+            "task": None,
+            "tokenizer": None,
+            "special_tok_ids": {},
+            "datasets": {},
+            "output": None,
+            "phases": [],
+            "evaluates_in_bf16": getattr(flags, "bf16", False),
+            "work_after": 0.0,
+            "contents": {},
+        }
+        hidden = [name for name in vars(flags) if name in own or hasattr(Run, name)]
+        assert not hidden, f"a flag cannot be called like an attribute of a run: {', '.join(hidden)}"
+        vars(self).update(own, flags=flags)
 
     def __getattr__(self, name: str) -> Any:
         """The value of a flag."""
@@ -88,12 +98,25 @@ class Run:
         name = getattr(self, self.names.folder)
         return None if name is None else Path(name)
 
+    def part(self, folder: Path | None = None, **flags: Any) -> Run:
+        """A part of the run: the same task, data and processes, other flags and, if given, another folder."""
+        changed = copy.copy(self.flags)
+        vars(changed).update(flags)
+        if folder is not None:
+            setattr(changed, self.names.folder, str(folder))
+        part = Run(changed, self.names, self.processes)
+        part.task, part.datasets, part.contents = self.task, self.datasets, dict(self.contents)
+        part.phases, part.evaluates_in_bf16 = self.phases, self.evaluates_in_bf16
+        return part
+
     def identity(self) -> dict[str, Any]:
         """Everything that changes the resulting weights: flags, contents, number of processes. Checkpoints hold it."""
         return {**self.flags.of_result(), **self.contents, "world_size": self.processes.world_size}
 
     def _record(self) -> dict[str, Any]:
         known = {**self.flags.all(), **self.contents, "given": sorted(self.flags.explicit)}
+        if (rows := getattr(self.task, "trained_rows", None)) is not None:
+            known[RECORD] = rows.record()
         return dict(sorted(known.items()))
 
     def record(self) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emmental.structured.stepping import evaluating, model_inputs
+from emmental.modules.weight_information import Reduce
+from emmental.structured.stepping import evaluating, inputs_on_device
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,10 @@ class Agreement:
 def answers(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Tensor:
     """(N, C) float32 logits of all batches, one after the other; dropout off."""
     with evaluating(model), torch.no_grad():
-        return torch.cat([model(**model_inputs(batch, model)).logits.float() for batch in batches])
+        return torch.cat([model(**inputs_on_device(batch, model)).logits.float() for batch in batches])
 
 
-def agreement(dense: Tensor, pruned: Tensor, reduce: Callable[[Tensor], Tensor] | None = None) -> Agreement:
+def agreement(dense: Tensor, pruned: Tensor, reduce: Reduce | None = None) -> Agreement:
     """Compare (N, C) logits.
 
     Args:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emmental.modules.weight_information import Reduce
 from emmental.structured.gates import all_open, gated
-from emmental.structured.stepping import evaluating, model_inputs
+from emmental.structured.stepping import evaluating, inputs_on_device
 
 MOST_PASSES = 8
 """Most backward passes for one batch without labels: exact up to nine classes, and nearly so for more."""
-
-Reduce = Callable[[Tensor], Tensor]
 
 
 def fisher_information(
@@ -38,7 +37,7 @@ def fisher_information(
     total: list[Tensor] | None = None
     with evaluating(model):
         for batch in batches:
-            inputs, labels = model_inputs(batch, model), batch.get("labels")
+            inputs, labels = inputs_on_device(batch, model), batch.get("labels")
             gates = [gate.requires_grad_() for gate in all_open(model, len(inputs["input_ids"]))]
             total = total or [torch.zeros(gate.shape[1], dtype=torch.float64, device=gate.device) for gate in gates]
             with torch.enable_grad(), gated(model, gates):

@@ -16,15 +16,18 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from emmental.architectures import longest_input
+from emmental.data.tokenization import check_token_ids
 from emmental.errors import UserError
 from emmental.modules.binarizer import count_kept
+from emmental.modules.score_head import classifier_of
+from emmental.pretrained import require_finite_weights
+from emmental.shrinking import require_plain_linears
 from emmental.structured.gates import encoder_weights
-from emmental.structured.refit import classifier_of
 from emmental.structured.rungs import CLIFF, prune_carefully, prune_in_rungs
 from emmental.structured.selection import Budget, weight_budget
 from emmental.structured.speed import measure_speed, settled_price, speed_budget
-from emmental.structured.texts import Text, material
-from emmental.tasks.classes import model_classes
+from emmental.structured.texts import Text, check_rows, material
+from emmental.tasks.classes import model_classes, refuse_several_labels
 from emmental.tasks.task import listed
 
 
@@ -39,6 +42,7 @@ def prune(
     max_length: int = 128,
     batch_size: int = 32,
     refit: bool = True,
+    accept_unknown_tokens: bool = False,
 ) -> PreTrainedModel:
     """Cut attention heads and feed-forward neurons out of a fine-tuned classifier, without training.
 
@@ -54,35 +58,34 @@ def prune(
         max_length: tokens beyond which a text is cut; at most the model's positions.
         batch_size: texts that go through the model at once.
         refit: fit the remaining weights to make up for those that were cut.
+        accept_unknown_tokens: go on although the tokenizer does not know more than half of the tokens of the texts.
 
     Returns:
         The small model, in evaluation mode.
 
     Warns:
-        UserWarning: more than 5 % of the answers to held-out texts differ from those of `model`.
+        UserWarning: more than 5 % of the answers to held-out texts differ from those of `model`; many texts are equal;
+            the tokenizer does not know many of the tokens.
 
     Raises:
         UserError: an argument is not accepted. The message names it.
         UnknownArchitectureError: the type of the encoder is not known.
     """
-    if (keep is None) == (speedup is None):
-        raise UserError("give either keep or speedup")
-    if keep is not None and not 0.0 < keep <= 1.0:
-        raise UserError(f"keep accepts a share of weights above 0 and up to 1, not {keep}")
-    for name, value in (("max_length", max_length), ("batch_size", batch_size)):
-        if value < 1:
-            raise UserError(f"{name} accepts numbers from 1, not {value}")
+    _check_numbers(keep, speedup, max_length, batch_size)
     _check_classifier(model)
+    _check_tokenizer(tokenizer)
+    require_finite_weights(model, "model")
+    check_token_ids(tokenizer, model.config, "tokenizer", "model")
     if keep is not None and count_kept(keep, whole := encoder_weights(model)) < 1:
         raise UserError(f"keep {keep:g} is less than one of the {whole:,} encoder weights")
     max_length = min(max_length, longest_input(model.config))
+    known = None if labels is None else _known(model, labels)
+    rows = material(tokenizer, texts, known, max_length, batch_size, accept_unknown_tokens)
     if speedup is None:
         budget = weight_budget(model, keep)
     else:
         budget = _speed(model, speedup, min(max_length, tokenizer.model_max_length))
-    with torch.random.fork_rng(devices=()):
-        known = None if labels is None else _known(model, labels)
-        rows = material(tokenizer, texts, known, max_length, batch_size)
+    with torch.random.fork_rng(devices=()), torch.enable_grad():
         in_rungs = partial(prune_in_rungs, model, rows, budget, refitted=refit)
         found = prune_carefully(in_rungs) if refit else in_rungs()
     if found.agreement.changed > CLIFF:
@@ -101,6 +104,7 @@ def _speed(model: PreTrainedModel, speedup: float, length: int) -> Budget:
 
 def _known(model: PreTrainedModel, labels: Iterable[Any]) -> Iterator[int | float]:
     """Class ids, from ids or names; or the scores of a regression."""
+    check_rows("labels", labels)
     names = model_classes(model.config, "model")
     for row, label in enumerate(labels):
         if len(names) == 1:
@@ -122,9 +126,33 @@ def _known(model: PreTrainedModel, labels: Iterable[Any]) -> Iterator[int | floa
             yield number
 
 
+def _check_numbers(keep: Any, speedup: Any, max_length: Any, batch_size: Any) -> None:
+    if (keep is None) == (speedup is None):
+        raise UserError("give either keep or speedup")
+    name, value = ("keep", keep) if speedup is None else ("speedup", speedup)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise UserError(f"{name} accepts a number, not {value!r:.60}")
+    if keep is not None and not 0.0 < keep <= 1.0:
+        raise UserError(f"keep accepts a share of weights above 0 and up to 1, not {keep}")
+    for name, value in (("max_length", max_length), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+            raise UserError(f"{name} accepts whole numbers from 1, not {value!r:.60}")
+
+
+def _check_tokenizer(tokenizer: Any) -> None:
+    if not callable(tokenizer) or not hasattr(tokenizer, "pad_token_id"):
+        raise UserError(f"tokenizer accepts the model's tokenizer of Transformers, not {tokenizer!r:.60}")
+    if tokenizer.pad_token_id is None:
+        raise UserError("tokenizer has no padding token: set tokenizer.pad_token")
+
+
 def _check_classifier(model: PreTrainedModel) -> None:
     if not type(model).__name__.endswith("ForSequenceClassification"):
         raise UserError(f"model accepts a sequence classifier, not a {type(model).__name__}")
+    refuse_several_labels(model.config, "model")
+    require_plain_linears(model)
+    if torch.is_inference_mode_enabled() or any(each.is_inference() for each in model.parameters()):
+        raise UserError("model needs gradients: load it, and call prune, outside torch.inference_mode()")
     bias = classifier_of(model).bias
     if bias is not None and not bias.any():
         # Every type starts its classifier with a bias of exactly zero; the first update changes it.

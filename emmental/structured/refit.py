@@ -7,16 +7,18 @@ model's residual stream comes closest to the dense model's. So each sublayer als
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from emmental.architectures import DOWN, OUTPUT, architecture_of, encoder_layers
-from emmental.first_token import all_tokens, reads_first_token
+from emmental.first_token import reads_first_token
+from emmental.modules.score_head import classifier_of
+from emmental.modules.weight_information import Reduce
 from emmental.structured.agreement import answers
-from emmental.structured.stepping import LayerByLayer, evaluating, model_inputs
+from emmental.structured.stepping import LayerByLayer, evaluating, inputs_on_device
 
 RIDGE = 0.01
 """The ridge, in units of the mean diagonal of c^T c."""
@@ -40,7 +42,7 @@ class NormalEquations:
             left = left * weights.to(left.dtype)[:, None]
         self._sums += (left.T @ right).double()
 
-    def reduce(self, reduce: Callable[[Tensor], Tensor]) -> None:
+    def reduce(self, reduce: Reduce) -> None:
         """Sum over all processes."""
         self._sums = reduce(self._sums)
 
@@ -100,7 +102,7 @@ def refit(
     dense: nn.Module,
     pruned: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
-    reduce: Callable[[Tensor], Tensor] | None = None,
+    reduce: Reduce | None = None,
     keep_zeros: bool = False,
 ) -> None:
     """Refit the attention outputs and down projections of `pruned`, in place, to the states of `dense`.
@@ -117,7 +119,7 @@ def refit(
         reduce: sums a float64 tensor over all processes and returns it.
         keep_zeros: weights of exactly zero stay zero, for pruned single weights.
     """
-    with evaluating(dense), evaluating(pruned), all_tokens(dense), all_tokens(pruned), torch.no_grad():
+    with evaluating(dense), evaluating(pruned), torch.no_grad():
         fit = _Refit(dense, pruned, batches, reduce, keep_zeros)
         if architecture_of(pruned.config).shared:
             fit.shared_layers()
@@ -129,7 +131,7 @@ def refit_classifier(
     dense: nn.Module,
     pruned: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
-    reduce: Callable[[Tensor], Tensor] | None = None,
+    reduce: Reduce | None = None,
 ) -> None:
     """Refit the last linear of `pruned`, in place, so that its logits come closest to those of `dense`.
 
@@ -148,12 +150,6 @@ def refit_classifier(
         rows, wanted = torch.cat(given), answers(dense, batches)
         problem.add(rows, wanted, rows.new_ones(len(rows)))
         problem.solve(reduce)
-
-
-def classifier_of(model: nn.Module) -> nn.Linear:
-    """The linear that gives the logits of a sequence classifier."""
-    inside = set(model.base_model.modules())
-    return [module for module in model.modules() if isinstance(module, nn.Linear) and module not in inside][-1]
 
 
 def add_biases(model: nn.Module) -> nn.Module:
@@ -175,11 +171,11 @@ class _Refit:
         dense: nn.Module,
         pruned: nn.Module,
         batches: Sequence[Mapping[str, Tensor]],
-        reduce: Callable[[Tensor], Tensor] | None,
+        reduce: Reduce | None,
         keep_zeros: bool,
     ) -> None:
         self.keep_zeros = keep_zeros
-        self.batches = [model_inputs(batch, pruned) for batch in batches]
+        self.batches = [inputs_on_device(batch, pruned) for batch in batches]
         self.dense, self.pruned = LayerByLayer(dense, self.batches[0]), LayerByLayer(pruned, self.batches[0])
         self.reduce = reduce
         self.layers, self.roles = encoder_layers(pruned), architecture_of(pruned.config).roles
@@ -288,7 +284,7 @@ class _Problem:
             present = functional.linear(given, self.weight.float(), None if bias is None else bias.float())
             self.equations.add(given, wanted - present, weights)
 
-    def solve(self, reduce: Callable[[Tensor], Tensor] | None) -> None:
+    def solve(self, reduce: Reduce | None) -> None:
         """Change the linear."""
         if reduce is not None:
             self.equations.reduce(reduce)

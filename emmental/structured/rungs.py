@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from emmental.modules.weight_information import Reduce
 from emmental.shrinking import shrink
 from emmental.structured.agreement import Agreement, agreement, answers
 from emmental.structured.gates import HEADS, Sublayer, all_open, gated, openings, sublayers
@@ -27,8 +28,6 @@ CLIFF, CLIFF_BEFORE_RECOVERY = 0.05, 0.2
 """If a larger share of the answers changes, more rungs are tried. A recovery repairs more than further rungs do."""
 _TOLERANCE = 1.02
 """A layer may lose its last head if the divergence from the dense model grows at most by this factor."""
-
-Reduce = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from emmental.modules.binarizer import count_kept, top_mask
+from emmental.modules.binarizer import count_kept
 from emmental.structured.gates import HEADS, Sublayer, encoder_weights
 
 _HALVINGS = 200
@@ -152,14 +152,3 @@ def _spend_rest(gains: list[Tensor], prices: list[Tensor], budget: float, counts
         counts[index] += 1
         if counts[index] + 1 < len(prices[index]):
             heapq.heappush(waiting, entry(index))
-
-
-def most_of_all(weights: Mapping[str, Tensor], scores: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Matrix -> bool mask of the share of all weights with the highest scores, all matrices ranked together.
-
-    Weights that are zero already come last, even behind those with scores of zero, so that the share is exact.
-    """
-    flat = torch.cat([scores[name].masked_fill(weight == 0, -1.0).flatten() for name, weight in weights.items()])
-    kept = top_mask(flat, max(1, count_kept(share, flat.numel())))
-    parts = kept.split([weight.numel() for weight in weights.values()])
-    return {name: part.view_as(weights[name]) for name, part in zip(weights, parts, strict=True)}

@@ -10,16 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from emmental.architectures import encoder_linears
+from emmental.modules.weight_information import UsesOfMatrices
 from emmental.structured.information import derivatives
-from emmental.structured.stepping import evaluating, model_inputs
-
-Uses = list[tuple[Tensor, Tensor]]
-"""The (input (B, tokens, in), gradient of the output (B, tokens, out)) of each use of a matrix, float32."""
+from emmental.structured.stepping import evaluating, inputs_on_device
 
 
-def uses_of_matrices(
-    model: nn.Module, batches: Iterable[Mapping[str, Tensor]]
-) -> Iterator[dict[tuple[str, int], Uses]]:
+def uses_of_matrices(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Iterator[UsesOfMatrices]:
     """For each batch, and each scalar to differentiate: (name, B) -> the uses of that matrix with B examples.
 
     The gradient of an example is the sum over uses of gradient^T input. The scalars are those of `fisher_information`.
@@ -29,7 +25,7 @@ def uses_of_matrices(
     names = list(encoder_linears(model))
     with evaluating(model):
         for batch in batches:
-            inputs, labels = model_inputs(batch, model), batch.get("labels")
+            inputs, labels = inputs_on_device(batch, model), batch.get("labels")
             with torch.enable_grad(), _seen(model, names) as seen:
                 heights = list(derivatives(model(**inputs).logits.float(), labels))
             outputs = [output for _, _, output in seen]
@@ -56,8 +52,8 @@ def _seen(model: nn.Module, names: list[str]) -> Iterator[list[tuple[str, Tensor
             handle.remove()
 
 
-def _by_size(seen: list[tuple[str, Tensor, Tensor]], gradients: Iterable[Tensor]) -> dict[tuple[str, int], Uses]:
-    found: dict[tuple[str, int], Uses] = {}
+def _by_size(seen: list[tuple[str, Tensor, Tensor]], gradients: Iterable[Tensor]) -> UsesOfMatrices:
+    found: UsesOfMatrices = {}
     for (name, given, _), gradient in zip(seen, gradients, strict=True):
         found.setdefault((name, len(given)), []).append((given.float(), gradient.float()))
     return found

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from emmental.errors import UserError
-from emmental.first_token import first_token_only, reads_first_token
-from emmental.shrinking import Openings, layer_sizes, shrink
+from emmental.first_token import reads_first_token
+from emmental.shrinking import Openings, first_token_form, layer_sizes, shrink
 from emmental.structured.gates import HEADS, NEURONS, Sublayer, sublayers
 from emmental.structured.selection import Budget, MakeCandidate
 from emmental.structured.stepping import evaluating
@@ -287,11 +287,11 @@ def _medians(models: Sequence[nn.Module], batch_size: int, length: int) -> list[
     device = next(models[0].parameters()).device
     ids = torch.randint(models[0].config.vocab_size, (batch_size, length), generator=generator).to(device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    models = [first_token_form(model) for model in models]
     times: list[list[float]] = [[] for _ in models]
     with torch.inference_mode(), contextlib.ExitStack() as stack:
         for model in models:
             stack.enter_context(evaluating(model))
-            stack.enter_context(first_token_only(model))
         end = time.perf_counter() + _SECONDS
         for turn in range(_ROUNDS):
             if turn >= _FEWEST_ROUNDS and time.perf_counter() >= end:

@@ -29,8 +29,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def model_inputs(batch: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The inputs that the model takes from a batch, without `labels`, on the model's device."""
+def inputs_on_device(batch: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A batch without its `labels`, on the model's device."""
     device = next(model.parameters()).device
     return {name: each.to(device) for name, each in batch.items() if name != "labels"}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from emmental.data.padding import pad_lists
+from emmental.data.unknown_tokens import UnknownCounter, problem
 from emmental.errors import UserError
 
 Text = str | tuple[str, str]
@@ -48,14 +50,24 @@ def material(
     labels: Iterable[int | float] | None = None,
     max_length: int = 128,
     batch_size: int = 32,
+    accept_unknown_tokens: bool = False,
 ) -> Material:
     """Read and tokenise texts (evenly over a list, or the first of an iterator), and divide them.
 
+    "[SEP]" in a text is ordinary text and not the token, as in training.
+
     Raises:
-        UserError: an empty text, too few texts, or fewer labels than texts.
+        UserError: an empty text, too few different texts, fewer labels than texts, or more than half of the tokens are
+            unknown.
     """
     pairs = _read(texts, labels)
     encodings = [_encode(tokenizer, text, max_length) for text, _ in pairs]
+    special = tokenizer.num_special_tokens_to_add(pair=not isinstance(pairs[0][0], str))
+    counter = UnknownCounter(tokenizer.unk_token_id, special)
+    counter.add([text for text, _ in pairs], (list(each["input_ids"]) for each in encodings))
+    if line := problem(counter.found(), "texts", accept_unknown_tokens, "accept_unknown_tokens=True"):
+        warnings.warn(line, stacklevel=3)
+    _check_different([encoding["input_ids"] for encoding in encodings])
     step = max(_CHECKED_SHARE, -(-len(pairs) // MOST_CHECKED))
     checked = range(0, len(pairs), step)
     others = [row for row in range(len(pairs)) if row % step]
@@ -100,10 +112,27 @@ def _spread(rows: Sequence[Any], most: int) -> list[Any]:
     return [rows[number * len(rows) // most] for number in range(most)]
 
 
+def check_rows(name: str, rows: Any) -> None:
+    """Refuse what is not a row of values in order. Loops over a table give the names of its columns, for example."""
+    if isinstance(rows, str | bytes):
+        raise UserError(f"{name} accepts a list or an iterator, not one {type(rows).__name__}")
+    advice = None
+    if isinstance(rows, Mapping):
+        advice = f"list({name}.values())"
+    elif isinstance(rows, Set):
+        advice = "a list, whose order is fixed"
+    elif hasattr(rows, "columns") or hasattr(rows, "column_names"):
+        advice = f'one of its columns, as {name}["text"]'
+    elif not isinstance(rows, Iterable):
+        advice = "a list"
+    if advice is not None:
+        raise UserError(f"{name} accepts a list or an iterator, not a {type(rows).__name__}; give {advice}")
+
+
 def _read(texts: Iterable[Text], labels: Iterable[int | float] | None) -> list[tuple[Text, int | float | None]]:
-    if isinstance(texts, str):
-        raise UserError("texts accepts a list or an iterator of texts, not one text")
-    if isinstance(texts, Sequence) and len(texts) > MOST_TEXTS:
+    check_rows("texts", texts)
+    if isinstance(texts, Sized) and len(texts) > MOST_TEXTS:
+        texts = list(texts)
         rows = _spread(range(len(texts)), MOST_TEXTS)
         if labels is not None:
             labels = list(labels)
@@ -119,7 +148,7 @@ def _read(texts: Iterable[Text], labels: Iterable[int | float] | None) -> list[t
         given = "more" if len(answers) > len(read) else len(answers)
         raise UserError(f"labels accepts one for each text: {len(read)}, not {given}")
     if len(read) < FEWEST_TEXTS:
-        raise UserError(f"texts accepts {FEWEST_TEXTS} or more, not {len(read)}; some 2,000 are best")
+        raise UserError(f"texts needs at least {FEWEST_TEXTS} items, got {len(read)}; about 2,000 work best")
     for number, text in enumerate(read):
         parts = (text,) if isinstance(text, str) else text
         if not (
@@ -133,4 +162,20 @@ def _read(texts: Iterable[Text], labels: Iterable[int | float] | None) -> list[t
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: Text, max_length: int) -> Mapping[str, Any]:
     parts = (text,) if isinstance(text, str) else tuple(text)
-    return tokenizer(*parts, truncation=True, max_length=max_length)
+    return tokenizer(*parts, truncation=True, max_length=max_length, split_special_tokens=True)
+
+
+def _check_different(ids: Sequence[Sequence[int]]) -> None:
+    """Warn of texts of which many are equal.
+
+    Raises:
+        UserError: fewer than `FEWEST_TEXTS` differ as tokens.
+    """
+    different = len({tuple(row) for row in ids})
+    if different < FEWEST_TEXTS:
+        raise UserError(
+            f"texts needs at least {FEWEST_TEXTS} different texts, got {different} among {len(ids)}; "
+            "about 2,000 work best"
+        )
+    if 2 * different < len(ids):
+        warnings.warn(f"texts: only {different} of {len(ids)} differ as tokens", stacklevel=4)

@@ -4,8 +4,11 @@ from emmental.tasks.classes import class_order, in_order_of
 from emmental.tasks.examples import read_split, split_files
 from emmental.tasks.glue import TASKS, evaluation_tasks, resolve_task
 from emmental.tasks.metrics import (
+    always_the_same,
+    class_shares,
     collapsed_to_one_class,
     compute_metrics,
+    metric_text,
     metric_title,
     prediction_entropy,
     predictions_from_logits,
@@ -19,11 +22,14 @@ __all__ = [
     "TASKS",
     "Split",
     "Task",
+    "always_the_same",
     "class_order",
+    "class_shares",
     "collapsed_to_one_class",
     "compute_metrics",
     "evaluation_tasks",
     "in_order_of",
+    "metric_text",
     "metric_title",
     "prediction_entropy",
     "predictions_from_logits",

@@ -50,16 +50,16 @@ def bag_of_words(task: Task, train: Split, dev: Split) -> Floor:
         dev: rows with labels.
     """
     started = time.monotonic()
-    rows = _rows_within_limits(train)
+    rows = rows_within_limits(train)
     try:
-        encode = _Encoder([train.texts_a[row] for row in rows], None if train.texts_b is None else train.texts_b, rows)
+        encode = Encoder([train.texts_a[row] for row in rows], None if train.texts_b is None else train.texts_b, rows)
     except ValueError:  # no text has a word, or there are many texts and no word is in two of them
         encode = None
     labels = np.asarray(train.labels)[rows]
     if task.is_regression:
         model: Ridge | LogisticRegression = Ridge(alpha=1.0)
     else:
-        model = LogisticRegression(C=_INVERSE_REGULARIZATION, max_iter=200, tol=1e-3)
+        model = classifier()
     if encode is None or (not task.is_regression and len(np.unique(labels)) < 2):
         predictions = np.full(len(dev.texts_a), labels.mean() if task.is_regression else np.bincount(labels).argmax())
     else:
@@ -70,23 +70,33 @@ def bag_of_words(task: Task, train: Split, dev: Split) -> Floor:
     return Floor(metrics, predictions, len(rows), time.monotonic() - started)
 
 
-class _Encoder:
-    """Turns texts or pairs into sparse rows. The constructor fits it on the training texts."""
+def classifier() -> LogisticRegression:
+    """The linear model of classes, not fitted yet."""
+    return LogisticRegression(C=_INVERSE_REGULARIZATION, max_iter=200, tol=1e-3)
+
+
+class Encoder:
+    """Turns texts or pairs into sparse rows. The constructor fits it on the training texts.
+
+    Attributes:
+        vectorizers: of words and pairs of neighbours, and of pieces of words.
+        training: the rows that it was fitted on.
+    """
 
     def __init__(self, texts_a: list[str], texts_b: list[str] | None, rows: np.ndarray) -> None:
         chosen_b = None if texts_b is None else [texts_b[row] for row in rows]
         settings = {"sublinear_tf": True, "min_df": 2 if len(rows) > 1000 else 1, "max_features": _MOST_FEATURES}
-        self._vectorizers = [
+        self.vectorizers = [
             TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\S+", **settings),
             TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4), **settings),
         ]
-        for vectorizer in self._vectorizers:
+        for vectorizer in self.vectorizers:
             vectorizer.fit(texts_a if chosen_b is None else [*texts_a, *chosen_b])
         self.training = self(texts_a, chosen_b)
 
     def __call__(self, texts_a: list[str], texts_b: list[str] | None) -> sparse.csr_matrix:
         parts = []
-        for vectorizer in self._vectorizers:
+        for vectorizer in self.vectorizers:
             first = vectorizer.transform(texts_a)
             if texts_b is None:
                 parts.append(first)
@@ -97,7 +107,7 @@ class _Encoder:
         return sparse.hstack(parts, format="csr")
 
 
-def _rows_within_limits(split: Split) -> np.ndarray:
+def rows_within_limits(split: Split) -> np.ndarray:
     """Positions of the rows to fit on: a random sample, as large as the limits allow."""
     order = np.random.default_rng(0).permutation(len(split.texts_a))[:MOST_ROWS]
     lengths = np.array([len(split.texts_a[row]) + len(split.texts_b[row] if split.texts_b else "") for row in order])

@@ -38,8 +38,10 @@ def model_classes(config: Any, called: str) -> tuple[str, ...]:
         called: the model's name in messages: flag and value.
 
     Raises:
-        UserError: `id2label` names a class twice, leaves out a number, or contradicts `label2id`.
+        UserError: the model gives several labels at once; `id2label` names a class twice, leaves out a number, or
+            contradicts `label2id`.
     """
+    refuse_several_labels(config, called)
     given = {int(number): str(name).strip() for number, name in (config.id2label or {}).items()}
     if sorted(given) != list(range(len(given))):
         raise UserError(f"{called}: id2label in its config has the numbers {listed(given)}; 0, 1, ... are expected")
@@ -64,6 +66,33 @@ def model_classes(config: Any, called: str) -> tuple[str, ...]:
     if beyond := [name for name, number in back.items() if number not in range(len(names)) and not are_numbered(back)]:
         raise UserError(f"{called}: label2id in its config has classes that id2label lacks: {listed(beyond)}")
     return names
+
+
+def positive_class(config: Any, called: str, names: Sequence[str] | None = None) -> str | None:
+    """The class that F1 is computed for, as a model's training recorded it; None if it has no such class.
+
+    Args:
+        config: the model's configuration.
+        called: the model's name in messages.
+        names: the user's names of the outputs, in their order.
+    """
+    positive, own = getattr(config, "positive_label", None), model_classes(config, called)
+    if positive in own and names is not None and len(names) == len(own):
+        return names[own.index(positive)]
+    return positive if positive in own else None
+
+
+def refuse_several_labels(config: Any, called: str) -> None:
+    """Refuse a model whose labels do not exclude each other: elsewhere its answers would become one class each.
+
+    Raises:
+        UserError: the model is one. The message begins with `called`.
+    """
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise UserError(
+            f"{called}: problem_type in its config is multi_label_classification; several labels a text are not "
+            "supported, one class or one score is"
+        )
 
 
 def _number(value: Any) -> int:
@@ -98,6 +127,7 @@ def class_order(
     Raises:
         UserError: another number of classes, or names that do not match. The message has both lists.
     """
+    refuse_several_labels(config, called)
     own = model_classes(config, called)
     if len(own) != task.num_labels:
         raise UserError(
@@ -143,8 +173,9 @@ def say_if_unnamed(task: Task, config: Any, called: str) -> None:
     """Log the class names assumed for a model that does not name its classes."""
     own = model_classes(config, called)
     if not task.is_regression and are_numbered(own) and _matching(task, own) is None:
-        names = [task.names[number] for number in class_order(task, config, called)]
-        logger.info("%s does not name its classes; they are assumed to be %s, in this order", called, listed(names))
+        meant = zip(own, class_order(task, config, called), strict=True)
+        pairs = listed(f"{name} is {task.names[number]}" for name, number in meant)
+        logger.info("%s does not name its classes; they are assumed to be in this order: %s", called, pairs)
 
 
 def _given_order(

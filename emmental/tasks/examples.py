@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from emmental.errors import UserError, names_near
-from emmental.tasks.cells import Row
+from emmental.tasks.files import Row, Table, read_table
 from emmental.tasks.hub_layout import hub_files
-from emmental.tasks.labels import class_ids, number_in, scores
-from emmental.tasks.tables import Table, read_table
+from emmental.tasks.labels import class_ids, how_numbers_are_read, number_in, scores
+from emmental.tasks.set_aside import drawn_by_seed, row_places
 from emmental.tasks.task import CUSTOM, FILE_FLAGS, Layout, Split, Task
-
-SHARE, FEWEST, MOST = 10, 50, 2000
-"""One training row in `SHARE` is set aside for evaluation, within these limits."""
 
 
 def located(task: Task, data_dir: str | Path | None, split: str) -> tuple[Layout, list[Path]]:
@@ -64,36 +61,13 @@ def read_split(task: Task, data_dir: str | Path | None, split: str) -> Split:
     whole = _joined(parts)
     if layout.index is None:  # counted, over all files
         whole.indices = [str(row) for row in range(len(whole.texts_a))]
-    if layout.set_aside is None:
+    if not layout.is_split:
         return whole
-    rows = set_aside(whole.labels or [], layout.set_aside)
+    if layout.set_aside is None:
+        rows = row_places(whole.texts_a, whole.texts_b) <= layout.set_aside_up_to
+    else:
+        rows = drawn_by_seed(whole.labels or [], layout.set_aside)
     return _chosen(whole, rows if split == "dev" else ~rows)
-
-
-def set_aside(labels: list[int] | list[float], seed: int) -> np.ndarray:
-    """Which rows are set aside for evaluation: a tenth of each class, at least 50 and at most 2,000 rows in all.
-
-    Of fewer than 100 rows it is half. All scores count as one class.
-
-    Args:
-        labels: (N,) class ids, or scores.
-        seed: seed of the random choice.
-
-    Returns:
-        (N,) bool.
-    """
-    rows = len(labels)
-    wanted = min(max(rows // SHARE, FEWEST), MOST, rows // 2)
-    order = np.random.default_rng(seed).permutation(rows)
-    classes = np.asarray(labels if labels and isinstance(labels[0], int) else [0] * rows)[order]
-    # A row's rank is its place in the shuffled order of its class, as a share, so each class gives the same share.
-    place = np.empty(rows)
-    for each in np.unique(classes):
-        members = np.flatnonzero(classes == each)
-        place[members] = (np.arange(len(members)) + 0.5) / len(members)
-    chosen = np.zeros(rows, bool)
-    chosen[order[np.argsort(place, kind="stable")[:wanted]]] = True
-    return chosen
 
 
 def _examples(task: Task, layout: Layout, path: Path) -> Split:
@@ -105,6 +79,7 @@ def _examples(task: Task, layout: Layout, path: Path) -> Split:
         delimiter=layout.delimiter,
         encoding=layout.encoding,
         skips_broken_rows=layout.skips_broken_rows,
+        as_found=task.name == CUSTOM,
     )
     if layout.header and layout.kind == "tsv" and task.name != CUSTOM:
         _check_header(table, task, layout)
@@ -168,7 +143,10 @@ def _labels(table: Table, layout: Layout, task: Task) -> list[int] | list[float]
     column = layout.label if layout.label is not None else -1
     rows: list[Row] = [(line, [cell]) for (line, _), cell in zip(table.rows, _cells(table, column), strict=True)]
     if task.is_regression:
-        return scores(str(table.path), rows, 0, task, layout.decimal_comma)
+        written = (layout.decimal_comma, layout.thousands)
+        if any(written):
+            table.notes.append(f"{table.path}: {how_numbers_are_read(rows, 0, *written)}")
+        return scores(str(table.path), rows, 0, task, *written)
     if layout.codes:
         rows = [(line, [_meaning(table, line, cell, layout.codes)]) for line, (cell,) in rows]
     return class_ids(str(table.path), rows, 0, task)

@@ -19,7 +19,7 @@ _NAMES = {
 _ENTAILMENT = ("entailment", "not_entailment")
 _NLI = ("contradiction", "entailment", "neutral")
 _ACC_F1 = ("acc", "f1", "acc_and_f1")
-_CORRELATIONS = ("pearson", "spearmanr", "corr")
+_OF_SCORES = ("pearson", "spearmanr", "corr", "rmse", "mae")
 
 
 def _labelled(layout: Layout, file: str, label: int) -> Layout:
@@ -63,7 +63,7 @@ def _mrpc() -> Task:
 
 def _stsb() -> Task:
     test = Layout(("test.tsv",), 7, 8, index=0, names=("sentence1", "sentence2"))
-    kind = {"metrics": _CORRELATIONS, "primary_metric": "corr", "label_range": (0.0, 5.0), "aliases": ("stsb",)}
+    kind = {"metrics": _OF_SCORES, "primary_metric": "corr", "label_range": (0.0, 5.0), "aliases": ("stsb",)}
     return _pairs("sts-b", (), "STS-B.tsv", test, **kind)
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from emmental.errors import UserError
-from emmental.tasks.cells import Row
+from emmental.tasks.files import Row
 from emmental.tasks.task import Task, listed
 
 MAX_CLASSES = 1000
@@ -23,7 +23,8 @@ LARGEST_SCORE = 1e18
 _MANY_NUMBERS, _MOSTLY = 20, 0.5
 _SEPARATORS = ",;|"
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
-_COMMA_NUMBER = re.compile(r"[+-]?[0-9]+(,[0-9]+)?", re.ASCII)
+_SPACES = " \u00a0\u202f'\u2019"
+"""What separates thousands in Switzerland, in France and in the norm of the SI."""
 _NOT_FINITE = ("inf", "infinity", "nan")
 
 
@@ -33,6 +34,50 @@ def number_in(text: str) -> float | None:
     if _NUMBER.fullmatch(text) or text.lower().lstrip("+-") in _NOT_FINITE:
         return float(text)
     return None
+
+
+def plain_number(cell: str, decimal_comma: bool = False, thousands: str = "") -> str:
+    """A number with a decimal point and nothing between its digits.
+
+    Args:
+        cell: as in the file.
+        decimal_comma: whether its comma stands for the point.
+        thousands: characters between its groups of three digits.
+    """
+    cell = cell.strip().translate(dict.fromkeys(map(ord, thousands)))
+    return cell.replace(",", ".") if decimal_comma else cell
+
+
+def number_format(cells: Iterable[str]) -> tuple[bool, str] | None:
+    """How numbers with commas or groups of digits are written: `decimal_comma` and `thousands` of `plain_number`.
+
+    Commas separate thousands if three digits follow every one of them and no number begins with 0. Points do if there
+    are commas behind them, or two points in a number. None if cells are no numbers, or all are numbers as they stand.
+    """
+    cells = [cell.strip() for cell in cells]
+    if all(_NUMBER.fullmatch(cell) for cell in cells):
+        return None
+
+    def fit(separators: str, point: str) -> bool:
+        fraction = rf"({re.escape(point)}[0-9]+)?"
+        grouped = rf"[1-9][0-9]{{0,2}}([{re.escape(separators)}][0-9]{{3}})+{fraction}" if separators else r"(?!)"
+        form = re.compile(rf"[+-]?({grouped}|[0-9]+{fraction})", re.ASCII)
+        return all(form.fullmatch(cell) for cell in cells)
+
+    ways = ((",", "."), ("", ","), (".", ","), (_SPACES, "."), (_SPACES, ","))
+    return next(((point == ",", separators) for separators, point in ways if fit(separators, point)), None)
+
+
+def how_numbers_are_read(rows: Sequence[Row], column: int, decimal_comma: bool, thousands: str) -> str:
+    """A line for the user, with an example."""
+    cells = [row[column].strip() for _, row in rows]
+    shown = max(cells, key=lambda cell: (sum(not each.isdigit() for each in cell), len(cell)))
+    what = "commas in the labels are decimal commas"
+    if thousands:
+        names = {",": "commas", ".": "points"}.get(thousands, "spaces or apostrophes")
+        what = f"{names} in the labels separate thousands"
+        what += ", commas are decimal" if decimal_comma else ""
+    return f"{what}: {shown!r} is {float(plain_number(shown, decimal_comma, thousands)):.15g}"
 
 
 def without_missing(place: str, rows: Sequence[Row], column: int) -> list[str]:
@@ -58,16 +103,21 @@ def without_missing(place: str, rows: Sequence[Row], column: int) -> list[str]:
 
 
 def classes_in(
-    place: str, rows: Sequence[Row], column: int, kind: str | None = None, decimal_comma: bool = False
+    place: str,
+    rows: Sequence[Row],
+    column: int,
+    kind: str | None = None,
+    decimal_comma: bool = False,
+    thousands: str = "",
 ) -> tuple[str, ...]:
-    """The classes of a labelled file, sorted (as numbers if all are integers); empty if it holds scores.
+    """The classes of a labelled file, sorted (as numbers if all are numbers); empty if it holds scores.
 
     Labels are scores if all are numbers and some have a fractional part.
 
     Args:
         place, rows, column: see `without_missing`.
         kind: `"classification"` or `"regression"` if the user says it.
-        decimal_comma: whether `3,5` is a number.
+        decimal_comma, thousands: how numbers are written, see `plain_number`.
 
     Raises:
         UserError: a label is missing, several labels in a cell, fewer than two classes or too many, or scores of
@@ -75,26 +125,32 @@ def classes_in(
     """
     cells = without_missing(place, rows, column)
     counts = Counter(cells)
-    values = {label: number_in(label.replace(",", ".") if decimal_comma else label) for label in counts}
+    values = {label: number_in(plain_number(label, decimal_comma, thousands)) for label in counts}
     if kind == "regression":
         return ()
     odd = [label for label, value in values.items() if value is None]
     fractions = any(value is not None and math.isfinite(value) and value % 1 for value in values.values())
-    if kind is None and not odd and (fractions or not all(map(math.isfinite, values.values()))):
+    if kind is None and not odd and (fractions or thousands or not all(map(math.isfinite, values.values()))):
         return ()  # the reader of scores refuses infinite ones
 
     def line_of(label: str) -> int:
         return rows[cells.index(label)][0]
 
+    if kind is None and odd and (wide := number_format(counts)):
+        value = float(plain_number(odd[0], *wide))
+        raise UserError(
+            f"{place}:{line_of(odd[0])}: label {odd[0]!r} may be a number, or several labels in a cell, which are "
+            f"not supported; --task_kind regression reads it as {value:.15g}, --task_kind classification as a class"
+        )
     if kind is None and odd and _looks_like_scores(counts, values):
         raise UserError(
             f"{place}:{line_of(odd[0])}: {odd[0]!r} is not a number, but most labels are; correct it, or give "
             "--task_kind classification (or regression)"
         )
-    if not decimal_comma and (several := _several_labels(counts)):
+    if kind is None and (several := _several_labels(counts)):
         raise UserError(
-            f"{place}:{line_of(several)}: label {several!r} is several labels in a cell, which is not supported (if "
-            "it is a number, write a decimal point instead of the comma)"
+            f"{place}:{line_of(several)}: label {several!r} is several labels in a cell, which is not supported; "
+            "--task_kind classification takes the whole cell as one class"
         )
     if len(counts) < 2:
         raise UserError(f"{place}: one label only, {next(iter(counts))!r}; two are needed")
@@ -108,17 +164,13 @@ def classes_in(
 
 
 def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
-    """Labels sorted, as numbers if all are integers."""
+    """Labels sorted, as numbers if all are numbers."""
     labels = list(labels)
     if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in labels):
-        return tuple(sorted(labels, key=lambda label: (int(label), label)))
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))  # without the rounding of a float
+    if all(_NUMBER.fullmatch(label) for label in labels):
+        return tuple(sorted(labels, key=lambda label: (float(label), label)))
     return tuple(sorted(labels))
-
-
-def has_decimal_commas(cells: Iterable[str]) -> bool:
-    """Whether all cells are numbers, and some have a comma instead of a point."""
-    cells = list(cells)
-    return all(_COMMA_NUMBER.fullmatch(cell.strip()) for cell in cells) and any("," in cell for cell in cells)
 
 
 def look_alikes(cells: Sequence[str]) -> list[str]:
@@ -159,7 +211,9 @@ def class_ids(place: str, rows: Sequence[Row], column: int, task: Task) -> list[
     return [ids[cell] for cell in cells]
 
 
-def scores(place: str, rows: Sequence[Row], column: int, task: Task, decimal_comma: bool = False) -> list[float]:
+def scores(
+    place: str, rows: Sequence[Row], column: int, task: Task, decimal_comma: bool = False, thousands: str = ""
+) -> list[float]:
     """The scores of a label column.
 
     Raises:
@@ -168,7 +222,7 @@ def scores(place: str, rows: Sequence[Row], column: int, task: Task, decimal_com
     low, high = task.label_range or (-math.inf, math.inf)
     found = []
     for (line, _), cell in zip(rows, without_missing(place, rows, column), strict=True):
-        value = number_in(cell.replace(",", ".") if decimal_comma else cell)
+        value = number_in(plain_number(cell, decimal_comma, thousands))
         if value is None or not math.isfinite(value) or not low <= value <= high:
             accepted = f"from {low:g} to {high:g}" if task.label_range else "that is finite"
             raise UserError(f"{place}:{line}: score {cell!r} where a number {accepted} is expected")

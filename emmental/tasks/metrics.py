@@ -14,13 +14,19 @@ from emmental.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
+ERRORS = ("rmse", "mae")
+"""Metrics in the unit of the labels: the lower the better."""
+MOSTLY_ONE = 0.8
+"""If the largest class has this share of the rows, accuracy alone says little."""
+
 
 def compute_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """The task's metrics.
 
     Args:
         task: says which metrics: accuracy, F1 (of `task.positive_label`, or the unweighted mean over more than two
-            classes), Matthews', Pearson's and Spearman's correlation, and the means `acc_and_f1` and `corr`.
+            classes), Matthews', Pearson's and Spearman's correlation, RMSE and MAE (in the unit of
+            the labels), and the means `acc_and_f1` and `corr`.
         predictions: (N,) class ids, or scores.
         labels: (N,) class ids, or scores.
 
@@ -39,9 +45,14 @@ def compute_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> 
     if not task.metrics:
         raise UserError(f"--task_name {task.name} has no published labels to compare with: use --do_predict")
     if task.is_regression:
-        return _correlations(predictions, labels)
+        return _scores(predictions, labels)
     # "mnli-mm/acc" is the accuracy under the task's own key.
     return {name: _SCORES[name.rpartition("/")[2]](task, predictions, labels) for name in task.metrics}
+
+
+def metric_text(name: str, value: float) -> str:
+    """A metric's value for people: errors, which have the labels' unit, with five digits, all others as `0.1234`."""
+    return f"{value:.5g}" if name in ERRORS else f"{value:.4f}"
 
 
 def metric_title(task: Task, name: str) -> str:
@@ -102,10 +113,51 @@ def _mcc(task: Task, predictions: np.ndarray, labels: np.ndarray) -> float:
 _SCORES = {"acc": _acc, "f1": _f1, "acc_and_f1": _acc_and_f1, "mcc": _mcc}
 
 
-def _correlations(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def class_shares(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """What accuracy hides if one class has most of the rows; empty for other rows, and for scores.
+
+    Returns:
+        `balanced_acc`, the mean over classes of the share that is found, and `macro_f1`, the mean F1 of classes.
+    """
+    if task.is_regression or np.bincount(labels).max() < MOSTLY_ONE * len(labels):
+        return {}
+    recalls = [float((predictions[labels == each] == each).mean()) for each in np.unique(labels)]
+    macro = f1_score(labels, predictions, average="macro", zero_division=0.0)
+    return {"balanced_acc": float(np.mean(recalls)), "macro_f1": float(macro)}
+
+
+def always_the_same(task: Task, known: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Metrics of the best constant answer: what a model that reads nothing reaches.
+
+    Args:
+        known: labels of the rows that it is chosen by: the mean of scores, or the largest class.
+        labels: of the rows that are evaluated.
+
+    Returns:
+        `rmse` and `mae` of scores; `acc` of classes.
+    """
+    known, labels = np.asarray(known), np.asarray(labels)
+    if task.is_regression:
+        known = known[~np.isnan(known)]
+        return _errors(np.full(len(labels), known.mean(dtype=np.float64)), labels.astype(np.float64))
+    return {"acc": float((labels == np.bincount(known[known >= 0]).argmax()).mean())}
+
+
+def _scores(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Correlations, and errors in the unit of the labels."""
     predictions, labels = predictions.astype(np.float64), labels.astype(np.float64)
     if not (np.isfinite(predictions).all() and np.isfinite(labels).all()):
         raise UserError("predictions or labels hold NaN or infinity")
+    return _correlations(predictions, labels) | _errors(predictions, labels)
+
+
+def _errors(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Root of the mean squared error, and mean absolute error."""
+    far = predictions - labels
+    return {"rmse": float(np.sqrt((far**2).mean())), "mae": float(np.abs(far).mean())}
+
+
+def _correlations(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     for name, values in (("predictions", predictions), ("labels", labels)):
         if np.ptp(values) == 0:
             logger.warning(

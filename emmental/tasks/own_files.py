@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emmental.errors import UserError, names_near
-from emmental.tasks.classes import are_numbered, in_order_of, model_classes, same_class
-from emmental.tasks.labels import classes_in, has_decimal_commas, look_alikes, sorted_labels, without_missing
-from emmental.tasks.tables import TEXT_LINES, Table, read_table, table_format
+from emmental.tasks.classes import are_numbered, in_order_of, model_classes, refuse_several_labels, same_class
+from emmental.tasks.files import TEXT_LINES, Table, read_table, table_format
+from emmental.tasks.labels import classes_in, look_alikes, number_format, sorted_labels, without_missing
+from emmental.tasks.set_aside import TrainedRows, choose, row_places, trained_rows, warning_of_seen_rows
 from emmental.tasks.task import CUSTOM, FILE_FLAGS, SPLITS, Layout, Task, listed
 
 logger = logging.getLogger(__name__)
@@ -29,7 +32,9 @@ class Reading:
         delimiter, encoding: of text files.
         kind: `"classification"` or `"regression"`.
         positive_label: the class that F1 is computed for.
-        set_aside: seed that chooses a tenth of the training rows as dev data, if there is no validation file.
+        set_aside: whether a tenth of the training rows becomes dev data, if there is no validation file.
+        model: what the user calls the model to start from or to evaluate: flag and value.
+        earlier: what that model records about the rows that it was trained on.
     """
 
     text: str | None = None
@@ -39,7 +44,9 @@ class Reading:
     encoding: str | None = None
     kind: str | None = None
     positive_label: str | None = None
-    set_aside: int | None = None
+    set_aside: bool = False
+    model: str = "--model_name_or_path"
+    earlier: TrainedRows | None = None
 
     def columns(self, split: str) -> tuple[str, ...]:
         """The columns that a reader looks for."""
@@ -78,6 +85,7 @@ def user_task(
     if not tables:
         raise UserError("--train_file, --validation_file or --test_file is required without --task_name")
     layouts = {split: _layout(table, split, reading) for split, table in tables.items()}
+    layouts |= _with_number_formats(tables, layouts, reading)
     if len({layout.text_b for layout in layouts.values()}) > 1:
         flags = ", ".join(FILE_FLAGS.values())
         raise UserError(f"{flags}: some have a column {reading.pair or PAIR!r}, others do not")
@@ -85,22 +93,59 @@ def user_task(
     if labels is None:
         if found is None:
             raise UserError("--train_file or --validation_file is required to know the labels")
-        labels = _classes(tables[found], layouts[found], FILE_FLAGS[found], reading.kind)
+        named = layouts[found].codes if reading.kind != "regression" else ()
+        labels = named or _classes(tables[found], layouts[found], FILE_FLAGS[found], reading.kind)
+    for split, layout in layouts.items():
+        if not set(labels) & set(layout.codes):  # scores, or classes that are numbers
+            layouts[split] = replace(layout, codes=())
     _check_labels(labels)
-    if "train" in layouts and "dev" not in layouts and reading.set_aside is not None:
-        layouts["train"] = layouts["dev"] = replace(layouts["train"], set_aside=reading.set_aside)
+    recorded = _split_rows(tables, layouts, reading)
     task = Task(
         CUSTOM,
         tuple(labels),
-        ("acc", "f1") if labels else ("pearson", "spearmanr", "corr"),
+        ("acc", "f1") if labels else ("pearson", "spearmanr", "corr", "rmse", "mae"),
         "acc" if labels else "corr",
         "predictions.tsv",
+        trained_rows=recorded,
         **{split: layouts.get(split) for split in SPLITS},
     )
     positive = reading.positive_label
     if positive is None and len(labels) == 2:
-        positive = sorted_labels(labels)[1]  # the same class for every order of a model's outputs
+        named = [layout.codes for layout in layouts.values() if layout.codes]
+        positive = (named[0] if named else sorted_labels(labels))[
+            1
+        ]  # the same class for every order of a model's outputs
     return task if positive is None else task.with_positive(positive)
+
+
+def _split_rows(tables: dict[str, Table], layouts: dict[str, Layout], reading: Reading) -> TrainedRows | None:
+    """Set rows of the training file aside, if there is no validation file. Returns the record for the model."""
+    seen = "dev" in tables and warning_of_seen_rows(_places(tables, layouts, "dev"), reading.earlier, reading.model)
+    if seen:
+        logger.warning(seen)
+    if "train" not in tables:
+        return None
+    places = _places(tables, layouts, "train")
+    if "dev" in layouts or not reading.set_aside:
+        return trained_rows(places, 0.0)
+    try:
+        record, warning = choose(places, reading.earlier, reading.model)
+    except UserError as error:
+        raise UserError(f"{FILE_FLAGS['train']} {tables['train'].path}: {error}") from None
+    if warning:
+        logger.warning(warning)
+    limit = record.limit if record.seed is None else None
+    layouts["train"] = layouts["dev"] = replace(layouts["train"], set_aside=record.seed, set_aside_up_to=limit)
+    return record
+
+
+def _places(tables: dict[str, Table], layouts: dict[str, Layout], split: str) -> np.ndarray:
+    table, layout = tables[split], layouts[split]
+    texts = [
+        None if column is None else [cells[table.column(column)] for _, cells in table.rows]
+        for column in (layout.text_a, layout.text_b)
+    ]
+    return row_places(texts[0] or [], texts[1])
 
 
 def unlabelled_task(file: str | Path, labelled: Task, reading: Reading = _AS_RECOGNISED) -> Task:
@@ -152,27 +197,41 @@ def task_of_model(
     Raises:
         UserError: as `user_task` and `class_order`.
     """
+    refuse_several_labels(config, called)
     names = model_classes(config, called)
     files = (train_file, validation_file, test_file)
-    labelled = validation_file or train_file
+    labelled, split = validation_file or train_file, "dev" if validation_file else "train"
     if len(names) == 1:
         return user_task(*files, (), reading)
     if labels is not None:
         return in_order_of(user_task(*files, labels, reading), config, called, labels)
     if are_numbered(names) and labelled is not None:
         return in_order_of(user_task(*files, None, reading), config, called)
-    return replace(user_task(*files, _as_the_data_spells(names, labelled, reading), reading), names=names)
+    return replace(user_task(*files, _as_the_data_spells(names, labelled, split, reading), reading), names=names)
 
 
-def _as_the_data_spells(names: tuple[str, ...], file: str | Path | None, reading: Reading) -> tuple[str, ...]:
-    """The names of a model's classes in the spelling of a file, if that differs only in case, hyphens and spaces."""
+def _as_the_data_spells(
+    names: tuple[str, ...], file: str | Path | None, split: str, reading: Reading
+) -> tuple[str, ...]:
+    """The names of a model's classes in the spelling of a file, if that differs only in case, hyphens and spaces.
+
+    Raises:
+        UserError: no label of the file is a class of the model.
+    """
     if file is None:
         return names
-    table = _table(file, "dev", reading)
-    layout = _layout(table, "dev", reading)
-    place = f"{FILE_FLAGS['dev']} {table.path}"
-    cells = sorted(set(without_missing(place, table.rows, table.column(layout.label or LABEL))))
-    return tuple(name if name in cells else same_class(name, cells) or name for name in names)
+    flag, table = FILE_FLAGS[split], _table(file, split, reading)
+    layout = _layout(table, split, reading)
+    place, column = f"{flag} {table.path}", table.column(layout.label or LABEL)
+    cells = without_missing(place, table.rows, column)
+    known = sorted({*layout.codes, *cells})
+    spelled = tuple(name if name in known else same_class(name, known) or name for name in names)
+    if not set(known) & set(spelled):
+        raise UserError(
+            f"{place}:{table.rows[0][0]}: label {cells[0]!r} is none of {listed(names)}; --label_names gives the "
+            "file's names in the order of the model's outputs"
+        )
+    return spelled
 
 
 def _check_labels(labels: Sequence[str]) -> None:
@@ -190,7 +249,7 @@ def _table(path: str | Path, split: str, reading: Reading) -> Table:
         raise UserError(f"{flag} {path} is not a file" + (f"; {near}" if near else ""))
     how = {"delimiter": reading.delimiter, "encoding": reading.encoding}
     try:
-        return read_table(Path(path).absolute(), table_format(path), keys=reading.columns(split), **how)
+        return read_table(Path(path).absolute(), table_format(path), keys=reading.columns(split), as_found=True, **how)
     except UserError as error:
         raise UserError(f"{flag} {error}") from None
 
@@ -216,25 +275,42 @@ def _layout(table: Table, split: str, reading: Reading) -> Layout:
         text_b=paired,
         label=label,
         index=INDEX if INDEX in header else None,
-        kind=table_format(table.path),
+        kind=table.kind,
         columns=reading.columns(split),
         delimiter=reading.delimiter,
         encoding=reading.encoding,
-        decimal_comma=label is not None and _has_decimal_commas(table, label, reading),
+        codes=() if label is None else tuple(table.class_names.get(label, ())),
     )
 
 
-def _has_decimal_commas(table: Table, label: str, reading: Reading) -> bool:
-    """Numbers such as `3,5` are scores if commas do not separate the cells and several labels are not possible."""
-    column = table.column(label)
-    semicolons = reading.delimiter == ";" or any("semicolons" in note for note in table.notes)
-    sure = semicolons or reading.kind == "regression"
-    return sure and reading.kind != "classification" and has_decimal_commas(row[column] for _, row in table.rows)
+def _with_number_formats(tables: dict[str, Table], layouts: dict[str, Layout], reading: Reading) -> dict[str, Layout]:
+    """Layouts that say how numbers are written, if that is not as `1234.5`: in all labelled files alike, or in each.
+
+    Commas make numbers only if they do not separate the cells, or the user says that labels are scores: otherwise
+    several labels are possible.
+    """
+    labelled = [split for split, layout in layouts.items() if layout.label is not None]
+    semicolons = any(tables[split].delimiter == ";" for split in labelled)
+    if reading.kind == "classification" or not (semicolons or reading.kind == "regression"):
+        return {}
+
+    def format_of(splits: Sequence[str]) -> tuple[bool, str] | None:
+        return number_format(
+            row[tables[split].column(layouts[split].label or LABEL)]
+            for split in splits
+            for _, row in tables[split].rows
+        )
+
+    found = {split: format_of(labelled) or format_of([split]) or (False, "") for split in labelled}
+    return {
+        split: replace(layouts[split], decimal_comma=decimal_comma, thousands=thousands)
+        for split, (decimal_comma, thousands) in found.items()
+    }
 
 
 def _classes(table: Table, layout: Layout, flag: str, kind: str | None) -> tuple[str, ...]:
     place, column = f"{flag} {table.path}", table.column(layout.label or LABEL)
-    labels = classes_in(place, table.rows, column, kind, layout.decimal_comma)
+    labels = classes_in(place, table.rows, column, kind, layout.decimal_comma, layout.thousands)
     if labels:
         for warning in look_alikes([row[column].strip() for _, row in table.rows]):
             logger.warning("%s: %s", place, warning)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from emmental.errors import UserError
+from emmental.tasks.set_aside import TrainedRows
 
 SPLITS = ("train", "dev", "test")
 CUSTOM = "custom"
@@ -28,9 +29,11 @@ class Layout:
         columns: what to read from `"jsonl"` and `"parquet"`; a delimiter is recognised by these names.
         delimiter, encoding: the user's setting; None: detected.
         decimal_comma: whether `3,5` is a score.
+        thousands: characters between groups of three digits in scores, as in `1,250`.
         codes: the classes for 0, 1, ... in the label column; empty if labels are spelled.
         skips_broken_rows: whether rows broken over lines are skipped and counted.
-        set_aside: seed that chooses a tenth of the rows for `"dev"`; `"train"` has the other rows of the same file.
+        set_aside_up_to: `"dev"` has the rows up to this place, `"train"` the others; see `emmental.tasks.set_aside`.
+        set_aside: the same by a seed, as in the training of a model of an older version.
     """
 
     files: tuple[str, ...]
@@ -48,6 +51,13 @@ class Layout:
     codes: tuple[str, ...] = ()
     skips_broken_rows: bool = False
     set_aside: int | None = None
+    set_aside_up_to: float | None = None
+    thousands: str = ""
+
+    @property
+    def is_split(self) -> bool:
+        """Whether dev and training rows come from the same file."""
+        return self.set_aside is not None or self.set_aside_up_to is not None
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,7 @@ class Task:
         aliases: other accepted spellings of the name.
         names: names of the classes for a model's configuration, in the order of `labels`; default: the labels.
         positive_label: for two classes, the one that F1 is computed for; default: the second label.
+        trained_rows: of own files: what a model records about its training rows.
     """
 
     name: str
@@ -80,6 +91,7 @@ class Task:
     aliases: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     positive_label: str | None = None
+    trained_rows: TrainedRows | None = None
 
     def __post_init__(self) -> None:
         if not self.names:

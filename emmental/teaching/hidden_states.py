@@ -1,4 +1,4 @@
-"""Hidden-state distillation: which layers are compared, how, and where the teacher's states come from.
+"""Hidden-state distillation: which layers are compared, and how.
 
 The losses are those of TinyBERT (Jiao et al. 2020, arXiv 1909.10351; squared error, a learned projection when the
 student is narrower) and of DistilBERT (Sanh et al. 2019, arXiv 1910.01108; cosine).
@@ -7,21 +7,15 @@ student is narrower) and of DistilBERT (Sanh et al. 2019, arXiv 1910.01108; cosi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from emmental.errors import UserError
 from emmental.runs.evaluation import model_inputs
 from emmental.runs.precision import Precision
-from emmental.runs.processes import Processes
 from emmental.teaching.losses import cosine_distance
-
-BYTES_OF_A_STATE = 2
-"""Cached hidden states are float16."""
 
 
 def layer_map(student_layers: int, teacher_layers: int, by_hand: Sequence[int] | None = None) -> list[int]:
@@ -46,16 +40,8 @@ def layer_map(student_layers: int, teacher_layers: int, by_hand: Sequence[int] |
     return list(by_hand)
 
 
-class TeacherStates(Protocol):
-    """Where the teacher's hidden states come from."""
-
-    def of(self, batch: dict[str, Tensor]) -> list[Tensor]:
-        """(B, T, H) on the batch's device, for each layer of the teacher that is compared."""
-        ...
-
-
-class AskedTeacher:
-    """Hidden states that the teacher computes again for every batch.
+class TeacherStates:
+    """The teacher's hidden states, computed for every batch.
 
     Args:
         teacher: a frozen model in evaluation mode.
@@ -70,78 +56,11 @@ class AskedTeacher:
 
     @torch.no_grad()
     def of(self, batch: dict[str, Tensor]) -> list[Tensor]:
-        """See `TeacherStates`."""
+        """(B, T, H) on the batch's device, for each layer of the teacher that is compared."""
         with self.precision.autocast():
             inputs = model_inputs(batch, batch["input_ids"].device, self.teacher)
             states = self.teacher(**inputs, output_hidden_states=True).hidden_states
         return [states[layer] for layer in self.layers]
-
-
-class CachedStates:
-    """Hidden states read from a mapped file.
-
-    Args:
-        path: float16, the tokens of all rows one after the other: (tokens, layers, H).
-        lengths: (N,) tokens of each row.
-        layers: how many layers.
-        width: H.
-
-    Raises:
-        ValueError: the file has another size.
-    """
-
-    def __init__(self, path: Path, lengths: np.ndarray, layers: int, width: int) -> None:
-        self._states = np.memmap(path, np.float16, "r").reshape(int(lengths.sum(dtype=np.int64)), layers, width)
-        self._starts = row_starts(lengths)
-
-    def of(self, batch: dict[str, Tensor]) -> list[Tensor]:
-        """See `TeacherStates`; padding repeats the row's first token."""
-        attended = batch["attention_mask"].cpu().numpy().astype(bool)  # (B, T)
-        positions = np.where(attended, np.arange(attended.shape[1]), 0)
-        tokens = self._starts[batch["index"].cpu().numpy()][:, None] + positions
-        states = torch.from_numpy(self._states[tokens]).to(batch["input_ids"].device)  # (B, T, L, H)
-        return list(states.unbind(2))
-
-
-class StateRecorder:
-    """Writes the hidden states of a pass over a data set into one file, whichever rank computed them.
-
-    Args:
-        path: the file that rank 0 writes, see `CachedStates`.
-        lengths: (N,) tokens of each row.
-        layers: which of the teacher's layers, from 1.
-        width: H.
-        processes: this process; every rank calls `add` the same number of times.
-    """
-
-    def __init__(
-        self, path: Path | None, lengths: np.ndarray, layers: Sequence[int], width: int, processes: Processes
-    ) -> None:
-        self._layers = list(layers)
-        self._starts = row_starts(lengths)
-        self._processes = processes
-        self._file = None
-        if path is not None:
-            shape = (int(lengths.sum(dtype=np.int64)), len(self._layers), width)
-            self._file = np.memmap(path, np.float16, "w+", shape=shape)
-
-    def add(self, batch: dict[str, Tensor], outputs: Any) -> None:
-        """Add the teacher's states of one batch."""
-        counted = (batch["attention_mask"] > 0) & (batch["weights"] > 0)[:, None]  # (B, T)
-        starts = torch.from_numpy(self._starts)[batch["index"]]
-        tokens = (starts[:, None] + torch.arange(counted.shape[1]))[counted]
-        states = torch.stack([outputs.hidden_states[layer] for layer in self._layers], dim=2)
-        states = states[counted.to(states.device)].half().cpu()
-        positions = self._processes.gather(tokens)
-        for where, values in zip(positions, self._processes.gather(states), strict=True):
-            if self._file is not None:
-                self._file[where.numpy()] = values.numpy()
-
-    def close(self) -> None:
-        """Flush the file."""
-        if self._file is not None:
-            self._file.flush()
-            self._file = None
 
 
 class HiddenStateMatch:
@@ -215,11 +134,6 @@ def projection_between(student_width: int, teacher_width: int, seed: int) -> nn.
     with torch.no_grad():
         projection.weight.normal_(std=student_width**-0.5, generator=generator)
     return projection
-
-
-def row_starts(lengths: np.ndarray) -> np.ndarray:
-    """Where each row begins if all rows are stored one after another, (N,) int64."""
-    return np.cumsum(lengths, dtype=np.int64) - lengths
 
 
 def _row_means(values: Tensor, attended: Tensor) -> Tensor:

@@ -25,10 +25,13 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperatur
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
 
 
-def teacher_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Loss of each example, (B,), for logits (B, C): `distillation_loss`, or squared error for one output."""
+def teacher_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float, deviation: float = 1.0) -> Tensor:
+    """Loss of each example, (B,), for logits (B, C): `distillation_loss`, or squared error for one output.
+
+    `deviation` is the unit of that error: the standard deviation of the labels.
+    """
     if student_logits.shape[-1] == 1:
-        return F.mse_loss(student_logits.float(), teacher_logits.float(), reduction="none").squeeze(-1)
+        return ((student_logits.float() - teacher_logits.float()) / deviation).square().squeeze(-1)
     return distillation_loss(student_logits, teacher_logits, temperature)
 
 
@@ -37,15 +40,16 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)
 
 
-def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def task_loss(logits: Tensor, labels: Tensor, deviation: float = 1.0) -> Tensor:
     """Loss of each example, (B,): cross entropy of logits (B, C), or squared error of one output (B, 1).
 
-    A row without a label (see `emmental.data.joined`) has loss and gradient 0.
+    `deviation` is the unit of that error: the standard deviation of the labels. A row without a
+    label (see `emmental.data.joined`) has loss and gradient 0.
     """
     if logits.shape[-1] == 1:
         scores = logits.float().squeeze(-1)
         known = torch.where(labels.isnan(), scores.detach(), labels.float())
-        return F.mse_loss(scores, known, reduction="none")
+        return ((scores - known) / deviation).square()
     return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=UNLABELLED)
 
 

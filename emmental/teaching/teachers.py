@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +27,17 @@ from emmental.runs.run import Run
 from emmental.tasks import Task, class_order
 from emmental.tasks.classes import say_if_unnamed
 from emmental.teaching.hidden_states import (
-    BYTES_OF_A_STATE,
-    AskedTeacher,
-    CachedStates,
     HiddenStateMatch,
-    StateRecorder,
+    TeacherStates,
     compared_layers,
     layer_map,
     projection_between,
 )
+from emmental.teaching.units import in_unit_of_labels
 
 logger = logging.getLogger(__name__)
 
-_LOGITS, _STATES = "logits.safetensors", "states.bin"
+_LOGITS = "logits.safetensors"
 _PROBE = "Café: the model, PRUNED to 10 %, isn't unaffordable."
 """A text with case, accents, punctuation and word pieces: tokenizers that share a vocabulary can differ here."""
 
@@ -97,8 +94,10 @@ def teacher_logits(
     folder = _folder(args, teacher, dataset, processes, cache_dir, rows)
     cached = _read(folder, len(dataset)) if not args.overwrite_cache else None
     if processes.any(cached is None):
-        cached = _ask(args, teacher, dataset, processes, folder, rows=rows)
+        cached = _ask(args, teacher, dataset, processes, folder, rows)
     order = class_order(args.task, teacher.config, *_teachers_classes(args))
+    if args.task.is_regression:
+        cached = in_unit_of_labels(cached, dataset.labels, _teachers_classes(args)[0])
     return cached[:, np.argsort(order)].to(processes.device)
 
 
@@ -108,9 +107,8 @@ def teaching(
     """The teacher's logits of `rows`, and how hidden states are compared; each None if not used."""
     if teacher is None:
         return None, None
-    hidden = hidden_state_match(args, teacher, model, dataset, args.processes, cache_dir)
-    asked = rows if hidden is None else None  # the pass that caches hidden states has cached the logits of all rows
-    return teacher_logits(args, teacher, dataset, args.processes, cache_dir, asked), hidden
+    hidden = hidden_state_match(args, teacher, model)
+    return teacher_logits(args, teacher, dataset, args.processes, cache_dir, rows), hidden
 
 
 def _teachers_classes(args: Run) -> tuple[str, list[str] | None, str]:
@@ -118,74 +116,29 @@ def _teachers_classes(args: Run) -> tuple[str, list[str] | None, str]:
     return f"--teacher_name_or_path {args.teacher_name_or_path}", args.teacher_label_names, "--teacher_label_names"
 
 
-def check_hidden_states(args: Run, teacher: nn.Module, student: nn.Module, dataset: FeatureDataset) -> None:
-    """Check, before anything is written, that hidden states can be compared as the flags say.
+def compared_with(args: Run, teacher: nn.Module, student: nn.Module) -> list[int] | None:
+    """For each layer of the student the teacher's, as in `layer_map`; None if hidden states are not compared.
 
     Raises:
-        UserError: `--teacher_layers` does not fit, or the cache would be larger than allowed.
+        UserError: `--teacher_layers` does not fit.
     """
-    if args.alpha_hidden_cos == 0 and args.alpha_hidden_mse == 0:
-        return
-    layers = layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers, args.teacher_layers)
-    count, width = len(compared_layers(layers)), teacher.config.hidden_size
-    size = int(dataset.lengths.sum(dtype=np.int64)) * count * width * BYTES_OF_A_STATE
-    if 0 < args.hidden_cache_limit_gb * 1e9 < size:
-        raise UserError(
-            f"--hidden_cache_limit_gb {args.hidden_cache_limit_gb:g}: the hidden states take {size / 1e9:.3g} GB; "
-            "allow that much, compare fewer layers (--teacher_layers), or give 0 to run the teacher for every batch"
-        )
-
-
-def hidden_state_match(
-    args: Run,
-    teacher: nn.Module,
-    student: nn.Module,
-    dataset: FeatureDataset,
-    processes: Processes,
-    cache_dir: Path,
-) -> HiddenStateMatch | None:
-    """How hidden states are compared, as the flags say; None when both weights are 0.
-
-    With `--hidden_cache_limit_gb` the teacher's states come from the cache, made in the same pass as the logits; call
-    this before `teacher_logits`. Without it the teacher runs for every batch.
-
-    Raises:
-        UserError: see `check_hidden_states`.
-    """
-    check_hidden_states(args, teacher, student, dataset)
     if args.alpha_hidden_cos == 0 and args.alpha_hidden_mse == 0:
         return None
-    ours, theirs = student.config, teacher.config
-    layers = layer_map(ours.num_hidden_layers, theirs.num_hidden_layers, args.teacher_layers)
-    projection = projection_between(ours.hidden_size, theirs.hidden_size, args.seed).to(processes.device)
-    if args.hidden_cache_limit_gb > 0:
-        states = _cached_states(args, teacher, dataset, processes, cache_dir, compared_layers(layers))
-    else:
-        precision = Precision(processes.device, args.fp16, args.bf16)
-        states = AskedTeacher(teacher.to(processes.device), compared_layers(layers), precision)
-    return HiddenStateMatch(states, layers, projection)
+    return layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers, args.teacher_layers)
 
 
-def _cached_states(
-    args: Run,
-    teacher: nn.Module,
-    dataset: FeatureDataset,
-    processes: Processes,
-    cache_dir: Path,
-    layers: list[int],
-) -> CachedStates:
-    width = teacher.config.hidden_size
-    logits_folder = _folder(args, teacher, dataset, processes, cache_dir)
-    folder = _place(logits_folder.with_name(f"{logits_folder.name}-layers-{'-'.join(map(str, layers))}"))
-    if processes.any(args.overwrite_cache or not _is_sound(folder)):
-        made = atomic.atomic_folder(folder, True) if processes.is_main else nullcontext()
-        with writing_cache(folder), made as temporary:
-            path = None if temporary is None else temporary / _STATES
-            recorder = StateRecorder(path, dataset.lengths, layers, width, processes)
-            _ask(args, teacher, dataset, processes, logits_folder, recorder)
-            recorder.close()
-        processes.barrier()
-    return CachedStates(folder / _STATES, dataset.lengths, len(layers), width)
+def hidden_state_match(args: Run, teacher: nn.Module, student: nn.Module) -> HiddenStateMatch | None:
+    """How hidden states are compared, as the flags say; None when both weights are 0.
+
+    Raises:
+        UserError: see `compared_with`.
+    """
+    if (layers := compared_with(args, teacher, student)) is None:
+        return None
+    device = args.processes.device
+    projection = projection_between(student.config.hidden_size, teacher.config.hidden_size, args.seed).to(device)
+    precision = Precision(device, args.fp16, args.bf16)
+    return HiddenStateMatch(TeacherStates(teacher.to(device), compared_layers(layers), precision), layers, projection)
 
 
 def _ask(
@@ -194,13 +147,11 @@ def _ask(
     dataset: FeatureDataset,
     processes: Processes,
     folder: Path,
-    recorder: StateRecorder | None = None,
     rows: np.ndarray | None = None,
 ) -> Tensor:
-    """Logits of `rows` (default: all), in one pass, cached in `folder`; `recorder` gets the hidden states."""
+    """Logits of `rows` (default: all), in one pass, cached in `folder`."""
     started = time.monotonic()
     precision = Precision(processes.device, args.fp16, args.bf16)
-    observe = None if recorder is None else recorder.add
     logits = predict_logits(
         teacher.to(processes.device),
         dataset,
@@ -208,17 +159,15 @@ def _ask(
         processes,
         precision,
         "Running the teacher",
-        observe,
         rows,
     )
     if processes.is_main:
         with writing_cache(folder), atomic.atomic_folder(folder, damaged_too=True) as temporary:
             save_file({"logits": logits}, temporary / _LOGITS)
     processes.barrier()
-    what = "logits" if recorder is None else "logits and hidden states"
     seconds = time.monotonic() - started
     count = len(dataset if rows is None else rows)
-    logger.info("the teacher computed %s of %d rows in %.1f s, once for the whole run", what, count, seconds)
+    logger.info("the teacher computed logits of %d rows in %.1f s, once for the whole run", count, seconds)
     return logits
 
 

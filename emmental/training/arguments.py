@@ -13,16 +13,7 @@ from emmental.architectures import ARCHITECTURES
 from emmental.command_line import parse_flags
 from emmental.errors import UserError
 from emmental.flags import Flags, flag, switch
-from emmental.methods import (
-    BRAIN_SURGEON,
-    FRACTION_METHODS,
-    GLOBAL_TOPK_METHODS,
-    MASK_INITS,
-    PRUNING_METHODS,
-    REGULARIZATIONS,
-    UNLEARNED_METHODS,
-    canonical_pruning_method,
-)
+from emmental.methods import MASK_INITS, METHODS, PRUNING_METHODS, REGULARIZATIONS, method_of
 from emmental.runs.arguments import common_problems, distillation_flags, optimization_flags, run_flags, settle
 from emmental.training.recipe import dense_model_teaches, recipe_problems, settle_recipe
 
@@ -48,6 +39,9 @@ _READING = (
 """Flags that say how to read the user's own files."""
 HOW_TO_READ = ("text_column", "text_pair_column", "label_column", "delimiter", "encoding")
 """Those of them that the report accepts too."""
+_RANKED = [METHODS[name] for name in PRUNING_METHODS if METHODS[name].accepts_global_topk]
+_ALWAYS = ", ".join(method.name for method in _RANKED if method.always_global_topk)
+_IF_ASKED = ", ".join(method.name for method in _RANKED if not method.always_global_topk)
 FLAGS = {
     "task and data": (
         flag("data_dir", "folder of the GLUE task's files: .tsv, or as on the Hub", changes_result=False),
@@ -78,6 +72,11 @@ FLAGS = {
         ),
         flag("max_seq_length", "longer inputs are cut to this number of tokens", 128, at_least=3),
         flag("feature_cache_dir", "folder for tokenised data; default: ~/.cache/emmental", "", changes_result=False),
+        switch(
+            "accept_unknown_tokens",
+            "go on although the tokenizer does not know more than half of the tokens",
+            changes_result=False,
+        ),
         switch("overwrite_cache", "tokenise again even if the cache is good", changes_result=False),
         flag("num_workers", "processes that load batches", 0, at_least=0, changes_result=False),
     ),
@@ -110,7 +109,7 @@ FLAGS = {
     "how much to prune": (
         flag(
             "recipe",
-            "auto fills in what the task needs; paper: the defaults below",
+            "auto fills in what the task needs; paper: the original's values",
             "auto",
             accepts=("auto", "paper"),
             earlier="paper",
@@ -148,51 +147,74 @@ FLAGS = {
         ),
         switch("floor", "compare with a bag of words", default=True, changes_result=False),
         switch("engines", "try this machine's engines at the end, name the best", default=True, changes_result=False),
+        switch("cascade", "calibrate a cascade of the run's models on the dev rows", changes_result=False),
+        flag(
+            "changed",
+            "share of a cascade's answers that may differ from dense",
+            0.01,
+            above_zero=True,
+            changes_result=False,
+        ),
     ),
     "pruning": (
         flag(
             "pruning_method",
-            ", ".join((*PRUNING_METHODS, BRAIN_SURGEON)).replace("sigmoied", "sigmoid"),
+            ", ".join(method.shown_name for method in METHODS.values()),
             "topK",
-            accepts=(*PRUNING_METHODS, BRAIN_SURGEON),
+            accepts=tuple(METHODS),
+            by_recipe="fisher",
         ),
-        flag("initial_threshold", "threshold at the start of the schedule", 1.0),
-        flag("final_threshold", "threshold at the end of the schedule", 0.7),
+        flag("initial_threshold", "threshold at the start of the schedule", 1.0, by_recipe="1, or the share of a cut"),
+        flag("final_threshold", "threshold at the end of the schedule", 0.7, by_recipe="--keep"),
         flag("initial_warmup", "length of the first phase, in multiples of --warmup_steps", 1, at_least=0),
-        flag("final_warmup", "length of the last phase, in multiples of --warmup_steps", 2, at_least=0),
-        flag("mask_init", f"start of the mask scores: {', '.join(MASK_INITS)}", "constant", accepts=MASK_INITS),
-        flag("mask_scale", "scale of that start", 0.0),
-        flag("mask_scores_learning_rate", "learning rate of the scores", 1e-2, at_least=0),
+        flag("final_warmup", "length of the last phase, in multiples of --warmup_steps", 2, at_least=0, by_recipe="3"),
+        flag(
+            "mask_init",
+            f"start of the mask scores: {', '.join(MASK_INITS)}",
+            "constant",
+            accepts=MASK_INITS,
+            by_recipe="magnitude",
+        ),
+        flag("mask_scale", "scale of that start", 0.0, by_recipe="1, l0 5"),
+        flag("mask_scores_learning_rate", "learning rate of the scores", 1e-2, at_least=0, by_recipe="0.002, l0 0.01"),
         flag("regularization", "l1, l0 or none: penalty on the mask scores", accepts=(*REGULARIZATIONS, None)),
         flag("final_lambda", "weight of that penalty at the end", 0.0, at_least=0),
-        switch("global_topk", "one threshold for all matrices together (topK, threshold; fisher always)"),
+        switch("global_topk", f"one threshold for all matrices together ({_IF_ASKED}; {_ALWAYS} always)"),
         flag("global_topk_frequency_compute", "updates between two computations of that threshold", 25, at_least=1),
     ),
     "distillation": (
         flag("teacher_type", "bert, masked_bert, distilbert, ...; default: the teacher's own type"),
         flag("teacher_name_or_path", "a fine-tuned teacher: folder or Hub name"),
         flag("teacher_label_names", "the classes in the order of the teacher's outputs", several=True),
-        *distillation_flags("weight of the task's loss"),
-        flag("alpha_distil", "weight of the distillation loss", 0.5, at_least=0),
+        *distillation_flags("weight of the task's loss", by_recipe="0.1"),
+        flag("alpha_distil", "weight of the distillation loss", 0.5, at_least=0, by_recipe="0.9"),
         flag("alpha_hidden_cos", "weight of the hidden states' cosine distance", 0.0, at_least=0),
         flag("alpha_hidden_mse", "weight of the hidden states' squared difference", 0.0, at_least=0),
         flag(
             "teacher_layers",
             "for each layer of the student the teacher's, from 1; 0 for none (such as 2,4,6); default: spread evenly",
         ),
-        flag(
-            "hidden_cache_limit_gb",
-            "keep the teacher's hidden states on the disk, up to this size; 0: run the teacher for every batch",
-            0.0,
-            at_least=0,
-        ),
     ),
     "optimization": (
-        flag("per_gpu_train_batch_size", "batch size of one process", 8, at_least=1),
-        flag("per_gpu_eval_batch_size", "batch size in evaluation", 8, at_least=1, changes_result=False),
-        flag("num_train_epochs", "may be fractional; 0: cut heads and neurons without training", 3.0, at_least=0),
+        flag("per_gpu_train_batch_size", "batch size of one process", 8, at_least=1, by_recipe="32 in all"),
+        flag(
+            "per_gpu_eval_batch_size", "batch size in evaluation", 8, at_least=1, changes_result=False, by_recipe="32"
+        ),
+        flag(
+            "num_train_epochs",
+            "may be fractional; 0: cut without training",
+            3.0,
+            at_least=0,
+            by_recipe="600 updates",
+        ),
         flag("warmup_steps", "length of the warm-up in updates; default: a tenth of all", type=int, at_least=0),
-        *optimization_flags(accumulation=1, learning_rate=5e-5, epsilon=1e-8, max_grad_norm=1.0),
+        *optimization_flags(
+            accumulation=1,
+            learning_rate=5e-5,
+            epsilon=1e-8,
+            max_grad_norm=1.0,
+            by_recipe={"learning_rate": "1e-4, wide encoders less", "bf16": "where the hardware has it"},
+        ),
         switch("torch_compile", "use torch.compile; two compilations at the start, same results to rounding"),
         switch("use_apex", "use the fused optimizer of NVIDIA apex, which must be installed"),
     ),
@@ -248,7 +270,7 @@ def _normalise(args: Flags) -> None:
     if args.regularization in ("null", "none", "None", ""):
         args.regularization = None
     with suppress(UserError):  # find_problems names an unknown one
-        args.pruning_method = canonical_pruning_method(args.pruning_method)
+        args.pruning_method = method_of(args.pruning_method).name
     if args.do_train is None and args.do_eval is None:
         args.do_train = args.do_eval = not args.do_predict
     args.do_train, args.do_eval = bool(args.do_train), bool(args.do_eval)
@@ -263,18 +285,20 @@ def _normalise(args: Flags) -> None:
     if args.teacher_layers and all(part.strip().isdecimal() for part in args.teacher_layers.split(",")):
         args.teacher_layers = [int(part) for part in args.teacher_layers.split(",")]
     settle(args)
-    settle_recipe(args)
-    _start_thresholds_of_scores(args)
+    if args.pruning_method in METHODS:
+        settle_recipe(args)
+        _start_thresholds_of_scores(args)
 
 
 def _start_thresholds_of_scores(args: Flags) -> None:
-    """A threshold method given without thresholds gets its own schedule: from 0 up to 0.1."""
-    if args.pruning_method not in ("threshold", "sigmoied_threshold") or args.global_topk or args.keep:
+    """A method with thresholds of its own starts at the first of them, and ends at the last if none is given."""
+    thresholds = method_of(args.pruning_method).default_thresholds
+    if thresholds is None or args.global_topk or args.keep:
         return
     if "initial_threshold" not in args.explicit:
-        args.initial_threshold = 0.0
+        args.initial_threshold = thresholds[0]
         if "final_threshold" not in args.explicit:
-            args.final_threshold = 0.1
+            args.final_threshold = thresholds[1]
 
 
 def find_problems(args: Flags) -> list[str]:
@@ -284,7 +308,7 @@ def find_problems(args: Flags) -> list[str]:
         *_reading_problems(args),
         *common_problems(args),
         *_number_problems(args),
-        *recipe_problems(args),
+        *(recipe_problems(args) if args.pruning_method in METHODS else ()),
         *_pruning_problems(args),
         *_precision_problems(args),
         *_teacher_problems(args),
@@ -313,6 +337,10 @@ def _task_problems(args: Flags) -> list[str]:
     if args.push_to_hub:
         problem = _hub_problem(args.dry_run)
         problems += [problem] if problem else []
+    if args.cascade and not (args.do_train and args.do_eval):
+        problems.append("--cascade needs --do_train and --do_eval: it is calibrated on the dev rows")
+    if "changed" in args.explicit and not (args.cascade and args.changed < 1):
+        problems.append("--changed accepts a share below 1, with --cascade")
     if args.evaluate_during_training and not args.do_train:
         problems.append("--evaluate_during_training needs --do_train")
     return problems
@@ -362,16 +390,16 @@ def _pruning_problems(args: Flags) -> list[str]:
     if not args.model_type.startswith("masked_") or args.pruning_method not in PRUNING_METHODS:
         return []
     problems = [] if args.granularity == "structured" else _threshold_problems(args)
-    method = args.pruning_method
-    if args.global_topk and "global_topk" in args.explicit and method not in GLOBAL_TOPK_METHODS:
+    method = method_of(args.pruning_method)
+    if args.global_topk and "global_topk" in args.explicit and not method.accepts_global_topk:
         problems.append(
-            f"--global_topk is defined for --pruning_method {', '.join(GLOBAL_TOPK_METHODS)}, not {method}; "
+            f"--global_topk is defined for --pruning_method {_IF_ASKED}, {_ALWAYS}, not {method.name}; "
             "--keep sets the share that stays for every method"
         )
     if args.keep:
         return problems  # no penalty: `recipe_problems` refuses it
-    if method in UNLEARNED_METHODS and args.regularization:
-        problems.append(f"--regularization needs mask scores, and --pruning_method {method} learns none")
+    if args.regularization and not method.regularizations:
+        problems.append(f"--regularization needs mask scores, and --pruning_method {method.name} learns none")
     if args.final_lambda > 0 and not args.regularization:
         problems.append("--final_lambda weighs a penalty: give --regularization l1 or l0 too")
     if args.regularization in REGULARIZATIONS and args.final_lambda == 0:
@@ -380,8 +408,8 @@ def _pruning_problems(args: Flags) -> list[str]:
 
 
 def _threshold_problems(args: Flags) -> list[str]:
-    method, start, end = args.pruning_method, args.initial_threshold, args.final_threshold
-    as_fraction = method in FRACTION_METHODS or args.global_topk
+    method, start, end = method_of(args.pruning_method), args.initial_threshold, args.final_threshold
+    as_fraction = method.by_share or args.global_topk
     problems = []
     for name in ("initial_threshold",) if args.keep else ("initial_threshold", "final_threshold"):
         value = getattr(args, name)
@@ -389,11 +417,9 @@ def _threshold_problems(args: Flags) -> list[str]:
             problems.append(
                 f"--{name} is the share of weights that stay, above 0 and up to 1 (15 % is 0.15), not {value}"
             )
-        elif method == "sigmoied_threshold" and not as_fraction and not 0 <= value < 1:
-            problems.append(f"--{name} is compared with sigmoid(scores) and accepts 0 up to below 1, not {value}")
-        elif not math.isfinite(value):
-            problems.append(f"--{name} accepts a finite number, not {value}")
-    if problems or (method == "l0" and not as_fraction):
+        elif not as_fraction and (problem := method.threshold_problem(value)):
+            problems.append(f"--{name} {problem}")
+    if problems or not (method.has_threshold or as_fraction):
         return problems
     if as_fraction and start < end <= 1:
         problems.append(
@@ -402,7 +428,7 @@ def _threshold_problems(args: Flags) -> list[str]:
         )
     if not as_fraction and start > end:
         problems.append(
-            f"--initial_threshold {start} is above --final_threshold {end}: {method} prunes scores below the "
+            f"--initial_threshold {start} is above --final_threshold {end}: {method.name} prunes scores below the "
             "threshold, so it must rise (usual: --initial_threshold 0 --final_threshold 0.1)"
         )
     return problems
@@ -448,10 +474,6 @@ def _teacher_problems(args: Flags) -> list[str]:
         )
     elif args.teacher_layers is not None and not wants_hidden:
         problems.append("--teacher_layers does nothing without --alpha_hidden_cos or --alpha_hidden_mse above 0")
-    if args.hidden_cache_limit_gb > 0 and not wants_hidden:
-        problems.append(
-            "--hidden_cache_limit_gb does nothing without --alpha_hidden_cos or --alpha_hidden_mse above 0"
-        )
     return problems
 
 

@@ -1,85 +1,185 @@
-"""The budget of a cut of heads and neurons: a share of the weights, or milliseconds, which are measured once."""
+"""How much of the encoder stays: a share of its weights, or as many as a speed allows, which is measured once."""
 
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import math
 import platform
-from dataclasses import asdict, replace
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from emmental import atomic
+from emmental.inference.engines import measure_together
 from emmental.runs.run import Run
 from emmental.shrinking import layer_sizes
 from emmental.structured.gates import encoder_weights
 from emmental.structured.selection import Budget, MakeCandidate, Settle, weight_budget
-from emmental.structured.speed import SpeedTable, Timed, measure_speed, settled_price, speed_budget
+from emmental.structured.speed import SpeedTable, measure_speed, settled_price, speed_budget
 
 logger = logging.getLogger(__name__)
 
 SPEED_FILE = "speed.json"
+_SECONDS_OF_EACH, SECONDS_TOGETHER = 0.5, 10.0
+"""Fewest seconds for each model when many are timed, and seconds for all of them together."""
 
 
-def budget_of(
-    run: Run, model: PreTrainedModel, keep: float, dense: PreTrainedModel, timed: Timed | None = None
-) -> tuple[Budget, str]:
-    """The budget of `model`, and its name: a share of the dense model's weights, or milliseconds for `--speedup`.
+class Target(ABC):
+    """How much of the encoder a phase leaves.
 
-    Rank 0 measures the table of milliseconds once, in the engine `timed`, and writes it to the output folder. A
-    resumed run reads it. The table does not depend on the weights, so this can be called before training.
-
-    Raises:
-        UserError: `--speedup` is out of reach.
+    Attributes:
+        name: of the model, in tables.
+        text: how much stays, for the plan.
+        expected_share: about this share of the encoder stays.
+        most_left: at most this share stays.
     """
-    if run.speedup is None:
-        return weight_budget(model, min(1.0, keep * encoder_weights(dense) / encoder_weights(model))), f"keep {keep:g}"
-    file, shape = run.folder / SPEED_FILE, (run.speedup_batch_size, run.speedup_length)
-    here = platform.node()
-    name = f"speedup {run.speedup:g} in {run.speedup_engine} at {shape[0]} x {shape[1]}"
-    sizes = _sizes(model)
-    key = {
-        "type": model.config.model_type,
-        "width": model.config.hidden_size,
-        "sizes": sizes,
-        "shape": list(shape),
-        "engine": run.speedup_engine,
-    }
-    with run.processes.main_first():
-        if run.processes.is_main and measured_speed(file, key, len(sizes)) is None:
-            table = measure_speed(copy.deepcopy(model).cpu(), *shape, timed)
-            run.output.write_json(SPEED_FILE, {"machine": here, "of": key, "table": asdict(table)})
-            for line in table.lines():
-                logger.info("%s", line)
-        elif run.processes.is_main and (elsewhere := _stored(file).get("machine", here)) != here:
-            logger.warning("%s was measured on %r, not here: --overwrite_output_dir measures anew", file, elsewhere)
-    budget = speed_budget(measured_speed(file, key, len(sizes)), model, run.speedup, "--speedup")
-    settle = partial(settled_price, budget, model, run.speedup, shape=shape, timed=timed)
-    return replace(budget, settle=partial(_settled_once, run, file, settle)), name
+
+    name: str
+    text: str
+    expected_share: float
+    most_left: float
+
+    @abstractmethod
+    def budget(self, part: Run, model: PreTrainedModel, dense: PreTrainedModel) -> tuple[Budget, str]:
+        """The budget of `model`, and its name.
+
+        Args:
+            part: the run of the phase.
+            model: the one to cut.
+            dense: the one that it is compared with.
+        """
+
+    def prepare(self, part: Run, model: PreTrainedModel) -> None:  # noqa: B027 - a share needs nothing
+        """Measure what must be known before anything is trained.
+
+        Raises:
+            UserError: the target is out of reach.
+        """
 
 
-def _settled_once(run: Run, file: Path, settle: Settle, candidate: MakeCandidate, price: float) -> float:
+@dataclass(frozen=True)
+class ShareTarget(Target):
+    """A share of the dense encoder's matrix weights."""
+
+    share: float
+
+    @property
+    def name(self) -> str:
+        """As `25.0% kept`."""
+        return f"{self.share:.1%} kept"
+
+    @property
+    def text(self) -> str:
+        """As `25.0% of the encoder stays`."""
+        return f"{self.share:.1%} of the encoder stays"
+
+    @property
+    def expected_share(self) -> float:
+        """The share."""
+        return self.share
+
+    most_left = expected_share
+
+    def budget(self, part: Run, model: PreTrainedModel, dense: PreTrainedModel) -> tuple[Budget, str]:
+        """A number of weights."""
+        share = min(1.0, self.share * encoder_weights(dense) / encoder_weights(model))
+        return weight_budget(model, share), f"keep {self.share:g}"
+
+
+@dataclass(frozen=True)
+class SpeedTarget(Target):
+    """How many times as fast as dense the model must be, on this machine.
+
+    Attributes:
+        speedup: times as fast.
+        engine: its name, see `emmental.inference.engines`.
+        shape: rows, and tokens of each.
+    """
+
+    speedup: float
+    engine: str
+    shape: tuple[int, int]
+    most_left = 1.0
+
+    @property
+    def name(self) -> str:
+        """As `3 times as fast`."""
+        return f"{self.speedup:g} times as fast"
+
+    @property
+    def text(self) -> str:
+        """As `until it is 3 times as fast`."""
+        return f"until it is {self.speedup:g} times as fast"
+
+    @property
+    def expected_share(self) -> float:
+        """The share of an encoder that takes all the time."""
+        return 1 / self.speedup
+
+    def prepare(self, part: Run, model: PreTrainedModel) -> None:
+        """Measure the table of milliseconds; it does not depend on the weights."""
+        self._budget(part, model)
+
+    def budget(self, part: Run, model: PreTrainedModel, dense: PreTrainedModel) -> tuple[Budget, str]:
+        """A number of milliseconds. The last cut settles its price by timing candidates."""
+        budget, file = self._budget(part, model), part.folder / SPEED_FILE
+        tune = partial(settled_price, budget, model, self.speedup, shape=self.shape, timed=self._times)
+        name = f"speedup {self.speedup:g} in {self.engine} at {self.shape[0]} x {self.shape[1]}"
+        return replace(budget, settle=partial(tune_price_once, part, file, tune)), name
+
+    def _times(self, models: Sequence[PreTrainedModel], batch: int, length: int) -> list[float]:
+        """Median milliseconds of each model in the engine; the models take turns."""
+        seconds = max(_SECONDS_OF_EACH, SECONDS_TOGETHER / len(models))
+        return [*measure_together(dict(enumerate(models)), batch, length, self.engine, seconds=seconds).values()]
+
+    def _budget(self, part: Run, model: PreTrainedModel) -> Budget:
+        """Rank 0 measures the table once and writes it to the output folder. A resumed run reads it."""
+        file, here = part.folder / SPEED_FILE, platform.node()
+        sizes = _sizes(model)
+        key = {
+            "type": model.config.model_type,
+            "width": model.config.hidden_size,
+            "sizes": sizes,
+            "shape": list(self.shape),
+            "engine": self.engine,
+        }
+        with part.processes.main_first():
+            if part.processes.is_main and measured_speed(file, key, len(sizes)) is None:
+                table = measure_speed(copy.deepcopy(model).cpu(), *self.shape, self._times)
+                part.output.write_json(SPEED_FILE, {"machine": here, "of": key, "table": asdict(table)})
+                for line in table.lines():
+                    logger.info("%s", line)
+            elif part.processes.is_main and (elsewhere := atomic.read_object(file).get("machine", here)) != here:
+                logger.warning(
+                    "%s was measured on %r, not here: --overwrite_output_dir measures anew", file, elsewhere
+                )
+        return speed_budget(measured_speed(file, key, len(sizes)), model, self.speedup, "--speedup")
+
+
+def tune_price_once(part: Run, file: Path, tune: Settle, candidate: MakeCandidate, price: float) -> float:
     """The price that rank 0 settles at, kept in `speed.json`: a resumed run and the other ranks read it there."""
     first = f"{_sizes(candidate(price))} for {price!r} ms"
-    with run.processes.main_first():
-        if run.processes.is_main and settled_before(file, first) is None:
-            found = settle(candidate, price)
-            stored = _stored(file)
+    with part.processes.main_first():
+        if part.processes.is_main and tuned_before(file, first) is None:
+            tuned = tune(candidate, price)
+            stored = atomic.read_object(file)
             known = stored.get("settled") if isinstance(stored.get("settled"), dict) else {}
-            run.output.write_json(SPEED_FILE, stored | {"settled": known | {first: found}})
-    found = settled_before(file, first)
-    assert found is not None
-    return found
+            part.output.write_json(SPEED_FILE, stored | {"settled": known | {first: tuned}})
+    tuned = tuned_before(file, first)
+    assert tuned is not None
+    return tuned
 
 
-def settled_before(file: Path, first: str) -> float | None:
+def tuned_before(file: Path, first: str) -> float | None:
     """The price that was settled at for a first candidate; None if it is missing or damaged."""
     try:
-        price = float(_stored(file)["settled"][first])
+        price = float(atomic.read_object(file)["settled"][first])
     except (LookupError, TypeError, ValueError, OverflowError):
         return None
     return price if math.isfinite(price) and price >= 0 else None
@@ -95,17 +195,8 @@ def measured_speed(file: Path, key: dict[str, Any], layers: int) -> SpeedTable |
     Args:
         layers: how many the model has.
     """
-    stored = _stored(file)
+    stored = atomic.read_object(file)
     try:
         return SpeedTable.of(stored.get("table"), layers) if stored.get("of") == key else None
     except ValueError:
         return None
-
-
-def _stored(file: Path) -> dict[str, Any]:
-    """The content of `speed.json`; empty if it is missing or damaged."""
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return stored if isinstance(stored, dict) else {}

@@ -21,10 +21,11 @@ from emmental.architectures import base_model_type, longest_input
 from emmental.data import tokenization
 from emmental.errors import UserError
 from emmental.masked_models import MaskedConfig, masked_config
-from emmental.methods import mask_method
+from emmental.methods import method_of
 from emmental.pretrained import from_pretrained, require_encoder
 from emmental.runs.run import Run
 from emmental.tasks import Task
+from emmental.tasks.set_aside import RECORD
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,10 @@ def load_tokenizer(args: Run) -> Any:
     name = args.tokenizer_name or args.model_name_or_path
     flag = "--tokenizer_name" if args.tokenizer_name else "--model_name_or_path"
     tokenizer = tokenization.load_tokenizer(name, flag=flag, cache_dir=args.cache_dir or None, **casing)
+    if args.do_lower_case is not None and tokenization.lowers_case(tokenizer) != args.do_lower_case:
+        how = "keeps upper case" if args.do_lower_case else "lowers the case"
+        asked = f"--{'' if args.do_lower_case else 'no-'}do_lower_case"
+        logger.warning("%s is ignored: the tokenizer of %s %s whatever the flag says", asked, name, how)
     if args.max_seq_length > tokenizer.model_max_length and "max_seq_length" not in args.explicit:
         args.max_seq_length = tokenizer.model_max_length
         logger.info("--max_seq_length %d: the model accepts no more", args.max_seq_length)
@@ -76,9 +81,8 @@ def load_model(args: Run, task: Task, tokenizer: Any) -> PreTrainedModel:
         raise UserError(
             f"--max_seq_length {args.max_seq_length} is more than the {longest_input(config)} positions of {name}"
         )
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(f"--tokenizer_name has {len(tokenizer)} tokens, the model {name} only {config.vocab_size}")
-    tokenization.give_token_types(tokenizer, config)
+    tokenization.check_token_ids(tokenizer, config, f"--tokenizer_name {tokenizer.name_or_path}", f"the model {name}")
+    tokenization.fit_to_model(tokenizer, config)
     _check_model_type(args, config)
     masks = args.do_train or "model_type" in args.explicit or isinstance(config, MaskedConfig)
     if masks and args.model_type.startswith("masked_"):
@@ -165,6 +169,8 @@ def _trained_from(output: Path) -> str | None:
 def _outputs(args: Run, task: Task) -> dict[str, Any]:
     """Settings of the configuration about the outputs and, for later uses of the model, about its training."""
     settings = {"max_seq_length": args.max_seq_length, "positive_label": task.positive_name} if args.do_train else {}
+    if args.do_train and task.trained_rows is not None:
+        settings[RECORD] = task.trained_rows.record()
     if task.is_regression:
         return {"num_labels": 1, "problem_type": "regression", **settings}
     labels = dict(enumerate(task.names))
@@ -178,7 +184,7 @@ def _outputs(args: Run, task: Task) -> dict[str, Any]:
 
 def _masking(args: Run, config: PreTrainedConfig) -> dict[str, Any]:
     asked = {
-        "pruning_method": mask_method(args.pruning_method),
+        "pruning_method": method_of(args.pruning_method).masked_name,
         "mask_init": args.mask_init,
         "mask_scale": args.mask_scale,
     }
@@ -199,7 +205,7 @@ def _evaluated_at(args: Run, config: MaskedConfig) -> dict[str, Any]:
     Raises:
         UserError: there is neither, as in masked BERTs of other programs. It would be evaluated as dense.
     """
-    if config.pruning_method == "l0":
+    if not method_of(config.pruning_method).has_threshold:
         return {}
     if "final_threshold" in args.explicit and args.final_threshold != config.threshold:
         return {"threshold": args.final_threshold, "global_boundary": None}

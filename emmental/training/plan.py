@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 
 from emmental.flags import Flags
-from emmental.methods import FRACTION_METHODS, SCORE_METHODS
+from emmental.methods import method_of
 from emmental.pruning import schedule_threshold
 from emmental.runs.run import Run
+from emmental.training.settings import TrainSettings
 
 SHOWN_POINTS = 12
-LOG_ENTRIES = 40
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Plan:
                 f"--warmup_steps {self.warmup_steps} is longer than the training of {self.total_updates} updates: "
                 f"give --warmup_steps up to {self.total_updates // 10}, or more --num_train_epochs or --max_steps"
             )
-        has_threshold = self.global_topk or self.method != "l0"
+        has_threshold = self.global_topk or method_of(self.method).has_threshold
         moves = self.prunes and has_threshold and self.initial_threshold != self.final_threshold
         if not moves or self.pruning_updates >= 1:
             return None
@@ -96,7 +96,7 @@ class Plan:
 
     def warning(self) -> str | None:
         """A warning about a result that the user may not expect, in one line; None if there is none."""
-        by_scores = self.prunes and self.method in SCORE_METHODS and not self.global_topk
+        by_scores = self.prunes and not method_of(self.method).by_share and not self.global_topk
         if not by_scores or self.final_lambda > 0:
             return None
         return (
@@ -142,28 +142,16 @@ class Plan:
         return sorted(spread | ends)
 
     def _expected_remaining(self, threshold: float) -> str:
-        if self.method in FRACTION_METHODS or self.global_topk:
+        if method_of(self.method).by_share or self.global_topk:
             return f"{100 * threshold:.1f} %"
         return "by scores"
 
 
-def log_interval(args: Run | Flags, updates: int) -> int:
-    """Updates between two log entries: `--logging_steps`, or fewer if the recipe decides."""
-    if args.recipe != "auto" or "logging_steps" in args.explicit:
-        return args.logging_steps
-    return max(1, min(args.logging_steps, updates // LOG_ENTRIES))
-
-
-def trains(args: Run | Flags) -> bool:
-    """Whether anything is trained. `--num_train_epochs 0` only cuts."""
-    return args.num_train_epochs > 0
-
-
-def plan_updates(args: Run | Flags, examples: int, world_size: int) -> Plan:
+def plan_updates(args: Run | Flags | TrainSettings, examples: int, world_size: int) -> Plan:
     """The plan of these flags for a number of training examples.
 
     Args:
-        args: the trainer's flags.
+        args: the trainer's flags, or the settings of one training.
         examples: rows of the training set, above 0.
         world_size: processes, each with its own batches.
     """

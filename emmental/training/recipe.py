@@ -1,37 +1,23 @@
 """`--recipe auto`: the values of flags that the user did not give.
 
-The rule, from the number of training rows N, batches of 32, and the width H of the encoder:
-
-- dense phase: 600 updates, or one epoch if that is more; learning rate 1e-4 up to H = 512, 3e-5 up to 768, 2e-5 above;
-- heads and neurons: cut without training, then half as many updates as the dense phase had, 600 at most, learning
-  from the dense model at half the dense learning rate, or twice that rate if 15 % or less stays: a high rate
-  harms after a mild cut and helps after a hard one (docs/structured.md). With `--speedup` the cut decides what stays;
-- single weights by Fisher information (`fisher`, or `brain_surgeon` if 5 % or less stays and its memory fits): cut
-  without training, then 600 updates (1,500 if less than 10 % stays) at the dense learning rate, or twice that rate
-  if 5 % or less stays;
-- single weights by another method: 1,500 updates (2,500 if less than 10 % stays); all matrices ranked together;
-  scores start from magnitude; twice the dense learning rate; the last 30 % of the updates at the final share.
-
-No phase is longer than 20 epochs or about 3,000 updates, even if that is less than an epoch.
+docs/methods.md has the rule as a table.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emmental.flags import Flags
-from emmental.methods import BRAIN_SURGEON, CUT_METHODS, SCORE_METHODS
+from emmental.methods import CUT_METHODS, RECOMMENDED, RECOMMENDED_FOR_FEW, method_of
+
+if TYPE_CHECKING:
+    from emmental.training.facts import DataFacts
 
 STRUCTURED, UNSTRUCTURED = "structured", "unstructured"
-BATCH = 32
 MOST_UPDATES, MOST_EPOCHS = 3000, 20.0
 DENSE_UPDATES, RECOVERY_UPDATES = 600, 600
-PRUNING_UPDATES, PRUNING_UPDATES_BELOW_A_TENTH = 1500, 2500
-UPDATES_BETWEEN_RANKINGS = 10
-"""Updates between two rankings of the weights with `fisher`, whose scores change with every update."""
 HARD_CUT, HARD_CUT_OF_WEIGHTS = 0.15, 0.05
 KEEP = {STRUCTURED: 0.25, UNSTRUCTURED: 0.15}
 
@@ -50,42 +36,6 @@ _ORIGINAL_LANGUAGE = (
 """Flags of the original scripts. A command with one of them and without `--recipe` does what those scripts did."""
 
 
-@dataclass(frozen=True)
-class Facts:
-    """The facts that the rule depends on.
-
-    Attributes:
-        examples: training rows.
-        hidden_size: width of the encoder.
-        processes: number of processes that share a batch.
-        has_bf16: the processor or the GPU has bfloat16 in hardware.
-    """
-
-    examples: int
-    hidden_size: int
-    processes: int = 1
-    has_bf16: bool = False
-
-    @property
-    def batch_size(self) -> int:
-        """Rows of one process in an update."""
-        return max(1, BATCH // self.processes)
-
-    @property
-    def updates_per_epoch(self) -> int:
-        """Updates in one pass over the data."""
-        return math.ceil(self.examples / (self.batch_size * self.processes))
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the dense phase."""
-        return 1e-4 if self.hidden_size <= 512 else 3e-5 if self.hidden_size <= 768 else 2e-5
-
-    def recovery_rate(self, share: float) -> float:
-        """Of the recovery after a cut of heads and neurons that leaves a share of the encoder."""
-        return self.learning_rate * (2.0 if share <= HARD_CUT else 0.5)
-
-
 def settle_recipe(flags: Flags) -> None:
     """Decide recipe, granularity and share from the flags that the user gave."""
     given = flags.explicit
@@ -98,15 +48,16 @@ def settle_recipe(flags: Flags) -> None:
         flags.keep = [KEEP.get(flags.granularity, KEEP[STRUCTURED])]
     prunes = flags.granularity == UNSTRUCTURED and not trains_dense(flags)
     if prunes and flags.recipe == "auto" and "pruning_method" not in given:
-        flags.pruning_method = "fisher"
+        flags.pruning_method = RECOMMENDED.name
+    method = method_of(flags.pruning_method)
     if flags.keep and prunes:
         flags.final_threshold = flags.keep[-1]
         # If the threshold is not a share, one threshold for the scores of all matrices decides what stays.
-        flags.global_topk = flags.global_topk or flags.pruning_method in SCORE_METHODS
-    if flags.pruning_method in CUT_METHODS and flags.granularity == UNSTRUCTURED:
+        flags.global_topk = flags.global_topk or not method.by_share
+    if method.always_global_topk and flags.granularity == UNSTRUCTURED:
         flags.global_topk = True
-        if "global_topk_frequency_compute" not in given:
-            flags.global_topk_frequency_compute = UPDATES_BETWEEN_RANKINGS
+        if method.updates_between_rankings and "global_topk_frequency_compute" not in given:
+            flags.global_topk_frequency_compute = method.updates_between_rankings
 
 
 def trains_dense(flags: Flags) -> bool:
@@ -115,9 +66,9 @@ def trains_dense(flags: Flags) -> bool:
 
 
 def cuts_weights(flags: Flags) -> bool:
-    """Whether single weights are pruned without training first: by `CUT_METHODS`, unless the user gives a schedule."""
+    """Whether a method that `cuts_first` prunes single weights before training: unless the user gives a schedule."""
     schedule = {"initial_threshold", "mask_init", "initial_warmup"} & set(flags.explicit)
-    by_information = flags.granularity == UNSTRUCTURED and flags.pruning_method in CUT_METHODS and not schedule
+    by_information = flags.granularity == UNSTRUCTURED and method_of(flags.pruning_method).cuts_first and not schedule
     return by_information and flags.recipe == "auto" and not trains_dense(flags)
 
 
@@ -140,7 +91,8 @@ def recipe_problems(flags: Flags) -> list[str]:
         problems.append(f"--keep accepts falling shares, such as 0.5 0.25 0.1, not {flags.keep}")
     if flags.granularity == UNSTRUCTURED and "speedup" in given and not trains_dense(flags):
         problems.append("--speedup needs --granularity structured: ordinary engines gain no speed from single weights")
-    if flags.granularity == STRUCTURED and "pruning_method" in given and flags.pruning_method != "fisher":
+    ranks_gates = STRUCTURED in method_of(flags.pruning_method).granularities
+    if flags.granularity == STRUCTURED and "pruning_method" in given and not ranks_gates:
         problems.append(
             f"--granularity structured chooses heads and neurons by their Fisher information; omit --pruning_method "
             f"{flags.pruning_method}"
@@ -175,23 +127,33 @@ def _untrained_problems(flags: Flags) -> list[str]:
         problems.append(f"--num_train_epochs 0 trains nothing and contradicts --max_steps {flags.max_steps}; omit one")
     if flags.recipe == "paper" and flags.dense_first and flags.num_train_epochs == 0:
         problems.append("--num_train_epochs 0 with --recipe paper leaves --dense_first nothing to train; omit one")
-    if flags.pruning_method == BRAIN_SURGEON and not (cuts or trains_dense(flags)):
+    if method_of(flags.pruning_method).only_cuts and not (cuts or trains_dense(flags)):
         problems.append(
-            f"--pruning_method {BRAIN_SURGEON} prunes before training: give --keep, and no threshold, mask start, "
-            "warm-up of a schedule or --recipe paper"
+            f"--pruning_method {flags.pruning_method} prunes before training: give --keep, and no threshold, mask "
+            "start, warm-up of a schedule or --recipe paper"
         )
     return problems
 
 
-def dense_values(facts: Facts) -> dict[str, Any]:
+def dense_rate(facts: DataFacts) -> float:
+    """Learning rate of the dense phase."""
+    return 1e-4 if facts.hidden_size <= 512 else 3e-5 if facts.hidden_size <= 768 else 2e-5
+
+
+def recovery_rate(facts: DataFacts, share: float) -> float:
+    """Learning rate of the recovery after a cut of heads and neurons that leaves a share of the encoder."""
+    return dense_rate(facts) * (2.0 if share <= HARD_CUT else 0.5)
+
+
+def dense_values(facts: DataFacts) -> dict[str, Any]:
     """Flag -> value of the dense phase."""
     return _common(facts) | {
         "num_train_epochs": _epochs(facts, max(DENSE_UPDATES, facts.updates_per_epoch)),
-        "learning_rate": facts.learning_rate,
+        "learning_rate": dense_rate(facts),
     }
 
 
-def structured_values(facts: Facts, keep: float) -> dict[str, Any]:
+def structured_values(facts: DataFacts, keep: float) -> dict[str, Any]:
     """Flag -> value of the recovery after heads and neurons are cut down to the share `keep`."""
     dense_updates = math.ceil(dense_values(facts)["num_train_epochs"] * facts.updates_per_epoch)
     return (
@@ -199,71 +161,52 @@ def structured_values(facts: Facts, keep: float) -> dict[str, Any]:
         | _teaching()
         | {
             "num_train_epochs": _epochs(facts, min(dense_updates / 2, RECOVERY_UPDATES)),
-            "learning_rate": facts.recovery_rate(keep),
+            "learning_rate": recovery_rate(facts, keep),
         }
     )
 
 
-def unstructured_values(facts: Facts, method: str, keep: float) -> dict[str, Any]:
+def unstructured_values(facts: DataFacts, method: str, keep: float) -> dict[str, Any]:
     """Flag -> value of the pruning of single weights by a method, down to the share `keep`."""
-    updates = PRUNING_UPDATES if keep >= 0.1 else PRUNING_UPDATES_BELOW_A_TENTH
-    scale = 5.0 if method == "l0" else 1.0  # large enough for the noise of the gates
+    recipe = method_of(method).pruning
     return (
         _common(facts)
         | _teaching()
         | {
-            "num_train_epochs": _epochs(facts, updates),
-            "learning_rate": 2 * facts.learning_rate,
-            "mask_init": "magnitude",
-            "mask_scale": scale,
-            "mask_scores_learning_rate": 2e-3 * scale,
+            "num_train_epochs": _epochs(facts, recipe.updates if keep >= 0.1 else recipe.updates_below_a_tenth),
+            "learning_rate": recipe.rate * dense_rate(facts),
+            "mask_init": recipe.mask_init,
+            "mask_scale": recipe.mask_scale,
+            "mask_scores_learning_rate": recipe.mask_scores_learning_rate,
             "initial_threshold": 1.0,
             "final_threshold": keep,
-            "global_topk": method != "magnitude",
-            "final_warmup": 3,
+            "global_topk": recipe.global_topk,
+            "final_warmup": recipe.final_warmup,
         }
     )
 
 
-def cut_weights_values(facts: Facts, keep: float, surgeon_fits: bool) -> dict[str, Any]:
-    """Flag -> value of the cut of single weights to the share `keep`, and of the recovery; what is zero stays zero.
-
-    Args:
-        surgeon_fits: there is plenty of memory for `brain_surgeon`.
-    """
+def cut_weights_values(facts: DataFacts, keep: float) -> dict[str, Any]:
+    """Flag -> value of the cut of single weights to the share `keep`, and of the recovery; what is zero stays zero."""
     hard = keep <= HARD_CUT_OF_WEIGHTS
+    method = RECOMMENDED_FOR_FEW if hard and facts.memory_for_few else RECOMMENDED
+    recipe = method.recovery
     return (
         _common(facts)
         | _teaching()
-        | ({"pruning_method": BRAIN_SURGEON} if hard and surgeon_fits else {})
+        | ({} if method is RECOMMENDED else {"pruning_method": method.name})
         | {
-            "num_train_epochs": _epochs(facts, RECOVERY_UPDATES if keep >= 0.1 else PRUNING_UPDATES),
-            "learning_rate": facts.learning_rate * (2.0 if hard else 1.0),
-            "mask_init": "magnitude",
-            "mask_scale": 1.0,  # scores above 0 for what stays, 0 for what is cut
+            "num_train_epochs": _epochs(facts, recipe.updates if keep >= 0.1 else recipe.updates_below_a_tenth),
+            "learning_rate": dense_rate(facts) * (recipe.rate_of_hard_cut if hard else recipe.rate),
+            "mask_init": recipe.mask_init,
+            "mask_scale": recipe.mask_scale,
             "initial_threshold": keep,
             "final_threshold": keep,
         }
     )
 
 
-def fill_in(flags: Flags, values: dict[str, Any]) -> dict[str, Any]:
-    """Set the flags that the user did not give. Returns flag -> value of those.
-
-    If the user gives `--max_steps`, it replaces the recipe's epochs.
-    """
-    given = set(flags.explicit)
-    if "max_steps" in given:
-        given.add("num_train_epochs")
-    if flags.fp16:
-        given.add("bf16")
-    chosen = {name: value for name, value in values.items() if name not in given}
-    for name, value in chosen.items():
-        setattr(flags, name, value)
-    return chosen
-
-
-def _common(facts: Facts) -> dict[str, Any]:
+def _common(facts: DataFacts) -> dict[str, Any]:
     return {"per_gpu_train_batch_size": facts.batch_size, "per_gpu_eval_batch_size": 32, "bf16": facts.has_bf16}
 
 
@@ -271,7 +214,7 @@ def _teaching() -> dict[str, Any]:
     return {"alpha_ce": 0.1, "alpha_distil": 0.9, "temperature": 2.0}
 
 
-def _epochs(facts: Facts, updates: float) -> float:
+def _epochs(facts: DataFacts, updates: float) -> float:
     """Epochs for about this many updates: whole ones from three up, quarters below."""
     epochs = min(updates, MOST_UPDATES) / facts.updates_per_epoch
     step = 1.0 if epochs >= 3 else 0.25

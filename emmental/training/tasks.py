@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+
 from transformers import PreTrainedConfig
 
 from emmental.data.tokenization import trained_length
 from emmental.errors import UserError
 from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, Task, in_order_of, resolve_task, split_files, task_of_model, user_task
-from emmental.tasks.classes import are_numbered, in_given_order, is_classifier, model_classes
+from emmental.tasks.classes import are_numbered, in_given_order, is_classifier, model_classes, positive_class
 from emmental.tasks.own_files import Reading
+from emmental.tasks.set_aside import TrainedRows, recorded_rows
 from emmental.training.arguments import DELIMITERS
 from emmental.training.models import load_config
 
@@ -26,7 +29,7 @@ def find_task(args: Run) -> Task:
     own = _files_first(args, names) if args.do_train else None
     config, called = load_config(args)
     if not args.do_train:
-        _settle(args, config)
+        _settle(args, config, called, names)
     if args.task_name != CUSTOM:
         task = resolve_task(args.task_name)
         task = task if args.positive_label is None else task.with_positive(args.positive_label)
@@ -71,19 +74,19 @@ def _in_order_of_student(
         raise UserError(f"{error}; --new_classifier starts with a new classifier") from None
 
 
-def _settle(args: Run, config: PreTrainedConfig) -> None:
+def _settle(args: Run, config: PreTrainedConfig, called: str, names: list[str] | None) -> None:
     """Use the text length and the positive label of the model's training, unless flags say others."""
     if "max_seq_length" not in args.explicit:
         args.max_seq_length = trained_length(config) or args.max_seq_length
     if args.positive_label is None and args.task_kind != "regression":
-        args.positive_label = getattr(config, "positive_label", None)
+        args.positive_label = positive_class(config, called, names)
 
 
 def _names(given: list[str] | None) -> list[str] | None:
-    """The class names of `--label_names`: several words, or one word with commas."""
+    """The class names of `--label_names`: several words, or one word with commas. A name with commas is in quotes."""
     if given is None:
         return None
-    parts = given[0].split(",") if len(given) == 1 else given
+    parts = next(csv.reader(given, skipinitialspace=True)) if len(given) == 1 else given
     return [part.strip() for part in parts]
 
 
@@ -99,5 +102,13 @@ def reading_of(args: Run) -> Reading:
         encoding=args.encoding,
         kind=args.task_kind,
         positive_label=args.positive_label,
-        set_aside=args.seed if evaluates and args.train_file and not args.validation_file else None,
+        set_aside=bool(evaluates),
+        model=f"--model_name_or_path {args.model_name_or_path}",
+        earlier=_earlier(args),
     )
+
+
+def _earlier(args: Run) -> TrainedRows | None:
+    """What the model records about its training rows; or the output folder, if an older version began the run."""
+    begun = recorded_rows(args.output_dir) if args.do_train and not args.overwrite_output_dir else None
+    return begun if begun is not None and begun.seed is not None else recorded_rows(args.model_name_or_path)

@@ -10,6 +10,7 @@ import torch
 
 from emmental.data import FeatureDataset, load_features
 from emmental.data.joined import JoinedDataset
+from emmental.data.unknown_tokens import problem
 from emmental.errors import UserError
 from emmental.runs.processes import memory_of
 from emmental.runs.run import Run
@@ -32,6 +33,8 @@ def with_unlabelled(run: Run, dataset: FeatureDataset, tokenizer: Any, cache: Pa
     """
     for file in run.unlabeled_file or ():
         more = _features(run, file, tokenizer, cache)
+        if line := problem(more.unknown, f"{FLAG} {file}", run.accept_unknown_tokens):
+            logger.warning("%s", line)
         logger.info("text without labels: %d rows of %s, which the teacher labels", len(more), file)
         dataset = JoinedDataset(dataset, more)
     return dataset

@@ -250,7 +250,7 @@ def test_foreign_folders_stay(tmp_path):
         (folder / "config.json").write_text("{}")
     for name in ("foreign", "checkpoint-5", "masked"):
         before = sorted((tmp_path / name).iterdir())
-        with pytest.raises(UserError, match="is not an ONNX folder; it is left alone"):
+        with pytest.raises(UserError, match="was not made by this command; it is left alone"):
             export_onnx_folder(tmp_path / "masked", tmp_path / name)
         assert sorted((tmp_path / name).iterdir()) == before
 
@@ -372,7 +372,7 @@ def test_threads_are_checked(exported):
         (["--threshold", "30"], "accepts the fraction of weights that stay"),
         (["--int4"], "unrecognized arguments: --int4"),
         (["--model_name_or_path", "nowhere"], "has no config.json"),
-        (["--target_model_path", "masked"], "is not an ONNX folder; it is left alone"),
+        (["--target_model_path", "masked"], "was not made by this command; it is left alone"),
     ],
 )
 def test_wrong_flags(flags, message, tmp_path, capsys, monkeypatch):

@@ -8,6 +8,8 @@ import pytest
 import tiny
 import tiny_masked
 
+from emmental.export.bertarize import bertarize_folder
+from emmental.export.onnx import export_onnx_folder
 from emmental.export.package import read_package
 from emmental.export.storage import save_package
 from emmental.export.tokenizer import read_tokenizer_files, tokenizer_of
@@ -57,3 +59,13 @@ def test_damaged_or_hostile(folder, name, text, message):
         tokenizer_of(folder)
     assert "\n" not in str(refused.value)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "masked_bert"
+
+
+@pytest.mark.parametrize("write", [save_package, export_onnx_folder, bertarize_folder])
+def test_a_token_beyond_the_embeddings_is_not_exported(write, folder, tmp_path):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"]["printer"] = 60
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"the tokenizer has the id 60 \('printer'\), its model has 41 tokens"):
+        write(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -34,9 +34,9 @@ from emmental.runs.progress import keep_rows, read_log
 from emmental.small_models import SmallConfig
 from emmental.structured.speed import LayerTimes, SpeedTable, speed_budget
 from emmental.tasks import read_split, resolve_task, unlabelled_task, user_task
-from emmental.tasks.tables import read_table
-from emmental.training.budgets import measured_speed, settled_before
-from emmental.training.structured import share_left
+from emmental.tasks.files import read_table
+from emmental.training.budgets import measured_speed, tuned_before
+from emmental.training.phases.cut import share_left
 
 MEMORY = 8 << 30
 """Bytes of address space beyond what the process has: a reader that believes a lying size fails here."""
@@ -361,7 +361,7 @@ def _speed_table(folder: Path) -> Reader:
     sample = json.dumps({"of": key, "table": asdict(table), "settled": {"sizes": 2.5}}).encode()
 
     def read(path: Path) -> None:
-        settled_before(path, "sizes")
+        tuned_before(path, "sizes")
         if (found := measured_speed(path, key, 2)) is not None:
             speed_budget(found, model, 2.0)
 

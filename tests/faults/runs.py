@@ -25,7 +25,7 @@ TRAINER_CASES = {
     "l0": ["--pruning_method", "l0", "--regularization", "l0", "--final_lambda", "10", "--mask_scale", "2.197"],
     "dense": ["--model_type", "bert", *_PREDICT],
     "half": ["--fp16"],
-    "taught": ["--teacher_name_or_path", "{world}/teacher", "--alpha_hidden_cos", "1", "--hidden_cache_limit_gb", "1"],
+    "taught": ["--teacher_name_or_path", "{world}/teacher", "--alpha_hidden_cos", "1"],
     "limited": ["--save_total_limit", "2", "--evaluate_during_training", "--save_steps", "3"],
     "drawn": ["--pictures", "--save_steps", "8"],
 }

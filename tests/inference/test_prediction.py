@@ -20,7 +20,7 @@ def model():
 
 
 def predictor(model, length=32):
-    return Predictor(model, tiny.tokenizer(), length)
+    return Predictor(model, tiny.tokenizer(), length, accept_unknown_tokens=True)
 
 
 @pytest.mark.parametrize(
@@ -98,3 +98,20 @@ def test_json_lines():
     assert "ü" in json_line(0, {"label": "ü"})
     with pytest.raises(ValueError, match="JSON"):
         json_line(0, {"score": float("nan")})
+
+
+def test_texts_in_an_unknown_script_are_refused(model):
+    texts = ["ስልኩ በጣም ጥሩ ነው"] * 8
+    with pytest.raises(ValueError, match=r"100 % of the tokens are unknown.*--accept_unknown_tokens"):
+        list(Predictor(model, tiny.tokenizer(), 32).predict(texts, 4))
+
+
+def test_several_labels_a_text_are_refused():
+    several = bertarize(tiny_masked.make(problem_type="multi_label_classification"))
+    with pytest.raises(ValueError, match="problem_type multi_label_classification: several labels a text are not"):
+        predictor(several)
+
+
+def test_answers_that_are_not_finite_are_refused(model):
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        predictor(model).answer(torch.tensor([0.0, torch.nan]))

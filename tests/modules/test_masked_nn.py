@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from emmental.methods import PRUNING_METHODS, canonical_pruning_method
-from emmental.modules import MaskedLinear, ThresholdBinarizer, TopKBinarizer, masked_nn
+from emmental.modules import MaskedLinear, ThresholdBinarizer, TopKBinarizer, binarizer
 from emmental.modules.binarizer import hard_concrete_mask
 
-THRESHOLDS = {"topK": 0.4, "threshold": 0.1, "sigmoied_threshold": 0.55, "magnitude": 0.4, "l0": None, "fisher": 0.4}
+THRESHOLDS = dict.fromkeys(PRUNING_METHODS, 0.4) | {"threshold": 0.1, "sigmoied_threshold": 0.55, "l0": None}
 
 
 def layer(method: str = "topK", seed: int = 0, size: tuple[int, int] = (5, 4), **options: object) -> MaskedLinear:
@@ -29,7 +29,7 @@ def layer(method: str = "topK", seed: int = 0, size: tuple[int, int] = (5, 4), *
 
 def differentiable_mask(masked: MaskedLinear, scores: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The mask in plain autograd operations."""
-    if masked.pruning_method in ("topK", "fisher"):
+    if masked.method.by_share and masked.method.has_scores:
         return TopKBinarizer.apply(scores, masked.threshold)
     if masked.pruning_method == "magnitude":
         size = weight.detach().abs().flatten()
@@ -57,11 +57,11 @@ class Counter:
 
 @pytest.fixture
 def count(monkeypatch):
-    """Replace a mask function of the layer's module by one that counts."""
+    """Replace a mask function by one that counts."""
 
     def replace(name: str) -> Counter:
-        counter = Counter(getattr(masked_nn, name))
-        monkeypatch.setattr(masked_nn, name, counter)
+        counter = Counter(getattr(binarizer, name))
+        monkeypatch.setattr(binarizer, name, counter)
         return counter
 
     return replace

@@ -36,7 +36,7 @@ from emmental.reporting.forms import DevData, dense_origin, not_offered, quality
 from emmental.reporting.page import best_code, card_tables, headline, page
 from emmental.shrinking import shrink
 from emmental.tasks import read_split, resolve_task
-from emmental.tasks.examples import set_aside
+from emmental.tasks.set_aside import limit_for, row_places, trained_rows
 from emmental.training.arguments import FLAGS, parse_arguments
 
 VOID = {"meta", "img"}
@@ -342,14 +342,16 @@ def test_rows_that_the_training_set_aside(run, tmp_path):
     own = ["--train_file", str(tmp_path / "t.csv"), "--text_column", "words", "--label_column", "kind"]
     args = read_arguments(_parser(), ["--model_name_or_path", str(run / "masked"), *own])
     config = read_model(run / "masked").config
-    task = _task(args, config)
-    dev = read_split(task, None, "dev")
-    chosen = set_aside([row % 2 for row in range(200)], 42)  # the seed of the training's record
-    assert len(dev.texts_a) == chosen.sum() == 50
-    assert dev.texts_a == [tiny.WORDS[row % 9] for row in range(200) if chosen[row]]
-    args.model_name_or_path = str(tmp_path)
     with pytest.raises(ValueError, match="has no record of its training; give --validation_file"):
         _task(args, config)
+    texts = [tiny.WORDS[row % 9] for row in range(200)]
+    places = row_places(texts)
+    record = trained_rows(places, limit_for(places)).record()
+    args.model_name_or_path = str(tmp_path / "model")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"set_aside": record}))
+    dev = read_split(_task(args, config), None, "dev")
+    assert dev.texts_a == [text for text, place in zip(texts, places, strict=True) if place <= record["limit"]]
 
 
 def data_of(folder: Path, task: str) -> DevData:
@@ -366,7 +368,7 @@ def test_mnli_has_two_dev_files(tmp_path):
 def test_regression_has_no_classes(tmp_path):
     model = tiny_masked.make(num_labels=1, problem_type="regression")
     (row,) = quality(model, {}, data_of(tmp_path, "sts-b"), tiny.tokenizer())
-    assert set(row["metrics"]) == {"pearson", "spearmanr", "corr"}
+    assert set(row["metrics"]) == {"pearson", "spearmanr", "corr", "rmse", "mae"}
     assert row["agreement"] is None
 
 

@@ -17,7 +17,7 @@ from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.errors import UserError
 from emmental.patching import set_threshold
 from emmental.reporting import summary as reported
-from emmental.reporting.before_after import Made
+from emmental.reporting.before_after import TrainedModels
 from emmental.reporting.summary import (
     HIGH_CHURN,
     environment_facts,
@@ -90,6 +90,16 @@ class TestWarnings:
         assert "--keep" in caplog.text
         assert "--mask_scores_learning_rate" not in caplog.text
 
+    def test_one_class_of_most_rows_is_no_matter_of_learning_rates(self, args, caplog):
+        labels = np.array([0] * 19 + [1])
+        warn_of_collapse(args, 0, "", None, labels)
+        assert "every prediction is class '0', and 95.0 % of the rows are of it" in caplog.text
+        assert "balanced accuracy 0.50" in caplog.text
+        assert "--learning_rate" not in caplog.text
+        caplog.clear()
+        warn_of_collapse(args, 1, "", None, labels)
+        assert "--learning_rate" in caplog.text
+
     def test_a_model_that_was_hardly_pruned_is_not_to_be_pruned_less(self, args, caplog, pruned):
         warn_of_collapse(args, 0, "", pruned)
         assert "or prune less (--final_threshold)" in caplog.text
@@ -111,7 +121,7 @@ class TestFinalTable:
     def test_rows(self, args, pruned, tmp_path):
         pruned.save_pretrained(tmp_path / "out")
         (tmp_path / "out" / "train_log.jsonl").write_text("")
-        lines = final_table(args, Made(pruned), {"acc": 0.87654, "entropy": 0.5}, 125.4).splitlines()
+        lines = final_table(args, TrainedModels(pruned), {"acc": 0.87654, "entropy": 0.5}, 125.4).splitlines()
         assert set(lines[0]) == set(lines[-1]) == {"-"}
         rows = dict(line.split("  ", 1) for line in lines[1:-1])
         rows = {name.strip(): value.strip() for name, value in rows.items()}
@@ -130,19 +140,19 @@ class TestFinalTable:
         (tmp_path / "out").mkdir()
         for name in ("MNLI-m.tsv", "MNLI-mm.tsv"):
             (tmp_path / "out" / name).write_text("index\tprediction\n")
-        lines = final_table(args, Made(pruned), {}, 1.0).splitlines()[1:-1]
+        lines = final_table(args, TrainedModels(pruned), {}, 1.0).splitlines()[1:-1]
         rows = [tuple(cell.strip() for cell in line.split("  ", 1)) for line in lines]
         assert ("model", str(args.model_name_or_path)) in rows
         assert ("predictions", str(tmp_path / "out" / "MNLI-m.tsv")) in rows
         assert ("predictions", str(tmp_path / "out" / "MNLI-mm.tsv")) in rows
 
     def test_before_anything_is_saved(self, args, pruned):
-        assert "size on disk" not in final_table(args, Made(pruned), {}, 1.0)
+        assert "size on disk" not in final_table(args, TrainedModels(pruned), {}, 1.0)
 
 
 class TestModelCard:
     def test_the_hub_reads_its_metrics(self, args, pruned):
-        card = ModelCard(model_card(args, Made(pruned), {"acc": 0.876543, "entropy": 0.5}))
+        card = ModelCard(model_card(args, TrainedModels(pruned), {"acc": 0.876543, "entropy": 0.5}))
         data = card.data.to_dict()
         assert data["library_name"] == "transformers"
         assert data["pipeline_tag"] == "text-classification"
@@ -152,14 +162,14 @@ class TestModelCard:
         assert (result.metric_type, result.metric_value) == ("acc", 0.8765)
 
     def test_text(self, args, pruned):
-        text = ModelCard(model_card(args, Made(pruned), {"acc": 0.876543})).text
+        text = ModelCard(model_card(args, TrainedModels(pruned), {"acc": 0.876543})).text
         assert "| acc | 0.8765 |" in text
         assert "topK, threshold 0.25, 25.00 % remain" in text
         assert "import emmental" in text
 
     def test_without_results_or_masks(self, args, bert_dir):
         dense = BertForSequenceClassification.from_pretrained(bert_dir)
-        card = ModelCard(model_card(args, Made(dense), {}))
+        card = ModelCard(model_card(args, TrainedModels(dense), {}))
         assert card.data.eval_results is None
         assert card.data.tags == ["emmental"]
         assert "Encoder: dense" in card.text
@@ -167,15 +177,17 @@ class TestModelCard:
     def test_regression_on_own_files_is_called_so(self, args, pruned):
         layout = Layout(("mine.csv",), "sentence1", label="label")
         args.task = Task("custom", (), ("corr",), "corr", "predictions.tsv", layout, layout, None)
-        card = ModelCard(model_card(args, Made(pruned), {"corr": 0.5}))
+        card = ModelCard(model_card(args, TrainedModels(pruned), {"corr": 0.5}))
         (result,) = card.data.eval_results
         assert (result.dataset_type, result.dataset_name) == ("custom", "own files")
         assert "A bert regressor for custom" in card.text
 
     def test_a_folder_of_this_machine_is_not_named_as_a_base_model(self, args, pruned, bert_dir):
-        assert str(bert_dir) not in model_card(args, Made(pruned), {})
+        assert str(bert_dir) not in model_card(args, TrainedModels(pruned), {})
         args.model_name_or_path = "google-bert/bert-base-uncased"
-        assert ModelCard(model_card(args, Made(pruned), {})).data.base_model == "google-bert/bert-base-uncased"
+        assert (
+            ModelCard(model_card(args, TrainedModels(pruned), {})).data.base_model == "google-bert/bert-base-uncased"
+        )
 
 
 def test_a_refused_upload_says_where_the_model_is(args, monkeypatch):
@@ -191,7 +203,7 @@ def test_a_refused_upload_says_where_the_model_is(args, monkeypatch):
 
 def test_summary(args, pruned):
     history = [{"step": 4}, {"step": 10}, {"step": 10, "eval": {}}]
-    found = summary(args, Made(pruned), {"acc": 0.5, "entropy": 0.1}, history, 12.34)
+    found = summary(args, TrainedModels(pruned), {"acc": 0.5, "entropy": 0.1}, history, 12.34)
     json.dumps(found, allow_nan=False)
     assert found["metrics"] == {"acc": 0.5}
     assert (found["task"], found["method"], found["remaining"]) == ("sst-2", "topK", 25.0)
@@ -199,7 +211,7 @@ def test_summary(args, pruned):
 
 
 def test_the_bag_of_words_stands_beside_a_model_that_is_compared_with_no_other(args, pruned):
-    made = Made(pruned, floor=Floor({"acc": 0.8}, np.zeros(100), 50, 0.1))
+    made = TrainedModels(pruned, floor=Floor({"acc": 0.8}, np.zeros(100), 50, 0.1))
     lines = final_table(args, made, {"acc": 0.82}, 1.0).splitlines()
     assert "bag of words, acc  0.8000" in lines
     assert any(line.startswith("not better than a bag of words") for line in lines)

@@ -7,15 +7,18 @@ from tiny_batches import batches
 from torch.nn import functional
 
 from emmental.architectures import encoder_linears
+from emmental.methods import method_of
+from emmental.methods.brain_surgeon import BLOCK
 from emmental.modules.binarizer import count_kept
-from emmental.structured.brain_surgeon import BLOCK, RIDGE, _inverses, _remove
+from emmental.modules.brain_surgeon import RIDGE, _inverses, _remove
+from emmental.structured.single_gradients import uses_of_matrices
 from emmental.structured.single_weights import prune_weights
 from emmental.structured.texts import Material
 
 
 def test_blocks_are_inverses_of_sums_over_examples(model, model_type):
     rows = batches(model_type, size=1 if model_type == "deberta-v2" else 4, labels=True)  # its examples share some
-    found = _inverses(model, rows, None)
+    found = _inverses(uses_of_matrices(model, rows), None)
     weights = {name: model.get_submodule(name).weight for name in encoder_linears(model)}
     total = {name: torch.zeros(-(-each.numel() // BLOCK), BLOCK, BLOCK) for name, each in weights.items()}
     for batch in rows:
@@ -36,11 +39,11 @@ def test_processes_add_up_to_one(model, model_type):
     rows, sums = batches(model_type, size=4, labels=True), []
     for own in (rows[::2], rows[1::2]):
         kept: list[torch.Tensor] = []
-        _inverses(model, own, lambda total, kept=kept: kept.append(total) or total)
+        _inverses(uses_of_matrices(model, own), lambda total, kept=kept: kept.append(total) or total)
         sums.append(kept)
     together = iter([first + second for first, second in zip(*sums, strict=True)])
-    found = _inverses(model, rows[::2], lambda _: next(together))
-    for name, each in _inverses(model, rows, None).items():
+    found = _inverses(uses_of_matrices(model, rows[::2]), lambda _: next(together))
+    for name, each in _inverses(uses_of_matrices(model, rows), None).items():
         torch.testing.assert_close(found[name], each, rtol=0, atol=1e-2 * float(each.abs().max()), msg=name)
 
 
@@ -68,6 +71,6 @@ def test_the_weights_that_stay_make_up_for_the_others():
 
 def test_what_stays_is_exact(model, model_type):
     rows = batches(model_type, count=24)
-    found = prune_weights(model, Material(rows, rows, rows), 0.3, rungs=2, surgeon=True)
+    found = prune_weights(model, Material(rows, rows, rows), 0.3, rungs=2, method=method_of("brain_surgeon"))
     after = [found.model.get_submodule(name).weight for name in encoder_linears(model)]
     assert sum(int(weight.count_nonzero()) for weight in after) == count_kept(0.3, sum(w.numel() for w in after))

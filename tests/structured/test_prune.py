@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import random
 import warnings
 
+import numpy as np
 import pytest
 import tiny
 import tiny_models
 import torch
 
 import emmental
+from emmental.data.tokenization import plain_text_backend
 from emmental.errors import UserError
 from emmental.structured import prune as prune_module
 from emmental.structured.agreement import Agreement, agreement
@@ -24,6 +28,28 @@ from emmental.structured.texts import MOST_TEXTS, material
 def sentences(count: int = 200) -> list[str]:
     generator = random.Random(0)
     return [tiny.sentence(generator, row % 2) for row in range(count)]
+
+
+class Table:
+    """What tables of pandas, polars and pyarrow have in common; a loop gives the names of the columns."""
+
+    columns = ("text", "feature")
+
+    def __iter__(self):
+        return iter(self.columns)
+
+
+class Column:
+    """A column of a table: a loop gives its values; it is no `Sequence`."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __len__(self):
+        return len(self.values)
+
+    def __iter__(self):
+        return iter(self.values)
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +155,11 @@ def test_agreement_by_hand():
 
 
 def test_at_most_so_many_texts_are_read(tokenizer):
-    endless = (f"kasa lote {number}" for number in range(10**9))
+    endless = (" ".join(words) for words in itertools.product(tiny.WORDS, repeat=9))
     texts = material(tokenizer, endless)
     assert sum(len(batch["input_ids"]) for batch in texts.check) == -(-MOST_TEXTS // 11)
-    assert next(endless) == f"kasa lote {MOST_TEXTS}"
+    following = itertools.islice(itertools.product(tiny.WORDS, repeat=9), MOST_TEXTS, None)
+    assert next(endless) == " ".join(next(following))
 
 
 def test_texts_are_shared_out(tokenizer):
@@ -160,15 +187,30 @@ def test_texts_are_shared_out(tokenizer):
         ({"keep": 0.5, "speedup": 2.0}, "either keep or speedup"),
         ({"keep": 0.5, "texts": sentences(31)}, "texts accepts 32 or more, not 31"),
         ({"keep": 0.5, "texts": [*sentences(40), " "]}, "text 40 is empty"),
-        ({"keep": 0.5, "texts": "kasa lote"}, "not one text"),
+        ({"keep": 0.5, "texts": "kasa lote"}, "texts accepts a list or an iterator, not one str"),
         ({"keep": 0.5, "texts": [*sentences(40), None]}, "text 40 is None; a string or a pair"),
         ({"keep": 0.5, "texts": [{"text": each} for each in sentences(40)]}, "text 0 is {'text'"),
         ({"keep": 0.5, "texts": [("kasa", "lote", "mivo")] * 40}, r"text 0 is \('kasa', 'lote', 'mivo'\); a string"),
         ({"keep": 0.5, "texts": [("kasa", 3)] * 40}, r"text 0 is \('kasa', 3\)"),
         ({"keep": 0.5, "labels": [0, 1]}, "one for each text: 200, not 2"),
         ({"keep": 0.5, "labels": [0, 1] * 101}, "one for each text: 200, not more"),
-        ({"keep": 0.5, "batch_size": 0}, "batch_size accepts numbers from 1, not 0"),
-        ({"keep": 0.5, "max_length": -1}, "max_length accepts numbers from 1, not -1"),
+        ({"keep": 0.5, "batch_size": 0}, "batch_size accepts whole numbers from 1, not 0"),
+        ({"keep": 0.5, "batch_size": 1.5}, "batch_size accepts whole numbers from 1, not 1.5"),
+        ({"keep": 0.5, "max_length": -1}, "max_length accepts whole numbers from 1, not -1"),
+        ({"keep": 0.5, "max_length": "128"}, "max_length accepts whole numbers from 1, not '128'"),
+        ({"keep": "0.3"}, "keep accepts a number, not '0.3'"),
+        ({"keep": True}, "keep accepts a number, not True"),
+        ({"speedup": "2"}, "speedup accepts a number, not '2'"),
+        ({"speedup": float("nan")}, "speedup accepts a number, not nan"),
+        ({"keep": 0.5, "texts": None}, "texts accepts a list or an iterator, not a NoneType"),
+        ({"keep": 0.5, "texts": list(range(40))}, "text 0 is 0; a string or a pair"),
+        ({"keep": 0.5, "texts": dict(enumerate(sentences()))}, r"not a dict; give list\(texts.values\(\)\)"),
+        ({"keep": 0.5, "texts": {*sentences()}}, "not a set; give a list, whose order is fixed"),
+        ({"keep": 0.5, "texts": Table()}, r'not a Table; give one of its columns, as texts\["text"\]'),
+        ({"keep": 0.5, "labels": dict.fromkeys(range(200), 1)}, r"not a dict; give list\(labels.values\(\)\)"),
+        ({"keep": 0.5, "labels": "01" * 100}, "labels accepts a list or an iterator, not one str"),
+        ({"keep": 0.5, "texts": ["kasa lote"] * 200}, "32 or more that differ, not 1 among 200"),
+        ({"keep": 0.5, "texts": [f"{'кот ' * row} kasa" for row in range(3, 99)]}, r"does not know \d\d % of the tok"),
         ({"keep": 0.5, "labels": [0, -1] * 100}, r"label 1 is -1; a number from 0 to 1, or a name"),
         ({"keep": 0.5, "labels": [0, float("nan")] * 100}, r"label 1 is nan; a number from 0 to 1, or a name"),
     ],
@@ -178,9 +220,82 @@ def test_what_cannot_be(trained, tokenizer, arguments, message):
         emmental.prune(trained, tokenizer, **{"texts": sentences(), **arguments})
 
 
+@pytest.mark.parametrize("given", [None, "bert", object()])
+def test_no_tokenizer(trained, given):
+    with pytest.raises(UserError, match="tokenizer accepts the model's tokenizer"):
+        emmental.prune(trained, given, sentences(), keep=0.5)
+
+
+def test_a_tokenizer_of_another_model(trained, tokenizer):
+    with pytest.raises(UserError, match=r"tokenizer gives token \d+, but model has 20"):
+        emmental.prune(tiny_models.model("bert", vocab_size=20, seed=1).apply(moved), tokenizer, sentences(), keep=0.5)
+
+
+def moved(module):
+    """Gives a classifier a bias, as training does."""
+    if getattr(module, "out_features", 0) == 2:
+        torch.nn.init.ones_(module.bias)
+
+
+def test_poor_texts_are_said(trained, tokenizer):
+    with pytest.warns(UserWarning, match="only 40 of 200 differ"):
+        emmental.prune(trained, tokenizer, [*sentences(40), *sentences(40)[:1] * 160], keep=0.5)
+    with pytest.warns(UserWarning, match=r"does not know 1\d % of the tokens, e.g. in 'кот"):
+        emmental.prune(trained, tokenizer, [f"кот {text}" for text in sentences()], keep=0.5)
+
+
+@pytest.mark.parametrize("wrap", [lambda texts: np.array(texts), lambda texts: iter(texts), tuple, Column])
+def test_other_rows_of_texts(trained, tokenizer, wrap):
+    """Arrays, iterators and columns of a table are read as lists are."""
+    one, other = (emmental.prune(trained, tokenizer, texts, keep=0.4) for texts in (sentences(), wrap(sentences())))
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
+
+
+def test_a_series_and_a_table_of_pandas(trained, tokenizer):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"text": sentences(), "label": [row % 2 for row in range(200)]})
+    one = emmental.prune(trained, tokenizer, sentences(), list(table["label"]), keep=0.4)
+    other = emmental.prune(trained, tokenizer, table["text"], table["label"], keep=0.4)
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
+    with pytest.raises(UserError, match="not a DataFrame; give one of its columns"):
+        emmental.prune(trained, tokenizer, table, keep=0.4)
+
+
+def test_a_long_column_is_read_evenly(tokenizer):
+    """A file sorted by its first word: the texts of its end are read too."""
+    texts = [f"{a} {b} {c}" for a in tiny.WORDS for b in tiny.WORDS for c in tiny.WORDS][: 2 * MOST_TEXTS]
+    checks = [material(tokenizer, given).check for given in (texts, Column(texts))]
+    assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(*checks, strict=True))
+
+
+@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
+def test_a_special_token_in_a_text_is_text(model_type):
+    """As in training: the name of a token that a user writes is not the token."""
+    tokenizer = tiny_models.tokenizer(model_type)
+    texts = [f"{text} {tokenizer.sep_token} kasa" for text in sentences(64)]
+    backend = plain_text_backend(tokenizer)
+    wanted = sorted(tuple(backend.encode(text).ids) for text in texts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = material(tokenizer, texts)
+    rows = [
+        tuple(row[mask.bool()].tolist())
+        for batch in (*found.check, *found.refit)
+        for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    assert sorted(rows) == wanted
+
+
+def test_several_labels_at_once_are_refused(trained, tokenizer):
+    model = copy.deepcopy(trained)
+    model.config.problem_type = "multi_label_classification"
+    with pytest.raises(UserError, match=r"model: problem_type in its config is multi_label_classification"):
+        emmental.prune(model, tokenizer, sentences(), keep=0.5)
+
+
 def test_long_texts_are_cut_to_the_positions_of_the_model(trained, tokenizer):
     """40 words and 32 positions."""
-    assert emmental.prune(trained, tokenizer, [" ".join(["kasa"] * 40)] * 32, keep=0.5, max_length=64)
+    assert emmental.prune(trained, tokenizer, [f"{word} " * 40 for word in tiny.WORDS], keep=0.5, max_length=64)
 
 
 def test_a_classifier_that_was_never_trained(tokenizer):
@@ -205,3 +320,19 @@ def test_a_speed_is_bought(trained, tokenizer, monkeypatch, less, neurons_left):
     assert asked == [31.5]  # of 32 ms, 0.5 are the rest
     assert sum(part.count for part in sublayers(small) if part.kind == "neurons") == neurons_left
     assert sum(part.count for part in sublayers(small) if part.kind == "heads") == 4
+
+
+def test_damaged_models_and_other_tokenizers_are_refused(trained, tokenizer):
+    damaged = copy.deepcopy(trained)
+    with torch.no_grad():
+        next(damaged.parameters())[0, 0] = torch.inf
+    with pytest.raises(UserError, match=r"model: .* holds NaN or infinite numbers"):
+        emmental.prune(damaged, tokenizer, sentences(), keep=0.5)
+    more = copy.deepcopy(tokenizer)
+    more.add_tokens([f"new{number}" for number in range(trained.config.vocab_size)])
+    with pytest.raises(UserError, match=r"tokenizer: the tokenizer has the id .*, model has"):
+        emmental.prune(trained, more, sentences(), keep=0.5)
+    several = copy.deepcopy(trained)
+    several.config.problem_type = "multi_label_classification"
+    with pytest.raises(UserError, match="problem_type multi_label_classification"):
+        emmental.prune(several, tokenizer, sentences(), keep=0.5)

@@ -10,15 +10,17 @@ from torch.nn import functional
 
 from emmental.architectures import encoder_linears
 from emmental.modules.binarizer import count_kept
+from emmental.modules.weight_information import keep_most, weight_information
 from emmental.structured.agreement import agreement, answers
 from emmental.structured.refit import masked_solution
-from emmental.structured.single_weights import _keep_most, prune_weights, weight_information
+from emmental.structured.single_gradients import uses_of_matrices
+from emmental.structured.single_weights import prune_weights
 from emmental.structured.texts import Material
 
 
 def test_information_is_that_of_one_example_after_another(model, model_type):
     rows = batches(model_type, size=1 if model_type == "deberta-v2" else 4, labels=True)  # its examples share some
-    found = weight_information(model, rows)
+    found = weight_information(model, uses_of_matrices(model, rows))
     weights = {name: model.get_submodule(name).weight for name in encoder_linears(model)}
     assert list(found) == list(weights)
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -48,14 +50,14 @@ def test_what_stays_is_exact_and_agrees_better_than_without_refit(model, model_t
 def prune_bare(model, rows, keep):
     """The same share without refit, in one cut; the model's own weights come back."""
     bare = copy.deepcopy(model)
-    _keep_most(bare, weight_information(bare, rows), keep)
+    keep_most(bare, weight_information(bare, uses_of_matrices(bare, rows)), keep)
     return bare
 
 
 def test_frozen_parameters_are_no_obstacle(model, model_type):
     rows = batches(model_type, count=4)
-    wanted = weight_information(model, rows)
-    found = weight_information(model.requires_grad_(False), rows)
+    wanted = weight_information(model, uses_of_matrices(model, rows))
+    found = weight_information(model, uses_of_matrices(model.requires_grad_(False), rows))
     assert all(torch.equal(found[name], each) for name, each in wanted.items())
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emmental.tasks import Split, resolve_task
-from emmental.tasks.bag_of_words import MOST_CHARACTERS, MOST_ROWS, _rows_within_limits, bag_of_words
+from emmental.tasks.bag_of_words import MOST_CHARACTERS, MOST_ROWS, bag_of_words, rows_within_limits
 
 
 def split(texts_a, labels, texts_b=None):
@@ -52,9 +52,9 @@ def test_twice_the_same():
 
 
 def test_no_more_rows_and_characters_than_the_limits():
-    assert len(_rows_within_limits(split(["ab"] * (MOST_ROWS + 5), [0] * (MOST_ROWS + 5)))) == MOST_ROWS
+    assert len(rows_within_limits(split(["ab"] * (MOST_ROWS + 5), [0] * (MOST_ROWS + 5)))) == MOST_ROWS
     long = split(["x" * 10_000] * 400, [0] * 400)
-    assert len(_rows_within_limits(long)) == MOST_CHARACTERS // 10_000
+    assert len(rows_within_limits(long)) == MOST_CHARACTERS // 10_000
 
 
 def test_without_words_the_largest_class_is_predicted():

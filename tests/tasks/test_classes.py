@@ -120,7 +120,8 @@ def test_numbered_names_in_another_order(caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.INFO):
         in_order_of(resolve_task("mnli"), config, "m")
     assert caplog.messages == [
-        "m does not name its classes; they are assumed to be neutral, contradiction, entailment, in this order"
+        "m does not name its classes; they are assumed to be in this order: LABEL_2 is neutral, LABEL_0 is "
+        "contradiction, LABEL_1 is entailment"
     ]
 
 
@@ -146,8 +147,8 @@ def test_a_model_without_names_is_said_in_one_line(caplog: pytest.LogCaptureFixt
         task = in_order_of(resolve_task("mnli"), BertConfig(num_labels=3), "--model_name_or_path m")
     assert task == resolve_task("mnli")
     assert caplog.messages == [
-        "--model_name_or_path m does not name its classes; they are assumed to be "
-        "contradiction, entailment, neutral, in this order"
+        "--model_name_or_path m does not name its classes; they are assumed to be in this order: "
+        "LABEL_0 is contradiction, LABEL_1 is entailment, LABEL_2 is neutral"
     ]
 
 
@@ -194,3 +195,12 @@ def test_which_models_have_a_classifier() -> None:
     assert not is_classifier(BertConfig(architectures=["BertForMaskedLM"], id2label={0: "a", 1: "b"}))
     assert not is_classifier(BertConfig())
     assert is_classifier(config_of("a", "b"))
+
+
+def test_a_model_of_several_labels_a_text_is_refused() -> None:
+    config = config_of("not_equivalent", "equivalent", problem_type="multi_label_classification")
+    for read in (class_order, in_order_of):
+        with pytest.raises(UserError, match="--teacher_name_or_path x has the problem_type multi_label_class"):
+            read(resolve_task("mrpc"), config, "--teacher_name_or_path x")
+    with pytest.raises(UserError, match="several labels a text are not supported"):
+        task_of_model(config, "--model_name_or_path x", None, "rows.csv")

@@ -84,7 +84,7 @@ def test_labels_metrics_and_files_of_the_tasks() -> None:
         "cola": (2, ("mcc",), "mcc", "CoLA.tsv"),
         "sst-2": (2, ("acc",), "acc", "SST-2.tsv"),
         "mrpc": (2, both, "acc_and_f1", "MRPC.tsv"),
-        "sts-b": (1, ("pearson", "spearmanr", "corr"), "corr", "STS-B.tsv"),
+        "sts-b": (1, ("pearson", "spearmanr", "corr", "rmse", "mae"), "corr", "STS-B.tsv"),
         "qqp": (2, both, "acc_and_f1", "QQP.tsv"),
         "mnli": (3, ("mnli/acc",), "mnli/acc", "MNLI-m.tsv"),
         "mnli-mm": (3, ("mnli-mm/acc",), "mnli-mm/acc", "MNLI-mm.tsv"),

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from emmental.tasks.glue import TASKS
-from emmental.tasks.metrics import collapsed_to_one_class, compute_metrics, prediction_entropy, predictions_from_logits
+from emmental.tasks.metrics import (
+    always_the_same,
+    class_shares,
+    collapsed_to_one_class,
+    compute_metrics,
+    prediction_entropy,
+    predictions_from_logits,
+)
 from emmental.tasks.task import Layout, Task
 
 PREDICTIONS, LABELS = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 0, 1, 1])
@@ -53,7 +60,29 @@ def test_correlations_by_hand() -> None:
     # Deviations (-1, 0, 1) and (-2, -1, 3): 5 / sqrt(2 * 14); the ranks agree.
     scores = compute_metrics(TASKS["sts-b"], np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 5.0]))
     pearson = 5 / math.sqrt(28)
-    assert scores == pytest.approx({"pearson": pearson, "spearmanr": 1.0, "corr": (pearson + 1.0) / 2})
+    errors = {"rmse": math.sqrt((1 + 1 + 4) / 3), "mae": 4 / 3}
+    assert scores == pytest.approx({"pearson": pearson, "spearmanr": 1.0, "corr": (pearson + 1.0) / 2, **errors})
+
+
+def test_what_the_same_answer_for_every_row_reaches() -> None:
+    known, labels = np.array([10.0, 20.0, np.nan], np.float32), np.array([12.0, 15.0, 21.0], np.float32)
+    same = always_the_same(own(()), known, labels)  # 15 for each: 3, 0 and 6 off
+    assert same == pytest.approx({"rmse": math.sqrt(45 / 3), "mae": 3.0})
+    assert always_the_same(own(("a", "b")), np.array([1, 1, 0, -100]), np.array([0, 1, 1, 1])) == {"acc": 0.75}
+
+
+def test_what_accuracy_hides_if_one_class_has_most_rows() -> None:
+    labels = np.array([0] * 8 + [1] * 2)
+    all_first, half = np.zeros(10, int), np.array([0] * 8 + [0, 1])
+    assert class_shares(own(("a", "b")), all_first, labels) == pytest.approx(
+        {"balanced_acc": 0.5, "macro_f1": (16 / 18) / 2}
+    )
+    # Found: 8 of 8 and 1 of 2; F1 of the classes: 16 / 17 and 2 / 3.
+    assert class_shares(own(("a", "b")), half, labels) == pytest.approx(
+        {"balanced_acc": 0.75, "macro_f1": (16 / 17 + 2 / 3) / 2}
+    )
+    assert class_shares(own(("a", "b")), all_first[:4], np.array([0, 0, 0, 1])) == {}  # 75 %
+    assert class_shares(own(()), np.zeros(4), np.zeros(4)) == {}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +93,9 @@ def test_constant_scores_give_zero_and_a_warning(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         scores = compute_metrics(TASKS["sts-b"], np.array(predictions), np.array(labels))
-    assert scores == {"pearson": 0.0, "spearmanr": 0.0, "corr": 0.0}
+    assert {name: scores[name] for name in ("pearson", "spearmanr", "corr")} == dict.fromkeys(
+        ("pearson", "spearmanr", "corr"), 0.0
+    )
     assert "the correlation is not defined" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""The price that a budget in speed settles at is measured once."""
+"""The price that a budget in speed is tuned to is measured once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tiny_models
 
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.processes import Processes
-from emmental.training.budgets import SPEED_FILE, _settled_once, settled_before
+from emmental.training.budgets import SPEED_FILE, tune_price_once, tuned_before
 
 
 @pytest.fixture
@@ -20,12 +20,12 @@ def run(tmp_path):
     output.close()
 
 
-def test_a_price_is_settled_once(run):
+def test_a_price_istune_price_once(run):
     """The second time it is read; another start is settled anew; the table beside them stays."""
     file, asked = run.output.path / SPEED_FILE, []
     run.output.write_json(SPEED_FILE, {"table": 1})
 
-    def settle(candidate, price):
+    def tune(candidate, price):
         asked.append(price)
         return price / 3
 
@@ -33,7 +33,7 @@ def test_a_price_is_settled_once(run):
         return tiny_models.model("bert")
 
     for price in (2.0, 2.0, 1.0):
-        assert _settled_once(run, file, settle, candidate, price) == price / 3
+        assert tune_price_once(run, file, tune, candidate, price) == price / 3
     assert asked == [2.0, 1.0]
     stored = json.loads(file.read_text())
     assert stored["table"] == 1
@@ -44,6 +44,6 @@ def test_a_price_is_settled_once(run):
 def test_a_damaged_price_is_measured_anew(tmp_path, damage):
     file = tmp_path / SPEED_FILE
     file.write_text(json.dumps({"settled": {"first": damage}}))
-    assert settled_before(file, "first") is None
+    assert tuned_before(file, "first") is None
     file.write_text(json.dumps({"settled": damage}))
-    assert settled_before(file, "first") is None
+    assert tuned_before(file, "first") is None

@@ -171,8 +171,8 @@ class TestContradictions:
     def test_a_tokenizer_of_a_larger_vocabulary(self, make_args, tmp_path):
         tiny.save_bert(tmp_path / "small", vocab_size=20)
         message = self.refused(make_args(model_name_or_path=tmp_path / "small"))
-        assert "--tokenizer_name has 41 tokens, the model" in message
-        assert message.endswith("only 20")
+        assert "the tokenizer has the id 40" in message
+        assert message.endswith("has 20 tokens: they do not belong together")
 
     def test_evaluating_with_the_wrong_number_of_outputs(self, make_args):
         args = make_args("mnli", do_eval=True)

@@ -5,14 +5,9 @@ from __future__ import annotations
 import pytest
 
 from emmental.training.arguments import parse_arguments
-from emmental.training.recipe import (
-    Facts,
-    cut_weights_values,
-    dense_values,
-    fill_in,
-    structured_values,
-    unstructured_values,
-)
+from emmental.training.facts import DataFacts
+from emmental.training.recipe import cut_weights_values, dense_values, structured_values, unstructured_values
+from emmental.training.settings import TrainSettings
 
 GIVEN = ["--data_dir", "data", "--task_name", "mrpc"]
 
@@ -72,7 +67,7 @@ def test_fisher_ranks_all_matrices_together_every_ten_updates():
 
 
 def test_gates_start_further_apart_than_their_noise():
-    values = unstructured_values(Facts(5000, 384), "l0", 0.1)
+    values = unstructured_values(DataFacts(5000, 384), "l0", 0.1)
     assert (values["mask_scale"], values["mask_scores_learning_rate"]) == (5.0, 0.01)
 
 
@@ -120,45 +115,56 @@ def test_contradictions_are_refused_in_a_line(flags, line, capsys):
     [(3668, 6.0), (67349, 1.0), (2490, 8.0), (5749, 4.0), (100, 20.0), (20000, 1.0)],
 )
 def test_dense_epochs_are_those_of_600_updates(examples, epochs):
-    assert dense_values(Facts(examples, 384))["num_train_epochs"] == epochs
+    assert dense_values(DataFacts(examples, 384))["num_train_epochs"] == epochs
 
 
 def test_rates_follow_the_width():
-    rates = [dense_values(Facts(5000, width))["learning_rate"] for width in (384, 512, 768, 1024)]
+    rates = [dense_values(DataFacts(5000, width))["learning_rate"] for width in (384, 512, 768, 1024)]
     assert rates == [1e-4, 1e-4, 3e-5, 2e-5]
 
 
 def test_a_hard_cut_recovers_at_a_higher_rate():
-    rates = [structured_values(Facts(5000, 384), keep)["learning_rate"] for keep in (0.5, 0.25, 0.15, 0.1)]
+    rates = [structured_values(DataFacts(5000, 384), keep)["learning_rate"] for keep in (0.5, 0.25, 0.15, 0.1)]
     assert rates == [5e-5, 5e-5, 2e-4, 2e-4]
 
 
 def test_the_surgeon_cuts_single_weights_to_five_percent_or_less_where_it_fits():
-    facts = Facts(5000, 384)
-    chosen = [cut_weights_values(facts, keep, True).get("pruning_method") for keep in (0.15, 0.051, 0.05, 0.03)]
+    facts = DataFacts(5000, 384, memory_for_few=True)
+    chosen = [cut_weights_values(facts, keep).get("pruning_method") for keep in (0.15, 0.051, 0.05, 0.03)]
     assert chosen == [None, None, "brain_surgeon", "brain_surgeon"]
-    assert "pruning_method" not in cut_weights_values(facts, 0.03, False)
+    assert "pruning_method" not in cut_weights_values(DataFacts(5000, 384), 0.03)
     given = parse_arguments([*GIVEN, "--keep", "0.03", "--pruning_method", "fisher"])
-    fill_in(given, cut_weights_values(facts, 0.03, True))
-    assert given.pruning_method == "fisher"
+    assert TrainSettings.of(given, cut_weights_values(facts, 0.03)).pruning_method == "fisher"
 
 
 def test_no_phase_is_longer_than_3000_updates_or_20_epochs():
     for examples in (50, 1000, 30_000, 400_000):
-        facts = Facts(examples, 384)
+        facts = DataFacts(examples, 384)
         for values in (structured_values(facts, 0.25), unstructured_values(facts, "topK", 0.03)):
             assert values["num_train_epochs"] <= 20
             assert values["num_train_epochs"] * facts.updates_per_epoch <= 3000 + facts.updates_per_epoch
 
 
 def test_processes_share_a_batch():
-    assert [Facts(1000, 384, processes).batch_size for processes in (1, 2, 8, 64)] == [32, 16, 4, 1]
+    assert [DataFacts(1000, 384, processes).batch_size for processes in (1, 2, 8, 64)] == [32, 16, 4, 1]
 
 
 def test_what_the_user_gave_stays():
     args = parse_arguments([*GIVEN, "--learning_rate", "7e-5", "--max_steps", "30"])
-    filled = fill_in(args, structured_values(Facts(3668, 384), 0.25))
-    assert args.learning_rate == 7e-5
-    assert args.num_train_epochs == 3.0  # max_steps counts
-    assert "learning_rate" not in filled
-    assert filled["per_gpu_train_batch_size"] == args.per_gpu_train_batch_size == 32
+    settings = TrainSettings.of(args, structured_values(DataFacts(3668, 384), 0.25))
+    assert settings.learning_rate == 7e-5
+    assert settings.num_train_epochs == 3.0  # max_steps counts
+    assert "learning_rate" not in settings.by_recipe
+    assert "per_gpu_train_batch_size" in settings.by_recipe
+    assert settings.per_gpu_train_batch_size == 32
+
+
+def test_fp16_rules_out_bfloat16():
+    values = dense_values(DataFacts(3668, 384, has_bf16=True))
+    assert TrainSettings.of(parse_arguments(GIVEN), values).bf16
+    assert not TrainSettings.of(parse_arguments([*GIVEN, "--fp16"]), values).bf16
+
+
+def test_fixed_values_hold_whatever_the_flags_say():
+    args = parse_arguments([*GIVEN, "--learning_rate", "7e-5"])
+    assert TrainSettings.of(args, {"learning_rate": 1.0}, learning_rate=2.0).as_flags()["learning_rate"] == 2.0

@@ -1,0 +1,209 @@
+"""Writes a model as a stage of a cascade, in the fastest engine that loses nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import CONFIG_MAPPING, PreTrainedModel, PreTrainedTokenizerBase
+
+from emmental import atomic
+from emmental.architectures import longest_input
+from emmental.cascade.answers import answers_of, differ
+from emmental.cascade.stages import FILES, TOKENIZER_FILE, Stage, read_stage
+from emmental.cascade.timing import milliseconds
+from emmental.cascade.words import Text
+from emmental.data.tokenization import plain_text_backend, trained_length
+from emmental.errors import UserError
+from emmental.export.calibration import CALIBRATION_ROWS, Calibration
+from emmental.export.model_folder import make_config, read_model, read_settings
+from emmental.export.tokenizer import read_tokenizer_files, tokenizer_of
+from emmental.inference.engines import ENGINES, ONNX, ONNX_INT8, TORCH, why_not
+from emmental.tasks.classes import are_numbered, class_order, model_classes
+from emmental.tasks.task import CUSTOM, Task, listed
+
+AUTO = "auto"
+_MOST_CHANGED = 0.01
+"""Share of its own fp32 answers that an engine may change in any stage but the last, which may change none."""
+_KINDS = {None: False, "single_label_classification": False, "multi_label_classification": True}
+"""Value of `problem_type` -> whether several labels are given at once."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that is to be a stage.
+
+    Attributes:
+        name: of the stage.
+        folder: that it was read from.
+        labels: names of its outputs.
+        several: whether it gives several labels at once.
+        max_length: texts are cut to this many tokens.
+    """
+
+    name: str
+    folder: Path
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    labels: tuple[str, ...]
+    several: bool
+    max_length: int
+
+
+def read_source(folder: str | Path, max_length: int | None = None) -> Source:
+    """The model of a folder: masked, plain or small.
+
+    Raises:
+        UserError: it is no classifier, it gives a score, or it takes fewer tokens than `max_length`.
+    """
+    folder, called = Path(folder), f"--models {folder}"
+    try:
+        model, tokenizer = read_model(folder), tokenizer_of(folder)
+    except UserError as error:
+        raise UserError(f"--models: {error}") from None
+    name = type(model).__name__
+    if not name.endswith("ForSequenceClassification"):
+        raise UserError(f"{called} is a {name}; a cascade accepts classifiers of texts or pairs")
+    if model.config.num_labels == 1 or model.config.problem_type not in _KINDS:
+        raise UserError(f"{called} predicts a score, and nothing says how sure it is; a cascade needs classes")
+    longest = longest_input(model.config)
+    if max_length is not None and not 3 < max_length <= longest:
+        raise UserError(f"--max_seq_length accepts 4 to {longest} for {called}, not {max_length}")
+    length = max_length or trained_length(model.config) or longest
+    labels = model_classes(model.config, called)
+    several = _KINDS[model.config.problem_type]
+    return Source(folder.resolve().name, folder, model, tokenizer, labels, several, length)
+
+
+def classes_of(folder: str | Path) -> tuple[tuple[str, ...], bool]:
+    """Names of the classes of a model, from its configuration alone, and whether several hold at once."""
+    settings = read_settings(folder)
+    config = make_config(CONFIG_MAPPING[settings.pop("model_type")], settings, str(folder))
+    return model_classes(config, str(folder)), bool(_KINDS.get(config.problem_type))
+
+
+def order_of(source: Source, last: Source) -> list[int]:
+    """For each output of a stage, the number of its class in the last stage. Classes are matched by name.
+
+    Raises:
+        UserError: they do not match.
+    """
+    if are_numbered(source.labels) == are_numbered(last.labels) and source.several == last.several:
+        if {*source.labels} == {*last.labels}:
+            return [last.labels.index(name) for name in source.labels]
+        if len(source.labels) == len(last.labels):
+            task = Task(CUSTOM, last.labels, ("acc",), "acc", "", None, None, None)
+            try:
+                return list(class_order(task, source.model.config, str(source.folder)))
+            except UserError:
+                pass
+    kinds = "" if source.several == last.several else " (only one of them gives several labels at once)"
+    raise UserError(
+        f"--models {source.folder} has the classes {listed(source.labels)}, the last stage {last.folder} has "
+        f"{listed(last.labels)}{kinds}; they must have the same names"
+    )
+
+
+def engines_for(engine: str) -> list[str]:
+    """The engines that are tried: those of this machine that need no PyTorch, or the one asked for.
+
+    Raises:
+        UserError: the engine is not known, or this machine lacks it.
+    """
+    if engine != AUTO:
+        if engine not in ENGINES or ENGINES[engine].calibrated:
+            accepted = ", ".join([AUTO, *(name for name, one in ENGINES.items() if not one.calibrated)])
+            raise UserError(f"--engine accepts {accepted}, not {engine}")
+        if reason := why_not(engine):
+            raise UserError(f"--engine {engine}: {reason}")
+        return [engine]
+    return [name for name in FILES if why_not(name) is None] or [TORCH]
+
+
+@dataclass(frozen=True)
+class WrittenStage:
+    """A stage in its folder.
+
+    Attributes:
+        folder: with what it needs.
+        settings: for `cascade.json`.
+        stage: ready to be asked.
+        logits: (N, C) of the calibration texts.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    stage: Stage
+    logits: np.ndarray
+
+
+def write_stage(
+    source: Source,
+    last: Source,
+    folder: Path,
+    engines: Sequence[str],
+    texts: Sequence[Text],
+    design: np.ndarray,
+    threads: int,
+) -> WrittenStage:
+    """Write a model as a stage into a new folder, in the fastest of these engines that loses nothing on the texts.
+
+    An engine that rounds may change no answer of the last stage, and at most 1 % of another's, which is judged on the
+    rows `design` alone: the others test what the stage answers as it is served.
+    """
+    settings = {
+        "name": source.name,
+        "max_length": source.max_length,
+        "truncation_side": source.tokenizer.truncation_side,
+        "pad_token_id": source.tokenizer.pad_token_id,
+        "order": order_of(source, last),
+    }
+    made = folder.with_name(f"{folder.name}-engines")
+    _write_files(source, made, engines, [texts[row] for row in design])
+    ready = {name: read_stage(made, {**settings, "engine": name}, threads) for name in engines}
+    exact = next((name for name in engines if not ENGINES[name].rounds), engines[0])
+    logits = {exact: ready[exact].logits(texts)}
+    times = milliseconds([*ready.values()], texts, 1, threads) if len(ready) > 1 else [0.0]
+    by_time = [name for _, name in sorted(zip(times, ready, strict=True))]
+    most, judged = (0.0, slice(None)) if source is last else (_MOST_CHANGED, design)
+    for name in by_time:
+        if name not in logits:
+            logits[name] = ready[name].logits(texts)
+        pair = [answers_of(logits[one][judged], last.several) for one in (name, exact)]
+        if name == exact or differ(*pair).mean() <= most:
+            break
+    _keep(made, folder, name)
+    shutil.rmtree(made)
+    return WrittenStage(folder, {**settings, "engine": name}, ready[name], logits[name])
+
+
+def _write_files(source: Source, folder: Path, engines: Sequence[str], texts: Sequence[Text]) -> None:
+    """Write what the engines run: ONNX files, or the model as Transformers saves it."""
+    from emmental.export.onnx import write_onnx_folder
+    from emmental.export.onnx_int8 import calibration_batches
+
+    tokenizer = {TOKENIZER_FILE: plain_text_backend(source.tokenizer).to_str()}
+    tokenizer = {**read_tokenizer_files(source.folder), **tokenizer}
+    if not any(name in FILES for name in engines):
+        source.model.save_pretrained(folder, max_shard_size="1TB")
+        for name, text in tokenizer.items():
+            atomic.write_text(folder / name, text)
+        return
+    int8 = ONNX_INT8 in engines
+    step = max(1, len(texts) // CALIBRATION_ROWS)
+    batches = calibration_batches(texts[::step], source.tokenizer, source.max_length) if int8 else ()
+    write_onnx_folder(source.model, tokenizer, folder, int8, source.name, calibration=Calibration(batches))
+
+
+def _keep(made: Path, folder: Path, engine: str) -> None:
+    """Copy the files that an engine needs."""
+    if engine not in FILES:
+        shutil.copytree(made, folder)
+        return
+    (folder / FILES[ONNX]).parent.mkdir(parents=True)
+    for name in (TOKENIZER_FILE, "config.json", FILES[engine]):
+        shutil.copyfile(made / name, folder / name)

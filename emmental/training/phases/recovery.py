@@ -1,0 +1,91 @@
+"""The recovery: training of what a cut has left, with the dense model as teacher."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from emmental.export.bertarize import bertarize
+from emmental.pruning import hold_masks
+from emmental.runs.run import Run
+from emmental.training.facts import DataFacts
+from emmental.training.phases.cut import cut_folder, share_left
+from emmental.training.phases.fine_pruning import flags_of_unlearned_scores, load_masked
+from emmental.training.phases.phase import OF_SCORES, Phase, Work
+from emmental.training.recipe import HARD_CUT
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Recovery(Phase):
+    """Train the small model that a cut of heads and neurons has left.
+
+    Attributes:
+        hard_rate: with a target in speed, the learning rate if the cut leaves 15 % or less; None if the user gave one
+            rate. How much stays is known only after the cut.
+    """
+
+    hard_rate: float | None = None
+
+    def part_of(self, run: Run) -> Run:
+        """The run with this phase's settings. A resumed one knows what the cut has left."""
+        part = super().part_of(run)
+        part.learning_rate = self._rate()
+        return part
+
+    def _rate(self) -> float:
+        left = None if self.hard_rate is None else share_left(self.folder)
+        return self.hard_rate if left is not None and left <= HARD_CUT else self.settings.learning_rate
+
+    def run(self, model: nn.Module, part: Run, work: Work) -> nn.Module:
+        """Train the model in place."""
+        if self.hard_rate is not None and (left := share_left(self.folder)) is not None:
+            part.learning_rate = self._rate()
+            part.record()
+            logger.info(
+                "%.1f %% of the encoder stay; learning rate of the recovery: %g", 100 * left, part.learning_rate
+            )
+        work.learn(part, work.rows, model, work.tokenizer, work.teacher or work.dense)
+        return model
+
+    def describe(self, facts: DataFacts) -> str:
+        """Updates and learning rate."""
+        rate = f"{self.settings.learning_rate:g}"
+        if self.hard_rate is not None:
+            rate += f", or {self.hard_rate:g} if {HARD_CUT:.0%} or less of the encoder stay"
+        return f"recovery: {self.updates(facts)} updates at learning rate {rate}"
+
+    def ignores(self) -> dict[str, tuple[str, ...]]:
+        """Those of mask scores."""
+        return {"heads and neurons have no mask scores": OF_SCORES}
+
+
+@dataclass
+class MaskedRecovery(Phase):
+    """Train the single weights that a cut has left. What is zero stays zero."""
+
+    masked: ClassVar[bool] = True
+
+    @property
+    def method(self) -> str:
+        """The pruning method of the cut."""
+        return self.settings.pruning_method
+
+    def run(self, model: nn.Module, part: Run, work: Work) -> nn.Module:
+        """Train a masked form of the model. Returns a plain model with exact zeros."""
+        masked = load_masked(part, str(cut_folder(self.folder)), False, work)
+        hold_masks(masked)
+        work.learn(part, work.rows, masked, work.tokenizer, work.teacher or work.dense)
+        return bertarize(masked)
+
+    def describe(self, facts: DataFacts) -> str:
+        """Updates and learning rate."""
+        return f"recovery: {self.updates(facts)} updates at learning rate {self.settings.learning_rate:g}"
+
+    def ignores(self) -> dict[str, tuple[str, ...]]:
+        """Those of scores that the method does not learn."""
+        return flags_of_unlearned_scores(self.method)
