@@ -94,7 +94,7 @@ def material(
     counter.add([row.parts for row in rows], (list(each["input_ids"]) for each in encodings))
     if line := problem(counter.found(), "texts", accept_unknown_tokens, "accept_unknown_tokens=True"):
         warnings.warn(line, stacklevel=3)
-    _check_different([encoding["input_ids"] for encoding in encodings])
+    _check_different([encoding["input_ids"] for encoding in encodings], accept_unknown_tokens)
     held_out = _held_out(rows)
     checked = [number for number, row in enumerate(rows) if row.group in held_out]
     others = [number for number, row in enumerate(rows) if row.group not in held_out]
@@ -241,14 +241,14 @@ def _encode(
     return encoding if read is None else {**encoding, READ: read}
 
 
-def _check_different(ids: Sequence[Sequence[int]]) -> None:
+def _check_different(ids: Sequence[Sequence[int]], accepted: bool) -> None:
     """Warn of texts of which many are equal.
 
     Raises:
-        UserError: fewer than `FEWEST_TEXTS` differ as tokens.
+        UserError: fewer than `FEWEST_TEXTS` differ as tokens, and the user does not insist.
     """
     different = len({tuple(row) for row in ids})
-    if different < FEWEST_TEXTS:
+    if different < FEWEST_TEXTS and not accepted:
         raise UserError(
             f"texts needs at least {FEWEST_TEXTS} different texts, got {different} among {len(ids)}; "
             "about 2,000 work best"

@@ -79,22 +79,19 @@ def prune(
         encoder, own, around = parts_of(model)
         tokenizer = tokenizer or own
     head = trained_head(encoder, passes=passes, **around.options)
-    _check_tokenizer(tokenizer)
-    check_token_ids(tokenizer, encoder.config, "tokenizer", "model")
+    _check_tokenizer(tokenizer, encoder)
     max_length = min(max_length, longest_input(encoder.config))
     known = None if labels is None else known_labels(head, encoder, labels)
     rows = material(tokenizer, texts, known, max_length, batch_size, accept_unknown_tokens, head)
+    timed = min(max_length, tokenizer.model_max_length)
     budgets = [
-        share_budget(encoder, share)
-        if share is not None
-        else time_budget(encoder, speedup, min(max_length, tokenizer.model_max_length))
-        for share in shares
+        time_budget(encoder, speedup, timed) if share is None else share_budget(encoder, share) for share in shares
     ]
     found = [prune_on(encoder, rows, budget, refit) for budget in budgets]
-    if updates:
-        found = [recovered(encoder, each, rows, tokenizer, updates=updates) for each in found]
-    for each in found:
-        _warn_of_cliff(each, head)
+    for number, each in enumerate(found):
+        if updates:
+            found[number] = recovered(encoder, each, rows, tokenizer, updates=updates)
+        _warn_of_cliff(found[number], head)
     models = [each.model if model is encoder else with_encoder(model, encoder, each.model) for each in found]
     return models if isinstance(keep, list | tuple) else models[0]
 
@@ -113,11 +110,12 @@ def _check_numbers(shares: Sequence[Any], speedup: Any, **others: Any) -> None:
             raise UserError(f"{name} accepts whole numbers from {smallest}, not {value!r:.60}")
 
 
-def _check_tokenizer(tokenizer: Any) -> None:
+def _check_tokenizer(tokenizer: Any, model: PreTrainedModel) -> None:
     if not callable(tokenizer) or not hasattr(tokenizer, "pad_token_id"):
         raise UserError(f"tokenizer accepts the model's tokenizer of Transformers, not {tokenizer!r:.60}")
     if tokenizer.pad_token_id is None:
         raise UserError("tokenizer has no padding token: set tokenizer.pad_token")
+    check_token_ids(tokenizer, model.config, "tokenizer", "model")
 
 
 def recovered(
