@@ -72,7 +72,7 @@ def test_every_room_is_packed():
     assert set(PROJECT["tool"]["setuptools"]["py-modules"]) == set(PROGRAMS)
     for target in PROJECT["project"]["scripts"].values():
         module, _, function = target.partition(":")
-        assert module in PROGRAMS
+        assert module in PROGRAMS or module.startswith("emmental.")
         returned = inspect.signature(getattr(importlib.import_module(module), function)).return_annotation
         assert returned == "None", f"{target} returns something, which would be the exit status"
 

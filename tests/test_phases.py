@@ -471,9 +471,9 @@ def count_rows(folder: Path, rank: int) -> None:
     rungs = sys.modules["emmental.structured.rungs"]
     original = rungs.fisher_information
 
-    def counted(model: object, batches: list, reduce: object) -> object:
+    def counted(model: object, batches: list, *others: object) -> object:
         (folder / f"rows-{rank}").write_text(str(sum(len(batch["input_ids"]) for batch in batches)))
-        return original(model, batches, reduce)
+        return original(model, batches, *others)
 
     rungs.fisher_information = counted
 
