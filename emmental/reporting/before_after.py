@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -13,12 +12,13 @@ from torch import nn
 
 from emmental.architectures import encoder_linears, longest_input
 from emmental.inference.engines import ENGINES, measure_together
+from emmental.latency import seconds_of_each
 from emmental.pruning import remaining_weights
 from emmental.runs.run import Run
 from emmental.shrinking import layer_sizes
 from emmental.tasks import metric_text, read_split
 from emmental.tasks.bag_of_words import Floor, bag_of_words
-from emmental.training.budgets import SECONDS_TOGETHER, SpeedTarget
+from emmental.training.budgets import SpeedTarget
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +131,7 @@ def sentence_times(models: Mapping[str, nn.Module]) -> dict[str, float]:
     The sentence has 128 tokens, or as many as the shortest of the models takes.
     """
     length = min(LENGTH, *(longest_input(model.config) for model in models.values()))
-    on_the_cpu = {name: on_cpu(model) for name, model in models.items()}
-    return measure_together(on_the_cpu, BATCH, length, seconds=_SECONDS)
+    return measure_together(models, BATCH, length, seconds=_SECONDS)
 
 
 def save_ladder(made: TrainedModels, metric: str, folder: Path, title: str) -> list[Path]:
@@ -156,15 +155,10 @@ def save_ladder(made: TrainedModels, metric: str, folder: Path, title: str) -> l
 
 def speed_reached(target: SpeedTarget, made: TrainedModels) -> str:
     """How many times as fast as dense the last model is, and was asked to be."""
-    models = {name: on_cpu(model) for name, model in made.models.items()}
-    times = [*measure_together(models, *target.shape, target.engine, seconds=SECONDS_TOGETHER).values()]
+    seconds = seconds_of_each(len(made.models))
+    times = [*measure_together(made.models, *target.shape, target.engine, seconds=seconds).values()]
     where = f"{target.shape[0]} x {target.shape[1]}, {ENGINES[target.engine].title}"
     return f"{times[0] / times[-1]:.2f} times as fast as dense ({where}), {target.speedup:g} asked"
-
-
-def on_cpu(model: nn.Module) -> nn.Module:
-    """The model, or a copy of it if it is on another device."""
-    return model if next(model.parameters()).device.type == "cpu" else copy.deepcopy(model).cpu()
 
 
 def before_and_after(candidates: Sequence[Candidate], metric: str) -> list[str]:

@@ -11,6 +11,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +26,23 @@ from emmental.errors import UserError
 from emmental.export.arguments import read_arguments
 from emmental.export.model_folder import read_model
 from emmental.export.tokenizer import tokenizer_of
+from emmental.inference.comparison import INT8_PACKAGE, MASKED, Judge, compare, sizes
+from emmental.inference.engines import TORCH, named_config
 from emmental.masked_models import unmasked_class
 from emmental.patching import masked_layers
 from emmental.pictures.canvas import Chart, encode_array, render_rgba
 from emmental.pictures.curves import curves, has_curves
 from emmental.pictures.heat import overview
-from emmental.reporting.best_engine import both_tried
 from emmental.reporting.calibration import calibration_texts
+from emmental.reporting.engine_lines import both_tried
 from emmental.reporting.forms import (
-    INT8_PACKAGE,
     DevData,
     dense_origin,
     engines,
     environment,
     int8_package,
-    latencies,
-    loses_little,
     make_artifacts,
-    not_offered,
-    quality,
     remaining,
-    sizes,
     training,
 )
 from emmental.reporting.page import GENERATOR, card_tables, page
@@ -78,7 +75,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     args.max_seq_length = args.max_seq_length or trained_length(model.config) or min(128, longest_input(model.config))
     _check_model(model, task, args)
     check_token_ids(tokenizer, model.config, f"--model_name_or_path {source}", "its model")
-    made, work = training(source), Path(args.work_dir)
+    records, work = training(source), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)
     calibration = calibration_texts(args.calibration_file, task, args.data_dir)
     data = DevData(
@@ -87,12 +84,17 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         args.max_seq_length,
         args.per_gpu_eval_batch_size,
         work / "features",
+        tokenizer,
         calibration.dev_rows,
     )
-    accepts = loses_little(model, data, tokenizer, args.threads)
-    artifacts = make_artifacts(source, work, calibration.texts, accepts, args.pruning_method, args.threshold, dense)
-    models = engines(artifacts, args.threads)
-    rows = quality(model, {**models, INT8_PACKAGE: int8_package(artifacts)}, data, tokenizer)
+    judge = Judge(data.answers, args.threads, named_config(model))
+    judge.ask(MASKED if masked_layers(model) else TORCH, model)
+    artifacts = make_artifacts(
+        source, work, calibration.texts, judge.accepts, args.pruning_method, args.threshold, dense
+    )
+    models = engines(artifacts, args.threads) | {INT8_PACKAGE: int8_package(artifacts)}
+    shapes = [(batch, length) for batch in args.batch_sizes for length in args.lengths]
+    compared = compare(judge, models, shapes, model.config.vocab_size, args.seconds, artifacts.int8_form)
     return {
         "made_by": GENERATOR,
         "name": source.resolve().name,
@@ -103,15 +105,10 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         "architecture": unmasked_class(type(model)).__name__,
         "pruning": _pruning(model),
         "remaining": remaining(model, None if dense is None else read_model(dense)),
-        "quality": rows,
-        "not_offered": not_offered(rows),
-        "int8_form": artifacts.int8_form,
+        **asdict(compared),
         "int8": both_tried(artifacts.int8_form, calibration.words),
-        "sizes": sizes(artifacts, model),
-        "latency": latencies(
-            models, args.batch_sizes, args.lengths, args.threads, model.config.vocab_size, args.seconds
-        ),
-        "training": made,
+        "sizes": sizes(artifacts.files, model),
+        "training": records,
         "environment": environment(args.threads),
         "command": command,
     }

@@ -24,7 +24,7 @@ from emmental.methods import method_of
 from emmental.patching import masked_layers
 from emmental.pruning import densities, mask_churn, remaining_weights
 from emmental.reporting.before_after import TrainedModels, before_and_after, no_better_than_words, speed_reached
-from emmental.reporting.best_engine import best_engine_lines
+from emmental.reporting.engine_lines import engine_lines
 from emmental.runs.loop import RunLoop
 from emmental.runs.progress import LOG_FILE, TENSORBOARD, duration
 from emmental.runs.run import Run
@@ -179,7 +179,7 @@ def _advice(args: Run, made: TrainedModels, results: dict[str, float]) -> list[s
     """Hints for the user: what to know or to do next, a line each."""
     lines = []
     if made.floor is not None and no_better_than_words(results, made.floor, args.task.primary_metric):
-        lines.append("not better than a bag of words by more than the noise: serve the bag of words, it is faster")
+        lines.append("no significant gain over the bag of words: serve the bag of words, it is faster")
     by_scores = made_by(args, made) == args.pruning_method and not method_of(args.pruning_method).by_share
     if args.do_train and by_scores and made.remaining > MOSTLY_THERE:
         lines.append(
@@ -187,7 +187,8 @@ def _advice(args: Run, made: TrainedModels, results: dict[str, float]) -> list[s
             f"--final_lambda (now {args.final_lambda:g})"
         )
     if made.candidates and args.do_train and args.do_eval and args.engines:
-        lines += best_engine_lines(args, made)
+        dev, train = (args.datasets[args.task.name, split] for split in ("dev", "train"))
+        lines += engine_lines(args.task, dev, train, made, args.output_dir)
     if made.candidates and args.do_train:
         tool = f"python -m emmental.export.report --model_name_or_path {args.output_dir}"
         lines.append(f"next: {tool} {_data_flags(args)} --output report.html")

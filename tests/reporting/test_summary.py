@@ -214,7 +214,7 @@ def test_the_bag_of_words_stands_beside_a_model_that_is_compared_with_no_other(a
     made = TrainedModels(pruned, floor=Floor({"acc": 0.8}, np.zeros(100), 50, 0.1))
     lines = final_table(args, made, {"acc": 0.82}, 1.0).splitlines()
     assert "bag of words, acc  0.8000" in lines
-    assert any(line.startswith("not better than a bag of words") for line in lines)
+    assert any(line.startswith("no significant gain over the bag of words") for line in lines)
     assert "| this model | 0.8200 |\n| bag of words | 0.8000 |" in model_card(args, made, {"acc": 0.82})
     (row,) = summary(args, made, {"acc": 0.82}, [], 1.0)["compared"]
     assert (row["name"], row["metric"]) == ("bag of words", 0.8)
