@@ -1,7 +1,7 @@
 """The engines that a classifier runs on: which of them this machine has, and how a model is loaded into one.
 
-`prepare` loads a model into one engine; all engines are called in the same way. `measure` times it, and
-`emmental.inference.comparison` compares several.
+`prepare` loads a model into one engine; all engines are called in the same way. `measure_together`
+times models in one, and `emmental.inference.comparison` compares several.
 """
 
 from __future__ import annotations
@@ -242,16 +242,6 @@ def from_onnx(path: Path, engine: str, threads: int, config: Any = None) -> nn.M
         return session
     bf16 = ENGINES[engine].bf16 or (ENGINES[engine].calibrated and bf16_in_hardware())
     return OpenVinoEngine(path, session.config, threads, "bf16" if bf16 else "f32")
-
-
-def measure(
-    model: PreTrainedModel, batch: int, length: int, engine: str = TORCH, *, threads: int | None = None
-) -> float:
-    """Median milliseconds of repeated calls with a batch without padding.
-
-    To compare models, use `measure_together`: there they take turns.
-    """
-    return measure_together({"": model}, batch, length, engine, threads=threads)[""]
 
 
 def measure_together(

@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 BATCH, LENGTH = 1, 128
 """Shape of the timed input: one sentence of this number of tokens."""
-_SECONDS = 2.0
-"""Seconds for each model."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,12 @@ class TrainedModels:
         return [[(size.heads, size.neurons) for size in layer_sizes(model)] for model in models]
 
     def timed(self, metric: str) -> list[Candidate]:
-        """The candidates with the milliseconds of their models, and the bag of words; the models are timed once."""
+        """The candidates with the milliseconds of their models, and the bag of words; the models are timed once,
+        for one sentence in plain PyTorch fp32 on the CPU. It has `LENGTH` tokens, or as many as they all take.
+        """
         if self.models and not self._times:
-            self._times = sentence_times(self.models)
+            length = min(LENGTH, *(longest_input(model.config) for model in self.models.values()))
+            self._times = measure_together(self.models, BATCH, length)
         rows = [replace(one, milliseconds=self._times.get(one.name)) for one in self.candidates]
         words = [] if self.floor is None else [Candidate("bag of words", self.floor.metrics.get(metric))]
         return rows + words
@@ -123,15 +124,6 @@ def nonzero_encoder_weights(model: nn.Module) -> int:
         for name in encoder_linears(model)
         if getattr(modules[name], "weight", None) is not None
     )
-
-
-def sentence_times(models: Mapping[str, nn.Module]) -> dict[str, float]:
-    """Name -> milliseconds for one sentence in plain PyTorch fp32 on the CPU, the models timed in turns.
-
-    The sentence has 128 tokens, or as many as the shortest of the models takes.
-    """
-    length = min(LENGTH, *(longest_input(model.config) for model in models.values()))
-    return measure_together(models, BATCH, length, seconds=_SECONDS)
 
 
 def save_ladder(made: TrainedModels, metric: str, folder: Path, title: str) -> list[Path]:

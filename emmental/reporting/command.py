@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from emmental.data.tokenization import check_token_ids, trained_length
 from emmental.errors import UserError
 from emmental.export.arguments import read_arguments
 from emmental.export.model_folder import read_model
+from emmental.export.storage import load_package
 from emmental.export.tokenizer import tokenizer_of
 from emmental.inference.comparison import INT8_PACKAGE, MASKED, Judge, compare, sizes
 from emmental.inference.engines import TORCH, named_config
@@ -40,7 +41,6 @@ from emmental.reporting.forms import (
     dense_origin,
     engines,
     environment,
-    int8_package,
     make_artifacts,
     remaining,
     training,
@@ -73,7 +73,8 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     model = read_model(source, args.pruning_method, args.threshold)
     task, tokenizer = _task(args, model.config), tokenizer_of(source)
     args.max_seq_length = args.max_seq_length or trained_length(model.config) or min(128, longest_input(model.config))
-    _check_model(model, task, args)
+    lengths = {"max_seq_length": args.max_seq_length, "lengths": max(args.lengths)}
+    _check_model(model, args.model_name_or_path, lengths)
     check_token_ids(tokenizer, model.config, f"--model_name_or_path {source}", "its model")
     records, work = training(source), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)
@@ -92,7 +93,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     artifacts = make_artifacts(
         source, work, calibration.texts, judge.accepts, args.pruning_method, args.threshold, dense
     )
-    models = engines(artifacts, args.threads) | {INT8_PACKAGE: int8_package(artifacts)}
+    models = engines(artifacts, args.threads) | {INT8_PACKAGE: load_package(artifacts.packages["int8"])}
     shapes = [(batch, length) for batch in args.batch_sizes for length in args.lengths]
     compared = compare(judge, models, shapes, model.config.vocab_size, args.seconds, artifacts.int8_form)
     return {
@@ -225,11 +226,11 @@ def _reading(args: argparse.Namespace, positive: str | None) -> Reading:
     )
 
 
-def _check_model(model: PreTrainedModel, task: Task, args: argparse.Namespace) -> None:
-    config, name = model.config, args.model_name_or_path
+def _check_model(model: PreTrainedModel, name: str, lengths: Mapping[str, int]) -> None:
+    config = model.config
     if not type(model).__name__.endswith("ForSequenceClassification"):
         raise UserError(f"--model_name_or_path accepts a sequence classifier; {name} is a {type(model).__name__}")
-    for flag, length in (("max_seq_length", args.max_seq_length), ("lengths", max(args.lengths))):
+    for flag, length in lengths.items():
         if length > longest_input(config):
             raise UserError(f"--{flag} {length} is more than the {longest_input(config)} positions of {name}")
 

@@ -27,7 +27,7 @@ from emmental.export.model_folder import read_model
 from emmental.export.onnx import INT8_FILE, MODEL_FILE, export_onnx_folder
 from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package
 from emmental.export.package import VALUE_TYPES
-from emmental.export.storage import load_package, save_package
+from emmental.export.storage import save_package
 from emmental.flags import Flags
 from emmental.inference.comparison import DENSE, Answers
 from emmental.inference.engines import ONNX, ONNX_INT8, TORCH, available, prepare
@@ -258,11 +258,6 @@ def training_command(flags: dict[str, Any], processes: int = 1) -> str:
             values = [str(one) for one in value] if isinstance(value, list) else [str(value)]
             words += [f"--{flag.name}", *(values if flag.several else [",".join(values)])]
     return shlex.join(words)
-
-
-def int8_package(artifacts: Artifacts) -> PreTrainedModel:
-    """The model that the int8 package holds."""
-    return load_package(artifacts.packages["int8"])
 
 
 def _read_object(file: Path) -> dict[str, Any] | None:

@@ -84,11 +84,11 @@ def headline(results: Results) -> str:
         return "No engine was timed."
     times = [{row["model"]: row["median_ms"] for row in _of_shape(results, shape)} for shape in _shapes(results)]
     left_out = results["not_offered"]
-    fastest = sum(min(found.keys() - left_out, key=found.__getitem__) == best["model"] for found in times)
+    fastest = sum(min(shape.keys() - left_out, key=shape.__getitem__) == best["model"] for shape in times)
     beside = best["median_ms"] * best["speedup"]
     metric = results["primary_metric"]
-    found = {row["name"]: row["metrics"][metric] for row in results["quality"]}
-    value = found.get(best["model"], results["quality"][0]["metrics"][metric])
+    metrics = {row["name"]: row["metrics"][metric] for row in results["quality"]}
+    value = metrics.get(best["model"], results["quality"][0]["metrics"][metric])
     compared = "the dense model it came from" if baseline == DENSE else "the same model in plain PyTorch"
     text = (
         f"Best engine on this machine: {FORM_TITLES[best['model']]}. It is best at {best['batch']} x {best['length']} "
@@ -96,9 +96,9 @@ def headline(results: Results) -> str:
         f"({_milliseconds(beside)} ms). It is the fastest at {fastest} of {len(times)} shapes. "
         f"{_metric_name(metric)[:1].upper()}{_metric_name(metric)[1:]}: {_points(value)} %"
     )
-    if DENSE in found:
-        change = 100 * (value - found[DENSE])
-        return f"{text}, dense {_points(found[DENSE])} % ({change:+.1f} points)."
+    if DENSE in metrics:
+        change = 100 * (value - metrics[DENSE])
+        return f"{text}, dense {_points(metrics[DENSE])} % ({change:+.1f} points)."
     return f"{text}. The dense model is not known: give it with --dense."
 
 
@@ -170,8 +170,8 @@ def _cards(results: Results) -> list[tuple[str, str]]:
     """(large text, small text) of the boxes under the headline."""
     first, sums = results["quality"][0], results["remaining"]["sums"]["encoder matrices"]
     metric = results["primary_metric"]
-    found = {row["name"]: row["metrics"][metric] for row in results["quality"]}
-    dense = f"; dense {_points(found[DENSE])} %" if DENSE in found else ""
+    metrics = {row["name"]: row["metrics"][metric] for row in results["quality"]}
+    dense = f"; dense {_points(metrics[DENSE])} %" if DENSE in metrics else ""
     offered = (row for row in results["sizes"] if row["name"] not in results["not_offered"])
     smallest, best = (
         min(offered, key=lambda row: row["bytes"]),
@@ -279,10 +279,10 @@ def _sizes(results: Results) -> dict[str, Any]:
                 "best": row["bytes"] == smallest,
             }
         )
-        found = [row["bytes"], row["without_embeddings"], row.get("matrices"), row.get("bound")]
+        parts_of_file = [row["bytes"], row["without_embeddings"], row.get("matrices"), row.get("bound")]
         ratio = f"{row['matrices'] / row['bound']:.3f}" if row.get("bound") else ""
         lines.append(
-            [FILE_TITLES[row["name"]], *("" if size is None else f"{size / 1e6:.3f}" for size in found), ratio]
+            [FILE_TITLES[row["name"]], *("" if size is None else f"{size / 1e6:.3f}" for size in parts_of_file), ratio]
         )
     head = ["file", "MB", "without embeddings", "pruned matrices", "entropy bound", "times the bound"]
     return {"bars": bars, "head": head, "rows": lines}

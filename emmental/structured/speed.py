@@ -88,40 +88,40 @@ class SpeedTable:
                 neurons, a layer or the whole is missing.
         """
         try:
-            found = [
+            each_layer = [
                 LayerTimes(*({int(n): float(ms) for n, ms in each[kind].items()} for kind in (HEADS, NEURONS)))
                 for each in stored["layers"]
             ]
-            mixed = [(float(whole), float(parts)) for whole, parts in stored["mixed"]]
-            table = cls(float(stored["dense"]), float(stored["rest"]), found, mixed)
+            mixed = [(float(total), float(parts)) for total, parts in stored["mixed"]]
+            table = cls(float(stored["dense"]), float(stored["rest"]), each_layer, mixed)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError("the table of milliseconds is damaged") from error
-        halves = [half for layer in found for half in (layer.heads, layer.neurons)]
+        halves = [half for layer in each_layer for half in (layer.heads, layer.neurons)]
         times = [table.dense, table.rest, *itertools.chain(*mixed, *(half.values() for half in halves))]
-        whole = (
+        is_complete = (
             table.rest > 0
-            and len(found) == layers
+            and len(each_layer) == layers
             and all(half and min(half) == 0 and max(half) < _MOST for half in halves)
         )
-        if not whole or not all(math.isfinite(ms) and ms >= 0 for ms in times):
+        if not is_complete or not all(math.isfinite(ms) and ms >= 0 for ms in times):
             raise ValueError("the table of milliseconds is damaged")
         return table
 
     def lines(self) -> list[str]:
         """The table as text, for the bottom and the top layer; the layers between are like the bottom one."""
-        found = [f"{self.dense:.2f} ms for the dense model, {self.rest:.2f} ms of them outside heads and neurons"]
+        lines = [f"{self.dense:.2f} ms for the dense model, {self.rest:.2f} ms of them outside heads and neurons"]
         for name, layer in {"bottom": self.layers[0], "top": self.layers[-1]}.items():
             halves = {"heads": layer.heads, "neurons": layer.neurons}
             shown = [
                 f"{kind} {', '.join(f'{n}: {ms:.2f}' for n, ms in half.items())}" for kind, half in halves.items()
             ]
-            found.append(f"ms of the {name} layer: {'; '.join(shown)}")
-        return found
+            lines.append(f"ms of the {name} layer: {'; '.join(shown)}")
+        return lines
 
-    def parts(self, whole: float) -> float:
-        """The sum of the parts of a model that takes `whole` milliseconds, interpolated linearly between `mixed`."""
-        wholes, sums = np.array(sorted([(self.rest, self.rest), (self.dense, self.dense), *self.mixed])).T
-        return float(np.interp(whole, wholes, np.maximum.accumulate(sums)))
+    def parts(self, total: float) -> float:
+        """The sum of the parts of a model that takes `total` milliseconds, interpolated linearly between `mixed`."""
+        totals, sums = np.array(sorted([(self.rest, self.rest), (self.dense, self.dense), *self.mixed])).T
+        return float(np.interp(total, totals, np.maximum.accumulate(sums)))
 
     def prices(self, parts: Sequence[Sublayer]) -> list[Tensor]:
         """For each sublayer float64 (count + 1,): milliseconds of 0, 1, 2, ... open gates."""
@@ -164,21 +164,21 @@ def measure_speed(
     for (place, kind, count), each in zip(trials, times[: len(trials)], strict=True):
         for layer in place:
             tables.setdefault((layer, kind), {0: 0.0})[count] = max((each - rest) / len(place), 0.0)
-    found = [
+    unscaled = [
         LayerTimes(*(_rising(tables.get((layer, kind), {0: 0.0})) for kind in (HEADS, NEURONS))) for layer in layers
     ]
     # The two halves do not add up exactly to their cost together, so both are scaled to the dense model.
     together = sum(
         layer.price(HEADS, size.heads) + layer.price(NEURONS, size.neurons)
-        for layer, size in zip(found, sizes, strict=True)
+        for layer, size in zip(unscaled, sizes, strict=True)
     )
     scale = max(dense - rest, 0.0) / together if together else 0.0
-    scaled = [LayerTimes(_times(layer.heads, scale), _times(layer.neurons, scale)) for layer in found]
+    scaled = [LayerTimes(_times(layer.heads, scale), _times(layer.neurons, scale)) for layer in unscaled]
     table = SpeedTable(dense, rest, scaled)
-    for each, whole in zip(mixed, times[len(trials) :], strict=True):
+    for each, total in zip(mixed, times[len(trials) :], strict=True):
         parts = sublayers(each)
         prices = zip(parts, table.prices(parts), strict=True)
-        table.mixed.append((whole, rest + sum(float(price[part.count]) for part, price in prices)))
+        table.mixed.append((total, rest + sum(float(price[part.count]) for part, price in prices)))
     return table
 
 
@@ -231,9 +231,9 @@ def speed_budget(table: SpeedTable, model: PreTrainedModel, speedup: float, call
         raise UserError(
             f"{called} accepts 1 to below {most:g}, the speed-up of an empty encoder on this machine, not {speedup:g}"
         )
-    whole = sum(float(price[-1]) for price in table.prices(sublayers(model)))
-    share = (table.parts(table.dense / speedup) - table.rest) / whole if whole else 1.0
-    return Budget(table.prices, whole, min(share, 1.0))
+    encoder = sum(float(price[-1]) for price in table.prices(sublayers(model)))
+    share = (table.parts(table.dense / speedup) - table.rest) / encoder if encoder else 1.0
+    return Budget(table.prices, encoder, min(share, 1.0))
 
 
 def settled_price(
@@ -264,11 +264,11 @@ def settled_price(
     for _ in range(_TRIES):
         small = candidate(price).cpu()
         with torch.autocast("cpu", enabled=False):
-            whole, part = (timed or forward_times)([dense, small], *shape)
-        logger.info("%.2f ms, the dense model %.2f: %.2f times as fast", part, whole, whole / part)
-        if abs(whole / part / speedup - 1) <= _CLOSE:
+            dense_ms, small_ms = (timed or forward_times)([dense, small], *shape)
+        logger.info("%.2f ms, the dense model %.2f: %.2f times as fast", small_ms, dense_ms, dense_ms / small_ms)
+        if abs(dense_ms / small_ms / speedup - 1) <= _CLOSE:
             break
-        estimates.append(min(max(price + whole / speedup - part, 0.0), budget.whole))
+        estimates.append(min(max(price + dense_ms / speedup - small_ms, 0.0), budget.whole))
         price = statistics.mean(estimates[-_AVERAGED:])
     return price
 
