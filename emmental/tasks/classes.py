@@ -90,8 +90,8 @@ def refuse_several_labels(config: Any, called: str) -> None:
     """
     if getattr(config, "problem_type", None) == "multi_label_classification":
         raise UserError(
-            f"{called}: problem_type in its config is multi_label_classification; several labels a text are not "
-            "supported, one class or one score is"
+            f"{called} has the problem_type multi_label_classification: several labels a text are not supported; one "
+            "class a text (single_label_classification) and a score (regression) are"
         )
 
 

@@ -13,7 +13,7 @@ from emmental.architectures import ARCHITECTURES
 from emmental.command_line import parse_flags
 from emmental.errors import UserError
 from emmental.flags import Flags, flag, switch
-from emmental.methods import MASK_INITS, METHODS, PRUNING_METHODS, REGULARIZATIONS, method_of
+from emmental.methods import MASK_INITS, METHODS, PRUNING_METHODS, RECOMMENDED, REGULARIZATIONS, method_of
 from emmental.runs.arguments import common_problems, distillation_flags, optimization_flags, run_flags, settle
 from emmental.training.recipe import dense_model_teaches, recipe_problems, settle_recipe
 
@@ -162,7 +162,7 @@ FLAGS = {
             ", ".join(method.shown_name for method in METHODS.values()),
             "topK",
             accepts=tuple(METHODS),
-            by_recipe="fisher",
+            by_recipe=RECOMMENDED.name,
         ),
         flag("initial_threshold", "threshold at the start of the schedule", 1.0, by_recipe="1, or the share of a cut"),
         flag("final_threshold", "threshold at the end of the schedule", 0.7, by_recipe="--keep"),

@@ -395,3 +395,48 @@ def test_command(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [MODEL_FILE, INT8_FILE, str(tmp_path / "onnx_masked")]
     assert "largest difference to PyTorch" in lines[0]
+
+
+def test_int8_where_a_server_reads(tmp_path, capsys):
+    """text-embeddings-inference reads model.onnx alone."""
+    source = tiny_models.save(tmp_path / "model", "bert")
+    main(["--model_name_or_path", str(source), "--output", str(tmp_path / "out"), "--serve", "int8"])
+    served = tmp_path / "out"
+    assert (served / MODEL_FILE).read_bytes() == (served / INT8_FILE).read_bytes()
+    card = (served / "README.md").read_text()
+    assert f"| {MODEL_FILE} | `int8` |" in card
+    assert "VNNI" in card
+    atomic.verify_folder(served)
+    with pytest.raises(SystemExit):
+        main(["--model_name_or_path", str(source), "--output", str(served), "--serve", "int8", "--no-int8"])
+    assert "--serve int8 needs the int8 file: omit --no-int8" in capsys.readouterr().err
+
+
+def test_the_card_says_how_to_fuse_and_what_int8_wants(tmp_path):
+    source = tiny_models.save(tmp_path / "model", "bert")
+    for int8 in (True, False):
+        export_onnx_folder(source, tmp_path / "out", int8=int8)
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert "num_heads=0, hidden_size=0" in card
+        assert ("reduce_range" in card) == int8
+
+
+def test_sums_of_int8_fit_without_vnni(tmp_path, exported):
+    """There two products of 255 and a weight are added in 16 bits with a sign."""
+    quantize_int8(exported, tmp_path / "int8.onnx")
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    inputs = {node.input[1] for node in graph.node if node.op_type == "MatMulInteger"}
+    weights = [onnx.numpy_helper.to_array(each) for each in graph.initializer if each.name in inputs]
+    assert weights
+    assert max(2 * 255 * int(np.abs(weight.astype(int)).max()) for weight in weights) <= 32767
+
+
+@pytest.mark.parametrize("said", [None, 10**30, 20])
+def test_the_tokenizer_knows_the_longest_input(tmp_path, said):
+    source = tiny_models.save(tmp_path / "model", "bert", max_seq_length=16)
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    settings["model_max_length"] = said
+    (source / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))
+    export_onnx_folder(source, tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == (20 if said == 20 else 32)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["max_seq_length"] == 16
