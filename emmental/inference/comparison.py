@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from emmental import latency
-from emmental.export.calibration import DYNAMIC, STATIC, Calibration
+from emmental.export.calibration import DYNAMIC, NO_DATA, STATIC, Calibration
 from emmental.export.openvino_int8 import missing_package
 from emmental.export.storage import package_sizes
 from emmental.inference.engines import (
@@ -160,16 +161,25 @@ def compare_engines(
     names = dict.fromkeys([TORCH, *(engines_for(model, calibrated) if engines is None else engines)])
     judge = Judge(answer, threads, named_config(model))
     judge.ask(TORCH, prepare(model, TORCH, threads))
+    choice = Calibration(calibration, (DYNAMIC, STATIC), judge.accepts)
+    with in_engines(model, names, threads, choice) as (models, int8_form):
+        return compare(judge, models, [shape], model.config.vocab_size, int8_form=int8_form)
+
+
+@contextmanager
+def in_engines(
+    model: PreTrainedModel, engines: Iterable[str], threads: int, calibration: Calibration = NO_DATA
+) -> Iterator[tuple[dict[str, nn.Module], str | None]]:
+    """Engine -> the model in it, and the form of int8 that was kept, if any. Files that they need are temporary."""
     with tempfile.TemporaryDirectory() as place:
-        folder, int8_form = Path(place) / "onnx", None
+        folder, names, int8_form = Path(place) / "onnx", list(engines), None
         if any(ENGINES[name].package for name in names):
             from emmental.export.onnx import write_onnx_folder
 
-            choice = Calibration(calibration, (DYNAMIC, STATIC), judge.accepts)
             int8, openvino = ONNX_INT8 in names, OPENVINO_INT8 in names
-            int8_form = write_onnx_folder(model, {}, folder, int8, calibration=choice, openvino=openvino).int8_form
-        models = {name: prepare(model, name, threads, folder) for name in names}
-        return compare(judge, models, [shape], model.config.vocab_size, int8_form=int8_form)
+            export = write_onnx_folder(model, {}, folder, int8, calibration=calibration, openvino=openvino)
+            int8_form = export.int8_form
+        yield {name: prepare(model, name, threads, folder) for name in names}, int8_form
 
 
 def quality(answers: Mapping[str, Answers]) -> list[Row]:

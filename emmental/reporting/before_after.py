@@ -158,8 +158,7 @@ def before_and_after(candidates: Sequence[Candidate], metric: str) -> list[str]:
     head = ("", metric, "encoder weights", "MB", f"ms ({BATCH} x {LENGTH})")
     first = candidates[0]
     rows = [head, *(_cells(one, first) for one in candidates)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
+    return aligned(rows)
 
 
 def no_better_than_words(results: Mapping[str, float], floor: Floor, primary_metric: str) -> bool:
@@ -205,6 +204,7 @@ def _shares(weights: int, first: Candidate, is_first: bool) -> str:
     return f" ({', '.join(shares)})" if shares else ""
 
 
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Names to the left, numbers to the right."""
-    return [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Cells as lines of text: names to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
