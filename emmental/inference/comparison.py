@@ -44,12 +44,12 @@ FORM_TITLES = {
 MOST_POINTS = 0.3
 """An engine that rounds is offered if it loses at most this number of points of the metric on the dev data."""
 
-Row = dict[str, Any]
+FormRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Answers of one form to the rows that it is judged on.
+class Evaluation:
+    """Answers of one form to the rows that it is judged on, and what they are worth.
 
     Attributes:
         logits: (N, C), the classes of all forms in the same order.
@@ -64,33 +64,32 @@ class Answers:
 
 @dataclass
 class Judge:
-    """Asks the forms of one model the same rows, each form once.
+    """Evaluates the forms of one model on the same rows, each form once.
 
     Attributes:
-        answer: form as a model, and its title for people -> its answers.
+        evaluate: form as a model, and its title for people -> its evaluation.
         threads: of engines that have their own.
         config: of the model.
-        answers: form -> its answers; the first form is the model that the others are compared with.
+        evaluations: of each form; the first form is the model that the others are compared with.
     """
 
-    answer: Callable[[nn.Module, str], Answers]
+    evaluate: Callable[[nn.Module, str], Evaluation]
     threads: int
     config: PreTrainedConfig
-    answers: dict[str, Answers] = field(default_factory=dict)
-    _int8: dict[str, Answers] = field(default_factory=dict)
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    _int8: dict[str, Evaluation] = field(default_factory=dict)
 
-    def ask(self, form: str, model: nn.Module, int8_form: str | None = None) -> None:
-        """Ask a form, unless it has answered. `int8_form`: of int8 in ONNX Runtime, which `accepts` may have asked."""
-        if form not in self.answers:
+    def judge(self, form: str, model: nn.Module, int8_form: str | None = None) -> None:
+        """Evaluate a form, unless that is done. `int8_form`: of int8 in ONNX Runtime, which `accepts` may know."""
+        if form not in self.evaluations:
             known = self._int8.get(int8_form) if form == ONNX_INT8 else None
-            self.answers[form] = known or self.answer(model, FORM_TITLES[form])
+            self.evaluations[form] = known or self.evaluate(model, FORM_TITLES[form])
 
     def accepts(self, file: Path) -> bool:
         """Whether int8 in an ONNX file, named after its form of int8, loses little enough to be offered."""
         model = from_onnx(file, ONNX_INT8, self.threads, self.config)
-        answers = self.answer(model, FORM_TITLES[ONNX_INT8])
-        self._int8[file.stem.partition("-")[0]] = answers
-        return costs_little(100 * (answers.judged - next(iter(self.answers.values())).judged))
+        int8 = self._int8[file.stem.partition("-")[0]] = self.evaluate(model, FORM_TITLES[ONNX_INT8])
+        return costs_little(100 * (int8.judged - next(iter(self.evaluations.values())).judged))
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ class Comparison:
         int8_form: of int8 in ONNX Runtime, a name among `FORMS`; None without it.
     """
 
-    quality: list[Row]
-    latency: list[Row]
+    quality: list[FormRow]
+    latency: list[FormRow]
     not_offered: dict[str, str]
     int8_form: str | None
 
@@ -118,10 +117,10 @@ def compare(
     seconds: float = 2.0,
     int8_form: str | None = None,
 ) -> Comparison:
-    """Ask and time forms of one model.
+    """Evaluate and time forms of one model.
 
     Args:
-        judge: knows the answers of the form that the others are compared with.
+        judge: has judged the form that the others are compared with.
         models: form -> model. The int8 package is not timed: it is PyTorch fp32 once it is loaded.
         shapes: (rows, tokens of each).
         vocab_size: of the model.
@@ -129,8 +128,8 @@ def compare(
         int8_form: see `Comparison`.
     """
     for form, model in models.items():
-        judge.ask(form, model, int8_form)
-    rows = quality(judge.answers)
+        judge.judge(form, model, int8_form)
+    rows = quality(judge.evaluations)
     timed = {form: model for form, model in models.items() if form in ENGINES or form == DENSE}
     times = latencies(timed, shapes, judge.threads, vocab_size, seconds)
     return Comparison(rows, times, not_offered(rows), int8_form)
@@ -138,7 +137,7 @@ def compare(
 
 def compare_engines(
     model: PreTrainedModel,
-    answer: Callable[[nn.Module, str], Answers],
+    evaluate: Callable[[nn.Module, str], Evaluation],
     shape: tuple[int, int] = (1, 128),
     engines: Iterable[str] | None = None,
     threads: int | None = None,
@@ -150,7 +149,7 @@ def compare_engines(
 
     Args:
         model: masked, plain or small.
-        answer: an engine, and its title -> its answers.
+        evaluate: an engine, and its title -> its evaluation.
         shape: rows, and tokens of each, that are timed.
         engines: names; all that this machine offers for the model if absent. PyTorch fp32 is always among them.
         threads: PyTorch's number if absent.
@@ -159,8 +158,8 @@ def compare_engines(
     model, threads = latency.on_cpu(model), torch.get_num_threads() if threads is None else threads
     calibrated = bool(calibration) and missing_package() is None
     names = dict.fromkeys([TORCH, *(engines_for(model, calibrated) if engines is None else engines)])
-    judge = Judge(answer, threads, named_config(model))
-    judge.ask(TORCH, prepare(model, TORCH, threads))
+    judge = Judge(evaluate, threads, named_config(model))
+    judge.judge(TORCH, prepare(model, TORCH, threads))
     choice = Calibration(calibration, (DYNAMIC, STATIC), judge.accepts)
     with in_engines(model, names, threads, choice) as (models, int8_form):
         return compare(judge, models, [shape], model.config.vocab_size, int8_form=int8_form)
@@ -182,14 +181,14 @@ def in_engines(
         yield {name: prepare(model, name, threads, folder) for name in names}, int8_form
 
 
-def quality(answers: Mapping[str, Answers]) -> list[Row]:
+def quality(evaluations: Mapping[str, Evaluation]) -> list[FormRow]:
     """How well each form answers, and how far its logits are from those of the first.
 
     Returns:
         A row for each: `name`, `metrics` (name -> value), `judged`, the primary metric that decides, `rows`,
         `largest_difference` of a logit, and `agreement`, the share of rows with the same class (one label: None).
     """
-    first = next(iter(answers.values())).logits
+    first = next(iter(evaluations.values())).logits
     return [
         {
             "name": form,
@@ -199,7 +198,7 @@ def quality(answers: Mapping[str, Answers]) -> list[Row]:
             "largest_difference": float(np.abs(one.logits - first).max()),
             "agreement": float((one.logits.argmax(1) == first.argmax(1)).mean()) if first.shape[1] > 1 else None,
         }
-        for form, one in answers.items()
+        for form, one in evaluations.items()
     ]
 
 
@@ -209,7 +208,7 @@ def latencies(
     threads: int,
     vocab_size: int,
     seconds: float = 2.0,
-) -> list[Row]:
+) -> list[FormRow]:
     """Times of each model at every shape (rows, tokens of each): the fields of `latency.Latency`, and `speedup`.
 
     `speedup` is against the dense model, or, if that is unknown, against plain PyTorch.
@@ -222,7 +221,7 @@ def latencies(
     return rows
 
 
-def sizes(files: Mapping[str, Path], model: PreTrainedModel) -> list[Row]:
+def sizes(files: Mapping[str, Path], model: PreTrainedModel) -> list[FormRow]:
     """Bytes of each file.
 
     Args:
@@ -251,7 +250,7 @@ def costs_little(points: float) -> bool:
     return points >= -MOST_POINTS - 1e-9
 
 
-def not_offered(rows: Sequence[Row]) -> dict[str, str]:
+def not_offered(rows: Sequence[FormRow]) -> dict[str, str]:
     """Engine -> why, for engines that round and lose too much; `rows` are those of `quality`."""
     refused = {}
     for row in rows:
@@ -263,7 +262,7 @@ def not_offered(rows: Sequence[Row]) -> dict[str, str]:
     return refused
 
 
-def best_engine(times: Sequence[Row], excluded: Iterable[str]) -> Row | None:
+def best_engine(times: Sequence[FormRow], excluded: Iterable[str]) -> FormRow | None:
     """The row of `latencies` with the highest speed-up of the best engine; None if none was timed.
 
     The best engine has the highest speed-up over all shapes (geometric mean). The dense model and `excluded`
@@ -277,6 +276,6 @@ def best_engine(times: Sequence[Row], excluded: Iterable[str]) -> Row | None:
     return max((row for row in rows if row["model"] == best), key=lambda row: row["speedup"])
 
 
-def changed_answers(row: Row) -> str:
+def changed_answers(row: FormRow) -> str:
     """As `0.30 % of the answers`: the class of so many rows differs from that of the first form."""
     return f"{100 * (1 - row['agreement']):.2f} % of the answers"

@@ -88,8 +88,8 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         tokenizer,
         calibration.dev_rows,
     )
-    judge = Judge(data.answers, args.threads, named_config(model))
-    judge.ask(MASKED if masked_layers(model) else TORCH, model)
+    judge = Judge(data.evaluate, args.threads, named_config(model))
+    judge.judge(MASKED if masked_layers(model) else TORCH, model)
     artifacts = make_artifacts(
         source, work, calibration.texts, judge.accepts, args.pruning_method, args.threshold, dense
     )

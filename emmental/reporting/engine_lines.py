@@ -15,8 +15,8 @@ from emmental.errors import UserError
 from emmental.export.calibration import FORMS
 from emmental.inference.comparison import (
     FORM_TITLES,
-    Answers,
     Comparison,
+    Evaluation,
     best_engine,
     changed_answers,
     compare_engines,
@@ -45,9 +45,9 @@ def engine_lines(
     """
     model = made.model.eval()
     length, batches = min(LENGTH, longest_input(model.config)), calibration_batches(train)
-    answer = partial(_answers, task, dev, rows_by_length(dev, MOST_ROWS))
+    evaluate = partial(_evaluated, task, dev, rows_by_length(dev, MOST_ROWS))
     try:
-        compared = compare_engines(model, answer, (BATCH, length), calibration=batches)
+        compared = compare_engines(model, evaluate, (BATCH, length), calibration=batches)
     except UserError as error:  # the model is finished and saved, so a failing engine must not end the run
         return [f"other engines could not be tried: {error}"]
     dense, *_, own = [row.milliseconds for row in made.timed(task.primary_metric) if row.milliseconds is not None]
@@ -56,14 +56,14 @@ def engine_lines(
     return [*advice(compared, folder, model.config.model_type, dense / own), *tried]
 
 
-def _answers(task: Task, dev: FeatureDataset, rows: np.ndarray, engine: nn.Module, title: str) -> Answers:
+def _evaluated(task: Task, dev: FeatureDataset, rows: np.ndarray, engine: nn.Module, title: str) -> Evaluation:
     logits = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         batch = dev.batch(rows[start : start + _ROWS_AT_ONCE])
         logits.append(engine(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).logits)
     together = torch.cat(logits).numpy()
     metrics = compute_metrics(task, predictions_from_logits(task, together), np.asarray(dev.labels)[rows])
-    return Answers(together, metrics, metrics[task.primary_metric])
+    return Evaluation(together, metrics, metrics[task.primary_metric])
 
 
 def both_tried(form: str, data: str) -> str:

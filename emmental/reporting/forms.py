@@ -29,7 +29,7 @@ from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package
 from emmental.export.package import VALUE_TYPES
 from emmental.export.storage import save_package
 from emmental.flags import Flags
-from emmental.inference.comparison import DENSE, Answers
+from emmental.inference.comparison import DENSE, Evaluation
 from emmental.inference.engines import ONNX, ONNX_INT8, TORCH, available, prepare
 from emmental.latency import machine
 from emmental.patching import masked_layers
@@ -94,8 +94,8 @@ class DevData:
     tokenizer: PreTrainedTokenizerBase
     calibrated: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
-    def answers(self, model: nn.Module, title: str) -> Answers:
-        """Answers of a form to all dev rows; `mnli` has two dev files, and is judged on the first.
+    def evaluate(self, model: nn.Module, title: str) -> Evaluation:
+        """Evaluate a form on all dev rows; `mnli` has two dev files, and is judged on the first.
 
         Args:
             model: the form.
@@ -116,7 +116,7 @@ class DevData:
             of_others = predictions_from_logits(task, part[others])
             judged.append(compute_metrics(task, of_others, np.asarray(rows.labels)[others])[task.primary_metric])
             logits.append(part)
-        return Answers(np.concatenate(logits), metrics, judged[0])
+        return Evaluation(np.concatenate(logits), metrics, judged[0])
 
 
 def make_artifacts(

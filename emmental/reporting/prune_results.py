@@ -69,7 +69,7 @@ def table(results: Sequence[Row]) -> list[str]:
     return aligned(cells)
 
 
-def engine_lines(loaded: LoadedModel, small: PreTrainedModel, rows: Material, length: int) -> list[str]:
+def times_in_engines(loaded: LoadedModel, small: PreTrainedModel, rows: Material, length: int) -> list[str]:
     """A line for each engine of this machine: time of the small model, and its agreement with the dense one."""
     threads, dense = torch.get_num_threads(), answers(loaded.model, rows.check, loaded.head)
     with in_engines(small, engines_for(small, calibrated=False), threads) as (models, _):

@@ -12,7 +12,7 @@ import torch
 
 from emmental.export import onnx_int8
 from emmental.inference import comparison, engines
-from emmental.inference.comparison import Answers, best_engine, compare_engines, not_offered, quality
+from emmental.inference.comparison import Evaluation, best_engine, compare_engines, not_offered, quality
 from emmental.inference.engines import why_not
 from emmental.shrinking import shrink
 
@@ -28,14 +28,16 @@ def model():
     return tiny_masked.make(num_labels=3)
 
 
-def answers(labels, engine, title) -> Answers:
+def evaluated(labels, engine, title) -> Evaluation:
     logits = engine(**INPUTS).logits.numpy()
     accuracy = float((logits.argmax(1) == labels).mean())
-    return Answers(logits, {"acc": accuracy}, accuracy)
+    return Evaluation(logits, {"acc": accuracy}, accuracy)
 
 
-def judged(value: float, *classes: int, labels: int = 2) -> Answers:
-    return Answers(np.eye(labels)[list(classes)] if labels > 1 else np.ones((len(classes), 1)), {"acc": value}, value)
+def judged(value: float, *classes: int, labels: int = 2) -> Evaluation:
+    return Evaluation(
+        np.eye(labels)[list(classes)] if labels > 1 else np.ones((len(classes), 1)), {"acc": value}, value
+    )
 
 
 def time_of(model: str, milliseconds: float, length: int = 128) -> dict:
@@ -80,7 +82,7 @@ def test_scores_have_no_classes():
 
 
 def test_every_engine_is_judged_on_the_same_rows(model):
-    compared = compare_engines(model, partial(answers, np.array([0, 1])), (1, 8), ["onnx", "onnx-int8"], 1)
+    compared = compare_engines(model, partial(evaluated, np.array([0, 1])), (1, 8), ["onnx", "onnx-int8"], 1)
     assert [row["name"] for row in compared.quality] == ["torch", "onnx", "onnx-int8"]
     assert [row["agreement"] for row in compared.quality[:2]] == [1.0, 1.0]
     first, second, _ = compared.latency
@@ -93,7 +95,7 @@ def test_every_engine_is_judged_on_the_same_rows(model):
 def test_only_what_has_a_sparse_form_is_tried_in_it(model, monkeypatch, form, wanted):
     monkeypatch.setattr(engines, "available", lambda calibrated: ["torch", "sparse"])
     tried = model if form == "masked" else shrink(tiny_small.dense("bert"), tiny_small.UNEVEN)
-    compared = compare_engines(tried, partial(answers, np.zeros(2)), (1, 8), threads=1)
+    compared = compare_engines(tried, partial(evaluated, np.zeros(2)), (1, 8), threads=1)
     assert [row["model"] for row in compared.latency] == wanted
 
 
@@ -113,12 +115,12 @@ def test_of_both_forms_of_int8_the_one_that_costs_little_is_kept(model, monkeypa
         tried.append(path.stem)
         return load(path, *rest)
 
-    def answer(engine, title):
+    def evaluate(engine, title):
         asked.append(title)
-        found = answers(right, engine, title)
-        return Answers(found.logits, found.metrics, 0.0) if tried and tried[-1] == refused else found
+        evaluation = evaluated(right, engine, title)
+        return Evaluation(evaluation.logits, evaluation.metrics, 0.0) if tried and tried[-1] == refused else evaluation
 
     monkeypatch.setattr(comparison, "from_onnx", from_onnx)
-    compared = compare_engines(model, answer, (1, 8), ["onnx-int8"], 1, calibration=[INPUTS])
+    compared = compare_engines(model, evaluate, (1, 8), ["onnx-int8"], 1, calibration=[INPUTS])
     assert (tried, compared.int8_form, compared.not_offered) == ([refused, other], other, {})
     assert asked == ["PyTorch fp32", *["ONNX Runtime int8"] * 2]  # the form that is kept is not asked again

@@ -40,8 +40,8 @@ def test_rows_that_int8_is_calibrated_on_are_not_judged(tmp_path: Path) -> None:
     def judged(rows: list[int]) -> tuple[float, float]:
         calibrated, cache = np.array(rows, np.int64), tmp_path / "features"
         data = DevData(resolve_task("sst-2"), folder, 16, 4, cache, tiny.tokenizer(), calibrated)
-        answers = data.answers(model, "masked")
-        return answers.judged, answers.metrics["acc"]
+        evaluation = data.evaluate(model, "masked")
+        return evaluation.judged, evaluation.metrics["acc"]
 
     first, every = judged([0, 1, 2, 3, 4])
     second, _ = judged([5, 6, 7, 8, 9])

@@ -363,14 +363,14 @@ def data_of(folder: Path, task: str) -> DevData:
 
 def test_mnli_has_two_dev_files(tmp_path):
     model = tiny_masked.make(num_labels=3)
-    (row,) = quality({"masked": data_of(tmp_path, "mnli").answers(model, "masked")})
+    (row,) = quality({"masked": data_of(tmp_path, "mnli").evaluate(model, "masked")})
     assert set(row["metrics"]) == {"mnli/acc", "mnli-mm/acc"}
     assert row["rows"] == 20
 
 
 def test_regression_has_no_classes(tmp_path):
     model = tiny_masked.make(num_labels=1, problem_type="regression")
-    (row,) = quality({"masked": data_of(tmp_path, "sts-b").answers(model, "masked")})
+    (row,) = quality({"masked": data_of(tmp_path, "sts-b").evaluate(model, "masked")})
     assert set(row["metrics"]) == {"pearson", "spearmanr", "corr", "rmse", "mae"}
     assert row["agreement"] is None
 
