@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,9 +29,13 @@ from emmental.reporting.summary import (
     warn_of_collapse,
 )
 from emmental.runs.processes import Processes
+from emmental.runs.run import Run
 from emmental.tasks.bag_of_words import Floor
 from emmental.tasks.glue import resolve_task
 from emmental.tasks.task import Layout, Task
+from emmental.training.budgets import ShareTarget
+from emmental.training.phases import FinePruning
+from emmental.training.settings import TrainSettings
 
 
 @pytest.fixture
@@ -47,6 +52,11 @@ def args(make_args: Callable[..., argparse.Namespace]) -> argparse.Namespace:
 
 
 class TestWarnings:
+    @pytest.fixture
+    def args(self, args: Run) -> Run:
+        args.phases = [FinePruning(Path(args.output_dir), TrainSettings.of(args.flags), None, False)]
+        return args
+
     def test_high_churn_is_warned_of_once_in_a_row(self, args, caplog):
         high = 0
         for churn, expected in ((0.5, 0), (0.5, 0), (0.5, 1), (0.5, 1), (0.0, 1), (0.5, 1), (0.5, 1), (0.5, 2)):
@@ -85,7 +95,7 @@ class TestWarnings:
         assert "--learning_rate (now 0.0002)" in caplog.text
         assert "--mask_scores_learning_rate" not in caplog.text
         caplog.clear()
-        args.model_type, args.pruning_method, args.keep = "masked_bert", "magnitude", [0.1]
+        args.model_type, args.pruning_method, args.phases[-1].target = "masked_bert", "magnitude", ShareTarget(0.1)
         warn_of_collapse(args, 0)
         assert "--keep" in caplog.text
         assert "--mask_scores_learning_rate" not in caplog.text
