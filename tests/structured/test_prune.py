@@ -17,12 +17,12 @@ import emmental
 from emmental.data.tokenization import plain_text_backend
 from emmental.errors import UserError
 from emmental.structured import prune as prune_module
-from emmental.structured.agreement import Agreement, agreement
 from emmental.structured.gates import encoder_weights, sublayers
 from emmental.structured.rungs import CLIFF_BEFORE_RECOVERY, Pruned, prune_carefully, prune_in_rungs
 from emmental.structured.selection import weight_budget
 from emmental.structured.speed import LayerTimes, SpeedTable
 from emmental.structured.texts import MOST_TEXTS, material
+from emmental.task_heads import Agreement
 
 
 def sentences(count: int = 200) -> list[str]:
@@ -144,16 +144,6 @@ def test_the_model_nearer_to_dense_is_kept():
     assert prune_carefully(lambda rungs: Pruned(None, Agreement(0.1, float(rungs)), rungs)).rungs == 3
 
 
-def test_agreement_by_hand():
-    dense = torch.tensor([[0.0, 0.0], [2.0, 0.0]]).log_softmax(1)
-    other = torch.tensor([[0.0, 0.0], [0.0, 2.0]]).log_softmax(1)
-    found = agreement(dense, other)
-    assert found.changed == 0.5
-    assert found.divergence == pytest.approx((2 * dense[1].exp()[0] - 2 * dense[1].exp()[1]).item() / 2)
-    line = agreement(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [1.0]]))
-    assert (line.changed, line.divergence) == (0.5, 0.5)
-
-
 def test_at_most_so_many_texts_are_read(tokenizer):
     endless = (" ".join(words) for words in itertools.product(tiny.WORDS, repeat=9))
     texts = material(tokenizer, endless)
@@ -210,7 +200,7 @@ def test_texts_are_shared_out(tokenizer):
         ({"keep": 0.5, "labels": dict.fromkeys(range(200), 1)}, r"not a dict; give list\(labels.values\(\)\)"),
         ({"keep": 0.5, "labels": "01" * 100}, "labels accepts a list or an iterator, not one str"),
         ({"keep": 0.5, "texts": ["kasa lote"] * 200}, "texts needs at least 32 different texts, got 1 among 200"),
-        ({"keep": 0.5, "texts": ["кот " * row + "kasa" for row in range(3, 99)]}, r"\d\d % of the tokens are unknown"),
+        ({"keep": 0.5, "texts": [f"{'кот ' * row} kasa" for row in range(3, 99)]}, r"\d\d % of the tokens are"),
         ({"keep": 0.5, "labels": [0, -1] * 100}, r"label 1 is -1; a number from 0 to 1, or a name"),
         ({"keep": 0.5, "labels": [0, float("nan")] * 100}, r"label 1 is nan; a number from 0 to 1, or a name"),
     ],
@@ -286,13 +276,6 @@ def test_a_special_token_in_a_text_is_text(model_type):
     assert sorted(rows) == wanted
 
 
-def test_several_labels_at_once_are_refused(trained, tokenizer):
-    model = copy.deepcopy(trained)
-    model.config.problem_type = "multi_label_classification"
-    with pytest.raises(UserError, match=r"model has the problem_type multi_label_classification"):
-        emmental.prune(model, tokenizer, sentences(), keep=0.5)
-
-
 def test_long_texts_are_cut_to_the_positions_of_the_model(trained, tokenizer):
     """40 words and 32 positions."""
     assert emmental.prune(trained, tokenizer, [f"{word} " * 40 for word in tiny.WORDS], keep=0.5, max_length=64)
@@ -301,8 +284,6 @@ def test_long_texts_are_cut_to_the_positions_of_the_model(trained, tokenizer):
 def test_a_classifier_that_was_never_trained(tokenizer):
     with pytest.raises(UserError, match="never trained"):
         emmental.prune(tiny_models.model("bert"), tokenizer, sentences(), keep=0.5)
-    with pytest.raises(UserError, match="BertModel"):
-        emmental.prune(tiny_models.model("bert").bert, tokenizer, sentences(), keep=0.5)
 
 
 @pytest.mark.parametrize(("less", "neurons_left"), [(0.0, 31), (10.0, 21)])
@@ -332,7 +313,3 @@ def test_damaged_models_and_other_tokenizers_are_refused(trained, tokenizer):
     more.add_tokens([f"new{number}" for number in range(trained.config.vocab_size)])
     with pytest.raises(UserError, match=r"tokenizer: the tokenizer has the id .*, model has"):
         emmental.prune(trained, more, sentences(), keep=0.5)
-    several = copy.deepcopy(trained)
-    several.config.problem_type = "multi_label_classification"
-    with pytest.raises(UserError, match="problem_type multi_label_classification"):
-        emmental.prune(several, tokenizer, sentences(), keep=0.5)
