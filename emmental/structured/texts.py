@@ -22,7 +22,7 @@ Batch = dict[str, Tensor]
 MOST_TEXTS, FEWEST_TEXTS = 4096, 32
 """Most texts that are read, and fewest that are needed."""
 MOST_CHECKED = 400
-_CHECKED_SHARE = 5
+CHECKED_SHARE = 5
 """One text in this many is held out for the check."""
 INFORMATION_TEXTS, INFORMATION_TOKENS = 1024, 32_000
 REFIT_TEXTS, REFIT_TOKENS = 1500, 60_000
@@ -61,14 +61,14 @@ def material(
             unknown.
     """
     pairs = _read(texts, labels)
-    encodings = [_encode(tokenizer, text, max_length) for text, _ in pairs]
+    encodings = [encode(tokenizer, text, max_length) for text, _ in pairs]
     special = tokenizer.num_special_tokens_to_add(pair=not isinstance(pairs[0][0], str))
     counter = UnknownCounter(tokenizer.unk_token_id, special)
     counter.add([text for text, _ in pairs], (list(each["input_ids"]) for each in encodings))
     if line := problem(counter.found(), "texts", accept_unknown_tokens, "accept_unknown_tokens=True"):
         warnings.warn(line, stacklevel=3)
     _check_different([encoding["input_ids"] for encoding in encodings], accept_unknown_tokens)
-    step = max(_CHECKED_SHARE, -(-len(pairs) // MOST_CHECKED))
+    step = max(CHECKED_SHARE, -(-len(pairs) // MOST_CHECKED))
     checked = range(0, len(pairs), step)
     others = [row for row in range(len(pairs)) if row % step]
     length = sum(len(encodings[row]["input_ids"]) for row in others) / len(others)
@@ -160,7 +160,24 @@ def _read(texts: Iterable[Text], labels: Iterable[int | float] | None) -> list[t
     return list(zip(read, answers, strict=True))
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: Text, max_length: int) -> Mapping[str, Any]:
+def read_texts(texts: Iterable[Text]) -> list[Text]:
+    """Texts alone, checked and chosen as `material` does it."""
+    return [text for text, _ in _read(texts, None)]
+
+
+def in_order(
+    tokenizer: PreTrainedTokenizerBase, encodings: Sequence[Mapping[str, Any]], batch_size: int = 32
+) -> list[Batch]:
+    """Batches of all encodings in their order."""
+    groups = [encodings[begin : begin + batch_size] for begin in range(0, len(encodings), batch_size)]
+    paddings = {"input_ids": tokenizer.pad_token_id}
+    return [
+        {name: pad_lists([one[name] for one in group], paddings.get(name, 0)) for name in group[0]} for group in groups
+    ]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: Text, max_length: int) -> Mapping[str, Any]:
+    """Model inputs of a text, with special tokens; the name of a special token inside a text is text."""
     parts = (text,) if isinstance(text, str) else tuple(text)
     return tokenizer(*parts, truncation=True, max_length=max_length, split_special_tokens=True)
 
