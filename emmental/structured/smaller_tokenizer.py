@@ -3,15 +3,16 @@
 A text that the tokenizer spells without unknown tokens is spelt without them afterwards. For each kind of model:
 
 - WordPiece keeps every character, as the first of a word and as a later one.
-- BPE keeps every character (the 256 bytes of a byte-level one), and with a token all tokens that its merges go through.
+- BPE keeps every character (a byte-level one its 256 bytes), and with a token all tokens that its merges go through.
 - Unigram keeps every character and byte, and the scores.
 
-Some vocabularies have tokens that are not spelt by single characters of theirs. Such tokens stay, and all that share a
-character with them, directly or through other tokens: then no token reaches from one side of such a place to the other.
+Some vocabularies have tokens that are not spelt by single characters of theirs. Such tokens stay, and all that share
+a character with them, directly or through other tokens: no token then reaches across the border of such a place.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from collections import Counter
@@ -166,7 +167,7 @@ class BytePairs(Pieces):
             symbols = self.characters(token)
             seen = {*symbols}
             while len(symbols) > 1:
-                pairs = [pair for pair in zip(symbols, symbols[1:], strict=False) if pair in self.ranks]
+                pairs = [pair for pair in itertools.pairwise(symbols) if pair in self.ranks]
                 if not pairs:
                     break
                 symbols = self._apply(symbols, min(pairs, key=self.ranks.__getitem__))

@@ -129,21 +129,23 @@ def check_rows(name: str, rows: Any) -> None:
         raise UserError(f"{name} accepts a list or an iterator, not a {type(rows).__name__}; give {advice}")
 
 
-def _read(texts: Iterable[Text], labels: Iterable[int | float] | None) -> list[tuple[Text, int | float | None]]:
+def _read(
+    texts: Iterable[Text], labels: Iterable[int | float] | None, most: int = MOST_TEXTS
+) -> list[tuple[Text, int | float | None]]:
     check_rows("texts", texts)
-    if isinstance(texts, Sized) and len(texts) > MOST_TEXTS:
+    if isinstance(texts, Sized) and len(texts) > most:
         texts = list(texts)
-        rows = _spread(range(len(texts)), MOST_TEXTS)
+        rows = _spread(range(len(texts)), most)
         if labels is not None:
             labels = list(labels)
             if len(labels) != len(texts):
                 raise UserError(f"labels accepts one for each text: {len(texts)}, not {len(labels)}")
             labels = [labels[row] for row in rows]
         texts = [texts[row] for row in rows]
-    read = list(islice(texts, MOST_TEXTS))
+    read = list(islice(texts, most))
     answers = [None] * len(read) if labels is None else list(islice(labels, len(read) + 1))
-    if len(read) == MOST_TEXTS:  # an iterator of texts may hold more, with labels
-        answers = answers[:MOST_TEXTS]
+    if len(read) == most:  # an iterator of texts may hold more, with labels
+        answers = answers[:most]
     if len(answers) != len(read):
         given = "more" if len(answers) > len(read) else len(answers)
         raise UserError(f"labels accepts one for each text: {len(read)}, not {given}")
@@ -160,9 +162,9 @@ def _read(texts: Iterable[Text], labels: Iterable[int | float] | None) -> list[t
     return list(zip(read, answers, strict=True))
 
 
-def read_texts(texts: Iterable[Text]) -> list[Text]:
-    """Texts alone, checked and chosen as `material` does it."""
-    return [text for text, _ in _read(texts, None)]
+def read_texts(texts: Iterable[Text], most: int = MOST_TEXTS) -> list[Text]:
+    """Texts alone, checked and chosen as `material` does it, at most `most`."""
+    return [text for text, _ in _read(texts, None, most)]
 
 
 def in_order(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from emmental.architectures import ARCHITECTURES, base_model_type, longest_input
@@ -34,6 +33,8 @@ MOST_CHANGED = 0.01
 """`auto` takes the smallest size at which a smaller share of the answers to held-out texts changes."""
 _SEEN_OFTEN = 2
 """`auto` keeps every token that the texts use so often."""
+MOST_COUNTED = 1_000_000
+"""Most texts whose tokens are counted."""
 _LONGEST = 128
 
 
@@ -89,7 +90,7 @@ def reduced(
     """`reduce_vocabulary`, with what it found. `called`: the name of `size` for messages."""
     size = vocabulary_size(size, called)
     check_token_ids(tokenizer, model.config, "tokenizer", "model")
-    rows = read_texts(texts)
+    rows = read_texts(texts, MOST_COUNTED)
     source = _Source(model, tokenizer)
     if size == AUTO:
         return _automatic(source, rows, min(max_length, longest_input(model.config)))
@@ -209,7 +210,9 @@ def fewer_embeddings(model: PreTrainedModel, order: Sequence[int]) -> PreTrained
             state[name] = tensor[index]
         elif before != after and name.endswith("position_embeddings.weight"):
             state[name] = torch.cat((tensor[: after + 1], tensor[before + 1 :]))
-    return filled(model, type(model), config, state)
+    small = filled(model, type(model), config, state)
+    small.tie_weights()
+    return small
 
 
 def _of_tokens(model: PreTrainedModel, name: str) -> bool:
