@@ -156,21 +156,23 @@ def test_killed_and_resumed_is_the_same_bit_for_bit(
     assert [name for name in expected if interrupted[name] != expected[name]] == []
 
 
-def test_sigterm_saves_and_leaves_with_143(worlds: dict[str, list[str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_saves_and_is_the_exit_status(worlds: dict[str, list[str]], tmp_path: Path, number: int) -> None:
     def stop_soon() -> None:
+        signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
         original = Distiller.step
         state = {"calls": 0}
 
         def step(self: Distiller, *inputs: object) -> bool:
             state["calls"] += 1
             if state["calls"] == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             return original(self, *inputs)
 
         Distiller.step = step
 
     argv, log = command(worlds["gpt2"], tmp_path / "out"), tmp_path / "log.txt"
-    assert forked.run(distiller.main, argv, log, stop_soon) == 143, log.read_text()
+    assert forked.run(distiller.main, argv, log, stop_soon) == 128 + number, log.read_text()
     assert (tmp_path / "out" / "checkpoint-2").is_dir()
     assert not (tmp_path / "out" / "config.json").exists()
     assert forked.run(distiller.main, argv, log, lambda: None) == 0, log.read_text()

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import tiny_masked
 import tiny_models
 import torch
@@ -24,7 +25,7 @@ from emmental.architectures import encoder_linears
 from emmental.errors import UserError
 from emmental.inference.sparse import sparsify
 from emmental.masked_models import masked_config
-from emmental.shrinking import layer_sizes, shrink
+from emmental.shrinking import first_token_form, layer_sizes, shrink
 
 BARE_BOTTOM = [([], [1, 5]), ([1], []), ([3, 1], [2, 3])]
 
@@ -174,7 +175,7 @@ class TestAdapters:
 
 
 def prune(model: torch.nn.Module) -> torch.nn.Module:
-    texts = [f"kasa lote {'mi' * (row % 5)}" for row in range(64)]
+    texts = [f"{one} {two}" for one in tiny.WORDS[:8] for two in tiny.WORDS[:8]]
     return emmental.prune(model, tiny_models.tokenizer("bert"), texts, keep=0.5, max_length=16)
 
 
@@ -187,8 +188,13 @@ def test_quantised_and_inference_models_are_refused_in_one_line():
     linear.weight = torch.nn.Parameter(linear.weight.detach().to(torch.int8), requires_grad=False)
     with pytest.raises(UserError, match=r"layer\.1\.output\.dense"):
         prune(whole_numbers)
+    zeros = dense("bert")
+    for name in encoder_linears(zeros):
+        torch.nn.init.zeros_(zeros.get_submodule(name).weight)
+    replaced = sparsify(zeros)
+    assert first_token_form(replaced) is replaced
     with pytest.raises(UserError, match="SparseLayer"):
-        shrink(sparsify(dense("bert")), UNEVEN)
+        shrink(replaced, UNEVEN)
     with torch.inference_mode():
         made_inside = dense("bert")
         with pytest.raises(UserError, match="inference_mode"):

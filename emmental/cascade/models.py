@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import CONFIG_MAPPING, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from emmental import atomic
 from emmental.architectures import longest_input
@@ -74,7 +75,7 @@ def read_source(folder: str | Path, max_length: int | None = None) -> Source:
     if max_length is not None and not 3 < max_length <= longest:
         raise UserError(f"--max_seq_length accepts 4 to {longest} for {called}, not {max_length}")
     length = max_length or trained_length(model.config) or longest
-    labels = model_classes(model.config, called)
+    labels = model_classes(_exclusive(model.config), called)
     several = _KINDS[model.config.problem_type]
     return Source(folder.resolve().name, folder, model, tokenizer, labels, several, length)
 
@@ -83,7 +84,14 @@ def classes_of(folder: str | Path) -> tuple[tuple[str, ...], bool]:
     """Names of the classes of a model, from its configuration alone, and whether several hold at once."""
     settings = read_settings(folder)
     config = make_config(CONFIG_MAPPING[settings.pop("model_type")], settings, str(folder))
-    return model_classes(config, str(folder)), bool(_KINDS.get(config.problem_type))
+    return model_classes(_exclusive(config), str(folder)), bool(_KINDS.get(config.problem_type))
+
+
+def _exclusive(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration as if labels excluded each other: their names and order mean the same."""
+    copied = copy.deepcopy(config)
+    copied.problem_type = None
+    return copied
 
 
 def order_of(source: Source, last: Source) -> list[int]:
@@ -98,7 +106,7 @@ def order_of(source: Source, last: Source) -> list[int]:
         if len(source.labels) == len(last.labels):
             task = Task(CUSTOM, last.labels, ("acc",), "acc", "", None, None, None)
             try:
-                return list(class_order(task, source.model.config, str(source.folder)))
+                return list(class_order(task, _exclusive(source.model.config), str(source.folder)))
             except UserError:
                 pass
     kinds = "" if source.several == last.several else " (only one of them gives several labels at once)"

@@ -288,7 +288,7 @@ def _load_optimizer(
     for key, value in _read_tensors(file, device).items():
         name, _, entry = key.rpartition("/")
         if name not in parameters or (value.ndim and value.shape != parameters[name].shape):
-            raise _misfit(file.parent, f"its {file.name} has {key}, which this run has not")
+            raise _misfit(file.parent, f"its {file.name} has {key}, which is not part of this run")
         optimizer.state[parameters[name]][entry] = value
 
 

@@ -25,7 +25,7 @@ def zipped(members: dict[str, bytes]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
         for name, data in members.items():
-            packed.writestr(name, data)
+            packed.writestr(zipfile.ZipInfo(name), data)
     return file.getvalue()
 
 
@@ -40,11 +40,11 @@ def read(path: Path, data: bytes, **reading: object) -> tuple:
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("a.csv.gz", gzip.compress(CSV)),
-        ("a.csv", gzip.compress(CSV)),
+        ("a.csv.gz", gzip.compress(CSV, mtime=0)),
+        ("a.csv", gzip.compress(CSV, mtime=0)),
         ("a.CSV.bz2", bz2.compress(CSV)),
         ("a.csv.xz", lzma.compress(CSV)),
-        ("a.csv.gz", gzip.compress(b"\xef\xbb\xbf" + CSV)),
+        ("a.csv.gz", gzip.compress(b"\xef\xbb\xbf" + CSV, mtime=0)),
         ("a.zip", zipped({"a.csv": CSV})),
         ("a.csv.zip", zipped({"a.dat": CSV})),
         ("a.zip", zipped({"folder/a.csv": CSV, "__MACOSX/a.csv": b"x"})),
@@ -57,9 +57,9 @@ def test_packed_files_are_read(tmp_path: Path, name: str, data: bytes) -> None:
 
 
 def test_packed_text_and_test_files(tmp_path: Path) -> None:
-    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"kasa\nlote\n"))
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"kasa\nlote\n", mtime=0))
     assert list(read_texts(str(tmp_path / "a.txt.gz"))) == ["kasa", "lote"]
-    (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(b'{"sentence1": "kasa"}\n'))
+    (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(b'{"sentence1": "kasa"}\n', mtime=0))
     task = user_task(None, None, tmp_path / "t.jsonl.gz", ["x", "y"])
     assert read_split(task, None, "test").texts_a == ["kasa"]
 
@@ -67,7 +67,7 @@ def test_packed_text_and_test_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.csv.gz", gzip.compress(CSV)[:-9], "cannot be unpacked"),
+        ("a.csv.gz", gzip.compress(CSV, mtime=0)[:-9], "cannot be unpacked"),
         ("a.csv", b"PK\x03\x04" + b"x" * 100, "cannot be unpacked"),
         ("a.zip", zipped({"a.csv": CSV, "b.csv": CSV}), "holds 2 files where one is expected"),
         ("a.zip", zipped({}), "holds 0 files|cannot be unpacked"),
@@ -77,7 +77,7 @@ def test_packed_text_and_test_files(tmp_path: Path) -> None:
         ("a.csv", b"PAR1xxx", "is a parquet file; name it .parquet"),
         ("a.csv", b"<!DOCTYPE html>\n<html>", "is a web page"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer"),
-        ("a.gz", gzip.compress(CSV), r"no suffix where \.tsv, .* are accepted, also with \.gz, \.zip"),
+        ("a.gz", gzip.compress(CSV, mtime=0), r"no suffix where \.tsv, .* are accepted, also with \.gz, \.zip"),
         ("a.xlsx", CSV, r"\.xlsx suffix where"),
     ],
 )
