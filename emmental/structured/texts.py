@@ -22,7 +22,7 @@ Batch = dict[str, Tensor]
 MOST_TEXTS, FEWEST_TEXTS = 4096, 32
 """Most texts that are read, and fewest that are needed."""
 MOST_CHECKED = 400
-CHECKED_SHARE = 5
+_CHECKED_SHARE = 5
 """One text in this many is held out for the check."""
 INFORMATION_TEXTS, INFORMATION_TOKENS = 1024, 32_000
 REFIT_TEXTS, REFIT_TOKENS = 1500, 60_000
@@ -61,14 +61,14 @@ def material(
             unknown.
     """
     pairs = _read(texts, labels)
-    encodings = [encode(tokenizer, text, max_length) for text, _ in pairs]
+    encodings = [_encode(tokenizer, text, max_length) for text, _ in pairs]
     special = tokenizer.num_special_tokens_to_add(pair=not isinstance(pairs[0][0], str))
     counter = UnknownCounter(tokenizer.unk_token_id, special)
     counter.add([text for text, _ in pairs], (list(each["input_ids"]) for each in encodings))
     if line := problem(counter.found(), "texts", accept_unknown_tokens, "accept_unknown_tokens=True"):
         warnings.warn(line, stacklevel=3)
     _check_different([encoding["input_ids"] for encoding in encodings], accept_unknown_tokens)
-    step = max(CHECKED_SHARE, -(-len(pairs) // MOST_CHECKED))
+    step = max(_CHECKED_SHARE, -(-len(pairs) // MOST_CHECKED))
     checked = range(0, len(pairs), step)
     others = [row for row in range(len(pairs)) if row % step]
     length = sum(len(encodings[row]["input_ids"]) for row in others) / len(others)
@@ -129,23 +129,21 @@ def check_rows(name: str, rows: Any) -> None:
         raise UserError(f"{name} accepts a list or an iterator, not a {type(rows).__name__}; give {advice}")
 
 
-def _read(
-    texts: Iterable[Text], labels: Iterable[int | float] | None, most: int = MOST_TEXTS
-) -> list[tuple[Text, int | float | None]]:
+def _read(texts: Iterable[Text], labels: Iterable[int | float] | None) -> list[tuple[Text, int | float | None]]:
     check_rows("texts", texts)
-    if isinstance(texts, Sized) and len(texts) > most:
+    if isinstance(texts, Sized) and len(texts) > MOST_TEXTS:
         texts = list(texts)
-        rows = _spread(range(len(texts)), most)
+        rows = _spread(range(len(texts)), MOST_TEXTS)
         if labels is not None:
             labels = list(labels)
             if len(labels) != len(texts):
                 raise UserError(f"labels accepts one for each text: {len(texts)}, not {len(labels)}")
             labels = [labels[row] for row in rows]
         texts = [texts[row] for row in rows]
-    read = list(islice(texts, most))
+    read = list(islice(texts, MOST_TEXTS))
     answers = [None] * len(read) if labels is None else list(islice(labels, len(read) + 1))
-    if len(read) == most:  # an iterator of texts may hold more, with labels
-        answers = answers[:most]
+    if len(read) == MOST_TEXTS:  # an iterator of texts may hold more, with labels
+        answers = answers[:MOST_TEXTS]
     if len(answers) != len(read):
         given = "more" if len(answers) > len(read) else len(answers)
         raise UserError(f"labels accepts one for each text: {len(read)}, not {given}")
@@ -162,24 +160,7 @@ def _read(
     return list(zip(read, answers, strict=True))
 
 
-def read_texts(texts: Iterable[Text], most: int = MOST_TEXTS) -> list[Text]:
-    """Texts alone, checked and chosen as `material` does it, at most `most`."""
-    return [text for text, _ in _read(texts, None, most)]
-
-
-def in_order(
-    tokenizer: PreTrainedTokenizerBase, encodings: Sequence[Mapping[str, Any]], batch_size: int = 32
-) -> list[Batch]:
-    """Batches of all encodings in their order."""
-    groups = [encodings[begin : begin + batch_size] for begin in range(0, len(encodings), batch_size)]
-    paddings = {"input_ids": tokenizer.pad_token_id}
-    return [
-        {name: pad_lists([one[name] for one in group], paddings.get(name, 0)) for name in group[0]} for group in groups
-    ]
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, text: Text, max_length: int) -> Mapping[str, Any]:
-    """Model inputs of a text, with special tokens; the name of a special token inside a text is text."""
+def _encode(tokenizer: PreTrainedTokenizerBase, text: Text, max_length: int) -> Mapping[str, Any]:
     parts = (text,) if isinstance(text, str) else tuple(text)
     return tokenizer(*parts, truncation=True, max_length=max_length, split_special_tokens=True)
 
