@@ -22,6 +22,7 @@ from emmental.structured.gates import HEADS, encoder_weights, sublayers
 from emmental.structured.rungs import RUNGS, bf16_products, prune_in_rungs
 from emmental.structured.selection import weight_budget
 from emmental.structured.texts import Text, material, padded_batches
+from emmental.task_heads import task_head
 from emmental.tasks import Split, Task, compute_metrics, predictions_from_logits, read_split, resolve_task
 
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with bf16_products(model.device):
         expected = answers(model, batches)
     labels = [dev.labels[row] for row in order]
-    dense = metric(task, expected, labels)
+    head, dense = task_head(model), metric(task, expected.values, labels)
     results = []
     for rungs in options.rungs:
         for keep in options.keep:
@@ -62,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             found = prune_in_rungs(model, texts, weight_budget(model, keep), rungs)
             seconds, processor = time.perf_counter() - begin, time.process_time() - processor
             with bf16_products(model.device):
-                logits = answers(found.model, batches)
-            here, unseen = metric(task, logits, labels), agreement(expected, logits)
+                unseen = answers(found.model, batches)
+            here, unseen = metric(task, unseen.values, labels), agreement(head, expected, unseen)
             sizes = " ".join(f"{part.count}{part.kind[0]}" for part in sublayers(found.model))
             results.append({
                 "rungs": rungs, "keep": keep, "left": encoder_weights(found.model) / encoder_weights(model),

@@ -19,7 +19,12 @@ __all__ = [
 ]
 
 
-COMMANDS = {"emmental-train": "masked_run_glue", "emmental-distil": "distiller", "emmental-draw": "visualizing_image"}
+COMMANDS = {
+    "emmental-train": "masked_run_glue",
+    "emmental-distil": "distiller",
+    "emmental-draw": "visualizing_image",
+    "emmental-prune": "emmental.export.prune",
+}
 """Console command -> the program that it starts."""
 
 
@@ -53,7 +58,7 @@ if not (getattr(sys.modules["__main__"], "READS_FLAGS_FIRST", False) or Path(sys
 def __getattr__(name: str) -> Any:
     """`prune`, and `MaskedRobertaModel`, `SmallRobertaModel` and so on for every type, made at their first use."""
     if name == "prune":
-        from emmental.structured.prune import prune
+        from emmental.training.prune_model import prune
 
         return prune
     if name.startswith("Masked"):

@@ -32,6 +32,7 @@ FLOORS = {
     "emmental.masked_models": 3,
     "emmental.shrinking": 3,
     "emmental.tasks": 4,
+    "emmental.task_heads": 4,
     "emmental.data": 5,
     "emmental.structured": 5,
     "emmental": 5,
@@ -61,12 +62,14 @@ FOUNDATION = (
 ALONE = ("emmental.pictures", "emmental.tasks")
 """Rooms that know nothing of models: they import themselves and the foundation."""
 PUBLIC_NAMES = {
+    "emmental": "emmental.training.prune_model",
+    "emmental.export.prune": "emmental.reporting.prune_command",
     "emmental.export.report": "emmental.reporting.command",
     "emmental.export.sparse": "emmental.inference.predict",
     "emmental.data.corpus": "emmental.language_models.corpus",
     "emmental.training.student_init": "emmental.language_models.student_init",
 }
-"""Name that users give to `python -m` -> where its code lives. Such a module imports that one alone."""
+"""Name that users give to `python -m`, or import, -> where its code lives. It alone is imported from above."""
 TAKEN_ALONG = ("emmental.small_models", "emmental.first_token")
 """Modules whose copies lie in the folder of a small model: they import their neighbours by relative imports."""
 LONGEST_FILE, LONGEST_FUNCTION = 500, 70

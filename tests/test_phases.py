@@ -27,8 +27,8 @@ from distiller import TaskDistiller
 from emmental.architectures import encoder_linears
 from emmental.patching import masked_layers
 from emmental.runs.output_folder import OutputFolder
-from emmental.structured.agreement import Agreement
 from emmental.structured.speed import LayerTimes, SpeedTable
+from emmental.task_heads import Agreement
 from emmental.teaching import teachers
 from emmental.training.phases import CutHeadsAndNeurons
 

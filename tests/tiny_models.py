@@ -122,6 +122,32 @@ def model(model_type: str, num_labels: int = 2, seed: int = 0, **settings: Any) 
     return AutoModelForSequenceClassification.from_config(made).eval()
 
 
+HEADS = {
+    "classes": ("AutoModelForSequenceClassification", {"num_labels": 3}),
+    "several labels": (
+        "AutoModelForSequenceClassification",
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+    ),
+    "scores": ("AutoModelForSequenceClassification", {"num_labels": 1}),
+    "tokens": ("AutoModelForTokenClassification", {"num_labels": 3}),
+    "spans": ("AutoModelForQuestionAnswering", {"num_labels": 2}),
+    "embeddings": ("AutoModel", {"num_labels": 2}),
+}
+"""Kind of task head -> its Auto class, and settings."""
+
+
+def with_head(kind: str, model_type: str = "bert", seed: int = 0, **settings: Any) -> PreTrainedModel:
+    """A dense model of random weights with a task head, in evaluation mode; vectors are drawn too, none is zero."""
+    auto, own = HEADS[kind]
+    torch.manual_seed(seed)
+    made = getattr(transformers, auto).from_config(config(model_type, **{**own, **settings})).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    return made
+
+
 def save(folder: Path, model_type: str, num_labels: int = 2, seed: int = 0, **settings: Any) -> Path:
     """Save a tiny model and its tokenizer."""
     model(model_type, num_labels, seed, **settings).save_pretrained(folder)

@@ -20,6 +20,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ from emmental.export.onnx_session import (
     onnx_file,
 )
 from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package, write_openvino_int8
+from emmental.export.sentence_models import copy_surroundings, read_surroundings, tag_of
 from emmental.export.tokenizer import check_vocabulary, fitted_tokenizer_files, read_tokenizer_files, tokenizer_of
 from emmental.patching import masked_layers
 from emmental.shrinking import first_token_form
@@ -208,7 +210,9 @@ def export_onnx_folder(
     if texts is not None:
         batches = calibration_batches(texts, tokenizer_of(source), longest_input(model.config))
         choice = replace(choice, batches=batches)
-    return write_onnx_folder(model, files, target, int8, name, text, choice, openvino, serve)
+    surroundings = read_surroundings(source)
+    around, pipeline = partial(copy_surroundings, source, surroundings), tag_of(surroundings, model)
+    return write_onnx_folder(model, files, target, int8, name, text, choice, openvino, serve, around, pipeline)
 
 
 def write_onnx_folder(
@@ -221,6 +225,8 @@ def write_onnx_folder(
     calibration: Calibration = NO_DATA,
     openvino: bool = False,
     serve: str = FP32,
+    around: Callable[[Path], None] | None = None,
+    pipeline: str | None = None,
 ) -> OnnxExport:
     """Write `model` as the folder `target`: two ONNX files, config.json, the tokenizer, a card and a manifest.
 
@@ -234,6 +240,8 @@ def write_onnx_folder(
         name, card: of the model, for the new card.
         calibration: see `quantize_int8`.
         openvino: write `OPENVINO_FILE` too, which needs batches.
+        around: writes other files that belong to the model into the folder.
+        pipeline: the model's tag on the Hub; default: by its class.
         serve: what `MODEL_FILE` is, `FP32` or `INT8`. int8 then lies in both files, and fp32 in none.
 
     Raises:
@@ -261,7 +269,9 @@ def write_onnx_folder(
         files = [(MODEL_FILE, serve, result.size, result.difference)]
         if int8:
             files.append((INT8_FILE, "q8", result.int8_size, result.int8_difference))
-        atomic.write_text(temporary / "README.md", onnx_card(card, name, type(plain).__name__, files))
+        if around is not None:
+            around(temporary)
+        atomic.write_text(temporary / "README.md", onnx_card(card, name, type(plain).__name__, files, pipeline))
     return result
 
 

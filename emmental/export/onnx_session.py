@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 from emmental import atomic
 from emmental.errors import UserError
 from emmental.export.model_folder import make_config, read_settings
+from emmental.export.outputs import OUTPUTS
 
 FOLDER = "onnx"
 MODEL_FILE, INT8_FILE = f"{FOLDER}/model.onnx", f"{FOLDER}/model_quantized.onnx"
@@ -24,7 +25,6 @@ EARLIER_FILES = {MODEL_FILE: "model.onnx", INT8_FILE: "model-int8.onnx"}
 LARGEST_FILE = 2_000_000_000
 """In bytes. Protocol buffers cannot be larger than 2 GiB."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output")
 
 
 class OnnxModel(nn.Module):

@@ -25,6 +25,7 @@ from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
 from emmental.export.calibration import DYNAMIC, FORMS, STATIC, Calibration
 from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package, write_openvino_int8
+from emmental.export.outputs import OUTPUTS
 from emmental.inference.latency import measure as measure_in_turns
 from emmental.inference.latency import random_batch
 from emmental.patching import masked_layers
@@ -135,11 +136,12 @@ class TorchEngine(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> ModelOutput:
-        """All inputs (batch, length) int64; `logits` (batch, labels) float32."""
+        """All inputs (batch, length) int64; the outputs among `OUTPUTS`, such as `logits`, float32."""
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
         if takes_token_types(self.config) and token_type_ids is not None:
             given["token_type_ids"] = token_type_ids
-        return ModelOutput(logits=self.model(**given).logits.float())
+        found = self.model(**given)
+        return ModelOutput({name: found[name].float() for name in OUTPUTS if name in found})
 
 
 class OpenVinoEngine(nn.Module):
@@ -159,16 +161,18 @@ class OpenVinoEngine(nn.Module):
         self.compiled = openvino.compile_model(path, "CPU", options)
         self.config = config
         self.input_names = [value.any_name for value in self.compiled.inputs]
+        self.output_names = [value.any_name for value in self.compiled.outputs]
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> ModelOutput:
-        """All inputs (batch, length) int64; `logits` (batch, labels) float32."""
+        """All inputs (batch, length) int64; the outputs of the file, such as `logits`, float32."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         given = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": types}
         found = self.compiled({name: given[name].numpy() for name in self.input_names})
-        return ModelOutput(logits=torch.from_numpy(found[0].copy()))
+        values = (torch.from_numpy(found[place].copy()) for place in range(len(self.output_names)))
+        return ModelOutput(zip(self.output_names, values, strict=True))
 
 
 def prepare(

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emmental.architectures import DOWN, OUTPUT, architecture_of, encoder_layers
-from emmental.first_token import reads_first_token
-from emmental.modules.score_head import classifier_of
 from emmental.modules.weight_information import Reduce
 from emmental.structured.agreement import answers
 from emmental.structured.stepping import LayerByLayer, evaluating, inputs_on_device
+from emmental.task_heads import TaskHead, task_head
 
 RIDGE = 0.01
 """The ridge, in units of the mean diagonal of c^T c."""
@@ -104,12 +103,13 @@ def refit(
     batches: Sequence[Mapping[str, Tensor]],
     reduce: Reduce | None = None,
     keep_zeros: bool = False,
+    head: TaskHead | None = None,
 ) -> None:
     """Refit the attention outputs and down projections of `pruned`, in place, to the states of `dense`.
 
     With x the dense and y the pruned model's residual stream before a sublayer, o the dense sublayer's output and c
     what the pruned model's open heads (neurons) give: W, b such that W c + b is closest to o + x - y over all tokens.
-    The ridge pulls towards the current weights, so weights that need no change stay. If the classifier reads only the
+    The ridge pulls towards the current weights, so weights that need no change stay. If the head reads only the
     first token, the other tokens of the last layer have almost no weight. Dropout is off.
 
     Args:
@@ -118,37 +118,43 @@ def refit(
         batches: inputs of the models, used several times; `labels` are not read.
         reduce: sums a float64 tensor over all processes and returns it.
         keep_zeros: weights of exactly zero stay zero, for pruned single weights.
+        head: what the models answer; by default the head of their class.
     """
+    only_first = (head or task_head(dense)).first_token_only
     with evaluating(dense), evaluating(pruned), torch.no_grad():
-        fit = _Refit(dense, pruned, batches, reduce, keep_zeros)
+        fit = _Refit(dense, pruned, batches, reduce, keep_zeros, only_first)
         if architecture_of(pruned.config).shared:
             fit.shared_layers()
         else:
             fit.layer_after_layer()
 
 
-def refit_classifier(
+def refit_last(
     dense: nn.Module,
     pruned: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
     reduce: Reduce | None = None,
+    head: TaskHead | None = None,
 ) -> None:
-    """Refit the last linear of `pruned`, in place, so that its logits come closest to those of `dense`.
+    """Refit the last linear of `pruned`, in place, so that its answers come closest to those of `dense`.
 
-    This corrects, for the answers only, what the refit of the layers could not correct in the hidden states.
-    `reduce` is as in `refit`.
+    This corrects, for the answers only, what the refit of the layers could not correct in the hidden states. A model
+    whose answers are its hidden states has no such linear. `reduce` and `head` are as in `refit`.
     """
-    linear = classifier_of(pruned)
+    head = head or task_head(pruned)
+    linear = head.last_linear(pruned)
+    if linear is None:
+        return
     given: list[Tensor] = []
     handle = linear.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
     try:
-        answers(pruned, batches)
+        answers(pruned, batches, head)
     finally:
         handle.remove()
     with torch.no_grad():
         problem = _Problem(linear)
-        rows, wanted = torch.cat(given), answers(dense, batches)
-        problem.add(rows, wanted, rows.new_ones(len(rows)))
+        rows = torch.cat([head.rows(each, batch) for each, batch in zip(given, batches, strict=True)])
+        problem.add(rows, answers(dense, batches, head).values, rows.new_ones(len(rows)))
         problem.solve(reduce)
 
 
@@ -173,8 +179,9 @@ class _Refit:
         batches: Sequence[Mapping[str, Tensor]],
         reduce: Reduce | None,
         keep_zeros: bool,
+        only_first: bool,
     ) -> None:
-        self.keep_zeros = keep_zeros
+        self.keep_zeros, self.only_first = keep_zeros, only_first
         self.batches = [inputs_on_device(batch, pruned) for batch in batches]
         self.dense, self.pruned = LayerByLayer(dense, self.batches[0]), LayerByLayer(pruned, self.batches[0])
         self.reduce = reduce
@@ -188,7 +195,7 @@ class _Refit:
         after_attention, after_feed_forward = list(dense_states), list(dense_states)
         for use in range(len(self.pruned)):
             last = use + 1 == len(self.pruned)
-            weights = self._token_weights(only_first=last and reads_first_token(self.dense.model))
+            weights = self._token_weights(only_first=last and self.only_first)
             for index, batch in enumerate(self.batches):
                 dense_states[index], after_attention[index], after_feed_forward[index] = self._dense_sums(
                     batch, use, dense_states[index]

@@ -1,4 +1,4 @@
-"""Prunes a fine-tuned classifier in rungs: information, cut, refit, then the same with the remaining model."""
+"""Prunes a trained model in rungs: information, cut, refit, then the same with the remaining model."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 
 from emmental.modules.weight_information import Reduce
 from emmental.shrinking import shrink
-from emmental.structured.agreement import Agreement, agreement, answers
+from emmental.structured.agreement import agreement, answers
 from emmental.structured.gates import HEADS, Sublayer, all_open, gated, openings, sublayers
 from emmental.structured.information import fisher_information
-from emmental.structured.refit import add_biases, refit, refit_classifier
+from emmental.structured.refit import add_biases, refit, refit_last
 from emmental.structured.selection import Budget, best_heads, select
 from emmental.structured.texts import Material
+from emmental.task_heads import Agreement, Answers, TaskHead, task_head
 
 logger = logging.getLogger(__name__)
 
@@ -60,25 +61,26 @@ def prune_in_rungs(
     Every layer keeps its best head, unless the answers to held-out texts hardly change without it.
 
     Args:
-        dense: a fine-tuned classifier, plain or small.
+        dense: a trained model, plain or small.
         material: batches for information, refit and check; each process has its own if `reduce` is given.
         budget: of weights or of milliseconds.
         refitted: False leaves the remaining weights as they are.
         reduce: sums a float64 tensor over all processes and returns it.
     """
+    head = material.head or task_head(dense)
     with bf16_products(dense.device):
-        expected = answers(dense, material.check)
+        expected = answers(dense, material.check, head)
         model, check = dense, Agreement(0.0, 0.0)
         for rung in range(1, rungs + 1):
             if not sublayers(model):  # the encoder is empty already
                 break
-            information = fisher_information(model, material.information, reduce)
+            information = fisher_information(model, material.information, reduce, head)
             parts = sublayers(model)
             prices, limit = budget.prices(parts), budget.limit(rung, rungs)
             least = best_heads(parts)
             if rung > 1:
                 endangered = select(information, prices, limit)
-                least = _needed_heads(model, parts, least, endangered, material, expected, check, reduce)
+                least = _needed_heads(model, parts, least, endangered, material, head, expected, check, reduce)
             if refitted:
                 model = add_biases(model)
             candidate = partial(_candidate, model, information, prices, least)
@@ -87,7 +89,7 @@ def prune_in_rungs(
             model = candidate(limit)
             if refitted:
                 refit_rung(dense, model, material, reduce, last=rung == rungs)
-            check = agreement(expected, answers(model, material.check), reduce)
+            check = agreement(head, expected, answers(model, material.check, head), reduce)
             logger.info("rung %d of %d: %s", rung, rungs, check)
     return Pruned(model, check, rungs)
 
@@ -101,10 +103,11 @@ def refit_rung(
     last: bool,
     keep_zeros: bool = False,
 ) -> None:
-    """Refit what a rung has left, in place, to the states of `dense`; in the last rung its classifier too."""
-    refit(dense, model, material.refit, reduce=reduce, keep_zeros=keep_zeros)
+    """Refit what a rung has left, in place, to the states of `dense`; in the last rung its last linear too."""
+    head = material.head or task_head(dense)
+    refit(dense, model, material.refit, reduce=reduce, keep_zeros=keep_zeros, head=head)
     if last:
-        refit_classifier(dense, model, material.refit, reduce=reduce)
+        refit_last(dense, model, material.refit, reduce=reduce, head=head)
 
 
 def _candidate(
@@ -144,7 +147,8 @@ def _needed_heads(
     least: list[int],
     selected: Sequence[Tensor],
     material: Material,
-    expected: Tensor,
+    head: TaskHead,
+    expected: Answers,
     present: Agreement,
     reduce: Reduce | None,
 ) -> list[int]:
@@ -156,7 +160,7 @@ def _needed_heads(
             continue
         gates[index].zero_()
         with gated(model, gates):
-            without = agreement(expected, answers(model, material.check), reduce)
+            without = agreement(head, expected, answers(model, material.check, head), reduce)
         if without.divergence <= present.divergence * _TOLERANCE and without.changed <= present.changed:
             needed[index] = 0
         else:

@@ -11,23 +11,25 @@ from torch import Tensor, nn
 
 from emmental.architectures import encoder_linears
 from emmental.modules.weight_information import UsesOfMatrices
-from emmental.structured.information import derivatives
 from emmental.structured.stepping import evaluating, inputs_on_device
+from emmental.task_heads import TaskHead, task_head
 
 
-def uses_of_matrices(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Iterator[UsesOfMatrices]:
+def uses_of_matrices(
+    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], head: TaskHead | None = None
+) -> Iterator[UsesOfMatrices]:
     """For each batch, and each scalar to differentiate: (name, B) -> the uses of that matrix with B examples.
 
     The gradient of an example is the sum over uses of gradient^T input. The scalars are those of `fisher_information`.
     What all examples share, such as DeBERTa's projections of positions, counts as one more example: B is 1. Dropout
     is off.
     """
-    names = list(encoder_linears(model))
+    names, head = list(encoder_linears(model)), head or task_head(model)
     with evaluating(model):
         for batch in batches:
-            inputs, labels = inputs_on_device(batch, model), batch.get("labels")
+            inputs = inputs_on_device(batch, model)
             with torch.enable_grad(), _seen(model, names) as seen:
-                heights = list(derivatives(model(**inputs).logits.float(), labels))
+                heights = list(head.derivatives(head.values(model(**inputs), batch), batch))
             outputs = [output for _, _, output in seen]
             for number, height in enumerate(heights, 1):
                 gradients = torch.autograd.grad(height, outputs, retain_graph=number < len(heights))

@@ -9,10 +9,11 @@ from transformers import PreTrainedModel
 
 from emmental.methods import RECOMMENDED, Method
 from emmental.modules.weight_information import Reduce
-from emmental.structured.agreement import Agreement, agreement, answers
+from emmental.structured.agreement import agreement, answers
 from emmental.structured.rungs import RUNGS, Pruned, bf16_products, refit_rung
 from emmental.structured.single_gradients import uses_of_matrices
 from emmental.structured.texts import Material
+from emmental.task_heads import Agreement, task_head
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +41,14 @@ def prune_weights(
         method: one that `cuts_first`.
         reduce: sums a float64 tensor over all processes and returns it.
     """
+    head = material.head or task_head(dense)
     with bf16_products(dense.device):
-        expected = answers(dense, material.check)
+        expected = answers(dense, material.check, head)
         model, check = copy.deepcopy(dense), Agreement(0.0, 0.0)
         for rung in range(1, rungs + 1):
             share = keep ** (rung / rungs)
             method.cut(model, uses_of_matrices(model, material.information), share, reduce)
             refit_rung(dense, model, material, reduce, last=rung == rungs, keep_zeros=True)
-            check = agreement(expected, answers(model, material.check), reduce)
+            check = agreement(head, expected, answers(model, material.check, head), reduce)
             logger.info("rung %d of %d: %s", rung, rungs, check)
     return Pruned(model, check, rungs)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from emmental.architectures import architecture_of, encoder_layers
+from emmental.task_heads import NOT_INPUTS
 
 
 @contextmanager
@@ -30,9 +31,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def inputs_on_device(batch: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A batch without its `labels`, on the model's device."""
+    """The inputs in a batch, without `NOT_INPUTS`, on the model's device."""
     device = next(model.parameters()).device
-    return {name: each.to(device) for name, each in batch.items() if name != "labels"}
+    return {name: each.to(device) for name, each in batch.items() if name not in NOT_INPUTS}
 
 
 class _Reached(Exception):

@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 from scipy.special import log_softmax
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import kendalltau, pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from emmental.errors import UserError
@@ -148,7 +148,7 @@ def _scores(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     predictions, labels = predictions.astype(np.float64), labels.astype(np.float64)
     if not (np.isfinite(predictions).all() and np.isfinite(labels).all()):
         raise UserError("predictions or labels hold NaN or infinity")
-    return _correlations(predictions, labels) | _errors(predictions, labels)
+    return correlations(predictions, labels) | _errors(predictions, labels)
 
 
 def _errors(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -157,7 +157,8 @@ def _errors(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {"rmse": float(np.sqrt((far**2).mean())), "mae": float(np.abs(far).mean())}
 
 
-def _correlations(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def correlations(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Pearson's and Spearman's correlation of two (N,) arrays, and their mean `corr`; 0 if one is constant."""
     for name, values in (("predictions", predictions), ("labels", labels)):
         if np.ptp(values) == 0:
             logger.warning(
@@ -167,3 +168,55 @@ def _correlations(predictions: np.ndarray, labels: np.ndarray) -> dict[str, floa
     pearson = float(pearsonr(predictions, labels).statistic)
     spearman = float(spearmanr(predictions, labels).statistic)
     return {"pearson": pearson, "spearmanr": spearman, "corr": (pearson + spearman) / 2}
+
+
+def ranking_figures(dense: np.ndarray, pruned: np.ndarray, groups: np.ndarray | None = None) -> dict[str, float]:
+    """How well a model keeps the order in which another one puts texts.
+
+    Args:
+        dense, pruned: (N,) scores.
+        groups: (N,) number of the query of each text. Orders are then compared inside each query of two or more texts.
+
+    Returns:
+        `Kendall's tau`; with such groups the mean over queries, `first place kept`, the share of queries whose best
+        text stays, and `nDCG@10`, where the text that `dense` puts in place r, from 1, has the relevance
+        max(0, 11 - r).
+    """
+    numbers = () if groups is None else np.unique(groups)
+    members = [rows for number in numbers if len(rows := np.flatnonzero(groups == number)) > 1]
+    if not members:
+        return {"Kendall's tau": _tau(dense, pruned)}
+    pairs = [(dense[rows], pruned[rows]) for rows in members]
+    return {
+        "first place kept": float(np.mean([first.argmax() == second.argmax() for first, second in pairs])),
+        "nDCG@10": float(np.mean([_ndcg(first, second) for first, second in pairs])),
+        "Kendall's tau": float(np.mean([_tau(first, second) for first, second in pairs])),
+    }
+
+
+def mean_average_precision(relevant: list[np.ndarray]) -> tuple[float, float]:
+    """MAP and MRR of queries: for each the (n,) relevance, 0 or 1, of its texts in the order of the answer.
+
+    Queries without both a relevant and another text do not count.
+    """
+    precisions, reciprocals = [], []
+    for each in relevant:
+        places = np.flatnonzero(each) + 1
+        if 0 < len(places) < len(each):
+            precisions.append(float(np.mean(np.arange(1, len(places) + 1) / places)))
+            reciprocals.append(1 / int(places[0]))
+    return float(np.mean(precisions)), float(np.mean(reciprocals))
+
+
+def _tau(first: np.ndarray, second: np.ndarray) -> float:
+    found = float(kendalltau(first, second).statistic) if len(first) > 1 else 1.0
+    return found if np.isfinite(found) else 0.0
+
+
+def _ndcg(dense: np.ndarray, pruned: np.ndarray, most: int = 10) -> float:
+    order = np.argsort(-dense, kind="stable")
+    gains = np.zeros(len(dense))
+    gains[order[:most]] = np.arange(most, 0, -1)[: len(dense)]
+    discounts = 1 / np.log2(np.arange(2, most + 2))[: len(dense)]
+    found = gains[np.argsort(-pruned, kind="stable")[:most]] @ discounts
+    return float(found / (gains[order[:most]] @ discounts))

@@ -9,7 +9,8 @@ from tiny_batches import batches
 from torch.nn import functional
 
 from emmental.structured.gates import all_open, gated
-from emmental.structured.information import _fisher_factors, fisher_information
+from emmental.structured.information import fisher_information
+from emmental.task_heads import fisher_factors
 
 
 def one_by_one(model, rows, value):
@@ -54,7 +55,7 @@ def test_regression():
 
 def test_many_classes_take_few_passes():
     logits = torch.randn(2, 20, generator=torch.Generator().manual_seed(0)) * 3
-    factors, shares = _fisher_factors(logits).double(), logits.double().softmax(1)
+    factors, shares = fisher_factors(logits).double(), logits.double().softmax(1)
     assert factors.shape == (2, 20, 8)
     whole = torch.diag_embed(shares) - shares[:, :, None] * shares[:, None]
     missing = whole - factors @ factors.transpose(1, 2)

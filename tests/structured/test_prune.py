@@ -17,12 +17,12 @@ import emmental
 from emmental.data.tokenization import plain_text_backend
 from emmental.errors import UserError
 from emmental.structured import prune as prune_module
-from emmental.structured.agreement import Agreement, agreement
 from emmental.structured.gates import encoder_weights, sublayers
 from emmental.structured.rungs import CLIFF_BEFORE_RECOVERY, Pruned, prune_carefully, prune_in_rungs
 from emmental.structured.selection import weight_budget
 from emmental.structured.speed import LayerTimes, SpeedTable
 from emmental.structured.texts import MOST_TEXTS, material
+from emmental.task_heads import Agreement
 
 
 def sentences(count: int = 200) -> list[str]:
@@ -142,16 +142,6 @@ def test_more_rungs_are_tried_beyond_the_cliff():
 def test_the_model_nearer_to_dense_is_kept():
     """Twice the rungs, twice the divergence: the first model stays."""
     assert prune_carefully(lambda rungs: Pruned(None, Agreement(0.1, float(rungs)), rungs)).rungs == 3
-
-
-def test_agreement_by_hand():
-    dense = torch.tensor([[0.0, 0.0], [2.0, 0.0]]).log_softmax(1)
-    other = torch.tensor([[0.0, 0.0], [0.0, 2.0]]).log_softmax(1)
-    found = agreement(dense, other)
-    assert found.changed == 0.5
-    assert found.divergence == pytest.approx((2 * dense[1].exp()[0] - 2 * dense[1].exp()[1]).item() / 2)
-    line = agreement(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [1.0]]))
-    assert (line.changed, line.divergence) == (0.5, 0.5)
 
 
 def test_at_most_so_many_texts_are_read(tokenizer):
@@ -301,8 +291,6 @@ def test_long_texts_are_cut_to_the_positions_of_the_model(trained, tokenizer):
 def test_a_classifier_that_was_never_trained(tokenizer):
     with pytest.raises(UserError, match="never trained"):
         emmental.prune(tiny_models.model("bert"), tokenizer, sentences(), keep=0.5)
-    with pytest.raises(UserError, match="BertModel"):
-        emmental.prune(tiny_models.model("bert").bert, tokenizer, sentences(), keep=0.5)
 
 
 @pytest.mark.parametrize(("less", "neurons_left"), [(0.0, 31), (10.0, 21)])

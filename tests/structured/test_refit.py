@@ -14,7 +14,8 @@ from emmental.shrinking import shrink
 from emmental.structured import refit as refitting
 from emmental.structured.agreement import agreement, answers
 from emmental.structured.gates import HEADS, openings, sublayers
-from emmental.structured.refit import NormalEquations, add_biases, classifier_of, refit, refit_classifier
+from emmental.structured.refit import NormalEquations, add_biases, refit, refit_last
+from emmental.task_heads import task_head
 
 
 def test_normal_equations_by_hand():
@@ -44,7 +45,7 @@ def test_nothing_cut_nothing_changes(model, model_type):
     biased = add_biases(model)
     copy = shrink(biased, openings(biased, [torch.ones(part.count, dtype=torch.bool) for part in sublayers(biased)]))
     refit(model, copy, rows)
-    torch.testing.assert_close(answers(copy, rows), answers(model, rows), rtol=0, atol=2e-4)
+    torch.testing.assert_close(answers(copy, rows).values, answers(model, rows).values, rtol=0, atol=2e-4)
 
 
 def twin(model):
@@ -74,10 +75,10 @@ def test_copies_stand_in_for_what_is_cut(model, model_type, monkeypatch):
     small = shrink(
         biased, openings(biased, [torch.arange(part.count) < part.count // 2 for part in sublayers(biased)])
     )
-    before = agreement(answers(model, rows), answers(small, rows)).divergence
+    before = agreement(task_head(model), answers(model, rows), answers(small, rows)).divergence
     monkeypatch.setattr(refitting, "RIDGE", 1e-9)
     refit(model, small, rows)
-    after = agreement(answers(model, rows), answers(small, rows)).divergence
+    after = agreement(task_head(model), answers(model, rows), answers(small, rows)).divergence
     assert after < 1e-4 * before, (before, after)
 
 
@@ -89,10 +90,9 @@ def test_refit_mends(model, model_type):
     biased = add_biases(model)
     cut, small = (shrink(biased, openings(biased, gates)) for _ in range(2))
     refit(model, small, rows)
-    expected = answers(model, rows)
-    assert (
-        agreement(expected, answers(small, rows)).divergence < 0.5 * agreement(expected, answers(cut, rows)).divergence
-    )
+    head, expected = task_head(model), answers(model, rows)
+    before, after = (agreement(head, expected, answers(each, rows)).divergence for each in (cut, small))
+    assert after < 0.5 * before
 
 
 def test_a_layer_without_anything_keeps_the_mean(model_type):
@@ -115,12 +115,12 @@ def test_the_classifier_learns_another_scale(model, model_type, monkeypatch):
     """Logits of twice the size, plus one, are linear in what the classifier is given: the refit finds them."""
     rows, other = batches(model_type, count=32), copy.deepcopy(model)
     with torch.no_grad():
-        classifier_of(other).weight.mul_(2)
-        classifier_of(other).bias.mul_(2).add_(1)
+        task_head(other).last_linear(other).weight.mul_(2)
+        task_head(other).last_linear(other).bias.mul_(2).add_(1)
     monkeypatch.setattr(refitting, "RIDGE", 0.0)
-    refit_classifier(other, model, rows)
-    torch.testing.assert_close(answers(model, rows), answers(other, rows), rtol=0, atol=1e-2)
-    assert classifier_of(model).out_features == 3
+    refit_last(other, model, rows)
+    torch.testing.assert_close(answers(model, rows).values, answers(other, rows).values, rtol=0, atol=1e-2)
+    assert task_head(model).last_linear(model).out_features == 3
 
 
 def test_two_halves_are_the_whole():
@@ -141,4 +141,4 @@ def test_two_halves_are_the_whole():
     refit(model, first, rows[:2], reduce=of_first_layer)
     refit(model, shrink(model, [([0], range(8)), ([1], range(8))]), rows[2:], reduce=of_first_layer)
     torch.testing.assert_close(parts[0] + parts[4], sums[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(answers(small[0], rows), answers(small[1], rows), rtol=0, atol=0)
+    torch.testing.assert_close(answers(small[0], rows).values, answers(small[1], rows).values, rtol=0, atol=0)

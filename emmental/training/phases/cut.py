@@ -21,10 +21,10 @@ from emmental.pretrained import from_pretrained, weights_fingerprint
 from emmental.runs.processes import Processes
 from emmental.runs.run import Run
 from emmental.structured.gates import encoder_weights
-from emmental.structured.information import MOST_PASSES
 from emmental.structured.rungs import CLIFF, CLIFF_BEFORE_RECOVERY, RUNGS, Pruned, prune_carefully, prune_in_rungs
 from emmental.structured.single_weights import prune_weights
 from emmental.structured.texts import INFORMATION_TEXTS, MOST_CHECKED, REFIT_TEXTS, REFIT_TOKENS, Batch, Material
+from emmental.task_heads import MOST_PASSES
 from emmental.training.facts import DataFacts
 from emmental.training.phases.phase import OF_SCORES, Phase, Work
 

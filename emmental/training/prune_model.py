@@ -1,0 +1,146 @@
+"""`emmental.prune`: makes a smaller model of any task head from a trained one and some texts, in about a minute."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from emmental.architectures import longest_input
+from emmental.data.tokenization import check_token_ids
+from emmental.errors import UserError
+from emmental.export.sentence_models import Surroundings, is_sentence_model, parts_of, with_encoder
+from emmental.structured.agreement import agreement, answers
+from emmental.structured.prune import known_labels, prune_on, share_budget, time_budget, trained_head
+from emmental.structured.rungs import CLIFF, Pruned, bf16_products
+from emmental.structured.texts import Material, Text, material
+from emmental.task_heads import MOST_PASSES, TaskHead
+from emmental.training.text_recovery import recover, recovery_run
+
+
+def prune(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    texts: Iterable[Text] | None = None,
+    labels: Iterable[Any] | None = None,
+    *,
+    keep: float | Sequence[float] | None = None,
+    speedup: float | None = None,
+    max_length: int = 128,
+    batch_size: int = 32,
+    refit: bool = True,
+    passes: int = MOST_PASSES,
+    updates: int = 0,
+    accept_unknown_tokens: bool = False,
+) -> Any:
+    """Cut attention heads and feed-forward neurons out of a trained model, without labels.
+
+    Args:
+        model: an encoder of a known type with one of the task heads: classes, several labels, scores (regression,
+            rerankers), classes of tokens, answers in a text, or no head (embeddings, as means over tokens). A
+            `CrossEncoder` or `SentenceTransformer` too. It stays as it is.
+        tokenizer: the model's own. Those two classes have one.
+        texts: strings, pairs of strings, or for rerankers `(query, [documents])`, a list or an iterator, of the kind
+            that the model will read. About 2,000 are best; at most 4,096 are read.
+        labels: of the texts: class ids or names, scores, or lists of ids or names for several labels. Without them,
+            the model's own answers are used.
+        keep: share of the encoder's matrix weights that stays, above 0 and up to 1. Several make a model each.
+        speedup: instead of `keep`: how many times as fast as `model` the result must be, for one text of
+            `max_length` tokens in PyTorch, measured on this machine.
+        max_length: tokens beyond which a text is cut; at most the model's positions.
+        batch_size: texts that go through the model at once.
+        refit: fit the remaining weights to make up for those that were cut.
+        passes: most backward passes for a batch without labels.
+        accept_unknown_tokens: go on although the tokenizer does not know more than half of the tokens of the texts.
+        updates: after the cut, updates in which the small model learns the dense model's answers to the texts.
+
+    Returns:
+        The small model, in evaluation mode, of the same kind as `model`; a list of them for several `keep`.
+
+    Warns:
+        UserWarning: more than 5 % of the answers to held-out texts differ from those of `model`; many texts are equal;
+            the tokenizer does not know many of the tokens.
+
+    Raises:
+        UserError: an argument is not accepted. The message names it.
+    """
+    shares = list(keep) if isinstance(keep, list | tuple) and keep else [keep]
+    _check_numbers(shares, speedup, max_length=max_length, batch_size=batch_size, passes=passes, updates=updates)
+    encoder, around = model, Surroundings()
+    if is_sentence_model(model):
+        if texts is None and not isinstance(tokenizer, PreTrainedTokenizerBase):
+            tokenizer, texts = None, tokenizer
+        encoder, own, around = parts_of(model)
+        tokenizer = tokenizer or own
+    head = trained_head(encoder, passes=passes, **around.options)
+    _check_tokenizer(tokenizer)
+    check_token_ids(tokenizer, encoder.config, "tokenizer", "model")
+    max_length = min(max_length, longest_input(encoder.config))
+    known = None if labels is None else known_labels(head, encoder, labels)
+    rows = material(tokenizer, texts, known, max_length, batch_size, accept_unknown_tokens, head)
+    budgets = [
+        share_budget(encoder, share)
+        if share is not None
+        else time_budget(encoder, speedup, min(max_length, tokenizer.model_max_length))
+        for share in shares
+    ]
+    found = [prune_on(encoder, rows, budget, refit) for budget in budgets]
+    if updates:
+        found = [recovered(encoder, each, rows, tokenizer, updates=updates) for each in found]
+    for each in found:
+        _warn_of_cliff(each, head)
+    models = [each.model if model is encoder else with_encoder(model, encoder, each.model) for each in found]
+    return models if isinstance(keep, list | tuple) else models[0]
+
+
+def _check_numbers(shares: Sequence[Any], speedup: Any, **others: Any) -> None:
+    if (shares[0] is None) == (speedup is None):
+        raise UserError("give either keep or speedup")
+    for name, value in [("keep", share) for share in shares] if speedup is None else [("speedup", speedup)]:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise UserError(f"{name} accepts a number, not {value!r:.60}")
+        if name == "keep" and not 0.0 < value <= 1.0:
+            raise UserError(f"keep accepts a share of weights above 0 and up to 1, not {value}")
+    for name, value in others.items():
+        smallest = 0 if name == "updates" else 1
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < smallest:
+            raise UserError(f"{name} accepts whole numbers from {smallest}, not {value!r:.60}")
+
+
+def _check_tokenizer(tokenizer: Any) -> None:
+    if not callable(tokenizer) or not hasattr(tokenizer, "pad_token_id"):
+        raise UserError(f"tokenizer accepts the model's tokenizer of Transformers, not {tokenizer!r:.60}")
+    if tokenizer.pad_token_id is None:
+        raise UserError("tokenizer has no padding token: set tokenizer.pad_token")
+
+
+def recovered(
+    dense: PreTrainedModel,
+    found: Pruned,
+    rows: Material,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path | None = None,
+    cut: str = "",
+    **values: Any,
+) -> Pruned:
+    """`found` after the recovery; see `emmental.training.text_recovery.recovery_run` for the other arguments."""
+    small = recover(recovery_run(folder, cut, **values), dense, found.model, rows, tokenizer)
+    head = rows.head
+    with bf16_products(dense.device):
+        expected, reached = (answers(each, rows.check, head) for each in (dense, small))
+    return replace(found, model=small, agreement=agreement(head, expected, reached))
+
+
+def _warn_of_cliff(found: Pruned, head: TaskHead) -> None:
+    if found.agreement.changed > CLIFF:
+        warnings.warn(
+            f"{100 * found.agreement.changed:.1f} % of the {head.unit} held-out texts differ from the whole model's: "
+            "keep more of it, give more texts, or train the small model",
+            stacklevel=3,
+        )
