@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import numbers
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ from emmental.structured.smaller_tokenizer import (
     read_state,
     smaller_tokenizer,
 )
-from emmental.structured.texts import CHECKED_SHARE, MOST_CHECKED, Batch, Text, encode, in_order, read_texts
+from emmental.structured.texts import Material, Text, check_rows, material, spelt_again
+from emmental.task_heads import task_head
 
 AUTO = "auto"
 MOST_CHANGED = 0.01
@@ -36,6 +38,8 @@ _SEEN_OFTEN = 2
 MOST_COUNTED = 1_000_000
 """Most texts whose tokens are counted."""
 _LONGEST = 128
+_WORTH_SAYING = 0.1
+"""Smallest share of a model's bytes that `saving` speaks of."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Reduced:
 
     Attributes:
         order: for each new id the old one.
-        changed: share of the answers to held-out texts that are others now, for `auto`; None for a number.
+        changed: for "auto": share of the answers to held-out texts that are others now; None for a number.
     """
 
     model: PreTrainedModel
@@ -67,34 +71,76 @@ def reduce_vocabulary(
     Args:
         model: plain, masked or small, of a known type, with any head; output embeddings follow too.
         tokenizer: the model's own, a fast one (WordPiece, BPE or Unigram).
-        texts: strings or pairs of strings of the kind that the model will read, 32 or more. All count.
+        texts: strings or pairs of strings of the kind that the model will read. All count, up to a million.
         size: tokens that stay, at most; or "auto": the smallest size, by doubling, at which less than 1 % of the
             answers to held-out texts change, and never less than all tokens that the texts use twice.
-        max_length: tokens beyond which a held-out text is cut.
+        max_length: for "auto": tokens beyond which a held-out text is cut.
 
     Raises:
-        UserError: the tokenizer is of another kind, or `size` is below the tokens that must stay, or above all.
+        UserError: the tokenizer is of another kind, `size` is below the tokens that must stay or above all, or "auto"
+            gets fewer than 32 texts, or a model that answers for every token.
     """
-    found = reduced(model, tokenizer, texts, size, max_length)
+    texts = counted_texts(texts)
+    rows = None
+    if vocabulary_size(size) == AUTO:
+        rows = material(
+            tokenizer, texts, max_length=min(max_length, longest_input(model.config)), head=task_head(model)
+        )
+    found = reduced(model, tokenizer, texts, size, rows)
     return found.model, found.tokenizer
 
 
 def reduced(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Iterable[Text],
+    texts: Sequence[Text],
     size: int | str,
-    max_length: int = _LONGEST,
+    rows: Material | None = None,
     called: str = "vocabulary",
 ) -> Reduced:
-    """`reduce_vocabulary`, with what it found. `called`: the name of `size` for messages."""
+    """`reduce_vocabulary`, with what it found.
+
+    Args:
+        rows: some of the texts, with those that are held out; needed for "auto".
+        called: the name of `size` for messages.
+    """
     size = vocabulary_size(size, called)
     check_token_ids(tokenizer, model.config, "tokenizer", "model")
-    rows = read_texts(texts, MOST_COUNTED)
     source = _Source(model, tokenizer)
     if size == AUTO:
-        return _automatic(source, rows, min(max_length, longest_input(model.config)))
-    return source.reduced(source.choose(_counts(tokenizer, rows), size, called))
+        return _automatic(source, texts, rows)
+    return source.reduced(source.choose(_counts(tokenizer, texts), size, called))
+
+
+def counted_texts(texts: Iterable[Text]) -> list[Text]:
+    """The texts whose tokens count, as a list.
+
+    Raises:
+        UserError: something that is no row of texts.
+    """
+    check_rows("texts", texts)
+    return list(islice(texts, MOST_COUNTED))
+
+
+def embedding_weights(model: PreTrainedModel) -> int:
+    """Number of weights in the input and output embeddings of tokens; tied ones count once."""
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    return sum({id(each.weight): each.weight.numel() for each in tables if each is not None}.values())
+
+
+def saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text], flag: str) -> str | None:
+    """A line that says what `flag` would save at most; None if that is little, or the tokens cannot be fewer."""
+    try:
+        source = _Source(model, tokenizer)
+    except UserError:
+        return None
+    share = 1 - source.seen_often(_counts(tokenizer, counted_texts(texts))) / source.whole
+    megabyte = 1e6 / next(model.parameters()).element_size()
+    whole = sum(each.numel() for each in model.parameters()) / megabyte
+    saved = share * embedding_weights(model) / megabyte
+    if saved < _WORTH_SAYING * whole:
+        return None
+    return f"{saved:.0f} of {whole:.0f} MB are embeddings of tokens that your texts hardly use: {flag} {AUTO}"
 
 
 def vocabulary_size(value: Any, called: str = "vocabulary") -> int | str:
@@ -155,18 +201,19 @@ class _Source:
         return Reduced(fewer_embeddings(self.model, order), tokenizer, order, changed)
 
 
-def _automatic(source: _Source, rows: Sequence[Text], max_length: int) -> Reduced:
+def _automatic(source: _Source, texts: Sequence[Text], rows: Material) -> Reduced:
     """Sizes are tried on held-out texts, which do not count. Then all texts count for the size that was found."""
-    step = max(CHECKED_SHARE, -(-len(rows) // MOST_CHECKED))
-    held_out = sorted(rows[::step], key=lambda text: -len(text if isinstance(text, str) else "".join(text)))
-    counts = _counts(source.tokenizer, [text for number, text in enumerate(rows) if number % step])
-    expected = answers(source.model, _batches(source.tokenizer, held_out, max_length))
-    everything = _counts(source.tokenizer, rows)
+    head = rows.head or task_head(source.model)
+    if head.needs_words:
+        raise UserError(f"vocabulary auto: the answers of {head.title} change with the tokens; give a number")
+    everything = _counts(source.tokenizer, texts)
+    counts = everything - _counts(source.tokenizer, rows.held_out)
+    expected = answers(source.model, rows.check, head)
     size = source.seen_often(counts)
     while size < source.whole:
         found = source.reduced(choose(source.pieces, source.needed, counts, size))
-        reached = answers(found.model, _batches(found.tokenizer, held_out, max_length))
-        changed = agreement(expected, reached).changed
+        reached = answers(found.model, spelt_again(rows, found.tokenizer).check, head)
+        changed = agreement(head, expected, reached).changed
         if changed < MOST_CHANGED:
             size = max(size, source.seen_often(everything))
             return source.reduced(choose(source.pieces, source.needed, everything, size), changed)
@@ -174,17 +221,24 @@ def _automatic(source: _Source, rows: Sequence[Text], max_length: int) -> Reduce
     return source.reduced({*source.pieces.ids.values()} | source.pieces.added, 0.0)
 
 
-def _batches(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int) -> list[Batch]:
-    return in_order(tokenizer, [encode(tokenizer, text, max_length) for text in texts])
-
-
 def _counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> Counter[int]:
     """Id -> how often the texts use it."""
-    parts = [part for text in texts for part in ([text] if isinstance(text, str) else text)]
+    parts = [part for text in texts for part in _strings(text)]
     counts: Counter[int] = Counter()
     for encoding in plain_text_backend(tokenizer).encode_batch(parts, add_special_tokens=False):
         counts.update(encoding.ids)
     return counts
+
+
+def _strings(text: Any) -> Iterator[str]:
+    """The strings of a text, of a pair, or of a query with its documents."""
+    if isinstance(text, str):
+        yield text
+        return
+    if not isinstance(text, Mapping | Iterable):
+        raise UserError(f"texts: {text!r:.60} is no string and no pair of strings")
+    for part in text.values() if isinstance(text, Mapping) else text:
+        yield from _strings(part)
 
 
 def fewer_embeddings(model: PreTrainedModel, order: Sequence[int]) -> PreTrainedModel:

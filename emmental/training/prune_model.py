@@ -6,7 +6,7 @@ import math
 import numbers
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from emmental.architectures import longest_input
 from emmental.data.tokenization import check_token_ids
 from emmental.errors import UserError
-from emmental.export.sentence_models import Surroundings, is_sentence_model, parts_of, with_encoder
+from emmental.export.sentence_models import Surroundings, is_sentence_model, parts_of, with_parts
 from emmental.structured.agreement import agreement, answers
 from emmental.structured.prune import known_labels, prune_on, share_budget, time_budget, trained_head
 from emmental.structured.rungs import CLIFF, Pruned, bf16_products
-from emmental.structured.texts import Material, Text, material
+from emmental.structured.texts import Material, Text, material, spelt_again
+from emmental.structured.vocabulary import counted_texts, reduced
 from emmental.task_heads import MOST_PASSES, TaskHead
 from emmental.training.text_recovery import recover, recovery_run
 
@@ -38,6 +39,7 @@ def prune(
     passes: int = MOST_PASSES,
     updates: int = 0,
     accept_unknown_tokens: bool = False,
+    vocabulary: int | str | None = None,
 ) -> Any:
     """Cut attention heads and feed-forward neurons out of a trained model, without labels.
 
@@ -59,9 +61,12 @@ def prune(
         passes: most backward passes for a batch without labels.
         accept_unknown_tokens: go on although the tokenizer does not know more than half of the tokens of the texts.
         updates: after the cut, updates in which the small model learns the dense model's answers to the texts.
+        vocabulary: tokens that stay, or "auto"; see `emmental.structured.vocabulary.reduce_vocabulary`. All texts
+            count, up to a million. Not for heads that answer for every token.
 
     Returns:
-        The small model, in evaluation mode, of the same kind as `model`; a list of them for several `keep`.
+        The small model, in evaluation mode, of the same kind as `model`; a list of them for several `keep`. With
+        `vocabulary` a pair: that, and the new tokenizer.
 
     Warns:
         UserWarning: more than 5 % of the answers to held-out texts differ from those of `model`; many texts are equal;
@@ -82,21 +87,26 @@ def prune(
     _check_tokenizer(tokenizer)
     check_token_ids(tokenizer, encoder.config, "tokenizer", "model")
     max_length = min(max_length, longest_input(encoder.config))
+    texts = texts if vocabulary is None else counted_texts(texts)
     known = None if labels is None else known_labels(head, encoder, labels)
     rows = material(tokenizer, texts, known, max_length, batch_size, accept_unknown_tokens, head)
+    start = Start.of(encoder, tokenizer, rows, texts, vocabulary)
     budgets = [
         share_budget(encoder, share)
         if share is not None
         else time_budget(encoder, speedup, min(max_length, tokenizer.model_max_length))
         for share in shares
     ]
-    found = [prune_on(encoder, rows, budget, refit) for budget in budgets]
-    if updates:
-        found = [recovered(encoder, each, rows, tokenizer, updates=updates) for each in found]
+    found = [prune_on(start.model, start.rows, budget, refit) for budget in budgets]
+    found = [recovered(start, each, updates=updates) if updates else start.compared(each) for each in found]
     for each in found:
         _warn_of_cliff(each, head)
-    models = [each.model if model is encoder else with_encoder(model, encoder, each.model) for each in found]
-    return models if isinstance(keep, list | tuple) else models[0]
+    smalls = [each.model for each in found]
+    models = smalls
+    if model is not encoder:
+        models = [with_parts(model, [(encoder, small), (tokenizer, start.tokenizer)]) for small in smalls]
+    pruned = models if isinstance(keep, list | tuple) else models[0]
+    return pruned if vocabulary is None else (pruned, start.tokenizer)
 
 
 def _check_numbers(shares: Sequence[Any], speedup: Any, **others: Any) -> None:
@@ -120,21 +130,59 @@ def _check_tokenizer(tokenizer: Any) -> None:
         raise UserError("tokenizer has no padding token: set tokenizer.pad_token")
 
 
-def recovered(
-    dense: PreTrainedModel,
-    found: Pruned,
-    rows: Material,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path | None = None,
-    cut: str = "",
-    **values: Any,
-) -> Pruned:
+@dataclass(frozen=True)
+class Start:
+    """What is cut: the dense model, or the same with fewer tokens.
+
+    Attributes:
+        model, tokenizer, rows: what is cut, with its own tokens.
+        dense, taught: the dense model as it was given, and the same texts with its tokens.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    rows: Material
+    dense: PreTrainedModel
+    taught: Material
+
+    @classmethod
+    def of(
+        cls,
+        dense: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Material,
+        texts: Sequence[Text],
+        vocabulary: int | str | None,
+        called: str = "vocabulary",
+    ) -> Start:
+        """With fewer tokens if `vocabulary` is given; `called` is its name for messages.
+
+        Raises:
+            UserError: see `reduce_vocabulary`; or the head answers for every token.
+        """
+        if vocabulary is None:
+            return cls(dense, tokenizer, rows, dense, rows)
+        if rows.head.needs_words:
+            raise UserError(f"{called} is for answers to whole texts, not for {rows.head.title}; omit it")
+        found = reduced(dense, tokenizer, texts, vocabulary, rows, called)
+        return cls(found.model, found.tokenizer, spelt_again(rows, found.tokenizer), dense, rows)
+
+    def compared(self, found: Pruned) -> Pruned:
+        """`found` with its agreement with the dense model as it was given."""
+        head = self.rows.head
+        with bf16_products(self.dense.device):
+            expected, reached = (
+                answers(self.dense, self.taught.check, head),
+                answers(found.model, self.rows.check, head),
+            )
+        return replace(found, agreement=agreement(head, expected, reached))
+
+
+def recovered(start: Start, found: Pruned, folder: Path | None = None, cut: str = "", **values: Any) -> Pruned:
     """`found` after the recovery; see `emmental.training.text_recovery.recovery_run` for the other arguments."""
-    small = recover(recovery_run(folder, cut, **values), dense, found.model, rows, tokenizer)
-    head = rows.head
-    with bf16_products(dense.device):
-        expected, reached = (answers(each, rows.check, head) for each in (dense, small))
-    return replace(found, model=small, agreement=agreement(head, expected, reached))
+    run = recovery_run(folder, cut, **values)
+    small = recover(run, start.dense, found.model, start.rows, start.tokenizer, start.taught)
+    return start.compared(replace(found, model=small))
 
 
 def _warn_of_cliff(found: Pruned, head: TaskHead) -> None:
