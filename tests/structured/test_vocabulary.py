@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import warnings
 from collections import Counter
 
 import pytest
@@ -17,12 +18,15 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertForMaskedLM,
+    BertForTokenClassification,
     PreTrainedTokenizerFast,
     RobertaForMaskedLM,
 )
 
+import emmental
 from emmental.data.tokenization import plain_text_backend
 from emmental.errors import UserError
+from emmental.structured import vocabulary
 from emmental.structured.smaller_tokenizer import (
     choose,
     id_order,
@@ -31,7 +35,9 @@ from emmental.structured.smaller_tokenizer import (
     read_state,
     smaller_tokenizer,
 )
-from emmental.structured.vocabulary import fewer_embeddings, reduce_vocabulary, reduced
+from emmental.structured.texts import material, spelt_again
+from emmental.structured.vocabulary import embedding_weights, fewer_embeddings, reduce_vocabulary, reduced, saving
+from emmental.task_heads import Answers, task_head
 
 TEXTS = tiny_vocabulary.texts()
 
@@ -269,35 +275,95 @@ def test_fewer_rows_by_hand():
     assert small.config.sep_token_id == 2 if hasattr(small.config, "sep_token_id") else True
 
 
+def automatic(model_type, texts):
+    """Model, tokenizer, and what "auto" finds for the texts."""
+    tokenizer = tiny_vocabulary.tokenizer(model_type)
+    model = tiny_vocabulary.model(model_type, tokenizer)
+    rows = material(tokenizer, texts, max_length=tiny_models.LONGEST, head=task_head(model))
+    return rows, tokenizer, reduced(model, tokenizer, texts, "auto", rows)
+
+
 def test_auto_keeps_what_the_texts_use_twice_and_the_answers():
-    """More tokens are tried, twice as many each time, until less than 1 % of the held-out answers change."""
-    tokenizer = tiny_vocabulary.tokenizer("bert")
-    model = tiny_vocabulary.model("bert", tokenizer)
-    found = reduced(model, tokenizer, TEXTS, "auto")
+    _, tokenizer, found = automatic("bert", TEXTS)
     assert found.changed < 0.01
     counts = Counter(number for text in TEXTS for number in tokenizer(text, add_special_tokens=False)["input_ids"])
     assert {number for number, count in counts.items() if count >= 2} <= {*found.order}
-    never = [tokenizer.decode([number]) for number in range(len(tokenizer)) if not counts[number]]
-    assert len(never) > 0
 
 
-def test_auto_doubles(monkeypatch):
-    from emmental.structured import vocabulary
-
+@pytest.mark.parametrize(
+    ("others", "tried", "size"),
+    [((), [250, 110], 110), ((2,), [250, 110, 220], 220), ((2, 3), [250, 110, 220], 250)],
+)
+def test_auto_doubles_until_few_answers_change(monkeypatch, others, tried, size):
+    """110 tokens are used twice. `others`: attempts (the first: the whole model) in which an answer changes."""
     sizes = []
-    tokenizer = tiny_vocabulary.tokenizer("roberta")
-    model = tiny_vocabulary.model("roberta", tokenizer)
 
-    def remembered(model, batches):
+    def remembered(model, batches, head):
         sizes.append(model.config.vocab_size)
-        return torch.eye(2)[[0] * 9 + [len(sizes) % 2]]
+        last = int(len(sizes) in others)
+        return Answers(torch.eye(2)[[0] * 9 + [last]], torch.ones(10, dtype=torch.int64))
 
     monkeypatch.setattr(vocabulary, "answers", remembered)
-    few = tiny_vocabulary.texts(64, words=5)
-    found = reduced(model, tokenizer, few, "auto")
-    assert sizes[0] == len(tokenizer)
-    assert sizes[1] < len(tokenizer)
-    assert found.model.config.vocab_size in (sizes[-1], len(tokenizer))
+    monkeypatch.setattr(vocabulary._Source, "seen_often", lambda source, counts: 110)
+    _, _, found = automatic("bert", TEXTS)
+    assert sizes == tried
+    assert (found.changed, found.model.config.vocab_size) == (0.0, size)
+
+
+def test_auto_needs_answers_to_whole_texts():
+    tokenizer = tiny_vocabulary.tokenizer("bert")
+    config = tiny_vocabulary.model("bert", tokenizer).config
+    with pytest.raises(UserError, match="vocabulary auto: the answers of token classifiers change with the tokens"):
+        reduce_vocabulary(BertForTokenClassification(config), tokenizer, TEXTS)
+    small, _ = reduce_vocabulary(BertForTokenClassification(config), tokenizer, TEXTS, 150)
+    assert small.config.vocab_size == 150
+
+
+def test_prune_returns_the_tokenizer_too():
+    """Heads, neurons and tokens go together. The recovery is taught by the dense model on its own tokens."""
+    tokenizer = tiny_vocabulary.tokenizer("bert")
+    model = tiny_vocabulary.model("bert", tokenizer)
+    torch.nn.init.ones_(model.classifier.bias)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        small, fewer_tokens = emmental.prune(model, tokenizer, TEXTS, keep=0.5, vocabulary=150, updates=2)
+        several, _ = emmental.prune(model, tokenizer, iter(TEXTS), keep=[0.5, 0.3], vocabulary="auto")
+    assert len(fewer_tokens) == small.config.vocab_size == 150
+    assert [type(each).__name__ for each in several] == ["SmallBertForSequenceClassification"] * 2
+    assert model.config.vocab_size == len(tokenizer)
+    assert small(**fewer_tokens(TEXTS[0], return_tensors="pt")).logits.shape == (1, 2)
+    tokens = BertForTokenClassification(model.config)
+    torch.nn.init.ones_(tokens.classifier.bias)
+    with pytest.raises(UserError, match="vocabulary is for answers to whole texts, not for token classifiers"):
+        emmental.prune(tokens, tokenizer, TEXTS, keep=0.5, vocabulary=150)
+
+
+def test_the_teacher_reads_its_own_tokens():
+    """Row by row the same texts, in the order of the dense model's, also those that are held out."""
+    tokenizer = tiny_vocabulary.tokenizer("bert")
+    model = tiny_vocabulary.model("bert", tokenizer)
+    rows = material(tokenizer, TEXTS, max_length=tiny_models.LONGEST, head=task_head(model))
+    again = spelt_again(rows, smallest("bert"))
+    for one, other in ((rows.encodings, again.encodings), (rows.check, again.check)):
+        assert len(one) == len(other)
+    held_out = [row for batch in again.check for row in batch["input_ids"]]
+    for parts, row in zip(rows.held_out, held_out, strict=True):
+        wanted = smallest("bert")(*parts, truncation=True, max_length=tiny_models.LONGEST)["input_ids"]
+        assert row[: len(wanted)].tolist() == wanted
+
+
+def test_what_fewer_tokens_would_save(monkeypatch):
+    """Worked by hand: 100 of 250 tokens stay, 1,024 numbers each, so 0.6144 MB go."""
+    tokenizer = tiny_vocabulary.tokenizer("bert")
+    model = tiny_vocabulary.model("bert", tokenizer, hidden_size=1024, num_hidden_layers=1, intermediate_size=1)
+    assert embedding_weights(model) == 250 * 1024
+    monkeypatch.setattr(vocabulary._Source, "seen_often", lambda source, counts: 100)
+    monkeypatch.setattr(vocabulary, "_WORTH_SAYING", 0.0)
+    whole = sum(each.numel() for each in model.parameters()) * 4e-6
+    hardly = "MB are embeddings of tokens that your texts hardly use: --vocabulary auto"
+    assert saving(model, tokenizer, TEXTS, "--vocabulary") == f"1 of {whole:.0f} {hardly}"
+    monkeypatch.setattr(vocabulary, "_WORTH_SAYING", 0.1)
+    assert saving(model, tokenizer, TEXTS, "--vocabulary") is None
 
 
 @pytest.mark.parametrize(
