@@ -32,7 +32,7 @@ from emmental.reporting.prune_results import Row, card, engine_lines, measured, 
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.progress import configure_logging
 from emmental.shrinking import layer_sizes
-from emmental.structured.prune import known_labels, prune_on, share_budget, time_budget
+from emmental.structured.prune import known_labels, share_budget, time_budget
 from emmental.structured.rungs import CLIFF, Pruned
 from emmental.structured.selection import Budget
 from emmental.structured.texts import Material, material
@@ -144,7 +144,7 @@ def _made(flags: Flags, start: Start, target: _Target, output: OutputFolder) -> 
     where = f"{_PRUNED}/{target.name.split('%')[0].split(' ')[0]}"
     found = _read_cut(output.path / where, identity)
     if found is None:
-        found = start.compared(prune_on(start.model, start.rows, target.budget))
+        found = start.cut(target.budget)
         if flags.updates:
             with atomic.atomic_folder(output.record_folder(where), damaged_too=True) as temporary:
                 found.model.save_pretrained(temporary)

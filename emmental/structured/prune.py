@@ -90,7 +90,7 @@ def known_labels(head: TaskHead, model: nn.Module, labels: Iterable[Any]) -> Ite
     if not head.takes_labels:
         raise UserError(f"labels: {head.title} are pruned without labels; omit them")
     check_rows("labels", labels)
-    names = model_classes(model.config, "model")
+    names = head.names if isinstance(head, SeveralLabels) else model_classes(model.config, "model")
     for row, label in enumerate(labels):
         if isinstance(head, SeveralLabels):
             if isinstance(label, str) or not isinstance(label, Iterable):

@@ -19,6 +19,7 @@ from emmental.export.sentence_models import Surroundings, is_sentence_model, par
 from emmental.structured.agreement import agreement, answers
 from emmental.structured.prune import known_labels, prune_on, share_budget, time_budget, trained_head
 from emmental.structured.rungs import CLIFF, Pruned, bf16_products
+from emmental.structured.selection import Budget
 from emmental.structured.texts import Material, Text, material, spelt_again
 from emmental.structured.vocabulary import counted_texts, reduced
 from emmental.task_heads import MOST_PASSES, TaskHead
@@ -84,27 +85,24 @@ def prune(
         encoder, own, around = parts_of(model)
         tokenizer = tokenizer or own
     head = trained_head(encoder, passes=passes, **around.options)
-    _check_tokenizer(tokenizer)
-    check_token_ids(tokenizer, encoder.config, "tokenizer", "model")
+    _check_tokenizer(tokenizer, encoder)
     max_length = min(max_length, longest_input(encoder.config))
     texts = texts if vocabulary is None else counted_texts(texts)
     known = None if labels is None else known_labels(head, encoder, labels)
     rows = material(tokenizer, texts, known, max_length, batch_size, accept_unknown_tokens, head)
     start = Start.of(encoder, tokenizer, rows, texts, vocabulary)
+    timed = min(max_length, tokenizer.model_max_length)
     budgets = [
-        share_budget(encoder, share)
-        if share is not None
-        else time_budget(encoder, speedup, min(max_length, tokenizer.model_max_length))
-        for share in shares
+        time_budget(encoder, speedup, timed) if share is None else share_budget(encoder, share) for share in shares
     ]
-    found = [prune_on(start.model, start.rows, budget, refit) for budget in budgets]
-    found = [recovered(start, each, updates=updates) if updates else start.compared(each) for each in found]
-    for each in found:
-        _warn_of_cliff(each, head)
-    smalls = [each.model for each in found]
-    models = smalls
+    models = []
+    for budget in budgets:
+        found = start.cut(budget, refit)
+        found = recovered(start, found, updates=updates) if updates else found
+        _warn_of_cliff(found, head)
+        models.append(found.model)
     if model is not encoder:
-        models = [with_parts(model, [(encoder, small), (tokenizer, start.tokenizer)]) for small in smalls]
+        models = [with_parts(model, [(encoder, small), (tokenizer, start.tokenizer)]) for small in models]
     pruned = models if isinstance(keep, list | tuple) else models[0]
     return pruned if vocabulary is None else (pruned, start.tokenizer)
 
@@ -123,11 +121,12 @@ def _check_numbers(shares: Sequence[Any], speedup: Any, **others: Any) -> None:
             raise UserError(f"{name} accepts whole numbers from {smallest}, not {value!r:.60}")
 
 
-def _check_tokenizer(tokenizer: Any) -> None:
+def _check_tokenizer(tokenizer: Any, model: PreTrainedModel) -> None:
     if not callable(tokenizer) or not hasattr(tokenizer, "pad_token_id"):
         raise UserError(f"tokenizer accepts the model's tokenizer of Transformers, not {tokenizer!r:.60}")
     if tokenizer.pad_token_id is None:
         raise UserError("tokenizer has no padding token: set tokenizer.pad_token")
+    check_token_ids(tokenizer, model.config, "tokenizer", "model")
 
 
 @dataclass(frozen=True)
@@ -167,14 +166,17 @@ class Start:
         found = reduced(dense, tokenizer, texts, vocabulary, rows, called)
         return cls(found.model, found.tokenizer, spelt_again(rows, found.tokenizer), dense, rows)
 
+    def cut(self, budget: Budget, refit: bool = True) -> Pruned:
+        """The small model for a budget, compared with the dense model as it was given."""
+        found = prune_on(self.model, self.rows, budget, refit)
+        return found if self.model is self.dense else self.compared(found)
+
     def compared(self, found: Pruned) -> Pruned:
         """`found` with its agreement with the dense model as it was given."""
         head = self.rows.head
         with bf16_products(self.dense.device):
-            expected, reached = (
-                answers(self.dense, self.taught.check, head),
-                answers(found.model, self.rows.check, head),
-            )
+            expected = answers(self.dense, self.taught.check, head)
+            reached = answers(found.model, self.rows.check, head)
         return replace(found, agreement=agreement(head, expected, reached))
 
 

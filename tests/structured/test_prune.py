@@ -276,13 +276,6 @@ def test_a_special_token_in_a_text_is_text(model_type):
     assert sorted(rows) == wanted
 
 
-def test_several_labels_at_once_are_refused(trained, tokenizer):
-    model = copy.deepcopy(trained)
-    model.config.problem_type = "multi_label_classification"
-    with pytest.raises(UserError, match=r"model has the problem_type multi_label_classification"):
-        emmental.prune(model, tokenizer, sentences(), keep=0.5)
-
-
 def test_long_texts_are_cut_to_the_positions_of_the_model(trained, tokenizer):
     """40 words and 32 positions."""
     assert emmental.prune(trained, tokenizer, [f"{word} " * 40 for word in tiny.WORDS], keep=0.5, max_length=64)
@@ -320,7 +313,3 @@ def test_damaged_models_and_other_tokenizers_are_refused(trained, tokenizer):
     more.add_tokens([f"new{number}" for number in range(trained.config.vocab_size)])
     with pytest.raises(UserError, match=r"tokenizer: the tokenizer has the id .*, model has"):
         emmental.prune(trained, more, sentences(), keep=0.5)
-    several = copy.deepcopy(trained)
-    several.config.problem_type = "multi_label_classification"
-    with pytest.raises(UserError, match="problem_type multi_label_classification"):
-        emmental.prune(several, tokenizer, sentences(), keep=0.5)
