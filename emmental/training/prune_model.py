@@ -62,8 +62,7 @@ def prune(
         passes: most backward passes for a batch without labels.
         accept_unknown_tokens: go on although the tokenizer does not know more than half of the tokens of the texts.
         updates: after the cut, updates in which the small model learns the dense model's answers to the texts.
-        vocabulary: tokens that stay, or "auto"; see `emmental.structured.vocabulary.reduce_vocabulary`. All texts
-            count, up to a million. Not for heads that answer for every token.
+        vocabulary: tokens that stay, or "auto"; all texts count. Not for heads that answer for every token.
 
     Returns:
         The small model, in evaluation mode, of the same kind as `model`; a list of them for several `keep`. With
@@ -78,12 +77,7 @@ def prune(
     """
     shares = list(keep) if isinstance(keep, list | tuple) and keep else [keep]
     _check_numbers(shares, speedup, max_length=max_length, batch_size=batch_size, passes=passes, updates=updates)
-    encoder, around = model, Surroundings()
-    if is_sentence_model(model):
-        if texts is None and not isinstance(tokenizer, PreTrainedTokenizerBase):
-            tokenizer, texts = None, tokenizer
-        encoder, own, around = parts_of(model)
-        tokenizer = tokenizer or own
+    encoder, tokenizer, texts, around = _parts(model, tokenizer, texts)
     head = trained_head(encoder, passes=passes, **around.options)
     _check_tokenizer(tokenizer, encoder)
     max_length = min(max_length, longest_input(encoder.config))
@@ -92,19 +86,26 @@ def prune(
     rows = material(tokenizer, texts, known, max_length, batch_size, accept_unknown_tokens, head)
     start = Start.of(encoder, tokenizer, rows, texts, vocabulary)
     timed = min(max_length, tokenizer.model_max_length)
-    budgets = [
-        time_budget(encoder, speedup, timed) if share is None else share_budget(encoder, share) for share in shares
-    ]
+    budgets = [share_budget(encoder, share) if share else time_budget(encoder, speedup, timed) for share in shares]
     models = []
     for budget in budgets:
-        found = start.cut(budget, refit)
-        found = recovered(start, found, updates=updates) if updates else found
+        found = recovered(start, start.cut(budget, refit), updates=updates)
         _warn_of_cliff(found, head)
         models.append(found.model)
     if model is not encoder:
         models = [with_parts(model, [(encoder, small), (tokenizer, start.tokenizer)]) for small in models]
     pruned = models if isinstance(keep, list | tuple) else models[0]
     return pruned if vocabulary is None else (pruned, start.tokenizer)
+
+
+def _parts(model: Any, tokenizer: Any, texts: Any) -> tuple[Any, Any, Any, Surroundings]:
+    """Encoder, tokenizer, texts and surroundings. Models of sentence-transformers have a tokenizer of their own."""
+    if not is_sentence_model(model):
+        return model, tokenizer, texts, Surroundings()
+    if texts is None and not isinstance(tokenizer, PreTrainedTokenizerBase):
+        tokenizer, texts = None, tokenizer
+    encoder, own, around = parts_of(model)
+    return encoder, tokenizer or own, texts, around
 
 
 def _check_numbers(shares: Sequence[Any], speedup: Any, **others: Any) -> None:
@@ -181,7 +182,9 @@ class Start:
 
 
 def recovered(start: Start, found: Pruned, folder: Path | None = None, cut: str = "", **values: Any) -> Pruned:
-    """`found` after the recovery; see `emmental.training.text_recovery.recovery_run` for the other arguments."""
+    """`found` after the recovery, if there is one; see `recovery_run` for the other arguments."""
+    if not values["updates"]:
+        return found
     run = recovery_run(folder, cut, **values)
     small = recover(run, start.dense, found.model, start.rows, start.tokenizer, start.taught)
     return start.compared(replace(found, model=small))
