@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase
 
 from emmental.errors import UserError
@@ -57,8 +57,7 @@ class Pieces:
         self.ids = self._ids()
         self.added = {token["id"] for token in state["added_tokens"]}
         self.ordinary = {token: number for token, number in self.ids.items() if number not in self.added}
-        pre_tokenizer = Tokenizer.from_str(json.dumps({**state, "post_processor": None})).pre_tokenizer
-        self.splits = None if pre_tokenizer is None else pre_tokenizer.pre_tokenize_str
+        self.pre_tokenizer = state["pre_tokenizer"]
         self.spelling = {number for token, number in self.ordinary.items() if self._spells(token)} | self._stuck()
 
     def _ids(self) -> dict[str, int]:
@@ -98,13 +97,13 @@ class WordPieces(Pieces):
         return [token[:1], *(prefix + character for character in token[1:])]
 
     def _stuck(self) -> set[int]:
-        found = [token for token in _unspelt(self) if self._is_a_word(token)]
+        found = _unspelt(self)
+        if found and self.pre_tokenizer is not None:  # "[unused1]" is never inside of a word
+            empty = json.loads(Tokenizer(models.WordPiece()).to_str())
+            splitting = Tokenizer.from_str(json.dumps({**empty, "pre_tokenizer": self.pre_tokenizer}))
+            split, prefix = splitting.pre_tokenizer.pre_tokenize_str, self.model["continuing_subword_prefix"]
+            found = [token for token in found if len(split(token.removeprefix(prefix))) == 1]
         return _neighbours(self, found, lambda character: character[-1:])
-
-    def _is_a_word(self, token: str) -> bool:
-        """False if the words of a text never hold the token, such as "[unused1]"."""
-        body = token.removeprefix(self.model["continuing_subword_prefix"])
-        return self.splits is None or len(self.splits(body)) == 1
 
 
 class Unigrams(Pieces):
