@@ -125,6 +125,13 @@ def test_a_token_that_others_do_not_spell_stays():
     assert small.tokenize("xy") == ["x", "##y"]
 
 
+def test_a_token_that_no_word_holds_goes():
+    """Punctuation splits "[new]" before WordPiece sees it, so it does not matter that "[" is no token."""
+    whole = word_pieces(["a", "##b", "ab", "[new]"])
+    assert "[new]" not in fewer(whole, {}).get_vocab()
+    assert "[new]" in fewer(whole, {5: 1}, size=5).get_vocab()
+
+
 def test_merges_that_lead_nowhere_go():
     """Kept: "low", with the syllable on its way, and the 256 bytes. The merges that are left keep their order."""
     merges = [("o", "w"), ("e", "r"), ("l", "ow"), ("low", "er")]
