@@ -28,7 +28,7 @@ from emmental.export.sentence_models import copy_surroundings
 from emmental.flags import Flags, flag, switch
 from emmental.optional import is_there
 from emmental.pretrained import weights_fingerprint
-from emmental.reporting.prune_results import Row, card, engine_lines, measured, table
+from emmental.reporting.prune_results import Row, card, measured, table, times_in_engines
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.progress import configure_logging
 from emmental.shrinking import layer_sizes
@@ -201,7 +201,7 @@ def _finish(
         _write_onnx(output.path, folder)
         shown.append(f"ONNX files: {folder}")
     if flags.engines:
-        shown += engine_lines(loaded, smallest, start, length)
+        shown += times_in_engines(loaded, smallest, start, length)
     output.write_json("summary.json", {"rows": [asdict(row) for row in results], "length": length})
     return [*shown, "", f"{made[-1][0].name}: {output.path}"]
 
