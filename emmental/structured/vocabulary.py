@@ -138,7 +138,7 @@ def saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: It
     megabyte = 1e6 / next(model.parameters()).element_size()
     whole = sum(each.numel() for each in model.parameters()) / megabyte
     saved = share * embedding_weights(model) / megabyte
-    if saved < _WORTH_SAYING * whole:
+    if round(saved) == 0 or saved < _WORTH_SAYING * whole:
         return None
     return f"{saved:.0f} of {whole:.0f} MB are embeddings of tokens that your texts hardly use: {flag} {AUTO}"
 
