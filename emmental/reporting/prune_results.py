@@ -19,7 +19,9 @@ from emmental.reporting.before_after import aligned, nonzero_encoder_weights
 from emmental.runs.evaluation import model_inputs
 from emmental.structured.agreement import answers
 from emmental.structured.texts import Material
+from emmental.structured.vocabulary import embedding_weights
 from emmental.task_heads import Answers, joined
+from emmental.training.prune_model import Start
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Row:
         name: dense, or what was asked for.
         weights: of the encoder's matrices.
         megabytes: of all weights in float32.
+        embeddings: megabytes of these that are embeddings of tokens.
         milliseconds: for one text in PyTorch fp32; None if it was not timed.
         length: tokens of that text.
         figures: name -> value as text: agreement with the dense model on held-out texts; the metric.
@@ -38,16 +41,19 @@ class Row:
     name: str
     weights: int
     megabytes: float
+    embeddings: float
     milliseconds: float | None
     length: int
     figures: dict[str, str] = field(default_factory=dict)
 
 
 def measured(
-    loaded: LoadedModel, models: Mapping[str, PreTrainedModel], rows: Material, length: int, timed: bool
+    loaded: LoadedModel, models: Mapping[str, PreTrainedModel], start: Start, length: int, timed: bool
 ) -> list[Row]:
     """Size, time and agreement of each model; the first one is the dense model."""
-    of_models = {name: answers(model, rows.check, loaded.head) for name, model in models.items()}
+    rows = start.rows
+    checks = {name: start.taught.check if model is loaded.model else rows.check for name, model in models.items()}
+    of_models = {name: answers(model, checks[name], loaded.head) for name, model in models.items()}
     dense = next(iter(of_models.values()))
     times = measure_together(models, 1, length) if timed else {}
     results = []
@@ -57,21 +63,23 @@ def measured(
             metric = loaded.head.metric(of_models[name], rows.labels)
             figures = {metric.name: metric.text, **figures}
         size = sum(parameter.numel() for parameter in model.parameters()) * 4e-6
-        results.append(Row(name, nonzero_encoder_weights(model), size, times.get(name), length, figures))
+        tokens = embedding_weights(model) * 4e-6
+        results.append(Row(name, nonzero_encoder_weights(model), size, tokens, times.get(name), length, figures))
     return results
 
 
 def table(results: Sequence[Row]) -> list[str]:
     """The table as lines of text."""
     names = list(dict.fromkeys(name for row in results for name in row.figures))
-    head = ("", *names, "encoder weights", "MB", f"ms (1 x {results[0].length})")
+    head = ("", *names, "encoder weights", "MB (embeddings)", f"ms (1 x {results[0].length})")
     cells = [head, *(_cells(row, results[0], names) for row in results)]
     return aligned(cells)
 
 
-def times_in_engines(loaded: LoadedModel, small: PreTrainedModel, rows: Material, length: int) -> list[str]:
+def times_in_engines(loaded: LoadedModel, small: PreTrainedModel, start: Start, length: int) -> list[str]:
     """A line for each engine of this machine: time of the small model, and its agreement with the dense one."""
-    threads, dense = torch.get_num_threads(), answers(loaded.model, rows.check, loaded.head)
+    threads, rows = torch.get_num_threads(), start.rows
+    dense = answers(loaded.model, start.taught.check, loaded.head)
     with in_engines(small, engines_for(small, calibrated=False), threads) as (models, _):
         times = latencies(models, [(1, length)], threads, small.config.vocab_size)
         agreements = [
@@ -130,7 +138,8 @@ def _answers_of(engine: nn.Module, loaded: LoadedModel, rows: Material) -> Answe
 
 def _cells(row: Row, first: Row, names: Sequence[str]) -> tuple[str, ...]:
     weights = f"{row.weights / 1e6:.2f} M" + ("" if row is first else f" ({100 * row.weights / first.weights:.1f} %)")
+    size = f"{row.megabytes:.1f} ({100 * row.embeddings / row.megabytes:.0f} %)"
     times = "-" if row.milliseconds is None else f"{row.milliseconds:.1f}"
     if row is not first and row.milliseconds and first.milliseconds:
         times += f" ({first.milliseconds / row.milliseconds:.1f} x)"
-    return (row.name, *(row.figures.get(name, "-") for name in names), weights, f"{row.megabytes:.1f}", times)
+    return (row.name, *(row.figures.get(name, "-") for name in names), weights, size, times)
