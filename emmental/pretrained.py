@@ -86,6 +86,7 @@ def _model_from(loader: Any, name: str, called: str, output_loading_info: bool =
     if lacking:
         raise UserError(f"{called}: {_what_is_lacking(model, lacking, info['unexpected_keys'])}")
     require_finite_weights(model, called)
+    model.config.return_dict = True  # a folder saved for TorchScript answers with tuples
     return (model, info) if output_loading_info else model
 
 

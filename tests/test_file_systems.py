@@ -16,6 +16,7 @@ from PIL import Image
 
 import visualizing_image
 from emmental import atomic
+from emmental.cascade import __main__ as cascade
 from emmental.command_line import OneLineParser, _settle_home
 from emmental.data import cache_folder as caches
 from emmental.errors import UserError
@@ -126,14 +127,20 @@ def one_line(main: object, argv: list[str], capsys: pytest.CaptureFixture[str]) 
         (onnx_command.main, ["--model_name_or_path", "m/", "--output", "m"]),
         (student_init.main, ["--model_name_or_path", "m", "--output", "m"]),
         (corpus.main, ["binarize", "--model_name_or_path", "m", "--output", "m", "--file_path", "answers"]),
+        (cascade.main, ["--models", "served/stage", "m", "--texts", "answers", "--output", "served"]),
+        (cascade.main, ["--predict", "answers", "--output", "./answers"]),
         (predict.main, ["--input", "link/answers", "--output", "answers", "--model_name_or_path", "m"]),
         (visualizing_image.main, ["--image", "i.png", "--boxes", "boxes.json", "--output", "link/i.png"]),
     ],
 )
 def test_tools_do_not_replace_what_they_read(tmp_path, monkeypatch, capsys, main, flags):
     monkeypatch.chdir(tmp_path)
-    with atomic.atomic_folder(tmp_path / "m") as temporary:
+    with atomic.atomic_folder(tmp_path / "m") as temporary:  # marked as what each of these commands makes
         tiny.save_bert(temporary)
+        (temporary / "onnx").mkdir()
+        (temporary / "onnx" / "model.onnx").touch()
+        (temporary / "README.md").write_text(bertarize._MARK + shrink._MARK)
+    tiny.save_bert(tmp_path / "served" / "stage")
     (tmp_path / "answers").write_text("kasa lote\n")
     (tmp_path / "boxes.json").write_text('{"boxes": []}')
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "i.png")
@@ -164,7 +171,7 @@ class TestNoHome:
         own = tmp_path / "tmp" / f"emmental-{os.getuid()}"
         assert environment == {"HOME": str(own)}
         assert stat.S_IMODE(own.stat().st_mode) == 0o700
-        assert capsys.readouterr().err == f"there is no home folder: {own} stands in for it\n"
+        assert capsys.readouterr().err == f"there is no home folder: {own} is used instead\n"
 
     @pytest.mark.parametrize("home", ["none", "a-file"])
     def test_a_home_that_is_no_folder(self, tmp_path, monkeypatch, home):

@@ -309,3 +309,11 @@ def test_weights_that_are_not_finite_are_named(value: float, tmp_path: Path) -> 
     for read in (lambda: from_pretrained(AutoModelForSequenceClassification, tmp_path), lambda: read_model(tmp_path)):
         with pytest.raises(UserError, match=f"{key} holds NaN or infinite numbers"):
             read()
+
+
+def test_a_folder_saved_for_torchscript_answers_by_name(tmp_path: Path) -> None:
+    tiny.save_bert(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"return_dict": False, "torchscript": True}))
+    model = from_pretrained(AutoModelForSequenceClassification, tmp_path)
+    assert model(torch.tensor([[1, 5, 2]])).logits.shape == (1, 2)

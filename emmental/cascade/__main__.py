@@ -156,6 +156,8 @@ def _fitting_labels(args: argparse.Namespace, rows: Any, flag: str) -> list[str]
 def _predict(args: argparse.Namespace) -> None:
     from emmental.cascade.rows import read_rows
 
+    if args.output not in (None, STANDARD_OUTPUT):
+        atomic.refuse_losing({"--predict": args.predict}, [args.output], f"--output {args.output}")
     cascade = load(args.model_name_or_path or SERVED, args.threads)
     answers = cascade.classify(read_rows(args.predict, "--predict", _reading(args)).texts, args.batch_size)
     lines = "".join(json.dumps({"index": row, **one}, ensure_ascii=False) + "\n" for row, one in enumerate(answers))

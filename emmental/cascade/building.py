@@ -97,6 +97,7 @@ def build_cascade(
     """
     threads = choose_threads(threads)
     engines, output = engines_for(engine), Path(output)
+    atomic.refuse_losing({"--models": [str(folder) for folder in stages]}, [output], f"--output {output}")
     if output.exists() and not (atomic.is_ours(output, damaged_too=True) and (output / CASCADE_FILE).is_file()):
         raise UserError(f"--output {output} exists and is not a cascade; it is left alone")
     if not stages or (len(stages) < 2 and training is None):

@@ -35,7 +35,7 @@ from emmental.tasks.task import Split, Task
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 2
 FEATURES_FILE = "features.safetensors"
 _CHUNK = 2048
 _BLANK = ("", "nan", "none", "null", "<na>", "n/a", "#n/a")
@@ -76,7 +76,7 @@ class FeatureDataset(Dataset):
         self.blank = int(metadata["blank"]) if metadata.get("blank", "").isdecimal() else None  # None: an older cache
         self.known: np.ndarray | None = None
         self.notes: list[str] = json.loads(metadata.get("notes", "[]"))
-        self.unknown = UnknownTokens(**json.loads(metadata.get("unknown", "{}")))
+        self.unknown = UnknownTokens(**json.loads(metadata["unknown"])) if "unknown" in metadata else None  # as blank
         self._input_ids = tensors["input_ids"]  # (total,) int32
         self._offsets = tensors["offsets"]  # (N + 1,) int64
         self._boundaries = tensors["boundaries"]  # (N,) int32: how many tokens of a row have type 0
@@ -198,7 +198,7 @@ def load_features(
     if not overwrite_cache and folder.exists():
         try:
             found = _verified(folder, fingerprint)
-            if found.blank is not None:
+            if found.blank is not None and found.unknown is not None:
                 return found
         except DamagedError as error:
             logger.warning("The feature cache %s is damaged and made again: %s", folder, error)

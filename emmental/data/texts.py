@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Iterable, Iterator
@@ -41,7 +42,7 @@ def read_texts(source: str, flag: str = "--input") -> Iterator[Text]:
         raise UserError(f"{flag} {source} is not a file; it accepts text, {', '.join(_TABLES)}, or - (standard input)")
     if Path(member_name(path)).suffix.lower() in _TABLES:
         return iter(_table_texts(path))
-    return _lines(read_content(path).splitlines(True), str(path)) if is_packed(path) else _file_lines(path)
+    return _lines(io.BytesIO(read_content(path)), str(path)) if is_packed(path) else _file_lines(path)
 
 
 def _table_texts(path: Path) -> list[Text]:

@@ -63,9 +63,9 @@ def folders(args: argparse.Namespace) -> tuple[Path, Path]:
 
 def refuse_foreign(target: Path, is_ours: bool, source: Path) -> None:
     """Refuse to replace the `source`, or what the command did not make. Checkpoints have manifests too."""
-    atomic.refuse_losing({"--model_name_or_path": source}, [target], f"--output {target}")
     if target.exists() and not is_ours:
         raise UserError(f"--output {target} exists and was not made by this command; it is left alone")
+    atomic.refuse_losing({"--model_name_or_path": source}, [target], f"--output {target}")
 
 
 def has_card(folder: Path, mark: str) -> bool:

@@ -100,7 +100,7 @@ _STOPS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 class StopSignals:
     """Inside this context, `_STOPS` do not stop the program at once (only the second Ctrl-C); `received` records them.
 
-    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    SIGHUP and those of batch systems stay ignored where they are, as SIGHUP is under nohup.
 
     Attributes:
         received: number of the signal; None if there was none.
@@ -114,7 +114,7 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in (getattr(signal, name) for name in _STOPS if hasattr(signal, name)):
-                if signal.getsignal(number) != signal.SIG_IGN:
+                if signal.getsignal(number) != signal.SIG_IGN or number in (signal.SIGTERM, signal.SIGINT):
                     self._before[number] = signal.signal(number, self._remember)
         return self
 

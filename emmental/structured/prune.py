@@ -63,8 +63,8 @@ def trained_head(model: PreTrainedModel, called: str = "model", **options: Any) 
         options: see `emmental.task_heads.task_head`.
 
     Raises:
-        UserError: the model is a decoder or an encoder-decoder, holds adapters, or has a head that was never trained
-            or is not known.
+        UserError: the model is a decoder or an encoder-decoder, holds adapters, is in float16, returns tuples, or has
+            a head that was never trained or is not known.
     """
     if not isinstance(model, PreTrainedModel):
         raise UserError(f"{called} accepts a model of Transformers, not a {type(model).__name__}")
@@ -73,6 +73,10 @@ def trained_head(model: PreTrainedModel, called: str = "model", **options: Any) 
     require_finite_weights(model, called)
     if torch.is_inference_mode_enabled() or any(each.is_inference() for each in model.parameters()):
         raise UserError(f"{called} needs gradients: load it, and call prune, outside torch.inference_mode()")
+    if any(each.dtype == torch.float16 for each in model.parameters()):
+        raise UserError(f"{called} is in float16, too coarse for the gradients that choose what is cut: call .float()")
+    if not model.config.return_dict:
+        raise UserError(f"{called} returns tuples: set return_dict=True in its config")
     head = task_head(model, called, **options)
     linear = head.last_linear(model)
     if linear is not None and linear.bias is not None and not linear.bias.any():

@@ -116,7 +116,7 @@ FLAGS = {
         ),
         flag(
             "granularity",
-            "structured: heads and neurons; unstructured: single weights",
+            "structured (heads, neurons) or unstructured",
             accepts=("structured", "unstructured", None),
             earlier="unstructured",
         ),

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
 import logging
+import lzma
 import random
 import resource
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import tiny
 import torch
 from faults.mutation import mutated
 from faults.tally import Clock, Tally
-from safetensors.numpy import load_file, save_file
-from transformers import BertConfig, BertForSequenceClassification
+from safetensors.numpy import load_file, save, save_file
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from emmental import atomic
 from emmental.data.features import FEATURES_FILE, FeatureDataset, load_features
+from emmental.data.texts import read_texts
 from emmental.export import package
 from emmental.export.model_folder import class_of, make_config, read_settings
 from emmental.export.position_code import PositionCode, decode_positions, encode_positions
 from emmental.language_models.corpus import CorpusDataset, binarize, sequence_rules
 from emmental.pictures import inputs
 from emmental.pictures.box_file import read_box_file
-from emmental.pretrained import weight_files
+from emmental.pretrained import from_pretrained, weight_files
 from emmental.reporting import forms
+from emmental.runs import processes
 from emmental.runs.checkpoints import read_state
 from emmental.runs.output_folder import RECORD, OutputFolder
 from emmental.runs.progress import keep_rows, read_log
@@ -87,6 +95,7 @@ def readers(folder: Path) -> list[Reader]:
     folder.mkdir(parents=True, exist_ok=True)
     return [
         *_tables(folder),
+        *_packed(folder),
         _boxes(folder),
         _log(folder),
         _records(folder),
@@ -101,6 +110,8 @@ def readers(folder: Path) -> list[Reader]:
         _facts_of_a_cut(folder),
         _report(folder),
         _weight_parts(folder),
+        _weights(folder),
+        _variables(),
     ]
 
 
@@ -135,10 +146,24 @@ def _tables(folder: Path) -> list[Reader]:
     )
     text = "kasa lote\n\ncafé\r\nmivo\n".encode()
     found.append(Reader("text without labels", [text, text[:-1]], _written(folder / "more.txt", _unlabelled), 12))
-    for suffix, sample in ((".csv", csv), (".jsonl", rows)):
+    numbers = b'sentence1,label\na,"1,200"\nb,"12,500"\nc,"1,250,000.5"\nd,950\n'
+    blanks = 'sentence1;label\na;NaN\n\u00a0;x\n;"Home, Garden"\n\u200b;10.0\nNA;2.0\n'.encode()
+    for suffix, *samples in ((".csv", csv, numbers, blanks), (".jsonl", rows)):
         name = f"own {suffix[1:]} data with its labels"
-        found.append(Reader(name, [sample], _written(folder / f"own{suffix}", _own), 12))
+        found.append(Reader(name, samples, _written(folder / f"own{suffix}", _own), 12))
     return found
+
+
+def _packed(folder: Path) -> list[Reader]:
+    """Files as gzip, bzip2, xz and zip write them."""
+    text, together = b"sentence1,label\nkasa,x\nlote,y\n", io.BytesIO()
+    with zipfile.ZipFile(together, "w") as file:
+        file.writestr("a.csv", text)
+    samples = [gzip.compress(text, mtime=0), bz2.compress(text), lzma.compress(text), together.getvalue()]
+    return [
+        Reader("packed table", samples, _written(folder / "a.csv.gz", lambda path: read_table(path, "csv")), 6),
+        Reader("packed text", samples, _written(folder / "a.txt.gz", lambda path: list(read_texts(str(path)))), 6),
+    ]
 
 
 def _split(name: str, path: Path) -> object:
@@ -411,6 +436,36 @@ def _weight_parts(folder: Path) -> Reader:
         assert all(file.is_file() and file.parent == place for file in weight_files(place))
 
     return Reader("list of a model's parts", [sample], _written(place / "model.safetensors.index.json", read), 8)
+
+
+def _weights(folder: Path) -> Reader:
+    """Weights whose names begin with those of a wrapper, that are not finite, or that are partly missing."""
+    place = folder / "weights"
+    BertForSequenceClassification(BertConfig(**tiny_shape())).save_pretrained(place)
+    sound = load_file(place / "model.safetensors")
+    wrapped = {f"module.{name}": value for name, value in sound.items()}
+    broken = {name: np.full_like(value, np.nan) for name, value in sound.items()}
+    samples = [save(weights, {"format": "pt"}) for weights in (sound, wrapped, broken, dict(list(sound.items())[9:]))]
+
+    def read(path: Path) -> None:
+        model = from_pretrained(AutoModelForSequenceClassification, str(path.parent))
+        assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+    return Reader("weights of a model", samples, _written(place / "model.safetensors", read), 1)
+
+
+def _variables() -> Reader:
+    """Variables of the environment that a launcher has left."""
+    sound = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    samples = ["\n".join(f"{name}={value}" for name, value in list(sound.items())[:count]) for count in (1, 3, 5)]
+
+    def read(content: bytes) -> None:
+        lines = (line.partition("=") for line in content.decode("utf-8", errors="replace").split("\n"))
+        with mock.patch.object(processes.os, "environ", {name: value for name, _, value in lines}):
+            rank, _, size = processes._place_in_group()
+        assert 0 <= rank < size
+
+    return Reader("variables of a launcher", [sample.encode() for sample in samples], read, 5)
 
 
 def tiny_shape() -> dict[str, int]:

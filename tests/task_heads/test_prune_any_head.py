@@ -155,3 +155,17 @@ def test_models_that_are_refused(model, message):
         return
     with pytest.raises(UserError, match=message):
         emmental.prune(model(), tiny_models.tokenizer("bert"), sentences(), keep=0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: model.half(), "is in float16, too coarse for the gradients"),
+        (lambda model: setattr(model.config, "return_dict", False), "returns tuples: set return_dict=True"),
+    ],
+)
+def test_models_that_it_cannot_read_are_refused(change, message):
+    model = tiny_models.with_head("several labels")
+    change(model)
+    with pytest.raises(UserError, match=message):
+        emmental.prune(model, tiny_models.tokenizer("bert"), sentences(), keep=0.5)

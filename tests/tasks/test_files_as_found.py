@@ -59,6 +59,13 @@ def test_packed_files_are_read(tmp_path: Path, name: str, data: bytes) -> None:
 def test_packed_text_and_test_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"kasa\nlote\n", mtime=0))
     assert list(read_texts(str(tmp_path / "a.txt.gz"))) == ["kasa", "lote"]
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress("ka\u2028sa\x85\n\nlote".encode(), mtime=0))
+    assert list(read_texts(str(tmp_path / "a.txt.gz"))) == ["ka\u2028sa\x85", "", "lote"]
+    (tmp_path / "a.txt.gz").write_bytes(
+        gzip.compress(b"kasa\rbote\nlote\n", mtime=0)
+    )  # as in a file that is not packed
+    with pytest.raises(UserError, match=r"a.txt.gz:1: a carriage return inside the line"):
+        list(read_texts(str(tmp_path / "a.txt.gz")))
     (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(b'{"sentence1": "kasa"}\n', mtime=0))
     task = user_task(None, None, tmp_path / "t.jsonl.gz", ["x", "y"])
     assert read_split(task, None, "test").texts_a == ["kasa"]
