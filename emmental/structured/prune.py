@@ -56,7 +56,7 @@ def time_budget(model: PreTrainedModel, speedup: float, length: int, called: str
 
 
 _INSIDE = {"merge_and_unload": ".merge_and_unload()", "_orig_mod": "._orig_mod", "module": ".module"}
-"""Attributes of what PEFT, torch.compile and wrappers for several processes make of a model, and the way back to it."""
+"""Attributes of what PEFT, torch.compile and wrappers for several processes make of a model; the way back to it."""
 
 
 def trained_head(model: PreTrainedModel, called: str = "model", **options: Any) -> TaskHead:

@@ -249,7 +249,7 @@ def test_a_well_formed_folder_with_wrong_contents_is_made_again(
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"tokens": 1, "odd": 2}', '{"tokens": "1"}', "[" * 100_000])
 def test_a_damaged_record_of_unknown_tokens_is_named(load, tmp_path: Path, text: str) -> None:
-    folder = load("train").folder
+    folder = load().folder
     with safe_open(folder / FEATURES_FILE, framework="numpy") as file:
         metadata = file.metadata() | {"unknown": text}
     save_file(load_file(folder / FEATURES_FILE), tmp_path / FEATURES_FILE, metadata)
