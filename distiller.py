@@ -436,7 +436,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(run: Run) -> None:
     """Check everything, open the folder, train, save the student."""
-    logger.info("%s", environment_line(run))
+    logger.info("%s", environment_line(run.processes))
     if run.n_gpu and run.n_gpu > torch.cuda.device_count():
         raise UserError(f"--n_gpu accepts up to {torch.cuda.device_count()} here, not {run.n_gpu}")
     seed_generators(run.seed)

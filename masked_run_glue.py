@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     remedies = "a lower --learning_rate or --mask_scores_learning_rate, or --bf16 instead of --fp16"
     with user_mistakes(), set_up(flags, TRAINER, flags.no_cuda, remedies) as run:
         started = time.monotonic()
-        logger.info("%s", environment_line(run))
+        logger.info("%s", environment_line(run.processes))
         run.task = prepare_task(run)
         tokenizer = load_tokenizer(run)
         rows = load_data(run, tokenizer)
@@ -430,7 +430,7 @@ def save(run: Run, made: TrainedModels, results: dict[str, float], seconds: floa
     if run.cascade and run.phases:
         print("", *cascade_of_run(run), sep="\n")
     if run.push_to_hub:
-        push_to_hub(run)
+        push_to_hub(run.output_dir, run.hub_model_id)
 
 
 def save_pictures(run: Run, made: TrainedModels, history: list[dict[str, Any]]) -> list[Path]:
@@ -444,8 +444,8 @@ def save_pictures(run: Run, made: TrainedModels, history: list[dict[str, Any]]) 
         return []
     from visualizing_image import pictures_of, save_structure
 
-    folder, title, saved = run.folder / "pictures", f"{run.task.name}, {made_by(run, made)}", []
-    if phased and made_by(run, made) == STRUCTURED:
+    folder, title, saved = run.folder / "pictures", f"{run.task.name}, {made_by(run.phases, made)}", []
+    if phased and made_by(run.phases, made) == STRUCTURED:
         run.output.record("pictures/structure.png")
         saved.append(save_structure(folder, *made.sizes, title))
     else:

@@ -26,7 +26,7 @@ from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
 from emmental.export.counts_parameters import count_parameters, read_any
 from emmental.inference.engines import ENGINES, ONNX, ONNX_INT8, SPARSE, TORCH_BF16, prepare, why_not
-from emmental.inference.latency import Latency, Runner, measure, random_batch, speedups
+from emmental.latency import Latency, Runner, measure, random_batch, speedups
 from emmental.patching import masked_layers
 
 _HEAD_SIZE = 64

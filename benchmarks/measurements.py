@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from emmental.atomic import write_json
-from emmental.inference.latency import machine
+from emmental.latency import machine
 
 
 @dataclass(frozen=True)

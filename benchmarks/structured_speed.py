@@ -20,7 +20,7 @@ from benchmarks.inference import random_model
 from benchmarks.measurements import report, table
 from emmental.command_line import leave_if, range_problems, user_mistakes
 from emmental.inference.engines import ENGINES, ONNX, ONNX_INT8, OPENVINO_BF16, TORCH, TORCH_BF16, prepare, why_not
-from emmental.inference.latency import Latency, Runner, measure
+from emmental.latency import Latency, Runner, measure
 from emmental.shrinking import shrink
 from emmental.structured.gates import encoder_weights, sublayers
 

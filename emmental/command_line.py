@@ -80,7 +80,7 @@ def _settle_home(environment: MutableMapping[str, str]) -> None:
             return
     with suppress(OSError):
         environment["HOME"] = str(folder_of_user())
-        print(f"there is no home folder: {environment['HOME']} stands in for it", file=sys.stderr)
+        print(f"there is no home folder: {environment['HOME']} is used instead", file=sys.stderr)
 
 
 def _at_home(word: str) -> str:

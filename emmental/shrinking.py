@@ -212,7 +212,7 @@ def as_plain(model: PreTrainedModel) -> PreTrainedModel | None:
     settings = {key: value for key, value in config.to_dict().items() if key not in gone}
     settings[neurons_name(config)] = sizes[0].neurons
     plain = CONFIG_MAPPING[architecture_of(config).model_type](**settings)
-    return _filled(model, plain_class(type(model)), plain, model.state_dict())
+    return filled(model, plain_class(type(model)), plain, model.state_dict())
 
 
 def layer_sizes(model: PreTrainedModel) -> list[LayerSize]:
@@ -291,7 +291,7 @@ def _build(
         some = next(iter(state.values()))
         for name in writers:
             state.setdefault(name, some.new_zeros(config.hidden_size))
-    return _filled(model, small_class(plain_class(type(model))), config, state, share)
+    return filled(model, small_class(plain_class(type(model))), config, state, share)
 
 
 def _has_biases(config: PreTrainedConfig) -> bool:
@@ -299,7 +299,7 @@ def _has_biases(config: PreTrainedConfig) -> bool:
     return getattr(config, "attention_bias", True) and getattr(config, "mlp_bias", True)
 
 
-def _filled(
+def filled(
     like: PreTrainedModel,
     cls: type[PreTrainedModel],
     config: PreTrainedConfig,

@@ -40,10 +40,11 @@ def log_as_before() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def short_timings() -> None:
     """A run ends by timing its models for seconds each; in tests, and in what they fork, a moment is enough."""
-    from emmental.inference import engines
+    from emmental import latency
 
-    timed = engines.measure_in_turns
-    engines.measure_in_turns = lambda *given: timed(*given[:5], seconds=0.02)
+    timed = latency.measure
+    latency.measure = lambda *given: timed(*given[:5], seconds=0.02)
+    latency._PAUSE_SECONDS = 0.0
 
 
 @pytest.fixture(scope="session")

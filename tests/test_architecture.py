@@ -31,6 +31,7 @@ FLOORS = {
     "emmental.pruning": 3,
     "emmental.masked_models": 3,
     "emmental.shrinking": 3,
+    "emmental.latency": 3,
     "emmental.tasks": 4,
     "emmental.task_heads": 4,
     "emmental.data": 5,

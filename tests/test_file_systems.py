@@ -171,7 +171,7 @@ class TestNoHome:
         own = tmp_path / "tmp" / f"emmental-{os.getuid()}"
         assert environment == {"HOME": str(own)}
         assert stat.S_IMODE(own.stat().st_mode) == 0o700
-        assert capsys.readouterr().err == f"there is no home folder: {own} stands in for it\n"
+        assert capsys.readouterr().err == f"there is no home folder: {own} is used instead\n"
 
     @pytest.mark.parametrize("home", ["none", "a-file"])
     def test_a_home_that_is_no_folder(self, tmp_path, monkeypatch, home):

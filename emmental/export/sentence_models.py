@@ -110,9 +110,9 @@ def parts_of(model: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Surr
     return found, model.tokenizer, Surroundings(None, pool, mode is first_token, longest)
 
 
-def with_encoder(model: Any, dense: PreTrainedModel, small: PreTrainedModel) -> Any:
-    """A copy of a `CrossEncoder` or `SentenceTransformer` that has `small` in the place of `dense`."""
-    return copy.deepcopy(model, {id(dense): small})
+def with_parts(model: Any, pairs: Sequence[tuple[Any, Any]]) -> Any:
+    """A copy of a `CrossEncoder` or `SentenceTransformer`, with the second of each pair in the place of the first."""
+    return copy.deepcopy(model, {id(old): new for old, new in pairs})
 
 
 def read_surroundings(folder: Path) -> Surroundings:

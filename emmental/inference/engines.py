@@ -1,7 +1,7 @@
-"""The engines that a classifier runs on: which of them this machine has, their quality, their speed.
+"""The engines that a classifier runs on: which of them this machine has, and how a model is loaded into one.
 
-`prepare` loads a model into one engine; all engines are called in the same way. `measure` times it. `compare` tries
-several on the same rows, and `best_engine` names the fastest of those that lose at most `MOST_POINTS` on them.
+`prepare` loads a model into one engine; all engines are called in the same way. `measure_together`
+times models in one, and `emmental.inference.comparison` compares several.
 """
 
 from __future__ import annotations
@@ -9,25 +9,23 @@ from __future__ import annotations
 import copy
 import importlib.util
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from emmental import latency
 from emmental.architectures import architecture_of, base_model_type, takes_token_types
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
-from emmental.export.calibration import DYNAMIC, FORMS, STATIC, Calibration
+from emmental.export.calibration import DYNAMIC, STATIC
 from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package, write_openvino_int8
 from emmental.export.outputs import OUTPUTS
-from emmental.inference.latency import measure as measure_in_turns
-from emmental.inference.latency import random_batch
 from emmental.patching import masked_layers
 from emmental.runs.precision import bf16_in_hardware
 from emmental.shrinking import first_token_form
@@ -35,8 +33,6 @@ from emmental.shrinking import first_token_form
 TORCH, TORCH_BF16, SPARSE = "torch", "torch-bf16", "sparse"
 ONNX, ONNX_INT8 = "onnx", "onnx-int8"
 OPENVINO, OPENVINO_BF16, OPENVINO_INT8 = "openvino", "openvino-bf16", "openvino-int8"
-MOST_POINTS = 0.3
-"""An engine that rounds is offered if it loses at most this number of points of the metric on the dev data."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +83,6 @@ ENGINES = {
 }
 
 
-def costs_little(points: float) -> bool:
-    """Whether an engine may change the metric by this number of points (of 100)."""
-    return points >= -MOST_POINTS - 1e-9
-
-
 def why_not(engine: str) -> str | None:
     """Why this machine does not offer an engine, in words; None if it does.
 
@@ -130,7 +121,7 @@ class TorchEngine(nn.Module):
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.model = copy.deepcopy(first_token_form(model)).to(dtype).eval().requires_grad_(False)
-        self.config = _named_config(model)
+        self.config = named_config(model)
 
     @torch.inference_mode()
     def forward(
@@ -140,8 +131,8 @@ class TorchEngine(nn.Module):
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
         if takes_token_types(self.config) and token_type_ids is not None:
             given["token_type_ids"] = token_type_ids
-        found = self.model(**given)
-        return ModelOutput({name: found[name].float() for name in OUTPUTS if name in found})
+        outputs = self.model(**given)
+        return ModelOutput({name: outputs[name].float() for name in OUTPUTS if name in outputs})
 
 
 class OpenVinoEngine(nn.Module):
@@ -170,8 +161,8 @@ class OpenVinoEngine(nn.Module):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         given = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": types}
-        found = self.compiled({name: given[name].numpy() for name in self.input_names})
-        values = (torch.from_numpy(found[place].copy()) for place in range(len(self.output_names)))
+        arrays = self.compiled({name: given[name].numpy() for name in self.input_names})
+        values = (torch.from_numpy(arrays[place].copy()) for place in range(len(self.output_names)))
         return ModelOutput(zip(self.output_names, values, strict=True))
 
 
@@ -197,7 +188,7 @@ def prepare(
     reason = why_not(engine)
     if reason is not None:
         raise UserError(f"engine {engine}: {reason}")
-    plain = bertarize(model) if masked_layers(model) else model
+    plain = latency.on_cpu(bertarize(model) if masked_layers(model) else model)
     if engine in (TORCH, TORCH_BF16):
         return TorchEngine(plain, torch.bfloat16 if engine == TORCH_BF16 else torch.float32)
     if engine == SPARSE:
@@ -206,7 +197,7 @@ def prepare(
         return sparsify(plain)
     from emmental.export.onnx import export_onnx, onnx_file, quantize_int8
 
-    config = _named_config(plain)
+    config = named_config(plain)
     threads = torch.get_num_threads() if threads is None else threads
     if onnx_folder is not None:
         return from_onnx(file_for(engine, onnx_folder), engine, threads, config)
@@ -224,7 +215,7 @@ def prepare(
         return from_onnx(path, engine, threads, config)
 
 
-def _named_config(model: PreTrainedModel) -> PreTrainedConfig:
+def named_config(model: PreTrainedModel) -> PreTrainedConfig:
     """The configuration with the name of the class: files record it, models in memory do not."""
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
@@ -257,16 +248,6 @@ def from_onnx(path: Path, engine: str, threads: int, config: Any = None) -> nn.M
     return OpenVinoEngine(path, session.config, threads, "bf16" if bf16 else "f32")
 
 
-def measure(
-    model: PreTrainedModel, batch: int, length: int, engine: str = TORCH, *, threads: int | None = None
-) -> float:
-    """Median milliseconds of repeated calls with a batch without padding.
-
-    To compare models, use `measure_together`: there they take turns.
-    """
-    return measure_together({"": model}, batch, length, engine, threads=threads)[""]
-
-
 def measure_together(
     models: Mapping[str, PreTrainedModel],
     batch: int,
@@ -290,150 +271,16 @@ def measure_together(
     threads = torch.get_num_threads() if threads is None else threads
     words = min(model.config.vocab_size for model in models.values())
     names = ("input_ids", "attention_mask", "token_type_ids")
-    tokens = [dict(zip(names, random_batch(batch, length, words), strict=True))] if ENGINES[engine].calibrated else []
-    ready = {name: prepare(model, engine, threads, calibration=tokens) for name, model in models.items()}
-    return {row.model: row.median_ms for row in measure_in_turns(ready, batch, length, threads, words, seconds)}
+    tokens = dict(zip(names, latency.random_batch(batch, length, words), strict=True))
+    ready = {name: prepare(model, engine, threads, calibration=[tokens]) for name, model in models.items()}
+    return {row.model: row.median_ms for row in latency.measure(ready, batch, length, threads, words, seconds)}
 
 
-@dataclass(frozen=True)
-class Trial:
-    """Results of one engine on this machine, on the dev data of a task.
-
-    Attributes:
-        engine: its name.
-        ms: median for the shape that was asked for.
-        speedup: times as fast as the same model in PyTorch fp32.
-        points: change of the metric against PyTorch fp32, in points of 100; negative is worse.
-        changed: share of the rows whose class changes (regression: 0).
-        form: of int8 in ONNX Runtime, a name among `FORMS`; None for other engines.
-    """
-
-    engine: str
-    ms: float
-    speedup: float
-    points: float
-    changed: float
-    form: str | None = None
-
-    @property
-    def offered(self) -> bool:
-        """Whether it loses little enough of the metric."""
-        return not ENGINES[self.engine].rounds or costs_little(self.points)
-
-    def __str__(self) -> str:
-        """One line for the foot of a table, or for a log."""
-        text = f"{title_of(self.engine, self.form)}: {self.ms:.2f} ms, {self.speedup:.1f} times PyTorch fp32"
-        if ENGINES[self.engine].rounds:
-            text += f"; {self.points:+.2f} points, {100 * self.changed:.2f} % of the answers change"
-        return text if self.offered else f"{text}: not offered, at most {MOST_POINTS} points may be lost"
-
-
-def title_of(engine: str, form: str | None = None) -> str:
-    """Name of an engine for people, with its form of int8 if that is known."""
-    return ENGINES[engine].title + ("" if form is None else f" ({FORMS[form]})")
-
-
-def _tried(model: PreTrainedModel, calibrated: bool) -> list[str]:
+def engines_for(model: PreTrainedModel, calibrated: bool) -> list[str]:
     """Engines of this machine for a model: the sparse runtime only if it computes such a model."""
     small = model.config.model_type.startswith("small_")
     sparse = not small and architecture_of(model.config).sparse_runtime
     return [name for name in available(calibrated) if name != SPARSE or sparse]
-
-
-def compare(
-    model: PreTrainedModel,
-    answer: Callable[[nn.Module], np.ndarray],
-    score: Callable[[np.ndarray], float],
-    batch: int = 1,
-    length: int = 128,
-    engines: Iterable[str] | None = None,
-    threads: int | None = None,
-    calibration: Sequence[Mapping[str, Tensor]] = (),
-) -> list[Trial]:
-    """Try engines on the same rows and the same shape.
-
-    With `calibration`, dynamic and static int8 are tried: of those that cost little, the one closer to fp32 is kept.
-
-    Args:
-        model: masked, plain or small.
-        answer: an engine -> logits (N, labels) of the dev rows, as `predict_logits` gives them.
-        score: logits -> the task's metric, in [0, 1] or [-1, 1].
-        batch, length: shape that is timed.
-        engines: names; all that this machine offers for the model if absent. PyTorch fp32 is always among them.
-        threads: PyTorch's number if absent.
-        calibration: batches of inputs that are not among the rows judged, each (batch, length) int64.
-    """
-    threads = torch.get_num_threads() if threads is None else threads
-    calibrated = bool(calibration) and missing_package() is None
-    names = dict.fromkeys([TORCH, *(_tried(model, calibrated) if engines is None else engines)])
-    exact = answer(prepare(model, TORCH, threads))
-    of_forms: dict[str, np.ndarray] = {}
-
-    def points(logits: np.ndarray) -> float:
-        return 100 * (score(logits) - score(exact))
-
-    def accepts(file: Path) -> bool:
-        of_forms[file.stem] = answer(from_onnx(file, ONNX_INT8, threads, _named_config(model)))
-        return costs_little(points(of_forms[file.stem]))
-
-    with tempfile.TemporaryDirectory() as place:
-        folder, form = Path(place) / "onnx", None
-        if any(ENGINES[name].package for name in names):
-            form = _write_files(model, folder, names, calibration, accepts)
-        ready = {name: prepare(model, name, threads, folder) for name in names}
-        rows = measure_in_turns(ready, batch, length, threads, model.config.vocab_size)
-        known = {TORCH: exact} | ({ONNX_INT8: of_forms[form]} if form in of_forms else {})
-        logits = {name: known[name] if name in known else answer(engine) for name, engine in ready.items()}
-    times = {row.model: row.median_ms for row in rows}
-    return [
-        Trial(
-            name,
-            times[name],
-            times[TORCH] / times[name],
-            points(logits[name]),
-            changed_answers(exact, logits[name]),
-            form if name == ONNX_INT8 else None,
-        )
-        for name in names
-    ]
-
-
-def _write_files(
-    model: PreTrainedModel,
-    folder: Path,
-    engines: Iterable[str],
-    calibration: Sequence[Mapping[str, Tensor]],
-    accepts: Callable[[Path], bool],
-) -> str | None:
-    """Write the files that these engines run into a folder. Returns the form of int8 that is kept, if any."""
-    from emmental.export.onnx import write_onnx_folder
-
-    choice = Calibration(calibration, (DYNAMIC, STATIC), accepts)
-    int8, openvino = ONNX_INT8 in engines, OPENVINO_INT8 in engines
-    return write_onnx_folder(model, {}, folder, int8, calibration=choice, openvino=openvino).int8_form
-
-
-def changed_answers(exact: np.ndarray, rounded: np.ndarray) -> float:
-    """Share of the rows of (N, labels) logits whose class differs; 0 for one label, which is a score."""
-    return float((exact.argmax(1) != rounded.argmax(1)).mean())
-
-
-def best_engine(trials: Iterable[Trial]) -> Trial:
-    """The fastest of those that are offered."""
-    return min((trial for trial in trials if trial.offered), key=lambda trial: trial.ms)
-
-
-def advice(trials: Sequence[Trial], folder: str | Path, model_type: str, batch: int = 1, length: int = 128) -> str:
-    """The last lines of a run: the best engine, code that loads the model, engines that are not offered."""
-    best = best_engine(trials)
-    refused = [str(trial) for trial in trials if not trial.offered]
-    absent: dict[str, list[str]] = {}
-    for name, engine in ENGINES.items():
-        if reason := why_not_timed(name):
-            absent.setdefault(reason, []).append(engine.title)
-    missing = [f"{', '.join(titles)}: {reason}" for reason, titles in absent.items()]
-    begin = f"The best engine on this machine, for {batch} x {length} tokens, is {best}"
-    return "\n".join([begin, code_line(best.engine, folder, model_type, best.form), *refused, *missing])
 
 
 def code_line(engine: str, folder: str | Path, model_type: str, form: str | None = None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -13,19 +12,18 @@ from torch import nn
 
 from emmental.architectures import encoder_linears, longest_input
 from emmental.inference.engines import ENGINES, measure_together
+from emmental.latency import seconds_of_each
 from emmental.pruning import remaining_weights
 from emmental.runs.run import Run
 from emmental.shrinking import layer_sizes
 from emmental.tasks import metric_text, read_split
 from emmental.tasks.bag_of_words import Floor, bag_of_words
-from emmental.training.budgets import SECONDS_TOGETHER, SpeedTarget
+from emmental.training.budgets import SpeedTarget
 
 logger = logging.getLogger(__name__)
 
 BATCH, LENGTH = 1, 128
 """Shape of the timed input: one sentence of this number of tokens."""
-_SECONDS = 2.0
-"""Seconds for each model."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,12 @@ class TrainedModels:
         return [[(size.heads, size.neurons) for size in layer_sizes(model)] for model in models]
 
     def timed(self, metric: str) -> list[Candidate]:
-        """The candidates with the milliseconds of their models, and the bag of words; the models are timed once."""
+        """The candidates with the milliseconds of their models, and the bag of words; the models are timed once,
+        for one sentence in plain PyTorch fp32 on the CPU. It has `LENGTH` tokens, or as many as they all take.
+        """
         if self.models and not self._times:
-            self._times = sentence_times(self.models)
+            length = min(LENGTH, *(longest_input(model.config) for model in self.models.values()))
+            self._times = measure_together(self.models, BATCH, length)
         rows = [replace(one, milliseconds=self._times.get(one.name)) for one in self.candidates]
         words = [] if self.floor is None else [Candidate("bag of words", self.floor.metrics.get(metric))]
         return rows + words
@@ -125,16 +126,6 @@ def nonzero_encoder_weights(model: nn.Module) -> int:
     )
 
 
-def sentence_times(models: Mapping[str, nn.Module]) -> dict[str, float]:
-    """Name -> milliseconds for one sentence in plain PyTorch fp32 on the CPU, the models timed in turns.
-
-    The sentence has 128 tokens, or as many as the shortest of the models takes.
-    """
-    length = min(LENGTH, *(longest_input(model.config) for model in models.values()))
-    on_the_cpu = {name: on_cpu(model) for name, model in models.items()}
-    return measure_together(on_the_cpu, BATCH, length, seconds=_SECONDS)
-
-
 def save_ladder(made: TrainedModels, metric: str, folder: Path, title: str) -> list[Path]:
     """Write `ladder.png`, if the run made several models and has a metric: they are compared with the dense one."""
     from emmental.pictures.ladder import ladder
@@ -156,15 +147,10 @@ def save_ladder(made: TrainedModels, metric: str, folder: Path, title: str) -> l
 
 def speed_reached(target: SpeedTarget, made: TrainedModels) -> str:
     """How many times as fast as dense the last model is, and was asked to be."""
-    models = {name: on_cpu(model) for name, model in made.models.items()}
-    times = [*measure_together(models, *target.shape, target.engine, seconds=SECONDS_TOGETHER).values()]
+    seconds = seconds_of_each(len(made.models))
+    times = [*measure_together(made.models, *target.shape, target.engine, seconds=seconds).values()]
     where = f"{target.shape[0]} x {target.shape[1]}, {ENGINES[target.engine].title}"
     return f"{times[0] / times[-1]:.2f} times as fast as dense ({where}), {target.speedup:g} asked"
-
-
-def on_cpu(model: nn.Module) -> nn.Module:
-    """The model, or a copy of it if it is on another device."""
-    return model if next(model.parameters()).device.type == "cpu" else copy.deepcopy(model).cpu()
 
 
 def before_and_after(candidates: Sequence[Candidate], metric: str) -> list[str]:
@@ -172,8 +158,7 @@ def before_and_after(candidates: Sequence[Candidate], metric: str) -> list[str]:
     head = ("", metric, "encoder weights", "MB", f"ms ({BATCH} x {LENGTH})")
     first = candidates[0]
     rows = [head, *(_cells(one, first) for one in candidates)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
+    return aligned(rows)
 
 
 def no_better_than_words(results: Mapping[str, float], floor: Floor, primary_metric: str) -> bool:
@@ -219,6 +204,7 @@ def _shares(weights: int, first: Candidate, is_first: bool) -> str:
     return f" ({', '.join(shares)})" if shares else ""
 
 
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Names to the left, numbers to the right."""
-    return [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Cells as lines of text: names to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]

@@ -1,4 +1,4 @@
-"""The texts that a report calibrates int8 on: the user's, training rows, or dev rows that are then not judged."""
+"""What int8 is calibrated on: the user's texts, training rows, or dev rows that are then not judged."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from torch import Tensor
 
+from emmental.data import FeatureDataset
 from emmental.data.texts import Text, read_texts
 from emmental.errors import UserError
-from emmental.export.calibration import CALIBRATION_ROWS
+from emmental.export.calibration import CALIBRATION_ROWS, CALIBRATION_TOKENS
 from emmental.tasks import Task, read_split
 from emmental.tasks.task import Split
+
+_ROWS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,20 @@ def calibration_texts(file: str | None, task: Task, data_dir: str | None) -> Cal
 def spread_rows(rows: int, most: int) -> np.ndarray:
     """At most this many of the rows, spread evenly over all."""
     return np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(int))
+
+
+def calibration_batches(train: FeatureDataset) -> list[dict[str, Tensor]]:
+    """Batches of training rows, spread evenly over all, which int8 is calibrated on; long rows are cut."""
+    rows = rows_by_length(train, CALIBRATION_ROWS)
+    batches = [train.batch(rows[start : start + _ROWS_AT_ONCE]) for start in range(0, len(rows), _ROWS_AT_ONCE)]
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    return [{name: batch[name][:, :CALIBRATION_TOKENS] for name in names} for batch in batches]
+
+
+def rows_by_length(dataset: FeatureDataset, most: int) -> np.ndarray:
+    """At most this many rows, spread evenly over all, shortest first."""
+    rows = spread_rows(len(dataset), most)
+    return rows[np.argsort(dataset.lengths[rows], kind="stable")]
 
 
 def _texts(split: Split, rows: np.ndarray) -> list[Text]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +25,24 @@ from emmental.data.tokenization import check_token_ids, trained_length
 from emmental.errors import UserError
 from emmental.export.arguments import read_arguments
 from emmental.export.model_folder import read_model
+from emmental.export.storage import load_package
 from emmental.export.tokenizer import tokenizer_of
+from emmental.inference.comparison import INT8_PACKAGE, MASKED, Judge, compare, sizes
+from emmental.inference.engines import TORCH, named_config
 from emmental.masked_models import unmasked_class
 from emmental.patching import masked_layers
 from emmental.pictures.canvas import Chart, encode_array, render_rgba
 from emmental.pictures.curves import curves, has_curves
 from emmental.pictures.heat import overview
-from emmental.reporting.best_engine import both_tried
 from emmental.reporting.calibration import calibration_texts
+from emmental.reporting.engine_lines import both_tried
 from emmental.reporting.forms import (
-    INT8_PACKAGE,
     DevData,
     dense_origin,
     engines,
     environment,
-    int8_package,
-    latencies,
-    loses_little,
     make_artifacts,
-    not_offered,
-    quality,
     remaining,
-    sizes,
     training,
 )
 from emmental.reporting.page import GENERATOR, card_tables, page
@@ -76,9 +73,10 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     model = read_model(source, args.pruning_method, args.threshold)
     task, tokenizer = _task(args, model.config), tokenizer_of(source)
     args.max_seq_length = args.max_seq_length or trained_length(model.config) or min(128, longest_input(model.config))
-    _check_model(model, task, args)
+    lengths = {"max_seq_length": args.max_seq_length, "lengths": max(args.lengths)}
+    _check_model(model, args.model_name_or_path, lengths)
     check_token_ids(tokenizer, model.config, f"--model_name_or_path {source}", "its model")
-    made, work = training(source), Path(args.work_dir)
+    records, work = training(source), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)
     calibration = calibration_texts(args.calibration_file, task, args.data_dir)
     data = DevData(
@@ -87,12 +85,17 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         args.max_seq_length,
         args.per_gpu_eval_batch_size,
         work / "features",
+        tokenizer,
         calibration.dev_rows,
     )
-    accepts = loses_little(model, data, tokenizer, args.threads)
-    artifacts = make_artifacts(source, work, calibration.texts, accepts, args.pruning_method, args.threshold, dense)
-    models = engines(artifacts, args.threads)
-    rows = quality(model, {**models, INT8_PACKAGE: int8_package(artifacts)}, data, tokenizer)
+    judge = Judge(data.evaluate, args.threads, named_config(model))
+    judge.judge(MASKED if masked_layers(model) else TORCH, model)
+    artifacts = make_artifacts(
+        source, work, calibration.texts, judge.accepts, args.pruning_method, args.threshold, dense
+    )
+    models = engines(artifacts, args.threads) | {INT8_PACKAGE: load_package(artifacts.packages["int8"])}
+    shapes = [(batch, length) for batch in args.batch_sizes for length in args.lengths]
+    compared = compare(judge, models, shapes, model.config.vocab_size, args.seconds, artifacts.int8_form)
     return {
         "made_by": GENERATOR,
         "name": source.resolve().name,
@@ -103,15 +106,10 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         "architecture": unmasked_class(type(model)).__name__,
         "pruning": _pruning(model),
         "remaining": remaining(model, None if dense is None else read_model(dense)),
-        "quality": rows,
-        "not_offered": not_offered(rows),
-        "int8_form": artifacts.int8_form,
+        **asdict(compared),
         "int8": both_tried(artifacts.int8_form, calibration.words),
-        "sizes": sizes(artifacts, model),
-        "latency": latencies(
-            models, args.batch_sizes, args.lengths, args.threads, model.config.vocab_size, args.seconds
-        ),
-        "training": made,
+        "sizes": sizes(artifacts.files, model),
+        "training": records,
         "environment": environment(args.threads),
         "command": command,
     }
@@ -228,11 +226,11 @@ def _reading(args: argparse.Namespace, positive: str | None) -> Reading:
     )
 
 
-def _check_model(model: PreTrainedModel, task: Task, args: argparse.Namespace) -> None:
-    config, name = model.config, args.model_name_or_path
+def _check_model(model: PreTrainedModel, name: str, lengths: Mapping[str, int]) -> None:
+    config = model.config
     if not type(model).__name__.endswith("ForSequenceClassification"):
         raise UserError(f"--model_name_or_path accepts a sequence classifier; {name} is a {type(model).__name__}")
-    for flag, length in (("max_seq_length", args.max_seq_length), ("lengths", max(args.lengths))):
+    for flag, length in lengths.items():
         if length > longest_input(config):
             raise UserError(f"--{flag} {length} is more than the {longest_input(config)} positions of {name}")
 

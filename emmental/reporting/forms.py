@@ -1,20 +1,20 @@
-"""The numbers of a report: makes every exported form of a model, and measures its quality, size and speed."""
+"""What a report compares: every exported form of a model, its answers to the dev data, and its training's records."""
 
 from __future__ import annotations
 
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from os.path import isfile  # also False for names that no file can have
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import emmental
 from emmental.data import load_features
@@ -27,20 +27,11 @@ from emmental.export.model_folder import read_model
 from emmental.export.onnx import INT8_FILE, MODEL_FILE, export_onnx_folder
 from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package
 from emmental.export.package import VALUE_TYPES
-from emmental.export.storage import load_package, package_sizes, save_package
+from emmental.export.storage import save_package
 from emmental.flags import Flags
-from emmental.inference.engines import (
-    ENGINES,
-    MOST_POINTS,
-    ONNX,
-    ONNX_INT8,
-    TORCH,
-    available,
-    costs_little,
-    from_onnx,
-    prepare,
-)
-from emmental.inference.latency import machine, measure, speedups
+from emmental.inference.comparison import DENSE, Evaluation
+from emmental.inference.engines import ONNX, ONNX_INT8, TORCH, available, prepare
+from emmental.latency import machine
 from emmental.patching import masked_layers
 from emmental.pretrained import weight_files
 from emmental.runs.evaluation import predict_logits
@@ -48,25 +39,6 @@ from emmental.runs.precision import Precision
 from emmental.runs.processes import Processes
 from emmental.tasks import Task, class_order, compute_metrics, evaluation_tasks, predictions_from_logits
 from emmental.training.arguments import FLAGS
-
-MASKED, DENSE, INT8_PACKAGE = "masked", "dense", "int8 package"
-FORM_TITLES = {
-    MASKED: "masked, as trained",
-    DENSE: "dense model, PyTorch",
-    INT8_PACKAGE: "int8 package, PyTorch",
-    **{name: engine.title for name, engine in ENGINES.items()},
-}
-"""Form or engine -> its name in a report. `dense` is the model that the pruned one came from."""
-FILE_TITLES = {
-    DENSE: "dense model, safetensors",
-    "checkpoint": "checkpoint, with mask scores",
-    "bertarized": "safetensors, plain",
-    ONNX: "ONNX fp32",
-    ONNX_INT8: "ONNX int8",
-    "fp32 package": "package fp32, exact",
-    "fp16 package": "package fp16",
-    INT8_PACKAGE: "package int8",
-}
 
 
 @dataclass(frozen=True)
@@ -89,6 +61,16 @@ class Artifacts:
     int8_form: str
     dense: Path | None = None
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """Form -> its file of weights, or its package."""
+        folders = {DENSE: self.dense, "checkpoint": self.source, "bertarized": self.plain}
+        if self.plain == self.source:
+            del folders["checkpoint"]
+        files = {name: weight_files(folder)[0] for name, folder in folders.items() if folder is not None}
+        files |= {ONNX: self.onnx / MODEL_FILE, ONNX_INT8: self.onnx / INT8_FILE}
+        return files | {f"{values} package": path for values, path in self.packages.items()}
+
 
 @dataclass(frozen=True)
 class DevData:
@@ -100,6 +82,7 @@ class DevData:
         max_seq_length: longer inputs are cut to this many tokens.
         batch_size: of the evaluation.
         cache_dir: folder of the tokenised data.
+        tokenizer: of the model.
         calibrated: (n,) dev rows that int8 is calibrated on: its points are counted on the others.
     """
 
@@ -108,7 +91,32 @@ class DevData:
     max_seq_length: int
     batch_size: int
     cache_dir: Path
+    tokenizer: PreTrainedTokenizerBase
     calibrated: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def evaluate(self, model: nn.Module, title: str) -> Evaluation:
+        """Evaluate a form on all dev rows; `mnli` has two dev files, and is judged on the first.
+
+        Args:
+            model: the form.
+            title: its name for people.
+        """
+        logits, metrics, judged = [], {}, []
+        columns = np.argsort(class_order(self.task, model.config, title))  # a dense model may have its own order
+        alone = Processes(device=torch.device("cpu"))
+        for task in evaluation_tasks(self.task):
+            rows = load_features(
+                task, self.data_dir, "dev", self.tokenizer, self.max_seq_length, self.cache_dir, show_progress=False
+            )
+            bar, precision = f"Evaluating {title}", Precision(alone.device)
+            part = predict_logits(model, rows, self.batch_size, alone, precision, bar).numpy()[:, columns]
+            metrics |= compute_metrics(task, predictions_from_logits(task, part), rows.labels)
+            others = np.setdiff1d(np.arange(len(part)), self.calibrated)
+            others = others if len(others) else np.arange(len(part))
+            of_others = predictions_from_logits(task, part[others])
+            judged.append(compute_metrics(task, of_others, np.asarray(rows.labels)[others])[task.primary_metric])
+            logits.append(part)
+        return Evaluation(np.concatenate(logits), metrics, judged[0])
 
 
 def make_artifacts(
@@ -149,110 +157,6 @@ def engines(artifacts: Artifacts, threads: int) -> dict[str, nn.Module]:
     return dense | {name: prepare(plain, name, threads, artifacts.onnx) for name in names}
 
 
-def loses_little(model: PreTrainedModel, data: DevData, tokenizer: Any, threads: int) -> Callable[[Path], bool]:
-    """A function that says whether the model of an ONNX file may be offered in the place of `model`."""
-    exact = _answers(model, data, tokenizer, FORM_TITLES[TORCH]).judged
-
-    def accepts(file: Path) -> bool:
-        rounded = from_onnx(file, ONNX_INT8, threads, model.config)
-        return costs_little(100 * (_answers(rounded, data, tokenizer, FORM_TITLES[ONNX_INT8]).judged - exact))
-
-    return accepts
-
-
-def not_offered(rows: Sequence[dict]) -> dict[str, str]:
-    """Engine -> reason, for engines that round and lose too much on the dev data; `rows` are those of `quality`."""
-    refused = {}
-    exact = rows[0]["judged"]
-    for row in rows:
-        points = 100 * (row["judged"] - exact)
-        if row["name"] in ENGINES and ENGINES[row["name"]].rounds and not costs_little(points):
-            title, same = ENGINES[row["name"]].title, row["agreement"]
-            changed = "" if same is None else f" and changes {100 * (1 - same):.2f} % of the answers"
-            refused[row["name"]] = f"{title} loses {-points:.2f} points{changed}; at most {MOST_POINTS} may be lost"
-    return refused
-
-
-def quality(source: PreTrainedModel, models: dict[str, nn.Module], data: DevData, tokenizer: Any) -> list[dict]:
-    """Metrics of each form on the dev data, and the distance of its logits from those of `source`, the first row.
-
-    Returns:
-        A row for each: `name`, `metrics` (name -> value), `judged`, the primary metric on the rows that int8 is not
-        calibrated on, `rows`, `largest_difference` of a logit, and `agreement`, the share of rows with the same class
-        (regression: None).
-    """
-    name = MASKED if masked_layers(source) else TORCH
-    judged = {name: source} | {key: model for key, model in models.items() if key != name}
-    answers = {key: _answers(model, data, tokenizer, FORM_TITLES[key]) for key, model in judged.items()}
-    rows = []
-    for key, (logits, metrics, judged_metric) in answers.items():
-        exact = answers[name].logits
-        same = None if data.task.is_regression else float((logits.argmax(1) == exact.argmax(1)).mean())
-        difference = float(np.abs(logits - exact).max())
-        rows.append(
-            {
-                "name": key,
-                "metrics": metrics,
-                "judged": judged_metric,
-                "rows": len(logits),
-                "largest_difference": difference,
-                "agreement": same,
-            }
-        )
-    return rows
-
-
-def sizes(artifacts: Artifacts, model: PreTrainedModel) -> list[dict]:
-    """Bytes of each form.
-
-    Returns:
-        A row for each: `name`, `bytes`, `without_embeddings`, and of packages `matrices`, the pruned matrices with
-        their positions, and `bound`, the entropy of the positions and the bits of the values.
-    """
-    embeddings = sum(p.numel() for name, p in model.named_parameters() if name.endswith("_embeddings.weight"))
-    files = {} if artifacts.dense is None else {DENSE: (_weights_file(artifacts.dense), 4)}
-    files |= {
-        "checkpoint": (_weights_file(artifacts.source), 4),
-        "bertarized": (_weights_file(artifacts.plain), 4),
-        ONNX: (artifacts.onnx / MODEL_FILE, 4),
-        ONNX_INT8: (artifacts.onnx / INT8_FILE, 1),
-    }
-    rows = []
-    for name, (file, width) in files.items():
-        size = file.stat().st_size
-        rows.append({"name": name, "bytes": size, "without_embeddings": size - width * embeddings})
-    if artifacts.plain == artifacts.source:
-        rows = [row for row in rows if row["name"] != "checkpoint"]
-    for values, path in artifacts.packages.items():
-        found = package_sizes(path)
-        row = {"name": f"{values} package", "bytes": found.file, "without_embeddings": found.without_embeddings}
-        rows.append({**row, "matrices": found.matrices, "bound": found.bound})
-    return rows
-
-
-def latencies(
-    models: dict[str, nn.Module],
-    batch_sizes: Sequence[int],
-    lengths: Sequence[int],
-    threads: int,
-    vocab_size: int,
-    seconds: float,
-) -> list[dict]:
-    """Times of each model for every batch size and length, see `latency.measure`.
-
-    `speedup` is against the dense model, or, if that is unknown, against plain PyTorch.
-    """
-    rows, baseline = [], DENSE if DENSE in models else TORCH
-    for batch in batch_sizes:
-        for length in lengths:
-            measured = measure(models, batch, length, threads, vocab_size, seconds)
-            ratios = speedups(measured, baseline)
-            rows += [
-                {**asdict(row), "speedup": ratios[row.model, row.batch, row.length, row.threads]} for row in measured
-            ]
-    return rows
-
-
 def remaining(model: PreTrainedModel, dense: PreTrainedModel | None = None) -> dict[str, dict]:
     """Counts as JSON: `sums` and `matrices`, each name -> remaining, total, percent.
 
@@ -265,10 +169,9 @@ def remaining(model: PreTrainedModel, dense: PreTrainedModel | None = None) -> d
     counts = count_parameters(model)
     sums = counts.sums()
     if dense is not None:
-        whole = count_parameters(dense).sums()["encoder matrices"].total
-        sums["encoder matrices"] = Count(
-            sums["encoder matrices"].remaining, max(whole, sums["encoder matrices"].total)
-        )
+        total = count_parameters(dense).sums()["encoder matrices"].total
+        left = sums["encoder matrices"]
+        sums["encoder matrices"] = Count(left.remaining, max(total, left.total))
     return {
         "sums": {name: row(count) for name, count in sums.items()},
         "matrices": {name: row(count) for name, count in counts.matrices.items()},
@@ -291,16 +194,16 @@ def training(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: a file of it is damaged.
     """
-    found: dict[str, Any] = {}
+    records: dict[str, Any] = {}
     summary = _read_object(folder / "summary.json")
     flags = flags_of_training(folder)
     if flags is not None:
         facts = (summary or {}).get("environment")
         processes = facts.get("processes") if isinstance(facts, dict) else None
-        found["command"] = training_command(flags, processes if isinstance(processes, int) else 1)
+        records["command"] = training_command(flags, processes if isinstance(processes, int) else 1)
     if summary is not None:
-        found["summary"] = summary
-    return found
+        records["summary"] = summary
+    return records
 
 
 def flags_of_training(folder: Path) -> dict[str, Any] | None:
@@ -355,49 +258,6 @@ def training_command(flags: dict[str, Any], processes: int = 1) -> str:
             values = [str(one) for one in value] if isinstance(value, list) else [str(value)]
             words += [f"--{flag.name}", *(values if flag.several else [",".join(values)])]
     return shlex.join(words)
-
-
-def int8_package(artifacts: Artifacts) -> PreTrainedModel:
-    """The model that the int8 package holds."""
-    return load_package(artifacts.packages["int8"])
-
-
-class _Answers(NamedTuple):
-    """Answers of one form to the dev data.
-
-    Attributes:
-        logits: (N, C), in the task's order of classes.
-        metrics: name -> value.
-        judged: the primary metric on the rows that int8 is not calibrated on; on all if there are no others.
-    """
-
-    logits: np.ndarray
-    metrics: dict[str, float]
-    judged: float
-
-
-def _answers(model: nn.Module, data: DevData, tokenizer: Any, title: str) -> _Answers:
-    """Answers to all dev rows; `mnli` has two dev files, and is judged on the first."""
-    logits, metrics, judged = [], {}, []
-    columns = np.argsort(class_order(data.task, model.config, title))  # a dense model may have its own order
-    alone = Processes(device=torch.device("cpu"))
-    for task in evaluation_tasks(data.task):
-        rows = load_features(
-            task, data.data_dir, "dev", tokenizer, data.max_seq_length, data.cache_dir, show_progress=False
-        )
-        bar = f"Evaluating {title}"
-        found = predict_logits(model, rows, data.batch_size, alone, Precision(alone.device), bar).numpy()[:, columns]
-        metrics |= compute_metrics(task, predictions_from_logits(task, found), rows.labels)
-        others = np.setdiff1d(np.arange(len(found)), data.calibrated)
-        kept = others if len(others) else np.arange(len(found))
-        on_these = compute_metrics(task, predictions_from_logits(task, found[kept]), np.asarray(rows.labels)[kept])
-        judged.append(on_these[task.primary_metric])
-        logits.append(found)
-    return _Answers(np.concatenate(logits), metrics, judged[0])
-
-
-def _weights_file(folder: Path) -> Path:
-    return weight_files(folder)[0]
 
 
 def _read_object(file: Path) -> dict[str, Any] | None:

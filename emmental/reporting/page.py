@@ -10,9 +10,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from emmental.inference.engines import ONNX_INT8, TORCH, code_line
+from emmental.inference.comparison import DENSE, FORM_TITLES, INT8_PACKAGE, best_engine
+from emmental.inference.engines import ONNX, ONNX_INT8, TORCH, code_line
 from emmental.pictures.heat import count_of, heat_table, percent
-from emmental.reporting.forms import DENSE, FILE_TITLES, FORM_TITLES
 from emmental.tasks import metric_text
 from emmental.tasks.metrics import ERRORS
 
@@ -30,6 +30,16 @@ _METRICS = {
     "mae": "MAE, in the labels' unit",
     "mnli/acc": "accuracy, matched",
     "mnli-mm/acc": "accuracy, mismatched",
+}
+FILE_TITLES = {
+    DENSE: "dense model, safetensors",
+    "checkpoint": "checkpoint, with mask scores",
+    "bertarized": "safetensors, plain",
+    ONNX: "ONNX fp32",
+    ONNX_INT8: "ONNX int8",
+    "fp32 package": "package fp32, exact",
+    "fp16 package": "package fp16",
+    INT8_PACKAGE: "package int8",
 }
 _WORDS = "bag of words, measured in the training"
 Results = Mapping[str, Any]
@@ -67,32 +77,18 @@ def page(results: Results, pictures: Mapping[str, bytes]) -> str:
     )
 
 
-def best_engine(results: Results) -> dict[str, Any] | None:
-    """The row of `latency` with the highest speed-up of the best engine.
-
-    The best engine has the highest speed-up over all shapes (geometric mean). The dense model and engines that lose
-    too much are left out; the masked form is never timed.
-    """
-    rows = [row for row in results["latency"] if row["model"] not in (DENSE, *results["not_offered"])]
-    names = dict.fromkeys(row["model"] for row in rows)
-    if not names:
-        return None
-    best = max(names, key=lambda name: math.fsum(math.log(row["speedup"]) for row in rows if row["model"] == name))
-    return max((row for row in rows if row["model"] == best), key=lambda row: row["speedup"])
-
-
 def headline(results: Results) -> str:
     """The best engine, its best shape, and the dense model in comparison."""
-    best, baseline = best_engine(results), _baseline(results)
+    best, baseline = best_engine(results["latency"], results["not_offered"]), _baseline(results)
     if best is None:
         return "No engine was timed."
     times = [{row["model"]: row["median_ms"] for row in _of_shape(results, shape)} for shape in _shapes(results)]
     left_out = results["not_offered"]
-    fastest = sum(min(found.keys() - left_out, key=found.__getitem__) == best["model"] for found in times)
+    fastest = sum(min(shape.keys() - left_out, key=shape.__getitem__) == best["model"] for shape in times)
     beside = best["median_ms"] * best["speedup"]
     metric = results["primary_metric"]
-    found = {row["name"]: row["metrics"][metric] for row in results["quality"]}
-    value = found.get(best["model"], results["quality"][0]["metrics"][metric])
+    metrics = {row["name"]: row["metrics"][metric] for row in results["quality"]}
+    value = metrics.get(best["model"], results["quality"][0]["metrics"][metric])
     compared = "the dense model it came from" if baseline == DENSE else "the same model in plain PyTorch"
     text = (
         f"Best engine on this machine: {FORM_TITLES[best['model']]}. It is best at {best['batch']} x {best['length']} "
@@ -100,15 +96,15 @@ def headline(results: Results) -> str:
         f"({_milliseconds(beside)} ms). It is the fastest at {fastest} of {len(times)} shapes. "
         f"{_metric_name(metric)[:1].upper()}{_metric_name(metric)[1:]}: {_points(value)} %"
     )
-    if DENSE in found:
-        change = 100 * (value - found[DENSE])
-        return f"{text}, dense {_points(found[DENSE])} % ({change:+.1f} points)."
+    if DENSE in metrics:
+        change = 100 * (value - metrics[DENSE])
+        return f"{text}, dense {_points(metrics[DENSE])} % ({change:+.1f} points)."
     return f"{text}. The dense model is not known: give it with --dense."
 
 
 def best_code(results: Results) -> str:
     """Lines of Python that load the model in its best engine."""
-    best = best_engine(results)
+    best = best_engine(results["latency"], results["not_offered"])
     if best is None:
         return ""
     form = results["int8_form"] if best["model"] == ONNX_INT8 else None
@@ -174,10 +170,13 @@ def _cards(results: Results) -> list[tuple[str, str]]:
     """(large text, small text) of the boxes under the headline."""
     first, sums = results["quality"][0], results["remaining"]["sums"]["encoder matrices"]
     metric = results["primary_metric"]
-    found = {row["name"]: row["metrics"][metric] for row in results["quality"]}
-    dense = f"; dense {_points(found[DENSE])} %" if DENSE in found else ""
+    metrics = {row["name"]: row["metrics"][metric] for row in results["quality"]}
+    dense = f"; dense {_points(metrics[DENSE])} %" if DENSE in metrics else ""
     offered = (row for row in results["sizes"] if row["name"] not in results["not_offered"])
-    smallest, best = min(offered, key=lambda row: row["bytes"]), best_engine(results)
+    smallest, best = (
+        min(offered, key=lambda row: row["bytes"]),
+        best_engine(results["latency"], results["not_offered"]),
+    )
     plain = next(row for row in results["sizes"] if row["name"] in (DENSE, "bertarized"))
     cards = [
         (
@@ -280,10 +279,10 @@ def _sizes(results: Results) -> dict[str, Any]:
                 "best": row["bytes"] == smallest,
             }
         )
-        found = [row["bytes"], row["without_embeddings"], row.get("matrices"), row.get("bound")]
+        parts_of_file = [row["bytes"], row["without_embeddings"], row.get("matrices"), row.get("bound")]
         ratio = f"{row['matrices'] / row['bound']:.3f}" if row.get("bound") else ""
         lines.append(
-            [FILE_TITLES[row["name"]], *("" if size is None else f"{size / 1e6:.3f}" for size in found), ratio]
+            [FILE_TITLES[row["name"]], *("" if size is None else f"{size / 1e6:.3f}" for size in parts_of_file), ratio]
         )
     head = ["file", "MB", "without embeddings", "pruned matrices", "entropy bound", "times the bound"]
     return {"bars": bars, "head": head, "rows": lines}

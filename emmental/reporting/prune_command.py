@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import emmental
 from emmental import atomic
@@ -28,21 +28,23 @@ from emmental.export.sentence_models import copy_surroundings
 from emmental.flags import Flags, flag, switch
 from emmental.optional import is_there
 from emmental.pretrained import weights_fingerprint
-from emmental.reporting.prune_results import Row, card, engine_lines, measured, table
+from emmental.reporting.prune_results import Row, card, measured, table, times_in_engines
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.progress import configure_logging
 from emmental.shrinking import layer_sizes
-from emmental.structured.prune import known_labels, prune_on, share_budget, time_budget
+from emmental.structured.prune import known_labels, share_budget, time_budget
 from emmental.structured.rungs import CLIFF, Pruned
 from emmental.structured.selection import Budget
 from emmental.structured.texts import Material, material
+from emmental.structured.vocabulary import saving, vocabulary_size
 from emmental.task_heads import MOST_PASSES, Agreement
 from emmental.tasks.files import DELIMITERS
-from emmental.training.prune_model import recovered
+from emmental.training.prune_model import Start, recovered
 from emmental.training.text_recovery import FLAGS as OF_RECOVERY
 
 logger = logging.getLogger(__name__)
 
+ALL = "all"
 _PRUNED, _RECOVERY, _FACTS = "pruned", "recovery", "pruned.json"
 _NAMED = {"tab": "\t", "comma": ",", "semicolon": ";"}
 FLAGS = {
@@ -65,6 +67,7 @@ FLAGS = {
     "how small": (
         flag("keep", "share of the encoder that stays; several make a model each", None, float, several=True),
         flag("speedup", "instead: how many times as fast, in PyTorch on this machine", type=float, above_zero=True),
+        flag("vocabulary", "auto, or how many of the tokens stay: those that the texts use most", ALL),
         flag("passes", "most backward passes for a batch", MOST_PASSES, at_least=1),
     ),
     "recovery": OF_RECOVERY,
@@ -77,8 +80,8 @@ FLAGS = {
 }
 _DEFAULT_KEEP = 0.4
 _EVERYDAY = (
-    "model_name_or_path texts output text_column text_pair_column label_column max_length keep speedup updates onnx "
-    "engines threads"
+    "model_name_or_path texts output text_column text_pair_column label_column max_length keep speedup vocabulary "
+    "updates onnx engines threads"
 )
 
 
@@ -108,9 +111,14 @@ def prune_folder(flags: Flags) -> str:
     try:
         if flags.overwrite_output:
             output.start_afresh()
+        size = None if flags.vocabulary == ALL else flags.vocabulary
+        start = Start.of(loaded.model, loaded.tokenizer, rows, texts, size, "--vocabulary")
         targets = _targets(flags, loaded, length, output)
-        made = [(target, _made(flags, loaded, rows, target, output)) for target in targets]
-        return _finish(flags, loaded, rows, made, output, length)
+        made = [(target, _made(flags, start, target, output)) for target in targets]
+        shown = _finish(flags, loaded, start, made, output, length)
+        if size is None and not loaded.head.needs_words:
+            shown.append(saving(made[-1][1].model, loaded.tokenizer, texts, "--vocabulary"))
+        return "\n".join(line for line in shown if line is not None)
     finally:
         output.close()
 
@@ -125,18 +133,18 @@ def _targets(flags: Flags, loaded: LoadedModel, length: int, output: OutputFolde
     return [_Target(f"{100 * share:g}% kept", budget, folders[share]) for share, budget in budgets.items()]
 
 
-def _made(flags: Flags, loaded: LoadedModel, rows: Material, target: _Target, output: OutputFolder) -> Pruned:
+def _made(flags: Flags, start: Start, target: _Target, output: OutputFolder) -> Pruned:
     """The small model of a target. A cut that an earlier, interrupted command made is read again."""
     identity = {
-        "model": weights_fingerprint(loaded.model),
-        "texts": _fingerprint(rows),
+        "model": weights_fingerprint(start.model),
+        "texts": _fingerprint(start.rows),
         "target": target.name,
         "passes": flags.passes,
     }
     where = f"{_PRUNED}/{target.name.split('%')[0].split(' ')[0]}"
     found = _read_cut(output.path / where, identity)
     if found is None:
-        found = prune_on(loaded.model, rows, target.budget)
+        found = start.cut(target.budget)
         if flags.updates:
             with atomic.atomic_folder(output.record_folder(where), damaged_too=True) as temporary:
                 found.model.save_pretrained(temporary)
@@ -146,10 +154,10 @@ def _made(flags: Flags, loaded: LoadedModel, rows: Material, target: _Target, ou
         folder = output.record_folder(f"{_RECOVERY}/{where.rpartition('/')[2]}")
         values = {one.name: getattr(flags, one.name) for one in OF_RECOVERY}
         cut = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-        found = recovered(loaded.model, found, rows, loaded.tokenizer, folder, cut, **values)
+        found = recovered(start, found, folder, cut, **values)
         logger.info("%s, after %d updates: %s", target.name, flags.updates, found.agreement)
     if found.agreement.changed > CLIFF:
-        changed = f"{100 * found.agreement.changed:.1f} % of the {loaded.head.unit} held-out texts"
+        changed = f"{100 * found.agreement.changed:.1f} % of the {start.rows.head.unit} held-out texts"
         remedy = "a larger --keep" if flags.updates else "--updates 300, or a larger --keep"
         logger.warning("%s: %s differ from the dense model's: give %s", target.name, changed, remedy)
     return found
@@ -176,37 +184,42 @@ def _fingerprint(rows: Material) -> str:
 def _finish(
     flags: Flags,
     loaded: LoadedModel,
-    rows: Material,
+    start: Start,
     made: Sequence[tuple[_Target, Pruned]],
     output: OutputFolder,
     length: int,
-) -> str:
-    """Write every model; measure and print them."""
+) -> list[str]:
+    """Write every model; measure them. Returns the lines to print."""
     models = {"dense": loaded.model} | {target.name: found.model for target, found in made}
-    results = measured(loaded, models, rows, length, flags.engines)
+    results = measured(loaded, models, start, length, flags.engines)
     shown = table(results)
     for target, found in made:
-        _write(loaded, found.model, target, results, output)
+        _write(loaded, start.tokenizer, found.model, target, results, output)
     smallest = made[-1][1].model
     if flags.onnx:
         folder = Path(f"{output.path}-onnx")
         _write_onnx(output.path, folder)
         shown.append(f"ONNX files: {folder}")
     if flags.engines:
-        shown += engine_lines(loaded, smallest, rows, length)
+        shown += times_in_engines(loaded, smallest, start, length)
     output.write_json("summary.json", {"rows": [asdict(row) for row in results], "length": length})
-    return "\n".join([*shown, "", f"{made[-1][0].name}: {output.path}"])
+    return [*shown, "", f"{made[-1][0].name}: {output.path}"]
 
 
 def _write(
-    loaded: LoadedModel, small: PreTrainedModel, target: _Target, results: Sequence[Row], output: OutputFolder
+    loaded: LoadedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    small: PreTrainedModel,
+    target: _Target,
+    results: Sequence[Row],
+    output: OutputFolder,
 ) -> None:
     """A folder with model, tokenizer, what sentence-transformers reads, card and picture."""
     inside = target.folder != output.path
     staged = output.record_folder(target.folder.name if inside else ".small-model")
     with atomic.atomic_folder(staged, damaged_too=True) as temporary:
         small.save_pretrained(temporary)
-        loaded.tokenizer.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
         copy_surroundings(loaded.folder, loaded.around, temporary)
         atomic.write_text(temporary / "README.md", card(loaded, small, target.name, results))
         if is_there("pictures"):
@@ -250,6 +263,11 @@ def _problems(flags: Flags) -> list[str]:
     for share in flags.keep or ():
         if not 0 < share <= 1:
             problems.append(f"--keep accepts shares of weights above 0 and up to 1, not {share:g}")
+    if flags.vocabulary != ALL:
+        try:
+            vocabulary_size(flags.vocabulary, "--vocabulary")
+        except UserError as error:
+            problems.append(str(error))
     if len(set(flags.keep or ())) < len(flags.keep or ()):
         problems.append("--keep names a share twice")
     if flags.delimiter and _NAMED.get(flags.delimiter, flags.delimiter) not in DELIMITERS:

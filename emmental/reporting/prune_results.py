@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,16 +13,15 @@ from transformers import PreTrainedModel
 import emmental
 from emmental.export.load_for_pruning import LoadedModel
 from emmental.export.shrink import summary
-from emmental.inference.engines import ENGINES, ONNX, ONNX_INT8, TORCH, available, measure_together, prepare
-from emmental.inference.latency import measure as measure_in_turns
-from emmental.optional import is_there
-from emmental.reporting.before_after import nonzero_encoder_weights
+from emmental.inference.comparison import FORM_TITLES, in_engines, latencies
+from emmental.inference.engines import engines_for, measure_together
+from emmental.reporting.before_after import aligned, nonzero_encoder_weights
 from emmental.runs.evaluation import model_inputs
 from emmental.structured.agreement import answers
 from emmental.structured.texts import Material
+from emmental.structured.vocabulary import embedding_weights
 from emmental.task_heads import Answers, joined
-
-_SECONDS = 2.0
+from emmental.training.prune_model import Start
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class Row:
         name: dense, or what was asked for.
         weights: of the encoder's matrices.
         megabytes: of all weights in float32.
+        embeddings: megabytes of these that are embeddings of tokens.
         milliseconds: for one text in PyTorch fp32; None if it was not timed.
         length: tokens of that text.
         figures: name -> value as text: agreement with the dense model on held-out texts; the metric.
@@ -42,59 +41,54 @@ class Row:
     name: str
     weights: int
     megabytes: float
+    embeddings: float
     milliseconds: float | None
     length: int
     figures: dict[str, str] = field(default_factory=dict)
 
 
 def measured(
-    loaded: LoadedModel, models: Mapping[str, PreTrainedModel], rows: Material, length: int, timed: bool
+    loaded: LoadedModel, models: Mapping[str, PreTrainedModel], start: Start, length: int, timed: bool
 ) -> list[Row]:
     """Size, time and agreement of each model; the first one is the dense model."""
-    found = {name: answers(model, rows.check, loaded.head) for name, model in models.items()}
-    dense = next(iter(found.values()))
-    times = measure_together(models, 1, length, seconds=_SECONDS) if timed else {}
+    rows = start.rows
+    checks = {name: start.taught.check if model is loaded.model else rows.check for name, model in models.items()}
+    of_models = {name: answers(model, checks[name], loaded.head) for name, model in models.items()}
+    dense = next(iter(of_models.values()))
+    times = measure_together(models, 1, length) if timed else {}
     results = []
     for name, model in models.items():
-        figures = {} if model is loaded.model else _figures(loaded, dense, found[name], rows)
+        figures = {} if model is loaded.model else _figures(loaded, dense, of_models[name], rows)
         if rows.labels is not None:
-            metric = loaded.head.metric(found[name], rows.labels)
+            metric = loaded.head.metric(of_models[name], rows.labels)
             figures = {metric.name: metric.text, **figures}
         size = sum(parameter.numel() for parameter in model.parameters()) * 4e-6
-        results.append(Row(name, nonzero_encoder_weights(model), size, times.get(name), length, figures))
+        tokens = embedding_weights(model) * 4e-6
+        results.append(Row(name, nonzero_encoder_weights(model), size, tokens, times.get(name), length, figures))
     return results
 
 
 def table(results: Sequence[Row]) -> list[str]:
     """The table as lines of text."""
     names = list(dict.fromkeys(name for row in results for name in row.figures))
-    head = ("", *names, "encoder weights", "MB", f"ms (1 x {results[0].length})")
+    head = ("", *names, "encoder weights", "MB (embeddings)", f"ms (1 x {results[0].length})")
     cells = [head, *(_cells(row, results[0], names) for row in results)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-        for row in cells
-    ]
+    return aligned(cells)
 
 
-def engine_lines(loaded: LoadedModel, small: PreTrainedModel, rows: Material, length: int) -> list[str]:
+def times_in_engines(loaded: LoadedModel, small: PreTrainedModel, start: Start, length: int) -> list[str]:
     """A line for each engine of this machine: time of the small model, and its agreement with the dense one."""
-    names = [name for name in available() if name != "sparse"]
-    threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "onnx"
-        if is_there("ONNX files") and {ONNX, ONNX_INT8} & set(names):
-            from emmental.export.onnx import write_onnx_folder
-
-            write_onnx_folder(small, {}, folder, int8=True)
-        ready = {name: prepare(small, name, threads, folder) for name in names if name == TORCH or _runs(name, folder)}
-        vocabulary = small.config.vocab_size
-        times = {row.model: row for row in measure_in_turns(ready, 1, length, threads, vocabulary, _SECONDS)}
-        dense = answers(loaded.model, rows.check, loaded.head)
-        lines = []
-        for name, engine in ready.items():
-            first = loaded.head.figures(dense, _answers_of(engine, loaded, rows), rows.groups)[0]
-            lines.append(f"{ENGINES[name].title}: {times[name].median_ms:.2f} ms, {first}")
+    threads, rows = torch.get_num_threads(), start.rows
+    dense = answers(loaded.model, start.taught.check, loaded.head)
+    with in_engines(small, engines_for(small, calibrated=False), threads) as (models, _):
+        times = latencies(models, [(1, length)], threads, small.config.vocab_size)
+        agreements = [
+            loaded.head.figures(dense, _answers_of(engine, loaded, rows), rows.groups)[0] for engine in models.values()
+        ]
+    lines = [
+        f"{FORM_TITLES[row['model']]}: {row['median_ms']:.2f} ms, {figure}"
+        for row, figure in zip(times, agreements, strict=True)
+    ]
     return ["", f"The small model on this machine, 1 x {length} tokens:", *lines]
 
 
@@ -133,22 +127,19 @@ def _figures(loaded: LoadedModel, dense: Answers, pruned: Answers, rows: Materia
 
 def _answers_of(engine: nn.Module, loaded: LoadedModel, rows: Material) -> Answers:
     """The answers of a model in an engine to the held-out texts."""
-    found = []
+    parts = []
     with torch.inference_mode():
         for batch in rows.check:
             given = {"token_type_ids": torch.zeros_like(batch["input_ids"]), **batch}
             outputs = engine(**model_inputs(given, torch.device("cpu"), engine))
-            found.append(loaded.head.answers(outputs, batch))
-    return joined(found)
-
-
-def _runs(name: str, folder: Path) -> bool:
-    return ENGINES[name].package is None or folder.is_dir()
+            parts.append(loaded.head.answers(outputs, batch))
+    return joined(parts)
 
 
 def _cells(row: Row, first: Row, names: Sequence[str]) -> tuple[str, ...]:
     weights = f"{row.weights / 1e6:.2f} M" + ("" if row is first else f" ({100 * row.weights / first.weights:.1f} %)")
+    size = f"{row.megabytes:.1f} ({100 * row.embeddings / row.megabytes:.0f} %)"
     times = "-" if row.milliseconds is None else f"{row.milliseconds:.1f}"
     if row is not first and row.milliseconds and first.milliseconds:
         times += f" ({first.milliseconds / row.milliseconds:.1f} x)"
-    return (row.name, *(row.figures.get(name, "-") for name in names), weights, f"{row.megabytes:.1f}", times)
+    return (row.name, *(row.figures.get(name, "-") for name in names), weights, size, times)

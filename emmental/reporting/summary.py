@@ -19,20 +19,22 @@ from torch import nn
 
 import emmental
 from emmental.architectures import base_model_type
+from emmental.data import FeatureDataset
 from emmental.errors import UserError
 from emmental.methods import method_of
 from emmental.patching import masked_layers
 from emmental.pruning import densities, mask_churn, remaining_weights
 from emmental.reporting.before_after import TrainedModels, before_and_after, no_better_than_words, speed_reached
-from emmental.reporting.best_engine import best_engine_lines
+from emmental.reporting.engine_lines import engine_lines
 from emmental.runs.loop import RunLoop
+from emmental.runs.processes import Processes
 from emmental.runs.progress import LOG_FILE, TENSORBOARD, duration
 from emmental.runs.run import Run
-from emmental.tasks import CUSTOM, always_the_same, evaluation_tasks, metric_text, metric_title
+from emmental.tasks import CUSTOM, Task, always_the_same, evaluation_tasks, metric_text, metric_title
 from emmental.tasks.metrics import ERRORS, MOSTLY_ONE
 from emmental.training.arguments import HOW_TO_READ
 from emmental.training.budgets import SpeedTarget
-from emmental.training.phases import STRUCTURED
+from emmental.training.phases import STRUCTURED, Phase
 from emmental.training.plan import Plan
 
 logger = logging.getLogger(__name__)
@@ -49,20 +51,22 @@ def pruning_so_far(loop: RunLoop, plan: Plan) -> dict[str, Any]:
     student, step = loop.learner.student, loop.learner.global_step
     threshold, regu_lambda = plan.at(step)
     churn = mask_churn(student)
-    loop.carried["high_churn"] = warn_of_churn(loop.run, churn, loop.carried["high_churn"])
+    loop.carried["high_churn"] = warn_of_churn(
+        churn, loop.carried["high_churn"], loop.run.mask_scores_learning_rate, loop.run.processes.is_main
+    )
     loop.progress.scalars(step, {f"remaining/{k}": 100 * v for k, v in densities(student).items()})
     return {"threshold": threshold, "lambda": regu_lambda, "churn": churn, "remaining": remaining_weights(student)}
 
 
-def warn_of_churn(args: Run, churn: float, high_before: int) -> int:
+def warn_of_churn(churn: float, high_before: int, learning_rate: float, is_main: bool = True) -> int:
     """Warn once if masks keep changing faster than weights can follow. Returns how often in a row they did."""
     high = high_before + 1 if churn > HIGH_CHURN else 0
-    if high == PATIENCE and args.processes.is_main:
+    if high == PATIENCE and is_main:
         logger.warning(
             "%.1f %% of the mask entries change at every update: the weights cannot follow. Lower "
             "--mask_scores_learning_rate (now %g), or start with --mask_init magnitude and a larger --mask_scale",
             100 * churn,
-            args.mask_scores_learning_rate,
+            learning_rate,
         )
     return high
 
@@ -157,37 +161,38 @@ def _floor_rows(args: Run, made: TrainedModels, results: dict[str, float]) -> li
     if made.floor is not None:
         shown = [*([] if made.candidates else [metric]), *(name for name in made.floor.metrics if name in ERRORS)]
         rows = [(f"bag of words, {metric_title(args.task, m)}", metric_text(m, made.floor.metrics[m])) for m in shown]
-    constant = constant_answer(args)
+    constant = constant_answer(args.task, args.datasets)
     if results and (args.task.is_regression or constant.get("acc", 0.0) >= MOSTLY_ONE):
         title = "always the mean" if args.task.is_regression else "always the largest class"
         rows += [(f"{title}, {name}", metric_text(name, value)) for name, value in constant.items()]
     return rows
 
 
-def constant_answer(args: Run) -> dict[str, float]:
+def constant_answer(task: Task, datasets: Mapping[tuple[str, str], FeatureDataset]) -> dict[str, float]:
     """Metrics, on the dev data, of the same answer for every row: see `always_the_same`. Empty without dev labels.
 
     The answer is chosen by the training rows, or without training by the dev rows.
     """
-    dev, train = (args.datasets.get((args.task.name, split)) for split in ("dev", "train"))
+    dev, train = (datasets.get((task.name, split)) for split in ("dev", "train"))
     if dev is None or dev.labels is None:
         return {}
-    return always_the_same(args.task, (dev if train is None else train).labels, dev.labels)
+    return always_the_same(task, (dev if train is None else train).labels, dev.labels)
 
 
 def _advice(args: Run, made: TrainedModels, results: dict[str, float]) -> list[str]:
     """Hints for the user: what to know or to do next, a line each."""
     lines = []
     if made.floor is not None and no_better_than_words(results, made.floor, args.task.primary_metric):
-        lines.append("not better than a bag of words by more than the noise: serve the bag of words, it is faster")
-    by_scores = made_by(args, made) == args.pruning_method and not method_of(args.pruning_method).by_share
+        lines.append("no significant gain over the bag of words: serve the bag of words, it is faster")
+    by_scores = made_by(args.phases, made) == args.pruning_method and not method_of(args.pruning_method).by_share
     if args.do_train and by_scores and made.remaining > MOSTLY_THERE:
         lines.append(
             f"{made.remaining:.1f} % of the weights remain, so hardly anything was pruned: give --keep, or a larger "
             f"--final_lambda (now {args.final_lambda:g})"
         )
     if made.candidates and args.do_train and args.do_eval and args.engines:
-        lines += best_engine_lines(args, made)
+        dev, train = (args.datasets[args.task.name, split] for split in ("dev", "train"))
+        lines += engine_lines(args.task, dev, train, made, args.output_dir)
     if made.candidates and args.do_train:
         tool = f"python -m emmental.export.report --model_name_or_path {args.output_dir}"
         lines.append(f"next: {tool} {_data_flags(args)} --output report.html")
@@ -208,15 +213,19 @@ def _data_flags(args: Run) -> str:
 
 def _places(args: Run) -> list[tuple[str, str]]:
     """(title, path in the output folder) of files that a run may write."""
-    places = [("results", str(place_of_results(args) / "eval_results.json"))] if args.do_eval else []
+    places = (
+        [("results", str(place_of_results(args.do_train, args.output_dir) / "eval_results.json"))]
+        if args.do_eval
+        else []
+    )
     if args.do_predict:
         places += [("predictions", task.prediction_file) for task in evaluation_tasks(args.task)]
     return [*places, ("log", LOG_FILE), ("tensorboard", TENSORBOARD), ("pictures", "pictures")]
 
 
-def place_of_results(args: Run) -> Path:
+def place_of_results(do_train: bool, folder: str | Path) -> Path:
     """Folder of results inside the output folder: a finished training keeps its own if it is evaluated again."""
-    finished = not args.do_train and (Path(args.output_dir) / "training_args.json").is_file()
+    finished = not do_train and (Path(folder) / "training_args.json").is_file()
     return Path("evaluations", "again") if finished else Path()
 
 
@@ -225,7 +234,7 @@ def write_results(run: Run, results: dict[str, float], prefix: str, mismatched: 
     if run.output is None:
         return
     named = {} if run.task.positive_label is None else {"positive_label": run.task.positive_name}
-    folder = Path("evaluations", prefix) if prefix else place_of_results(run)
+    folder = Path("evaluations", prefix) if prefix else place_of_results(run.do_train, run.output_dir)
     folder = folder / "MM" if mismatched else folder
     run.output.write_text(
         str(folder / "eval_results.txt"), "".join(f"{k} = {v}\n" for k, v in (results | named).items())
@@ -233,10 +242,10 @@ def write_results(run: Run, results: dict[str, float], prefix: str, mismatched: 
     run.output.write_json(str(folder / "eval_results.json"), results | named)
 
 
-def made_by(run: Run, made: TrainedModels) -> str:
+def made_by(phases: Sequence[Phase], made: TrainedModels) -> str:
     """How the model was made, in a word: a pruning method, `structured`, or `dense`."""
-    if run.phases:
-        return run.phases[-1].method
+    if phases:
+        return phases[-1].method
     config = made.model.config
     if config.model_type.startswith("small_"):
         return STRUCTURED
@@ -253,15 +262,15 @@ def summary(
     """The final table for programs: metrics, remaining weights in %, updates, seconds of this run, and machine."""
     return {
         "task": args.task.name,
-        "method": made_by(args, made),
+        "method": made_by(args.phases, made),
         "metrics": {name: value for name, value in results.items() if name != "entropy"},
         "positive_label": args.task.positive_name,
-        "constant_answer": constant_answer(args),
+        "constant_answer": constant_answer(args.task, args.datasets),
         "remaining": made.remaining,
         "compared": [asdict(one) for one in made.timed(args.task.primary_metric)],
         "updates": max((row["step"] for row in history), default=0),
         "seconds": round(seconds, 1),
-        "environment": environment_facts(args),
+        "environment": environment_facts(args.processes),
     }
 
 
@@ -271,7 +280,9 @@ def model_card(args: Run, made: TrainedModels, results: dict[str, float]) -> str
     dataset = (CUSTOM, "own files") if args.task.name == CUSTOM else ("glue", f"GLUE {args.task.name}")
     data = ModelCardData(
         library_name="transformers",
-        tags=["emmental"] if made_by(args, made) == "dense" else ["emmental", "pruning", made_by(args, made)],
+        tags=["emmental"]
+        if made_by(args.phases, made) == "dense"
+        else ["emmental", "pruning", made_by(args.phases, made)],
         base_model=_hub_name(args.model_name_or_path),
         pipeline_tag="text-classification",
         model_name=name,
@@ -285,24 +296,28 @@ def model_card(args: Run, made: TrainedModels, results: dict[str, float]) -> str
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_card_text(args, made, results, name)}"))
 
 
-def push_to_hub(args: Run) -> None:
+def push_to_hub(folder: str, name: str | None = None) -> None:
     """Upload the finished model: the files for `from_pretrained`, the card, results and pictures.
+
+    Args:
+        folder: of the run.
+        name: of the model on the Hub; default: that of the folder.
 
     Raises:
         UserError: the Hub cannot be reached, or refuses. The model is still whole in the output folder.
     """
     try:
-        _upload(args)
+        _upload(folder, name)
     except OSError as error:
-        raise UserError(f"--push_to_hub: {error} (the finished model is in {args.output_dir})") from error
+        raise UserError(f"--push_to_hub: {error} (the finished model is in {folder})") from error
 
 
-def _upload(args: Run) -> None:
+def _upload(folder: str, name: str | None) -> None:
     api = HfApi()
-    name = api.create_repo(args.hub_model_id or Path(args.output_dir).resolve().name, exist_ok=True).repo_id
+    name = api.create_repo(name or Path(folder).resolve().name, exist_ok=True).repo_id
     api.upload_folder(
         repo_id=name,
-        folder_path=args.output_dir,
+        folder_path=folder,
         allow_patterns=["*.json", "*.txt", "*.py", "model.safetensors", "README.md", "pictures/*"],
         ignore_patterns=[".emmental*", "checkpoint-*", "dense/*", "pruned/*", "keep-*"],
     )
@@ -316,11 +331,11 @@ def _hub_name(name: str) -> str | None:
 def _card_text(args: Run, made: TrainedModels, results: dict[str, float], name: str) -> str:
     shown = {metric_title(args.task, metric): metric_text(metric, value) for metric, value in results.items()}
     if results and args.task.is_regression:
-        constant = constant_answer(args)
+        constant = constant_answer(args.task, args.datasets)
         shown |= {f"always the mean, {name}": metric_text(name, value) for name, value in constant.items()}
     rows = [f"| {title} | {text} |" for title, text in shown.items()]
     table = "\n".join(rows) or "| not evaluated | |"
-    config, method = made.model.config, made_by(args, made)
+    config, method = made.model.config, made_by(args.phases, made)
     kind = "regressor" if args.task.is_regression else "classifier"
     pruned = method if method == "dense" else f"{method}, {made.remaining:.2f} % remain"
     if config.model_type.startswith("masked_"):
@@ -334,7 +349,7 @@ A {base_model_type(config.model_type)} {kind} for {args.task.name}, fine-tuned w
 |---|---|
 {table}
 
-{_compared(args, made, results)}- Encoder: {pruned}.
+{_compared(args.task.primary_metric, made, results)}- Encoder: {pruned}.
 - Updates: learning rate {args.learning_rate:g}, mask scores {args.mask_scores_learning_rate:g}, batch \
 {args.per_gpu_train_batch_size} x {args.processes.world_size}, seed {args.seed}; all flags in `training_args.json`.
 - Made with emmental {emmental.__version__}, PyTorch {torch.__version__}, Transformers {transformers.__version__}, \
@@ -350,9 +365,8 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 """
 
 
-def _compared(args: Run, made: TrainedModels, results: dict[str, float]) -> str:
+def _compared(metric: str, made: TrainedModels, results: dict[str, float]) -> str:
     """Dense, pruned and bag of words as a table of the card; empty if there is nothing to compare."""
-    metric = args.task.primary_metric
     rows = [(one.name, one.metric) for one in made.candidates] or [("this model", results.get(metric))]
     if made.floor is not None:
         rows.append(("bag of words", made.floor.metrics.get(metric)))
@@ -362,14 +376,13 @@ def _compared(args: Run, made: TrainedModels, results: dict[str, float]) -> str:
     return "\n".join([f"| model | {metric} (dev) |", "|---|---|", *lines]) + "\n\n"
 
 
-def environment_line(args: Run) -> str:
+def environment_line(processes: Processes) -> str:
     """Versions and hardware, for the first line of the log."""
-    return ", ".join(f"{name} {value}" for name, value in environment_facts(args).items())
+    return ", ".join(f"{name} {value}" for name, value in environment_facts(processes).items())
 
 
-def environment_facts(args: Run) -> dict[str, Any]:
+def environment_facts(processes: Processes) -> dict[str, Any]:
     """Name -> version or number, of everything that a run's numbers depend on."""
-    processes = args.processes
     return {
         "emmental": emmental.__version__,
         "torch": torch.__version__,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import logging
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import isotonic_regression
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from emmental.errors import UserError
 from emmental.first_token import reads_first_token
-from emmental.shrinking import Openings, first_token_form, layer_sizes, shrink
+from emmental.latency import forward_times, on_cpu
+from emmental.shrinking import Openings, layer_sizes, shrink
 from emmental.structured.gates import HEADS, NEURONS, Sublayer, sublayers
 from emmental.structured.selection import Budget, MakeCandidate
-from emmental.structured.stepping import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +30,6 @@ _FRACTIONS, _FRACTIONS_OF_TOP = (16, 8, 4, 2, 1), (2, 1)
 """A layer is timed with 1/16, 1/8, ... of its heads and neurons."""
 _WHOLE_MODELS = (0.5, 0.25, 0.125)
 """The shares of heads and neurons that the mixed models keep."""
-_FEWEST_ROUNDS, _ROUNDS, _SECONDS = 5, 40, 6.0
-"""Fewest rounds, most rounds, and seconds after which no new round starts. In a round, the models take turns."""
 _TRIES, _AVERAGED, _CLOSE = 6, 3, 0.02
 """Candidates that are timed at most, how many estimates are averaged, and how close to the speed is close enough."""
 _MOST = 2**31
@@ -92,40 +88,40 @@ class SpeedTable:
                 neurons, a layer or the whole is missing.
         """
         try:
-            found = [
+            each_layer = [
                 LayerTimes(*({int(n): float(ms) for n, ms in each[kind].items()} for kind in (HEADS, NEURONS)))
                 for each in stored["layers"]
             ]
-            mixed = [(float(whole), float(parts)) for whole, parts in stored["mixed"]]
-            table = cls(float(stored["dense"]), float(stored["rest"]), found, mixed)
+            mixed = [(float(total), float(parts)) for total, parts in stored["mixed"]]
+            table = cls(float(stored["dense"]), float(stored["rest"]), each_layer, mixed)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError("the table of milliseconds is damaged") from error
-        halves = [half for layer in found for half in (layer.heads, layer.neurons)]
+        halves = [half for layer in each_layer for half in (layer.heads, layer.neurons)]
         times = [table.dense, table.rest, *itertools.chain(*mixed, *(half.values() for half in halves))]
-        whole = (
+        is_complete = (
             table.rest > 0
-            and len(found) == layers
+            and len(each_layer) == layers
             and all(half and min(half) == 0 and max(half) < _MOST for half in halves)
         )
-        if not whole or not all(math.isfinite(ms) and ms >= 0 for ms in times):
+        if not is_complete or not all(math.isfinite(ms) and ms >= 0 for ms in times):
             raise ValueError("the table of milliseconds is damaged")
         return table
 
     def lines(self) -> list[str]:
         """The table as text, for the bottom and the top layer; the layers between are like the bottom one."""
-        found = [f"{self.dense:.2f} ms for the dense model, {self.rest:.2f} ms of them outside heads and neurons"]
+        lines = [f"{self.dense:.2f} ms for the dense model, {self.rest:.2f} ms of them outside heads and neurons"]
         for name, layer in {"bottom": self.layers[0], "top": self.layers[-1]}.items():
             halves = {"heads": layer.heads, "neurons": layer.neurons}
             shown = [
                 f"{kind} {', '.join(f'{n}: {ms:.2f}' for n, ms in half.items())}" for kind, half in halves.items()
             ]
-            found.append(f"ms of the {name} layer: {'; '.join(shown)}")
-        return found
+            lines.append(f"ms of the {name} layer: {'; '.join(shown)}")
+        return lines
 
-    def parts(self, whole: float) -> float:
-        """The sum of the parts of a model that takes `whole` milliseconds, interpolated linearly between `mixed`."""
-        wholes, sums = np.array(sorted([(self.rest, self.rest), (self.dense, self.dense), *self.mixed])).T
-        return float(np.interp(whole, wholes, np.maximum.accumulate(sums)))
+    def parts(self, total: float) -> float:
+        """The sum of the parts of a model that takes `total` milliseconds, interpolated linearly between `mixed`."""
+        totals, sums = np.array(sorted([(self.rest, self.rest), (self.dense, self.dense), *self.mixed])).T
+        return float(np.interp(total, totals, np.maximum.accumulate(sums)))
 
     def prices(self, parts: Sequence[Sublayer]) -> list[Tensor]:
         """For each sublayer float64 (count + 1,): milliseconds of 0, 1, 2, ... open gates."""
@@ -146,9 +142,9 @@ def measure_speed(
     Args:
         model: stays as it is.
         batch_size, length: rows, and tokens of each; no padding.
-        timed: the engine to measure in; default: PyTorch with its own number of threads.
+        timed: the engine to measure in; default: PyTorch on the CPU with its own number of threads.
     """
-    sizes = layer_sizes(model)
+    model, sizes = on_cpu(model), layer_sizes(model)
     layers = range(len(sizes))
     # Most classifiers read one token of the top layer: its gates cost less than those of the others.
     apart = len(sizes) > 1 and reads_first_token(model)
@@ -163,26 +159,26 @@ def measure_speed(
     shapes = [(layers, most), ((), most), *((place, {kind: count}) for place, kind, count in trials)]
     mixed = [_mixed(model, share) for share in _WHOLE_MODELS]
     models = [*(_with_at_most(model, *shape) for shape in shapes), *mixed]
-    dense, rest, *times = (timed or _medians)(models, batch_size, length)
+    dense, rest, *times = (timed or forward_times)(models, batch_size, length)
     tables: dict[tuple[int, str], dict[int, float]] = {}
     for (place, kind, count), each in zip(trials, times[: len(trials)], strict=True):
         for layer in place:
             tables.setdefault((layer, kind), {0: 0.0})[count] = max((each - rest) / len(place), 0.0)
-    found = [
+    unscaled = [
         LayerTimes(*(_rising(tables.get((layer, kind), {0: 0.0})) for kind in (HEADS, NEURONS))) for layer in layers
     ]
     # The two halves do not add up exactly to their cost together, so both are scaled to the dense model.
     together = sum(
         layer.price(HEADS, size.heads) + layer.price(NEURONS, size.neurons)
-        for layer, size in zip(found, sizes, strict=True)
+        for layer, size in zip(unscaled, sizes, strict=True)
     )
     scale = max(dense - rest, 0.0) / together if together else 0.0
-    scaled = [LayerTimes(_times(layer.heads, scale), _times(layer.neurons, scale)) for layer in found]
+    scaled = [LayerTimes(_times(layer.heads, scale), _times(layer.neurons, scale)) for layer in unscaled]
     table = SpeedTable(dense, rest, scaled)
-    for each, whole in zip(mixed, times[len(trials) :], strict=True):
+    for each, total in zip(mixed, times[len(trials) :], strict=True):
         parts = sublayers(each)
         prices = zip(parts, table.prices(parts), strict=True)
-        table.mixed.append((whole, rest + sum(float(price[part.count]) for part, price in prices)))
+        table.mixed.append((total, rest + sum(float(price[part.count]) for part, price in prices)))
     return table
 
 
@@ -235,9 +231,9 @@ def speed_budget(table: SpeedTable, model: PreTrainedModel, speedup: float, call
         raise UserError(
             f"{called} accepts 1 to below {most:g}, the speed-up of an empty encoder on this machine, not {speedup:g}"
         )
-    whole = sum(float(price[-1]) for price in table.prices(sublayers(model)))
-    share = (table.parts(table.dense / speedup) - table.rest) / whole if whole else 1.0
-    return Budget(table.prices, whole, min(share, 1.0))
+    encoder = sum(float(price[-1]) for price in table.prices(sublayers(model)))
+    share = (table.parts(table.dense / speedup) - table.rest) / encoder if encoder else 1.0
+    return Budget(table.prices, encoder, min(share, 1.0))
 
 
 def settled_price(
@@ -259,7 +255,7 @@ def settled_price(
         candidate: price -> the model that would be cut for it. Its weights do not matter.
         price: to start from.
         shape: rows, and tokens of each.
-        timed: the engine to measure in; default: PyTorch.
+        timed: the engine to measure in; default: PyTorch on the CPU.
 
     Returns:
         The price of a model that is close enough, or the mean of the last estimates: each time wanders by chance.
@@ -268,48 +264,14 @@ def settled_price(
     for _ in range(_TRIES):
         small = candidate(price).cpu()
         with torch.autocast("cpu", enabled=False):
-            whole, part = (timed or _medians)([dense, small], *shape)
-        logger.info("%.2f ms, the dense model %.2f: %.2f times as fast", part, whole, whole / part)
-        if abs(whole / part / speedup - 1) <= _CLOSE:
+            dense_ms, small_ms = (timed or forward_times)([dense, small], *shape)
+        logger.info("%.2f ms, the dense model %.2f: %.2f times as fast", small_ms, dense_ms, dense_ms / small_ms)
+        if abs(dense_ms / small_ms / speedup - 1) <= _CLOSE:
             break
-        estimates.append(min(max(price + whole / speedup - part, 0.0), budget.whole))
+        estimates.append(min(max(price + dense_ms / speedup - small_ms, 0.0), budget.whole))
         price = statistics.mean(estimates[-_AVERAGED:])
     return price
 
 
 def _grid(most: int, fractions: Sequence[int]) -> list[int]:
     return sorted({max(1, most // part) for part in fractions} | {1} if most else set())
-
-
-def _medians(models: Sequence[nn.Module], batch_size: int, length: int) -> list[float]:
-    """Milliseconds of each model's forward pass; all have the same inputs and take turns."""
-    generator = torch.Generator().manual_seed(0)
-    device = next(models[0].parameters()).device
-    ids = torch.randint(models[0].config.vocab_size, (batch_size, length), generator=generator).to(device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    models = [first_token_form(model) for model in models]
-    times: list[list[float]] = [[] for _ in models]
-    with torch.inference_mode(), contextlib.ExitStack() as stack:
-        for model in models:
-            stack.enter_context(evaluating(model))
-        end = time.perf_counter() + _SECONDS
-        for turn in range(_ROUNDS):
-            if turn >= _FEWEST_ROUNDS and time.perf_counter() >= end:
-                break
-            for model, own in zip(models, times, strict=True):
-                model(**inputs)  # a first pass fills the caches, which the previous model has overwritten
-                own.append(_timed(model, inputs))
-    return [1000.0 * statistics.median(own) for own in times]
-
-
-def _timed(model: nn.Module, inputs: dict[str, Tensor]) -> float:
-    _wait(inputs)
-    begin = time.perf_counter()
-    model(**inputs)
-    _wait(inputs)
-    return time.perf_counter() - begin
-
-
-def _wait(inputs: dict[str, Tensor]) -> None:
-    if inputs["input_ids"].is_cuda:
-        torch.cuda.synchronize()

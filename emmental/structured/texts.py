@@ -43,6 +43,8 @@ class Material:
         groups: (N,) number of the query of each text of `check`; None: every text is on its own.
         labels: of the texts of `check`, if they were given.
         encodings: of all texts that are not held out, for a recovery.
+        tokenizer: whose tokens these are.
+        spelling: which texts are where, for `spelt_again`.
     """
 
     information: list[Batch]
@@ -52,6 +54,13 @@ class Material:
     groups: Tensor | None = None
     labels: list[Any] | None = None
     encodings: Sequence[Mapping[str, Any]] = ()
+    tokenizer: PreTrainedTokenizerBase | None = None
+    spelling: _Spelling | None = None
+
+    @property
+    def held_out(self) -> list[tuple[str, ...]]:
+        """The one or two strings of each text of `check`, in order."""
+        return [] if self.spelling is None else [self.spelling.rows[number].parts for number in self.spelling.checked]
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,19 @@ class _Row:
     parts: tuple[str, ...]
     group: int
     label: Any = None
+
+
+@dataclass(frozen=True)
+class _Spelling:
+    """All inputs of a material, and the numbers of those in each of its parts, in order."""
+
+    rows: Sequence[_Row]
+    informing: Sequence[int]
+    fitted: Sequence[int]
+    checked: Sequence[int]
+    others: Sequence[int]
+    max_length: int
+    batch_size: int
 
 
 def material(
@@ -107,6 +129,7 @@ def material(
         return padded_batches(tokenizer, encodings, numbers, batch_size, answers)
 
     in_order = longest_first(encodings, checked)
+    spelling = _Spelling(rows, informing, fitted, in_order, others, max_length, batch_size)
     grouped = len({row.group for row in rows}) < len(rows)
     return Material(
         batches(informing, known),
@@ -116,6 +139,27 @@ def material(
         torch.tensor([rows[number].group for number in in_order]) if grouped else None,
         None if known is None else [known[number] for number in in_order],
         [encodings[number] for number in others],
+        tokenizer,
+        spelling,
+    )
+
+
+def spelt_again(material: Material, tokenizer: PreTrainedTokenizerBase) -> Material:
+    """The same texts, in the same parts, with the tokens of another tokenizer; those of `check` in the same order."""
+    spelling = material.spelling
+    if spelling is None:
+        raise ValueError("the texts of this material are not known")
+    encodings = [_encode(tokenizer, row.parts, spelling.max_length, material.head) for row in spelling.rows]
+    size = spelling.batch_size
+    known = [row.label for row in spelling.rows] if material.labels is not None else None
+    groups = [spelling.checked[begin : begin + size] for begin in range(0, len(spelling.checked), size)]
+    return replace(
+        material,
+        information=padded_batches(tokenizer, encodings, spelling.informing, size, known),
+        refit=padded_batches(tokenizer, encodings, spelling.fitted, size),
+        check=[_padded(tokenizer, encodings, group) for group in groups],
+        encodings=[encodings[number] for number in spelling.others],
+        tokenizer=tokenizer,
     )
 
 
@@ -140,18 +184,24 @@ def padded_batches(
 ) -> list[Batch]:
     """The rows in batches of similar length, the longest first; rows of equal length stay in order."""
     order = longest_first(encodings, rows)
-    paddings = {"input_ids": tokenizer.pad_token_id}
     batches = []
     for begin in range(0, len(order), batch_size):
         members = order[begin : begin + batch_size]
-        batch = {
-            name: pad_lists([encodings[row][name] for row in members], paddings.get(name, 0))
-            for name in encodings[members[0]]
-        }
+        batch = _padded(tokenizer, encodings, members)
         if labels is not None:
             batch["labels"] = torch.tensor([labels[row] for row in members])
         batches.append(batch)
     return batches
+
+
+def _padded(
+    tokenizer: PreTrainedTokenizerBase, encodings: Sequence[Mapping[str, Any]], members: Sequence[int]
+) -> Batch:
+    paddings = {"input_ids": tokenizer.pad_token_id}
+    return {
+        name: pad_lists([encodings[row][name] for row in members], paddings.get(name, 0))
+        for name in encodings[members[0]]
+    }
 
 
 def _spread(rows: Sequence[Any], most: int) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import platform
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 
 from emmental import atomic
 from emmental.inference.engines import measure_together
+from emmental.latency import seconds_of_each
 from emmental.runs.run import Run
 from emmental.shrinking import layer_sizes
 from emmental.structured.gates import encoder_weights
@@ -26,8 +26,6 @@ from emmental.structured.speed import SpeedTable, measure_speed, settled_price, 
 logger = logging.getLogger(__name__)
 
 SPEED_FILE = "speed.json"
-_SECONDS_OF_EACH, SECONDS_TOGETHER = 0.5, 10.0
-"""Fewest seconds for each model when many are timed, and seconds for all of them together."""
 
 
 class Target(ABC):
@@ -135,7 +133,7 @@ class SpeedTarget(Target):
 
     def _times(self, models: Sequence[PreTrainedModel], batch: int, length: int) -> list[float]:
         """Median milliseconds of each model in the engine; the models take turns."""
-        seconds = max(_SECONDS_OF_EACH, SECONDS_TOGETHER / len(models))
+        seconds = seconds_of_each(len(models))
         return [*measure_together(dict(enumerate(models)), batch, length, self.engine, seconds=seconds).values()]
 
     def _budget(self, part: Run, model: PreTrainedModel) -> Budget:
@@ -151,7 +149,7 @@ class SpeedTarget(Target):
         }
         with part.processes.main_first():
             if part.processes.is_main and measured_speed(file, key, len(sizes)) is None:
-                table = measure_speed(copy.deepcopy(model).cpu(), *self.shape, self._times)
+                table = measure_speed(model, *self.shape, self._times)
                 part.output.write_json(SPEED_FILE, {"machine": here, "of": key, "table": asdict(table)})
                 for line in table.lines():
                     logger.info("%s", line)

@@ -6,7 +6,7 @@ import math
 import numbers
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from emmental.architectures import longest_input
 from emmental.data.tokenization import check_token_ids
 from emmental.errors import UserError
-from emmental.export.sentence_models import Surroundings, is_sentence_model, parts_of, with_encoder
+from emmental.export.sentence_models import Surroundings, is_sentence_model, parts_of, with_parts
 from emmental.structured.agreement import agreement, answers
 from emmental.structured.prune import known_labels, prune_on, share_budget, time_budget, trained_head
 from emmental.structured.rungs import CLIFF, Pruned, bf16_products
-from emmental.structured.texts import Material, Text, material
+from emmental.structured.selection import Budget
+from emmental.structured.texts import Material, Text, material, spelt_again
+from emmental.structured.vocabulary import counted_texts, reduced
 from emmental.task_heads import MOST_PASSES, TaskHead
 from emmental.training.text_recovery import recover, recovery_run
 
@@ -38,6 +40,7 @@ def prune(
     passes: int = MOST_PASSES,
     updates: int = 0,
     accept_unknown_tokens: bool = False,
+    vocabulary: int | str | None = None,
 ) -> Any:
     """Cut attention heads and feed-forward neurons out of a trained model, without labels.
 
@@ -59,9 +62,11 @@ def prune(
         passes: most backward passes for a batch without labels.
         accept_unknown_tokens: go on although the tokenizer does not know more than half of the tokens of the texts.
         updates: after the cut, updates in which the small model learns the dense model's answers to the texts.
+        vocabulary: tokens that stay, or "auto"; all texts count. Not for heads that answer for every token.
 
     Returns:
-        The small model, in evaluation mode, of the same kind as `model`; a list of them for several `keep`.
+        The small model, in evaluation mode, of the same kind as `model`; a list of them for several `keep`. With
+        `vocabulary` a pair: that, and the new tokenizer.
 
     Warns:
         UserWarning: more than 5 % of the answers to held-out texts differ from those of `model`; many texts are equal;
@@ -72,28 +77,35 @@ def prune(
     """
     shares = list(keep) if isinstance(keep, list | tuple) and keep else [keep]
     _check_numbers(shares, speedup, max_length=max_length, batch_size=batch_size, passes=passes, updates=updates)
-    encoder, around = model, Surroundings()
-    if is_sentence_model(model):
-        if texts is None and not isinstance(tokenizer, PreTrainedTokenizerBase):
-            tokenizer, texts = None, tokenizer
-        encoder, own, around = parts_of(model)
-        tokenizer = tokenizer or own
+    encoder, tokenizer, texts, around = _parts(model, tokenizer, texts)
     head = trained_head(encoder, passes=passes, **around.options)
     _check_tokenizer(tokenizer, encoder)
     max_length = min(max_length, longest_input(encoder.config))
+    texts = texts if vocabulary is None else counted_texts(texts)
     known = None if labels is None else known_labels(head, encoder, labels)
     rows = material(tokenizer, texts, known, max_length, batch_size, accept_unknown_tokens, head)
+    start = Start.of(encoder, tokenizer, rows, texts, vocabulary)
     timed = min(max_length, tokenizer.model_max_length)
-    budgets = [
-        time_budget(encoder, speedup, timed) if share is None else share_budget(encoder, share) for share in shares
-    ]
-    found = [prune_on(encoder, rows, budget, refit) for budget in budgets]
-    for number, each in enumerate(found):
-        if updates:
-            found[number] = recovered(encoder, each, rows, tokenizer, updates=updates)
-        _warn_of_cliff(found[number], head)
-    models = [each.model if model is encoder else with_encoder(model, encoder, each.model) for each in found]
-    return models if isinstance(keep, list | tuple) else models[0]
+    budgets = [share_budget(encoder, share) if share else time_budget(encoder, speedup, timed) for share in shares]
+    models = []
+    for budget in budgets:
+        found = recovered(start, start.cut(budget, refit), updates=updates)
+        _warn_of_cliff(found, head)
+        models.append(found.model)
+    if model is not encoder:
+        models = [with_parts(model, [(encoder, small), (tokenizer, start.tokenizer)]) for small in models]
+    pruned = models if isinstance(keep, list | tuple) else models[0]
+    return pruned if vocabulary is None else (pruned, start.tokenizer)
+
+
+def _parts(model: Any, tokenizer: Any, texts: Any) -> tuple[Any, Any, Any, Surroundings]:
+    """Encoder, tokenizer, texts and surroundings. Models of sentence-transformers have a tokenizer of their own."""
+    if not is_sentence_model(model):
+        return model, tokenizer, texts, Surroundings()
+    if texts is None and not isinstance(tokenizer, PreTrainedTokenizerBase):
+        tokenizer, texts = None, tokenizer
+    encoder, own, around = parts_of(model)
+    return encoder, tokenizer or own, texts, around
 
 
 def _check_numbers(shares: Sequence[Any], speedup: Any, **others: Any) -> None:
@@ -118,21 +130,64 @@ def _check_tokenizer(tokenizer: Any, model: PreTrainedModel) -> None:
     check_token_ids(tokenizer, model.config, "tokenizer", "model")
 
 
-def recovered(
-    dense: PreTrainedModel,
-    found: Pruned,
-    rows: Material,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path | None = None,
-    cut: str = "",
-    **values: Any,
-) -> Pruned:
-    """`found` after the recovery; see `emmental.training.text_recovery.recovery_run` for the other arguments."""
-    small = recover(recovery_run(folder, cut, **values), dense, found.model, rows, tokenizer)
-    head = rows.head
-    with bf16_products(dense.device):
-        expected, reached = (answers(each, rows.check, head) for each in (dense, small))
-    return replace(found, model=small, agreement=agreement(head, expected, reached))
+@dataclass(frozen=True)
+class Start:
+    """What is cut: the dense model, or the same with fewer tokens.
+
+    Attributes:
+        model, tokenizer, rows: what is cut, with its own tokens.
+        dense, taught: the dense model as it was given, and the same texts with its tokens.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    rows: Material
+    dense: PreTrainedModel
+    taught: Material
+
+    @classmethod
+    def of(
+        cls,
+        dense: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Material,
+        texts: Sequence[Text],
+        vocabulary: int | str | None,
+        called: str = "vocabulary",
+    ) -> Start:
+        """With fewer tokens if `vocabulary` is given; `called` is its name for messages.
+
+        Raises:
+            UserError: see `reduce_vocabulary`; or the head answers for every token.
+        """
+        if vocabulary is None:
+            return cls(dense, tokenizer, rows, dense, rows)
+        if rows.head.needs_words:
+            raise UserError(f"{called} is for answers to whole texts, not for {rows.head.title}; omit it")
+        found = reduced(dense, tokenizer, texts, vocabulary, rows, called)
+        return cls(found.model, found.tokenizer, spelt_again(rows, found.tokenizer), dense, rows)
+
+    def cut(self, budget: Budget, refit: bool = True) -> Pruned:
+        """The small model for a budget, compared with the dense model as it was given."""
+        found = prune_on(self.model, self.rows, budget, refit)
+        return found if self.model is self.dense else self.compared(found)
+
+    def compared(self, found: Pruned) -> Pruned:
+        """`found` with its agreement with the dense model as it was given."""
+        head = self.rows.head
+        with bf16_products(self.dense.device):
+            expected = answers(self.dense, self.taught.check, head)
+            reached = answers(found.model, self.rows.check, head)
+        return replace(found, agreement=agreement(head, expected, reached))
+
+
+def recovered(start: Start, found: Pruned, folder: Path | None = None, cut: str = "", **values: Any) -> Pruned:
+    """`found` after the recovery, if there is one; see `recovery_run` for the other arguments."""
+    if not values["updates"]:
+        return found
+    run = recovery_run(folder, cut, **values)
+    small = recover(run, start.dense, found.model, start.rows, start.tokenizer, start.taught)
+    return start.compared(replace(found, model=small))
 
 
 def _warn_of_cliff(found: Pruned, head: TaskHead) -> None:

@@ -65,7 +65,7 @@ def route(flags: Flags, facts: DataFacts) -> list[Phase]:
         phases: list[Phase] = [DenseTraining(folder, TrainSettings.of(flags, values))]
     elif not dense_model_teaches(flags):
         saved = {} if facts.saved_method is None else {"pruning_method": facts.saved_method}
-        phases = [FinePruning(folder, TrainSettings.of(flags, **saved), _target_of_schedule(flags), False)]
+        phases = [FinePruning(folder, TrainSettings.of(flags, saved), _target_of_schedule(flags), False)]
     else:
         steps = [_steps_to(*each, flags, facts) for each in _targets(flags, folder)]
         phases = [*_dense_first(flags, facts, folder, steps[-1][-1].settings), *itertools.chain(*steps)]
@@ -112,6 +112,7 @@ def plan_lines(phases: list[Phase], flags: Flags, facts: DataFacts) -> list[str]
     """
     last = phases[-1].settings
     filled = [f"--{name} {getattr(last, name)}" for name in last.by_recipe if name != "learning_rate"]
+    filled = filled if flags.recipe == "auto" else []
     lines = [f"filled in by --recipe auto: {', '.join(filled)}"] if filled else []
     lines += [f"phase {number}, {phase.describe(facts)}" for number, phase in enumerate(phases, 1)]
     if phases[-1].shows_schedule:

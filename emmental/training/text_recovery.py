@@ -110,8 +110,13 @@ def recover(
     small: PreTrainedModel,
     rows: Material,
     tokenizer: PreTrainedTokenizerBase,
+    taught: Material | None = None,
 ) -> PreTrainedModel:
     """Train `small` in place for `run.updates` updates, and return it in evaluation mode.
+
+    Args:
+        rows: with the tokens of `small` and `tokenizer`.
+        taught: the same texts with the tokens of `dense`, if those are others.
 
     Raises:
         UserError: the run's folder holds checkpoints of another run.
@@ -128,7 +133,7 @@ def recover(
         batches = LengthGroupedBatches(lengths, run.batch_size, seed=run.seed)
         with torch.random.fork_rng(devices=()):
             seed_generators(run.seed)
-            learner = TextDistiller(run, small, head, _answers(dense, rows, tokenizer, head))
+            learner = TextDistiller(run, small, head, _answers(dense, taught or rows, head))
             _train(run, learner, batches, rows, tokenizer)
     finally:
         if run.output is not None:
@@ -167,12 +172,10 @@ class _Loader:
             yield {("rows" if name == "labels" else name): value for name, value in batch.items()}
 
 
-def _answers(
-    dense: PreTrainedModel, rows: Material, tokenizer: PreTrainedTokenizerBase, head: TaskHead
-) -> list[Tensor]:
+def _answers(dense: PreTrainedModel, rows: Material, head: TaskHead) -> list[Tensor]:
     """The dense model's values for each text, in the order of the texts."""
     numbers = range(len(rows.encodings))
-    batches = padded_batches(tokenizer, rows.encodings, numbers, BATCH, numbers)
+    batches = padded_batches(rows.tokenizer, rows.encodings, numbers, BATCH, numbers)
     found = answers(dense, batches, head).of_texts()
     order = torch.cat([batch["labels"] for batch in batches]).tolist()
     return [each for _, each in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]

@@ -21,7 +21,7 @@ from emmental.cascade.building import Training
 from emmental.cascade.rows import Rows, read_rows
 from emmental.cascade.serving import Step
 from emmental.errors import UserError
-from emmental.inference.latency import machine
+from emmental.latency import machine
 
 PROMISES = (0.01, 0.03, 0.1, 0.2)
 """The last two show what the dense accuracy within its noise allows, however many answers change."""

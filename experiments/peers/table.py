@@ -19,7 +19,7 @@ from emmental import atomic
 from emmental.data import FeatureDataset, load_features
 from emmental.data.tokenization import load_tokenizer
 from emmental.inference.engines import ENGINES, ONNX, ONNX_INT8, TORCH, TORCH_BF16, available, prepare
-from emmental.inference.latency import machine, measure
+from emmental.latency import machine, measure
 from emmental.reporting.before_after import nonzero_encoder_weights
 from emmental.runs.evaluation import predict_logits
 from emmental.runs.precision import Precision

@@ -20,7 +20,7 @@ def difference(ours: np.ndarray, peer: np.ndarray) -> tuple[float, float]:
 
 
 def beats(gain: float, error: float, times: float) -> bool:
-    """As fast and better by more than the noise, or as good and `MUCH_FASTER`; `times`: how many times as fast."""
+    """As fast and significantly better, or as good and `MUCH_FASTER`; `times`: how many times as fast."""
     better, as_good = gain > _ERRORS * error, gain >= -error
     return (times >= 1 and better) or (times >= MUCH_FASTER and as_good)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import tiny_models
+import tiny_vocabulary
 import torch
 
 import emmental
@@ -67,6 +68,24 @@ def test_a_cross_encoder_comes_back(reranker, tmp_path):
     small.save_pretrained(str(tmp_path / "small"))
     again = CrossEncoder(str(tmp_path / "small"), trust_remote_code=True)
     assert np.allclose(again.predict([("kasa", "lote")]), small.predict([("kasa", "lote")]), atol=1e-6)
+
+
+def test_fewer_tokens_inside_of_a_cross_encoder(tmp_path):
+    """The object that comes back reads texts with the new tokenizer, also after saving."""
+    tokenizer = tiny_vocabulary.tokenizer("bert")
+    model = tiny_vocabulary.model("bert", tokenizer, num_labels=1)
+    torch.nn.init.ones_(model.classifier.bias)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    texts = tiny_vocabulary.texts(60)
+    queries = [(text, texts[row : row + 3]) for row, text in enumerate(texts[:40])]
+    small, made = emmental.prune(CrossEncoder(str(tmp_path)), texts=queries, keep=0.5, vocabulary=150)
+    assert small.tokenizer is made
+    assert len(made) == small.model.config.vocab_size == 150
+    small.save_pretrained(str(tmp_path / "small"))
+    again = CrossEncoder(str(tmp_path / "small"), trust_remote_code=True)
+    pairs = [(texts[0], texts[1])]
+    assert np.allclose(again.predict(pairs), small.predict(pairs), atol=1e-6)
 
 
 def test_a_sentence_transformer_comes_back(embedder, tmp_path):

@@ -1,19 +1,16 @@
-"""Engines: the same logits, what a machine lacks is said, and the best is the fastest whose quality allows it."""
+"""Engines: the same logits, what a machine lacks is said, and the code that loads a model can be copied."""
 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import tiny_masked
 import tiny_models
-import tiny_small
 import torch
 
+from emmental import latency
 from emmental.errors import UserError
-from emmental.export import onnx_int8
 from emmental.export.bertarize import bertarize
 from emmental.export.calibration import Calibration
 from emmental.export.onnx import export_onnx_folder, write_onnx_folder
@@ -21,19 +18,13 @@ from emmental.export.openvino_int8 import missing_package
 from emmental.inference import engines
 from emmental.inference.engines import (
     ENGINES,
-    Trial,
     available,
-    best_engine,
     bf16_in_hardware,
-    changed_answers,
     code_line,
-    compare,
-    measure,
     measure_together,
     prepare,
     why_not,
 )
-from emmental.shrinking import shrink
 
 FREE = [name for name, engine in ENGINES.items() if not engine.calibrated]
 """Engines that run any model, without a file that was made for them."""
@@ -103,7 +94,7 @@ def test_openvino_int8_is_timed_without_its_file(model):
     needs("openvino-int8")
     if missing_package():
         pytest.skip(f"needs {missing_package()}")
-    assert measure(model, 1, 8, "openvino-int8", threads=1) > 0
+    assert measure_together({"a": model}, 1, 8, "openvino-int8", threads=1)["a"] > 0
 
 
 def test_openvino_int8_needs_its_file(model, tmp_path, monkeypatch):
@@ -134,110 +125,19 @@ def test_what_a_machine_has_not_is_said(model, monkeypatch):
 
 
 def test_measure_gives_milliseconds(model, monkeypatch):
-    assert 0 < measure(model, 1, 8, threads=1) < 10_000
     together = measure_together({"a": model, "b": model}, 2, 4, "onnx", threads=1, seconds=0.01)
     assert list(together) == ["a", "b"]
+    assert all(0 < each < 10_000 for each in together.values())
     seen = {}
 
     def measured(models, batch, length, threads, vocab_size, seconds):
         seen.update(models=list(models), shape=(batch, length), threads=threads, words=vocab_size)
         return []
 
-    monkeypatch.setattr(engines, "measure_in_turns", measured)
+    monkeypatch.setattr(latency, "measure", measured)
     measure_together({"dense": model, "small": model}, 8, 16, threads=3)
     words = model.config.vocab_size
     assert seen == {"models": ["dense", "small"], "shape": (8, 16), "threads": 3, "words": words}
-
-
-def test_the_best_engine_is_the_fastest_that_costs_little():
-    exact = Trial("torch", 10.0, 1.0, 0.0, 0.0)
-    onnx = Trial("onnx", 8.0, 1.25, 0.0, 0.0)
-    int8 = Trial("onnx-int8", 3.0, 3.3, -0.31, 0.02)
-    bf16 = Trial("torch-bf16", 4.0, 2.5, -0.3, 0.01)
-    assert best_engine([exact, onnx, int8, bf16]) is bf16
-    assert best_engine([exact, onnx, int8]) is onnx
-    assert str(int8) == (
-        "ONNX Runtime int8: 3.00 ms, 3.3 times PyTorch fp32; -0.31 points, 2.00 % of the answers change: not offered, "
-        "at most 0.3 points may be lost"
-    )
-    assert str(replace(int8, points=0.1, form="static")) == (
-        "ONNX Runtime int8 (static): 3.00 ms, 3.3 times PyTorch fp32; +0.10 points, 2.00 % of the answers change"
-    )
-    assert str(onnx) == "ONNX Runtime fp32: 8.00 ms, 1.2 times PyTorch fp32"
-
-
-def test_what_a_run_says_at_its_end(monkeypatch):
-    monkeypatch.setattr(engines, "why_not", lambda name: "no" if name.startswith("openvino") else None)
-    trials = [Trial("torch", 10.0, 1.0, 0.0, 0.0), Trial("onnx-int8", 5.0, 2.0, -1.0, 0.5)]
-    assert engines.advice(trials, "out", "small_bert").splitlines() == [
-        "The best engine on this machine, for 1 x 128 tokens, is PyTorch fp32: 10.00 ms, 1.0 times PyTorch fp32",
-        "import emmental",
-        "from transformers import AutoModelForSequenceClassification",
-        'model = AutoModelForSequenceClassification.from_pretrained("out")',
-        "ONNX Runtime int8: 5.00 ms, 2.0 times PyTorch fp32; -1.00 points, 50.00 % of the answers change: not "
-        "offered, at most 0.3 points may be lost",
-        "OpenVINO fp32, OpenVINO bf16, OpenVINO int8: no",
-    ]
-
-
-def test_changed_answers_are_counted_pairwise():
-    exact = np.array([[0.0, 1.0], [1.0, 0.0], [0.2, 0.1], [0.0, 3.0]])
-    rounded = np.array([[0.0, 2.0], [0.0, 1.0], [0.2, 0.1], [0.0, 3.0]])
-    assert changed_answers(exact, rounded) == 0.25
-    assert changed_answers(exact[:, :1], rounded[:, :1]) == 0.0
-
-
-def test_compare_judges_every_engine_on_the_same_rows(model):
-    labels = np.array([0, 1])
-
-    def answer(engine):
-        return engine(**INPUTS).logits.numpy()
-
-    trials = compare(
-        model, answer, lambda logits: float((logits.argmax(1) == labels).mean()), 1, 8, ["onnx", "onnx-int8"], 1
-    )
-    assert [trial.engine for trial in trials] == ["torch", "onnx", "onnx-int8"]
-    assert (trials[0].speedup, trials[0].points, trials[0].changed) == (1.0, 0.0, 0.0)
-    assert trials[1].changed == 0.0
-    assert trials[1].speedup == pytest.approx(trials[0].ms / trials[1].ms)
-    assert [trial.form for trial in trials] == [None, None, "dynamic"]
-
-
-@pytest.mark.parametrize(("form", "wanted"), [("masked", ["torch", "sparse"]), ("small", ["torch"])])
-def test_only_what_has_a_sparse_form_is_tried_in_it(model, monkeypatch, form, wanted):
-    monkeypatch.setattr(engines, "available", lambda calibrated: ["torch", "sparse"])
-    tried = model if form == "masked" else shrink(tiny_small.dense("bert"), tiny_small.UNEVEN)
-    trials = compare(tried, lambda engine: engine(**INPUTS).logits.numpy(), lambda logits: 0.0, 1, 8, threads=1)
-    assert [trial.engine for trial in trials] == wanted
-
-
-@pytest.mark.parametrize("refused", ["dynamic", "static"])
-def test_of_both_forms_of_int8_the_one_that_costs_little_is_kept(model, monkeypatch, refused):
-    """The first form that is tried loses all points, the other none."""
-    needs("onnx-int8")
-    other = "static" if refused == "dynamic" else "dynamic"
-    distances = iter((1e-4, 2e-4) if refused == "dynamic" else (2e-4, 1e-4))
-    monkeypatch.setattr(onnx_int8, "distance", lambda *_: next(distances))
-    with torch.no_grad():
-        right = model(**INPUTS).logits.argmax(1).numpy()
-    load, judged = engines.from_onnx, []
-
-    def from_onnx(path, *rest):
-        judged.append(path.stem)
-        return load(path, *rest)
-
-    monkeypatch.setattr(engines, "from_onnx", from_onnx)
-
-    def answer(engine):
-        logits = engine(**INPUTS).logits.numpy()
-        return -logits if judged and judged[-1] == refused else logits
-
-    def score(logits):
-        return float((logits.argmax(1) == right).mean())
-
-    trials = compare(model, answer, score, 1, 8, ["onnx-int8"], 1, calibration=[INPUTS])
-    assert judged[:2] == [refused, other]
-    assert (trials[1].form, trials[1].points) == (other, 0.0)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -276,8 +276,14 @@ def test_command_reads_standard_input(tmp_path, capsys, monkeypatch):
         (["--model", "m", "--dense_above", "nan"], "--dense_above accepts numbers from 0, not nan"),
         (["--model", "m", "--input", "nowhere.txt"], "--input nowhere.txt is not a file"),
         (["--model", "m", "--max_seq_length", "3"], "--max_seq_length accepts 4 to 32 for this model, not 3"),
-        (["--model", "m", "--output", "m"], "--output m is a folder"),
-        (["--model", "m", "--output", "in.txt"], "--output in.txt exists and holds no predictions; it is left alone"),
+        (
+            ["--model", "m", "--output", "m"],
+            "--output m would remove or replace --model_name_or_path m, which is read",
+        ),
+        (
+            ["--model", "m", "--output", "in.txt"],
+            "--output in.txt would remove or replace --input in.txt, which is read",
+        ),
         (["--model", "m", "--tokenizer_name", "bare"], "bare holds no tokenizer"),
         (["--model", "m", "--threshold", "30"], "not in %"),
         (["--model", "answers"], "this command accepts sequence classifiers only"),

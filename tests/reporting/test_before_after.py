@@ -1,21 +1,13 @@
-"""Models are timed in the engine asked for."""
+"""The table at the end of a run, and when a model is better than a bag of words."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import tiny_models
 
 from emmental.reporting import before_after
 from emmental.reporting.before_after import Candidate, before_and_after
 from emmental.tasks.bag_of_words import Floor
-
-
-def test_models_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(before_after, "_SECONDS_OF_MANY", 0.05)
-    models = [tiny_models.model("bert", num_hidden_layers=layers) for layers in (1, 8)]
-    short, long = before_after.timed_in("torch")(models, 1, 16)
-    assert 0 < short < long
 
 
 def test_a_small_model_is_compared_with_its_original_too() -> None:

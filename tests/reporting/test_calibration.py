@@ -9,9 +9,8 @@ import tiny
 import tiny_masked
 
 from emmental.data import FeatureDataset, load_features
-from emmental.reporting.best_engine import calibration_of
-from emmental.reporting.calibration import calibration_texts
-from emmental.reporting.forms import DevData, quality
+from emmental.reporting.calibration import calibration_batches, calibration_texts
+from emmental.reporting.forms import DevData
 from emmental.tasks import read_split, resolve_task
 
 
@@ -39,9 +38,10 @@ def test_rows_that_int8_is_calibrated_on_are_not_judged(tmp_path: Path) -> None:
     model, folder = tiny_masked.make(), str(tiny.write_task(tmp_path / "sst-2", "sst-2", dev=10))
 
     def judged(rows: list[int]) -> tuple[float, float]:
-        data = DevData(resolve_task("sst-2"), folder, 16, 4, tmp_path / "features", np.array(rows, np.int64))
-        (row,) = quality(model, {}, data, tiny.tokenizer())
-        return row["judged"], row["metrics"]["acc"]
+        calibrated, cache = np.array(rows, np.int64), tmp_path / "features"
+        data = DevData(resolve_task("sst-2"), folder, 16, 4, cache, tiny.tokenizer(), calibrated)
+        evaluation = data.evaluate(model, "masked")
+        return evaluation.judged, evaluation.metrics["acc"]
 
     first, every = judged([0, 1, 2, 3, 4])
     second, _ = judged([5, 6, 7, 8, 9])
@@ -54,7 +54,7 @@ def test_training_rows_of_a_run_are_spread_and_cut(tmp_path: Path) -> None:
     rows: FeatureDataset = load_features(
         resolve_task("sst-2"), folder, "train", tiny.tokenizer(), 16, tmp_path / "features", show_progress=False
     )
-    batches = calibration_of(rows)
+    batches = calibration_batches(rows)
     assert [len(batch["input_ids"]) for batch in batches] == [8] * 16
     assert set(batches[0]) == {"input_ids", "attention_mask", "token_type_ids"}
     lengths = np.concatenate([batch["attention_mask"].sum(1).numpy() for batch in batches])

@@ -21,6 +21,7 @@ from emmental.export.model_folder import read_model
 from emmental.export.openvino_int8 import missing_package
 from emmental.export.storage import package_sizes
 from emmental.flags import Flags
+from emmental.inference.comparison import not_offered, quality
 from emmental.inference.engines import available
 from emmental.reporting.command import (
     CARD_BEGIN,
@@ -32,7 +33,7 @@ from emmental.reporting.command import (
     main,
     training_history,
 )
-from emmental.reporting.forms import DevData, dense_origin, not_offered, quality, remaining, training_command
+from emmental.reporting.forms import DevData, dense_origin, remaining, training_command
 from emmental.reporting.page import best_code, card_tables, headline, page
 from emmental.shrinking import shrink
 from emmental.tasks import read_split, resolve_task
@@ -355,19 +356,21 @@ def test_rows_that_the_training_set_aside(run, tmp_path):
 
 
 def data_of(folder: Path, task: str) -> DevData:
-    return DevData(resolve_task(task), str(tiny.write_task(folder / task, task)), 16, 4, folder / "features")
+    return DevData(
+        resolve_task(task), str(tiny.write_task(folder / task, task)), 16, 4, folder / "features", tiny.tokenizer()
+    )
 
 
 def test_mnli_has_two_dev_files(tmp_path):
     model = tiny_masked.make(num_labels=3)
-    (row,) = quality(model, {}, data_of(tmp_path, "mnli"), tiny.tokenizer())
+    (row,) = quality({"masked": data_of(tmp_path, "mnli").evaluate(model, "masked")})
     assert set(row["metrics"]) == {"mnli/acc", "mnli-mm/acc"}
     assert row["rows"] == 20
 
 
 def test_regression_has_no_classes(tmp_path):
     model = tiny_masked.make(num_labels=1, problem_type="regression")
-    (row,) = quality(model, {}, data_of(tmp_path, "sts-b"), tiny.tokenizer())
+    (row,) = quality({"masked": data_of(tmp_path, "sts-b").evaluate(model, "masked")})
     assert set(row["metrics"]) == {"pearson", "spearmanr", "corr", "rmse", "mae"}
     assert row["agreement"] is None
 

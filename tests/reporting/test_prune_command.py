@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 import tiny_models
+import tiny_vocabulary
 import torch
 import transformers
 
@@ -149,3 +150,31 @@ def test_an_adapter(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--model_name_or_path", str(tmp_path / "adapter"), "--texts", str(tmp_path / "texts.txt")])
     assert "merge it with its model first" in capsys.readouterr().err
+
+
+def test_fewer_tokens(tmp_path, capsys):
+    """The folder has the new tokenizer; the table says the share of the embeddings in each file."""
+    tokenizer = tiny_vocabulary.tokenizer("bert")
+    model = tiny_vocabulary.model("bert", tokenizer)
+    torch.nn.init.ones_(model.classifier.bias)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "texts.txt").write_text("\n".join(tiny_vocabulary.texts()))
+    flags = ["--model_name_or_path", str(tmp_path / "model"), "--texts", str(tmp_path / "texts.txt"), "--no-engines"]
+    flags += ["--output", str(tmp_path / "small"), "--keep", "0.5"]
+    main([*flags, "--vocabulary", "150", "--updates", "2", "--onnx"])
+    shown = capsys.readouterr().out
+    small = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "small")
+    read = transformers.AutoTokenizer.from_pretrained(tmp_path / "small")
+    assert len(read) == small.config.vocab_size == 150
+    weights = sum(each.numel() for each in small.parameters())
+    assert f"{4e-6 * weights:.1f} ({100 * 150 * 16 / weights:.0f} %)" in shown
+    assert "hardly use" not in shown
+    batch = read(tiny_vocabulary.texts(2), padding=True, return_tensors="pt")
+    onnx = load_session(tmp_path / "small-onnx")(**batch).logits
+    with torch.no_grad():
+        torch.testing.assert_close(onnx, small.eval()(**batch).logits, atol=1e-4, rtol=1e-4)
+    with pytest.raises(SystemExit) as stopped:
+        main([*flags, "--vocabulary", "few"])
+    assert stopped.value.code == 2
+    assert "--vocabulary accepts auto or a number of tokens that stay, not 'few'" in capsys.readouterr().err

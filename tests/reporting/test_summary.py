@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,9 +29,13 @@ from emmental.reporting.summary import (
     warn_of_collapse,
 )
 from emmental.runs.processes import Processes
+from emmental.runs.run import Run
 from emmental.tasks.bag_of_words import Floor
 from emmental.tasks.glue import resolve_task
 from emmental.tasks.task import Layout, Task
+from emmental.training.budgets import ShareTarget
+from emmental.training.phases import FinePruning
+from emmental.training.settings import TrainSettings
 
 
 @pytest.fixture
@@ -47,10 +52,15 @@ def args(make_args: Callable[..., argparse.Namespace]) -> argparse.Namespace:
 
 
 class TestWarnings:
+    @pytest.fixture
+    def args(self, args: Run) -> Run:
+        args.phases = [FinePruning(Path(args.output_dir), TrainSettings.of(args.flags), None, False)]
+        return args
+
     def test_high_churn_is_warned_of_once_in_a_row(self, args, caplog):
         high = 0
         for churn, expected in ((0.5, 0), (0.5, 0), (0.5, 1), (0.5, 1), (0.0, 1), (0.5, 1), (0.5, 1), (0.5, 2)):
-            high = warn_of_churn(args, churn, high)
+            high = warn_of_churn(churn, high, 0.03)
             assert len(caplog.records) == expected
         assert "50.0 % of the mask entries" in caplog.text
         assert "--mask_scores_learning_rate (now 0.03)" in caplog.text
@@ -59,7 +69,7 @@ class TestWarnings:
     def test_low_churn_is_not(self, args, caplog):
         high = 0
         for _ in range(5):
-            high = warn_of_churn(args, HIGH_CHURN, high)
+            high = warn_of_churn(HIGH_CHURN, high, 0.03)
         assert high == 0
         assert not caplog.records
 
@@ -67,7 +77,7 @@ class TestWarnings:
         args.processes = Processes(rank=1, world_size=2)
         warn_of_collapse(args, 1)
         for _ in range(5):
-            warn_of_churn(args, 0.5, 2)
+            warn_of_churn(0.5, 2, 0.03, args.processes.is_main)
         assert not caplog.records
 
     def test_collapse(self, args, caplog):
@@ -85,7 +95,7 @@ class TestWarnings:
         assert "--learning_rate (now 0.0002)" in caplog.text
         assert "--mask_scores_learning_rate" not in caplog.text
         caplog.clear()
-        args.model_type, args.pruning_method, args.keep = "masked_bert", "magnitude", [0.1]
+        args.model_type, args.pruning_method, args.phases[-1].target = "masked_bert", "magnitude", ShareTarget(0.1)
         warn_of_collapse(args, 0)
         assert "--keep" in caplog.text
         assert "--mask_scores_learning_rate" not in caplog.text
@@ -197,7 +207,7 @@ def test_a_refused_upload_says_where_the_model_is(args, monkeypatch):
 
     monkeypatch.setattr(reported, "HfApi", Refusing)
     with pytest.raises(UserError, match=r"--push_to_hub: the Hub is away \(the finished model is in ") as refused:
-        reported.push_to_hub(args)
+        reported.push_to_hub(args.output_dir)
     assert str(args.output_dir) in str(refused.value)
 
 
@@ -214,13 +224,13 @@ def test_the_bag_of_words_stands_beside_a_model_that_is_compared_with_no_other(a
     made = TrainedModels(pruned, floor=Floor({"acc": 0.8}, np.zeros(100), 50, 0.1))
     lines = final_table(args, made, {"acc": 0.82}, 1.0).splitlines()
     assert "bag of words, acc  0.8000" in lines
-    assert any(line.startswith("not better than a bag of words") for line in lines)
+    assert any(line.startswith("no significant gain over the bag of words") for line in lines)
     assert "| this model | 0.8200 |\n| bag of words | 0.8000 |" in model_card(args, made, {"acc": 0.82})
     (row,) = summary(args, made, {"acc": 0.82}, [], 1.0)["compared"]
     assert (row["name"], row["metric"]) == ("bag of words", 0.8)
 
 
 def test_environment(args):
-    line = environment_facts(args)
+    line = environment_facts(args.processes)
     assert line["torch"] == torch.__version__
     assert (line["device"], line["processes"], line["threads"]) == ("cpu", 1, 1)

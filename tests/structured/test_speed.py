@@ -65,7 +65,7 @@ def counted(monkeypatch):
         heads = sum((1.0 + size.heads / 2) * bool(size.heads) for size in sizes)
         return 1.0 + heads + sum(size.neurons / 8 for size in sizes[:-1])
 
-    monkeypatch.setattr(speed, "_medians", lambda models, *_: [milliseconds(model) for model in models])
+    monkeypatch.setattr(speed, "forward_times", lambda models, *_: [milliseconds(model) for model in models])
 
 
 def test_the_table_of_a_model(counted):
@@ -112,7 +112,7 @@ def test_a_speed_that_is_never_close_takes_the_mean_of_the_last_estimates():
 def test_times_that_fall_by_chance_are_averaged(monkeypatch):
     """One head takes 3 ms more than none, two take 1 ms: 2 ms each."""
     model = tiny_models.model("albert")
-    monkeypatch.setattr(speed, "_medians", lambda *_: [8.0, 2.0, 5.0, 3.0, *[8.0] * 6, 8.0, 5.0, 3.0])
+    monkeypatch.setattr(speed, "forward_times", lambda *_: [8.0, 2.0, 5.0, 3.0, *[8.0] * 6, 8.0, 5.0, 3.0])
     heads = measure_speed(model).layers[0].heads
     assert heads[1] == heads[2] > 0
 
@@ -129,7 +129,7 @@ def test_layers_that_are_read_alike_are_timed_together(monkeypatch):
     """ALBERT's one layer, and the layers of a classifier that reads the mean of all tokens."""
     timed = []
     monkeypatch.setattr(
-        speed, "_medians", lambda models, *_: timed.extend(models) or [1.0 + i for i in range(len(models))]
+        speed, "forward_times", lambda models, *_: timed.extend(models) or [1.0 + i for i in range(len(models))]
     )
     measure_speed(tiny_models.model("albert"))
     mean = measure_speed(tiny_models.model("modernbert", classifier_pooling="mean"))

@@ -5,11 +5,12 @@ Models take turns, so other work on the machine slows all of them down, and rati
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from emmental.shrinking import first_token_form
 Runner = Callable[[Tensor, Tensor, Tensor], object]
 """`(input_ids, attention_mask, token_type_ids)`, each (batch, length) int64 -> anything."""
 
+_SECONDS_OF_EACH, _SECONDS_TOGETHER = 0.5, 10.0
+"""Fewest seconds for each model when many are timed, and seconds for all of them together."""
 _CALLS_PER_TURN = 3
 _PAUSE_SECONDS = 0.1
 """Pause before each turn: after its last call, the threads of an engine keep the cores busy for a while.
@@ -100,6 +103,29 @@ def measure(
             for name, model in models.items():
                 times[name] += _turn(model, inputs)
     return [_summary(name, batch, length, threads, times[name]) for name in models]
+
+
+def forward_times(models: Sequence[nn.Module], batch: int, length: int) -> list[float]:
+    """Median milliseconds of each classifier's forward pass in PyTorch on the CPU; the models take turns."""
+
+    def runner(model: nn.Module) -> Runner:
+        form = first_token_form(model).eval()
+        return lambda ids, mask, _: form(input_ids=ids, attention_mask=mask)
+
+    runners = {str(place): runner(model) for place, model in enumerate(models)}
+    words, threads = min(model.config.vocab_size for model in models), torch.get_num_threads()
+    rows = measure(runners, batch, length, threads, words, seconds_of_each(len(models)))
+    return [row.median_ms for row in rows]
+
+
+def seconds_of_each(models: int) -> float:
+    """Seconds to time each of this number of models for."""
+    return max(_SECONDS_OF_EACH, _SECONDS_TOGETHER / models)
+
+
+def on_cpu(model: nn.Module) -> nn.Module:
+    """The model, or a copy of it if it is on another device."""
+    return model if next(model.parameters()).device.type == "cpu" else copy.deepcopy(model).cpu()
 
 
 def random_batch(batch: int, length: int, vocab_size: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import tiny_models
 import torch
 
-from emmental.inference import latency
-from emmental.inference.latency import Latency, machine, measure, random_batch, speedups
+from emmental import latency
+from emmental.latency import Latency, forward_times, machine, measure, random_batch, speedups
 
 
 def test_models_take_turns_on_the_same_tokens():
@@ -52,6 +53,13 @@ def test_turns_end():
     calls = []
     measure({"a": lambda *inputs: calls.append(1)}, 1, 1, 1, 9, seconds=1000, most_turns=3)
     assert len(calls) == 12
+
+
+def test_models_are_timed_without_dropout_and_with_their_own_inputs():
+    """DistilBERT takes no token types; a model of eight layers takes longer than one of one layer."""
+    models = [tiny_models.model("distilbert", num_hidden_layers=layers).train() for layers in (1, 8)]
+    short, long = forward_times(models, 1, 16)
+    assert 0 < short < long
 
 
 def test_random_batch_repeats():
