@@ -76,7 +76,7 @@ class FeatureDataset(Dataset):
         self.blank = int(metadata["blank"]) if metadata.get("blank", "").isdecimal() else None  # None: an older cache
         self.known: np.ndarray | None = None
         self.notes: list[str] = json.loads(metadata.get("notes", "[]"))
-        self.unknown = UnknownTokens(**json.loads(metadata["unknown"])) if "unknown" in metadata else None  # as blank
+        self.unknown = _unknown_tokens(metadata["unknown"], self.folder) if "unknown" in metadata else None  # as blank
         self._input_ids = tensors["input_ids"]  # (total,) int32
         self._offsets = tensors["offsets"]  # (N + 1,) int64
         self._boundaries = tensors["boundaries"]  # (N,) int32: how many tokens of a row have type 0
@@ -391,6 +391,17 @@ def writing_cache(folder: Path) -> Iterator[None]:
         raise UserError(
             f"--feature_cache_dir: {folder.parent} cannot be written ({reason}); give another folder"
         ) from error
+
+
+def _unknown_tokens(text: str, folder: Path) -> UnknownTokens:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    kinds = {name: type(value) for name, value in asdict(UnknownTokens()).items()}
+    if not isinstance(found, dict) or {name: type(value) for name, value in found.items()} != kinds:
+        raise DamagedError(f"{folder / FEATURES_FILE} is damaged: its record of unknown tokens is not one")
+    return UnknownTokens(**found)
 
 
 def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -55,6 +55,10 @@ def time_budget(model: PreTrainedModel, speedup: float, length: int, called: str
     return replace(budget, settle=partial(settled_price, budget, model, speedup, shape=(1, length)))
 
 
+_INSIDE = {"merge_and_unload": ".merge_and_unload()", "_orig_mod": "._orig_mod", "module": ".module"}
+"""Attributes of what PEFT, torch.compile and wrappers for several processes make of a model; the way back to it."""
+
+
 def trained_head(model: PreTrainedModel, called: str = "model", **options: Any) -> TaskHead:
     """The task head of a model that can be pruned.
 
@@ -67,7 +71,8 @@ def trained_head(model: PreTrainedModel, called: str = "model", **options: Any) 
             a head that was never trained or is not known.
     """
     if not isinstance(model, PreTrainedModel):
-        raise UserError(f"{called} accepts a model of Transformers, not a {type(model).__name__}")
+        inside = next((f"; give {called}{end}" for name, end in _INSIDE.items() if hasattr(model, name)), "")
+        raise UserError(f"{called} accepts a model of Transformers, not a {type(model).__name__}{inside}")
     require_encoder(model.config, called)
     require_plain_linears(model)
     require_finite_weights(model, called)

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torch.utils.data import DataLoader
 
-from emmental.atomic import MANIFEST, atomic_folder
+from emmental.atomic import MANIFEST, DamagedError, atomic_folder
 from emmental.data import features
 from emmental.data.batching import LengthGroupedBatches, SequentialBatches, padding_share
 from emmental.data.features import FEATURES_FILE, FeatureDataset, batch_loader, load_features
@@ -244,6 +245,16 @@ def test_a_well_formed_folder_with_wrong_contents_is_made_again(
     with caplog.at_level(logging.WARNING):
         assert contents(load()) == expected
     assert f"The feature cache {first.folder} is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"tokens": 1, "odd": 2}', '{"tokens": "1"}', "[" * 100_000])
+def test_a_damaged_record_of_unknown_tokens_is_named(load, tmp_path: Path, text: str) -> None:
+    folder = load().folder
+    with safe_open(folder / FEATURES_FILE, framework="numpy") as file:
+        metadata = file.metadata() | {"unknown": text}
+    save_file(load_file(folder / FEATURES_FILE), tmp_path / FEATURES_FILE, metadata)
+    with pytest.raises(DamagedError, match=f"{FEATURES_FILE} is damaged: its record of unknown tokens is not one"):
+        FeatureDataset(tmp_path)
 
 
 def test_a_fault_in_the_data_leaves_no_cache(load, mrpc_dir: Path, tmp_path: Path) -> None:

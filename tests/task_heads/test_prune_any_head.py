@@ -169,3 +169,13 @@ def test_models_that_it_cannot_read_are_refused(change, message):
     change(model)
     with pytest.raises(UserError, match=message):
         emmental.prune(model, tiny_models.tokenizer("bert"), sentences(), keep=0.5)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "inside"),
+    [(lambda model: torch.compile(model, backend="eager"), "._orig_mod"), (torch.nn.DataParallel, ".module")],
+)
+def test_a_wrapped_model_is_refused_with_the_way_to_the_model_inside(wrap, inside):
+    model = wrap(tiny_models.with_head("several labels"))
+    with pytest.raises(UserError, match=f"model accepts a model of Transformers, not a .*; give model{inside}$"):
+        emmental.prune(model, tiny_models.tokenizer("bert"), sentences(), keep=0.5)
