@@ -141,15 +141,15 @@ def load_data(run: Run, tokenizer: Any) -> FeatureDataset | None:
         if run.do_predict:
             load_and_cache_examples(run, task.name, tokenizer, predict=True)
     labelled = load_and_cache_examples(run, run.task.name, tokenizer) if run.do_train else None
-    opened = {split: rows for (name, split), rows in run.datasets.items() if name == run.task.name}
+    splits = {split: rows for (name, split), rows in run.datasets.items() if name == run.task.name}
     for name, split in run.datasets:
         if split == "dev" and labelled is not None:
             run.datasets[name, split].mark_known_rows(labelled)
-    for line in description(run.task, opened, run.max_seq_length):
+    for line in description(run.task, splits, run.max_seq_length):
         logger.info(line)
-    for line in cautions(run.task, opened):
+    for line in cautions(run.task, splits):
         logger.warning(line)
-    for line in unknown_in(opened, run.accept_unknown_tokens):
+    for line in unknown_in(splits, run.accept_unknown_tokens):
         logger.warning(line)
     if labelled is None:
         return None
@@ -161,7 +161,7 @@ def load_data(run: Run, tokenizer: Any) -> FeatureDataset | None:
 
 
 def plan_route(run: Run, rows: FeatureDataset) -> DataFacts:
-    """Decide the phases of the run. The run takes the settings of the last one. Raises if they cannot work."""
+    """Decide the phases of the run. The settings of the last one become flags. Raises if they cannot work."""
     facts = data_facts(run, run.datasets[run.task.name, "train"], rows)
     run.phases = route(run.flags, facts)
     refuse_impossible_cascade(run)
@@ -171,7 +171,10 @@ def plan_route(run: Run, rows: FeatureDataset) -> DataFacts:
 
 
 def load_models(run: Run, tokenizer: Any) -> tuple[nn.Module, nn.Module | None]:
-    """Load the model to start from, and the teacher if there is one. A model that is fine-tuned skips that phase."""
+    """Load the model to start from, and the teacher if there is one.
+
+    The dense training is removed from `run.phases` if the model is fine-tuned already.
+    """
     set_seed(run)
     start = run.part(model_type=run.phases[0].loads) if run.phases else run
     model = load_model(start, run.task, tokenizer).to(run.processes.device)
@@ -291,7 +294,7 @@ def _cache_folder(args: Run) -> Path:
 def train(
     args: Run, train_dataset: FeatureDataset, model: nn.Module, tokenizer: Any, teacher: nn.Module | None = None
 ) -> tuple[int, float]:
-    """Fine-prune `model` in place, starting from the newest good checkpoint of the output folder if there is one.
+    """Train `model` in place, from the newest good checkpoint of the output folder if there is one.
 
     Returns:
         (number of updates made in all, mean total loss over them).
@@ -406,7 +409,7 @@ def evaluate_all_checkpoints(run: Run, tokenizer: Any) -> None:
 
 
 def predict(run: Run, model: nn.Module, tokenizer: Any) -> None:
-    """Write the GLUE server's prediction file of the task's test data."""
+    """Write the predictions for the task's test data: the GLUE server's file, or `predictions.tsv` for own files."""
     for task in evaluation_tasks(run.task):
         dataset = load_and_cache_examples(run, task.name, tokenizer, predict=True)
         logits = _logits(run, model, dataset, "Predicting").numpy()

@@ -27,6 +27,7 @@ EPSILONS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05)
 _DESIGN = 5
 """One row in this many finds temperatures and path, the others test it."""
 _PRICES, _SWEEPS, _MOST_DESIGN, _MOST_TOGETHER = 250, 3, 2000, 3
+"""Prices that are tried, sweeps for each choice of stages, rows that find the path, most stages of a choice."""
 _LEFT_OUT = float("inf")
 """The threshold of a stage that is not asked."""
 
@@ -177,9 +178,12 @@ def path(evidence: Evidence) -> list[tuple[float, ...]]:
     """Thresholds from safe to cheap: for each price of a changed answer, those with the least mean cost.
 
     The cost of a text is its milliseconds plus price x probability that the answer changes. That probability is the
-    stage's doubt (1 - confidence), so rare changes count before one is seen. Every choice of stages is tried.
+    stage's doubt (1 - confidence), so rare changes count before one is seen. Every choice of up to three
+    stages is tried.
     """
-    doubt = 1 - evidence.confidence[:, :_MOST_DESIGN]
+    rows = evidence.confidence.shape[1]
+    spread = np.linspace(0, rows - 1, min(rows, _MOST_DESIGN), dtype=int)  # a file may be sorted by class
+    doubt = 1 - evidence.confidence[:, spread]
     ms = evidence.milliseconds
     stages = range(len(doubt))
     choices = [choice for size in range(1, _MOST_TOGETHER + 1) for choice in combinations(stages, size)]

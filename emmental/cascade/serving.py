@@ -136,7 +136,7 @@ def load(folder: str | Path, threads: int | None = None) -> Cascade:
     """
     folder = Path(folder)
     if not (folder / CASCADE_FILE).is_file():
-        raise UserError(f"{folder} holds no {CASCADE_FILE}; it accepts the folder of a cascade")
+        raise UserError(f"{folder} holds no {CASCADE_FILE}; give the folder of a cascade")
     atomic.verify_folder(folder)
     try:
         record = json.loads((folder / CASCADE_FILE).read_text(encoding="utf-8"))

@@ -100,7 +100,7 @@ class Comparison:
         quality: rows of `quality`; the first form is the one that the others are compared with.
         latency: rows of `latencies`.
         not_offered: form -> why, see `not_offered`.
-        int8_form: of int8 in ONNX Runtime, a name among `FORMS`; None without it.
+        int8_form: of int8 in ONNX Runtime, a name in `emmental.export.calibration.FORMS`; None without it.
     """
 
     quality: list[FormRow]

@@ -338,6 +338,8 @@ def _card_text(args: Run, made: TrainedModels, results: dict[str, float], name: 
     config, method = made.model.config, made_by(args.phases, made)
     kind = "regressor" if args.task.is_regression else "classifier"
     pruned = method if method == "dense" else f"{method}, {made.remaining:.2f} % remain"
+    learns = args.phases and args.phases[-1].masked and method_of(method).learns_scores
+    scores = f", mask scores {args.mask_scores_learning_rate:g}" if learns else ""
     if config.model_type.startswith("masked_"):
         pruned = f"{config.pruning_method}, threshold {config.threshold}, {made.remaining:.2f} % remain"
     return f"""# {name}
@@ -350,8 +352,8 @@ A {base_model_type(config.model_type)} {kind} for {args.task.name}, fine-tuned w
 {table}
 
 {_compared(args.task.primary_metric, made, results)}- Encoder: {pruned}.
-- Updates: learning rate {args.learning_rate:g}, mask scores {args.mask_scores_learning_rate:g}, batch \
-{args.per_gpu_train_batch_size} x {args.processes.world_size}, seed {args.seed}; all flags in `training_args.json`.
+- Updates: learning rate {args.learning_rate:g}{scores}, batch {args.per_gpu_train_batch_size} x \
+{args.gradient_accumulation_steps} x {args.processes.world_size}, seed {args.seed}; all flags in `training_args.json`.
 - Made with emmental {emmental.__version__}, PyTorch {torch.__version__}, Transformers {transformers.__version__}, \
 Python {platform.python_version()}.
 

@@ -237,7 +237,7 @@ def _read(texts: Iterable[Text], labels: Iterable[Any] | None, shapes: Sequence[
         answers = answers[:MOST_TEXTS]
     if len(answers) != len(read):
         given = "more" if len(answers) > len(read) else len(answers)
-        raise UserError(f"labels accepts one for each text: {len(read)}, not {given}")
+        raise UserError(f"labels needs one for each text ({len(read)}), got {given}")
     rows = _rows(read, answers, shapes)
     if len(rows) < FEWEST_TEXTS:
         raise UserError(f"texts needs at least {FEWEST_TEXTS} items, got {len(rows)}; about 2,000 work best")

@@ -63,7 +63,7 @@ class Agreement:
     divergence: float
 
     def __str__(self) -> str:
-        return f"{100 * self.changed:.1f} % of answers change, divergence {self.divergence:.4f}"
+        return f"{100 * self.changed:.1f} % of the answers change, divergence {self.divergence:.4f}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedModel
 
@@ -36,12 +36,14 @@ class Target(ABC):
         text: how much stays, for the plan.
         expected_share: about this share of the encoder stays.
         most_left: at most this share stays.
+        milder: what prunes less, for advice.
     """
 
     name: str
     text: str
     expected_share: float
     most_left: float
+    milder: ClassVar[str]
 
     @abstractmethod
     def budget(self, part: Run, model: PreTrainedModel, dense: PreTrainedModel) -> tuple[Budget, str]:
@@ -66,6 +68,7 @@ class ShareTarget(Target):
     """A share of the dense encoder's matrix weights."""
 
     share: float
+    milder: ClassVar[str] = "a larger --keep"
 
     @property
     def name(self) -> str:
@@ -104,6 +107,7 @@ class SpeedTarget(Target):
     engine: str
     shape: tuple[int, int]
     most_left = 1.0
+    milder: ClassVar[str] = "a smaller --speedup"
 
     @property
     def name(self) -> str:

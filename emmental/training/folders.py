@@ -65,7 +65,7 @@ def opened(part: Run, work: Work, phases: Sequence[Phase]) -> Iterator[Run]:
 
 
 def parts_of(run: Run, facts: DataFacts) -> dict[Path, Run]:
-    """Folder -> the run with the settings of the phases that save there. Each knows how much work comes after it."""
+    """Folder -> its run, with the settings of the last phase that saves there, and the work that comes after it."""
     parts = {}
     for phase, after in zip(run.phases, work_after(run.phases, facts), strict=True):
         parts[phase.folder] = part = phase.part_of(run)

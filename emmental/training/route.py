@@ -65,7 +65,7 @@ def route(flags: Flags, facts: DataFacts) -> list[Phase]:
         phases: list[Phase] = [DenseTraining(folder, TrainSettings.of(flags, values))]
     elif not dense_model_teaches(flags):
         saved = {} if facts.saved_method is None else {"pruning_method": facts.saved_method}
-        phases = [FinePruning(folder, TrainSettings.of(flags, saved), _target_of_schedule(flags), False)]
+        phases = [FinePruning(folder, TrainSettings.of(flags, saved), _target_of_schedule(flags), follows_dense=False)]
     else:
         steps = [_steps_to(*each, flags, facts) for each in _targets(flags, folder)]
         phases = [*_dense_first(flags, facts, folder, steps[-1][-1].settings), *itertools.chain(*steps)]
@@ -145,13 +145,17 @@ def _dense_first(flags: Flags, facts: DataFacts, folder: Path, later: TrainSetti
         return []
     values: dict[str, Any] = {}
     if flags.recipe == "auto":
-        own = {"num_train_epochs", "max_steps", "learning_rate", "warmup_steps"}
+        decided_by_recipe = {"num_train_epochs", "max_steps", "learning_rate", "warmup_steps"}
         values = dense_values(facts) | {"warmup_steps": None, "max_steps": -1}
-        values = {name: value for name, value in values.items() if name in own or name not in flags.explicit}
+        values = {
+            name: value for name, value in values.items() if name in decided_by_recipe or name not in flags.explicit
+        }
     values |= {"model_type": facts.model_type, "alpha_ce": 0.5, "alpha_distil": 0.5}
     values["save_dtype"] = "float32"  # pruning starts from the unrounded weights
     settings = replace(later, by_recipe=(), **values)
-    return [DenseTraining(folder / DENSE_FOLDER, settings, None, True, unless_fine_tuned=flags.dense_first is None)]
+    return [
+        DenseTraining(folder / DENSE_FOLDER, settings, comes_first=True, unless_fine_tuned=flags.dense_first is None)
+    ]
 
 
 def _steps_to(target: Target | None, folder: Path, flags: Flags, facts: DataFacts) -> list[Phase]:
@@ -180,7 +184,7 @@ def _heads_and_neurons(target: Target, folder: Path, flags: Flags, facts: DataFa
         hard_rate = None if "learning_rate" in flags.explicit else recovery_rate(facts, HARD_CUT)
     settings = TrainSettings.of(flags, values, model_type=facts.model_type)
     settings = _with_unlabelled(settings, facts) if by_recipe else settings
-    cut = CutHeadsAndNeurons(folder, settings, target, settings.trains)
+    cut = CutHeadsAndNeurons(folder, settings, target, recovers=settings.trains)
     return [cut, Recovery(folder, settings, target, hard_rate)] if settings.trains else [cut]
 
 

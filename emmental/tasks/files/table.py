@@ -142,10 +142,7 @@ def read_table(
     """
     path = Path(path)
     if kind == "parquet":
-        header, rows, every, names = parquet_table(path, keys)
-        if not rows:
-            raise UserError(f"{path}: no rows")
-        return Table(path, header, _without_header(path, header, rows, keys), [], kind, None, every, names)
+        return _parquet(path, keys)
     lines, notes = read_lines(path, encoding)
     if kind == TEXT_LINES:
         rows = [(number, [line.strip()]) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -157,11 +154,12 @@ def read_table(
         kind = "jsonl"
     if kind == "jsonl":
         header, rows, every = json_table(path, lines, keys)
-        return Table(path, header, _without_header(path, header, rows, keys), notes, kind, None, every)
-    said = _SEPARATOR_LINE.fullmatch(lines[0]) if as_found and len(lines) > 1 else None
-    above = 0 if said is None else 1
-    if said:
-        lines, delimiter = ["", *lines[1:]], delimiter or said[1]
+        _refuse_second_header(path, header, rows, keys)
+        return Table(path, header, rows, notes, kind, None, every)
+    separator_line = _SEPARATOR_LINE.fullmatch(lines[0]) if as_found and len(lines) > 1 else None
+    above = 0 if separator_line is None else 1
+    if separator_line:
+        lines, delimiter = ["", *lines[1:]], delimiter or separator_line[1]
     if "\r" in lines[above]:
         raise UserError(f"{path}:1: a carriage return inside the line; end all lines with a newline")
     if as_found and kind in ("tsv", QUOTED_TSV):
@@ -178,16 +176,24 @@ def read_table(
         raise UserError(f"{path}:1: a header and no examples")
     if kind == "tsv" and (odd := [line for line, cells in rows if any("\r" in cell for cell in cells)]):
         notes.append(f"{path}:{odd[0]}: a carriage return inside a line is text ({len(odd)} lines have one)")
-    return Table(path, header, _without_header(path, header, rows, keys), notes, kind, found)
+    _refuse_second_header(path, header, rows, keys)
+    return Table(path, header, rows, notes, kind, found)
 
 
-def _without_header(path: Path, header: list[str], rows: list[Row], keys: Collection[str]) -> list[Row]:
-    """The rows unchanged. A second header among them, in any case, is refused: somebody joined files."""
+def _parquet(path: Path, keys: Collection[str]) -> Table:
+    header, rows, every, names = parquet_table(path, keys)
+    if not rows:
+        raise UserError(f"{path}: no rows")
+    _refuse_second_header(path, header, rows, keys)
+    return Table(path, header, rows, [], "parquet", None, every, names)
+
+
+def _refuse_second_header(path: Path, header: list[str], rows: list[Row], keys: Collection[str]) -> None:
+    """Refuse a second header among the rows, in any case: somebody joined files."""
     names = [name.casefold() for name in header]
     again = next((line for line, cells in rows if [cell.strip().casefold() for cell in cells] == names), None)
     if again is not None and set(keys) & set(header):
         raise UserError(f"{path}:{again}: the header occurs again; remove this line")
-    return rows
 
 
 def _have_row_names(rows: list[Row], width: int) -> bool:

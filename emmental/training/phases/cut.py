@@ -69,7 +69,7 @@ class Cut(Phase):
         Each rank goes through its share of the rows. All choose by the sums over all ranks; rank 0 writes, all read.
 
         Args:
-            part: the run of the phase; its seed chooses the rows.
+            part: the run of the folder; its seed chooses the rows.
             model: a fine-tuned classifier, plain or small.
             rows: training rows.
             prune: makes the pruned model.
@@ -83,7 +83,7 @@ class Cut(Phase):
             pruned = prune_carefully(in_rungs, CLIFF_BEFORE_RECOVERY if self.recovers else CLIFF)
             with processes.main_first():
                 if processes.is_main:
-                    _tell(pruned, self.recovers)
+                    _tell(pruned, self.recovers, self.target.milder)
                     with atomic.atomic_folder(part.output.record_folder(_FOLDER), damaged_too=True) as temporary:
                         pruned.model.save_pretrained(temporary)
                         left = encoder_weights(pruned.model) / encoder_weights(model)
@@ -191,9 +191,9 @@ def is_complete(folder: Path, identity: dict[str, Any]) -> bool:
     return all(recorded.get(key) == value for key, value in identity.items())
 
 
-def _tell(pruned: Pruned, recovers: bool) -> None:
+def _tell(pruned: Pruned, recovers: bool, milder: str) -> None:
     changed = 100 * pruned.agreement.changed
     logger.info("cut in %d rungs: %.1f %% of the answers to held-out rows change", pruned.rungs, changed)
     if pruned.agreement.changed > CLIFF:
         remedy = "if the recovery does not make up for it, give" if recovers else "train (--num_train_epochs), or give"
-        logger.warning("more than %.0f %% of the answers change: %s a larger --keep", 100 * CLIFF, remedy)
+        logger.warning("more than %.0f %% of the answers change: %s %s", 100 * CLIFF, remedy, milder)

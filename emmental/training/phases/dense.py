@@ -41,7 +41,7 @@ class DenseTraining(Phase):
 
     @property
     def loads(self) -> str:
-        """As it is trained."""
+        """The type of the settings, as it is."""
         return self.settings.model_type
 
     def run(self, model: nn.Module, part: Run, work: Work) -> nn.Module:

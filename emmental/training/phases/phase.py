@@ -20,7 +20,7 @@ from emmental.training.settings import TrainSettings
 OUTSIDE_THE_ENCODER, MASKED_UPDATE = 0.2, 1.1
 """Time of the rest of a small model's update, and of a masked update, in units of the dense model's. Measured with
 MiniLM on CPUs."""
-_NUMBER, _AVERAGES = 4, 8
+_BYTES_OF_WEIGHT, _BYTES_OF_ADAM = 4, 8
 """Bytes of a weight, and of its state in Adam."""
 STRUCTURED = "structured"
 """How a model without some heads and neurons is said to be made, as a pruning method is."""
@@ -91,7 +91,7 @@ class Phase(ABC):
 
         Args:
             model: of the phase before; the given model for the first phase.
-            part: the run with this phase's settings and folder.
+            part: the run of the folder, with the settings of the last phase that saves there.
             work: what all phases share.
         """
 
@@ -161,7 +161,7 @@ class Phase(ABC):
 
     def model_bytes(self, facts: DataFacts) -> int:
         """Bytes of the model that it leaves, in float32."""
-        return _NUMBER * self._numbers(facts)
+        return _BYTES_OF_WEIGHT * self._numbers(facts)
 
     def checkpoint_bytes(self, facts: DataFacts) -> int:
         """Bytes of one of its checkpoints; 0 if it writes none."""
@@ -169,7 +169,7 @@ class Phase(ABC):
             return 0
         numbers = self._numbers(facts)
         trained = numbers - (facts.embedding_weights if self.masked else 0)  # embeddings are frozen while pruning
-        return _NUMBER * numbers + _AVERAGES * trained
+        return _BYTES_OF_WEIGHT * numbers + _BYTES_OF_ADAM * trained
 
     def _numbers(self, facts: DataFacts) -> int:
         """Numbers in the model that it trains or leaves."""

@@ -25,8 +25,8 @@ class Recovery(Phase):
     """Train the small model that a cut of heads and neurons has left.
 
     Attributes:
-        hard_rate: with a target in speed, the learning rate if the cut leaves 15 % or less; None if the user gave one
-            rate. How much stays is known only after the cut.
+        hard_rate: for a target in speed, the learning rate if the cut leaves `HARD_CUT` or less, which is known only
+            after the cut; None: always that of the settings.
     """
 
     hard_rate: float | None = None
