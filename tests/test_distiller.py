@@ -18,7 +18,7 @@ from transformers import AutoConfig, BertForSequenceClassification
 import distiller
 from distiller import Distiller, TaskDistiller
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
-from emmental.modules import masked_nn
+from emmental.methods.movement import Movement
 from emmental.patching import drop_masks, masked_layers
 from emmental.pruning import densities, remaining_weights
 from emmental.runs.evaluation import predict_logits
@@ -159,8 +159,8 @@ class TestLosses:
 class TestMasks:
     def test_made_once_an_update(self, make_distiller, make_features, monkeypatch):
         calls = []
-        original = masked_nn.topk_mask
-        monkeypatch.setattr(masked_nn, "topk_mask", lambda *a: calls.append(1) or original(*a))
+        original = Movement.mask_at
+        monkeypatch.setattr(Movement, "mask_at", lambda *a: calls.append(1) or original(*a))
         task_distiller, dataset = make_distiller(), make_features()
         for update in range(1, 4):
             task_distiller.begin_update(3)
