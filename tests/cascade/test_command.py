@@ -79,6 +79,7 @@ def test_mistakes_are_one_line(flags, message, place, capsys):
 def test_labels_of_other_classes(place, models, capsys, caplog, monkeypatch):
     """A column that nobody named is not used, with a remark; one that the user named is refused."""
     monkeypatch.setattr(building, "milliseconds", lambda stages, *_: [3, 30])
+    caplog.set_level("INFO")
     held_out = write(place / "held-out.csv", ["sentence1", "label"], [(text, "dull") for text, _ in rows(400, 2)])
     flags = ["--models", *map(str, models.values()), "--texts", held_out, "--changed", "0.05", "--engine", "onnx"]
     main(flags)
