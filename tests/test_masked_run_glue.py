@@ -290,7 +290,7 @@ def test_the_finished_model_in_half_precision(models: Path, tmp_path: Path) -> N
 
 
 def test_text_without_labels_is_labelled_by_the_teacher(models: Path, tmp_path: Path) -> None:
-    (tmp_path / "more.txt").write_text("good film\nbad film\n" * 8)
+    (tmp_path / "more.txt").write_text("kasa lote\npesa nuda\n" * 8)
     argv = flags(models, tmp_path, "sst-2", "--unlabeled_file", str(tmp_path / "more.txt"), "--save_steps", "2")
     argv += ["--teacher_name_or_path", str(models / "2")]
     results = masked_run_glue.main([*argv, "--max_steps", "4"])
