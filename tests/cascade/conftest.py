@@ -31,10 +31,10 @@ def labels() -> list[str]:
 @pytest.fixture(scope="session")
 def served(models, texts, labels, tmp_path_factory) -> Path:
     """A cascade of a bag of words, the small model and the dense one, in ONNX Runtime."""
-    from emmental.cascade.building import Training
+    from emmental.cascade import Rows
 
     train_texts, train_labels = zip(*rows(40, seed=1), strict=True)
     folder = tmp_path_factory.mktemp("cascade") / "served"
-    stages, training = [models["small"], models["dense"]], Training(train_texts, train_labels)
+    stages, training = [models["small"], models["dense"]], Rows(train_texts, train_labels)
     built(stages, texts, folder, labels=labels, training=training, milliseconds=[1, 3, 30])
     return folder

@@ -14,8 +14,7 @@ import tiny
 from tiny_cascade import NAMES, built, rows, teach
 
 from emmental import atomic
-from emmental.cascade import Cascade, load
-from emmental.cascade.building import Training, build_cascade
+from emmental.cascade import Cascade, Rows, build_cascade, load
 from emmental.cascade.models import read_source
 from emmental.cascade.serving import Step
 from emmental.errors import UserError
@@ -156,7 +155,7 @@ def test_pairs(tmp_path):
     """The second text has the class of the first, or not."""
     folder = teach(tmp_path / "dense", 5)
     pairs = [(text, other) for (text, _), (other, _) in zip(rows(500, 5), rows(500, 6), strict=True)]
-    training = Training(pairs[:100])  # the last stage labels them
+    training = Rows(pairs[:100])  # the last stage labels them
     record = built([folder], pairs[100:], tmp_path / "served", changed=0.4, training=training, milliseconds=[1, 30])
     assert record["pairs"]
     cascade = load(tmp_path / "served", threads=1)
@@ -172,7 +171,7 @@ def test_several_labels_at_once(tmp_path, texts, labels):
     folder = teach_labels(tmp_path / "dense", names, problem)
     wanted = [["is_good"] if label == "positive" else ["is_bad"] for label in labels]
     train = rows(300, 1)
-    training = Training(
+    training = Rows(
         [text for text, _ in train], [["is_good"] if one == "positive" else ["is_bad"] for _, one in train]
     )
     record = built(
@@ -246,7 +245,7 @@ def test_a_foreign_folder_is_left_alone(models, texts, tmp_path):
 
 
 def test_rows_of_the_training_are_not_used(models, texts, tmp_path, caplog):
-    training = Training(texts[:200], [NAMES[row % 2] for row in range(200)])
+    training = Rows(texts[:200], [NAMES[row % 2] for row in range(200)])
     record = built([models["dense"]], texts, tmp_path / "x", changed=0.3, training=training, milliseconds=[1, 30])
     assert record["calibration"]["texts"] == 600 - sum(text in texts[:200] for text in texts)
     assert "are in --train_file and are not used" in caplog.text
