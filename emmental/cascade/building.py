@@ -101,7 +101,7 @@ def build_cascade(
             words = Path(place) / "words"
             first = write_bag_of_words(words, training, texts, last, written[-1].stage, label_separator)
             written = written if first is None else [first, *written]
-        written, times = _cheapest_first(written, texts, threads)
+        written, times = cheapest_first(written, texts, threads)
         calibrated = calibrate([one.logits for one in written], times[ALONE], changed, delta, last.several, seed)
         judged = _judged(written, last, calibrated, right, validation, label_separator)
         record = {
@@ -145,7 +145,7 @@ def _key(text: Text) -> tuple[str, ...]:
     return (text,) if isinstance(text, str) else tuple(text)
 
 
-def _cheapest_first(
+def cheapest_first(
     written: Sequence[WrittenStage], texts: Sequence[Text], threads: int
 ) -> tuple[list[WrittenStage], dict[str, list[float]]]:
     """The stages by their time for one text, the last one at the end; their mean milliseconds."""
@@ -165,7 +165,7 @@ def _judged(
     validation: Rows | None,
     separator: str,
 ) -> Labelled | None:
-    """The rows that accuracies are counted on: `validation`, or the texts that tested the thresholds; None: no labels."""
+    """The rows that give the accuracies: `validation`, or the texts that tested the thresholds; None: no labels."""
     if validation is not None and validation.labels is not None:
         wanted = answers_in(validation.labels, last.labels, last.several, separator)
         return Labelled([one.stage.logits(validation.texts) for one in written], wanted)

@@ -163,7 +163,7 @@ def write_stages(
     design: np.ndarray,
     threads: int,
 ) -> list[WrittenStage]:
-    """Write models as stages, see `write_stage`, each into a folder of its own in `place`. No two have the same name."""
+    """Write models as stages, see `write_stage`, each into a folder in `place`. No two have the same name."""
     written, names = [], set()
     for number, source in enumerate(sources):
         one = write_stage(source, sources[-1], place / str(number), engines, texts, design, threads)

@@ -31,8 +31,8 @@ def table(record: dict[str, Any]) -> str:
 def compared(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows for the summary of a run, ready for JSON: each model alone, then the cascade as it is served.
 
-    Each has `name`, `engine` (models only), `accuracy` if there are labels, `changed` (share of the answers that differ
-    from the last stage's), and mean milliseconds of single texts and of batches.
+    Each has `name`, `engine` (models only), `accuracy` if there are labels, `changed` (the share of the answers that
+    differ from the last stage's), and mean milliseconds of single texts and of batches.
     """
     keys = ("engine", "accuracy", "changed", "milliseconds", _TOGETHER)
     named = [*((one["name"], one) for one in record["models"]), (_served(record), record["measured"])]

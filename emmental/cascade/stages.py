@@ -1,4 +1,4 @@
-"""The stages of a cascade as they are served: texts in, logits out. NumPy, tokenizers, and the engine of each stage."""
+"""The stages of a cascade as they are served: texts in, logits out. NumPy, tokenizers and each stage's engine."""
 
 from __future__ import annotations
 

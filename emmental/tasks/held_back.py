@@ -1,8 +1,7 @@
 """Which training rows are held back from all training, to calibrate on rows that no model has seen.
 
-They are chosen as in `emmental.tasks.set_aside`, by the hash of their text and without a seed, from the other end: rows
-whose place is at least a limit, which never falls when rows are added. So the same rows are held back with or without
-a validation file, and a row may move into training, never back.
+They are chosen as in `emmental.tasks.set_aside`, by the hash of their text and without a seed, from the other end:
+rows whose place is at least a limit, which never falls when rows are added. A row may move into training, never back.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ def hold_back(
     places = row_places(train.texts_a, train.texts_b)
     if len(places) < 2 * needed or len(np.unique(places)) < 2:
         raise UserError(
-            f"{needed} training rows must be held back, at most half of all: it takes {2 * needed}, got {len(places)}; "
-            "a larger --changed takes fewer"
+            f"{needed} training rows must be held back, at most half of all: it takes {2 * needed}, got "
+            f"{len(places)}; a larger --changed takes fewer"
         )
     limit = held_back_limit(places, needed)
     if earlier is not None and earlier.has_seen(places):

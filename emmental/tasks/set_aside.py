@@ -80,8 +80,8 @@ def limit_for(
 ) -> float:
     """The place up to which rows of a file are set aside.
 
-    It is `share`, raised until `fewest` rows are below it, but not above `largest`; lowered until `most` rows are below
-    it. None of these rises when rows are added. At least one text is set aside, and one is left.
+    It is `share`, raised until `fewest` rows are below it, but not above `largest`; lowered until `most` rows are
+    below it. None of these rises when rows are added. At least one text is set aside, and one is left.
 
     Raises:
         UserError: all rows have the same text.

@@ -338,9 +338,7 @@ def _task_problems(args: Flags) -> list[str]:
         problem = _hub_problem(args.dry_run)
         problems += [problem] if problem else []
     if args.cascade and not (args.do_train and args.do_eval):
-        problems.append(
-            "--cascade needs --do_train and --do_eval: it is made of the run's models and counted on dev rows"
-        )
+        problems.append("--cascade needs --do_train and --do_eval: its accuracy is that of the dev rows")
     if "changed" in args.explicit and not (args.cascade and args.changed < 1):
         problems.append("--changed accepts a share below 1, with --cascade")
     if args.evaluate_during_training and not args.do_train:

@@ -5,17 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_cascade import NAMES, built, rows, teach
+from tiny_cascade import built, rows, trained_models
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> dict[str, Path]:
     """A dense model, a smaller one with its classes in the other order."""
-    place = tmp_path_factory.mktemp("models")
-    return {
-        "small": teach(place / "small", 25, names=NAMES[::-1], num_hidden_layers=1, intermediate_size=8),
-        "dense": teach(place / "dense", 60),
-    }
+    return trained_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")
