@@ -26,7 +26,7 @@ class Drift:
 
     Attributes:
         before, now: texts that each stage answered, on the calibration rows and on the new texts.
-        chance: probability that chance alone makes the shares differ so much.
+        p_value: probability that chance alone makes the shares differ so much.
         reaches_further: whether the new texts go on to later stages, on average.
         count, rows: answers that differ from the last stage's, and texts that the last stage was asked for.
         low, high: bounds for the share of such answers, each at the `delta` of the promise.
@@ -35,7 +35,7 @@ class Drift:
 
     before: tuple[int, ...]
     now: tuple[int, ...]
-    chance: float
+    p_value: float
     reaches_further: bool
     count: int
     rows: int
@@ -46,7 +46,7 @@ class Drift:
     @property
     def shares_differ(self) -> bool:
         """Whether other stages answer than on the calibration rows."""
-        return self.chance < UNLIKELY
+        return self.p_value < UNLIKELY
 
     @property
     def broken(self) -> bool:
@@ -59,7 +59,7 @@ class Drift:
             " / ".join(f"{100 * one / max(sum(each), 1):.1f}" for one in each) for each in (self.before, self.now)
         ]
         more = "more of them reach the late stages" if self.reaches_further else "fewer of them reach the late stages"
-        said = f"these texts are of another kind: {more}" if self.shares_differ else "no more than chance makes"
+        said = f"these texts are of another kind: {more}" if self.shares_differ else "no more different than by chance"
         measured = (
             f"answers that differ from {names[-1]}'s: {self.count} of {self.rows} "
             f"({100 * self.count / self.rows:.2f} %); promised: at most {100 * self.promise:g} %"
@@ -72,7 +72,7 @@ class Drift:
             verdict = f"no sign that the promise fails (at most {100 * self.high:.2f} % change); more texts tell more"
         return [
             f"answered by {' / '.join(names)}: {shares[0]} % when calibrated, {shares[1]} % now; {said} "
-            f"(p = {self.chance:.2g})",
+            f"(p = {self.p_value:.2g})",
             f"{measured}; {verdict}",
         ]
 
@@ -111,7 +111,7 @@ def check(cascade: Cascade, texts: Sequence[Text], sample: int = SAMPLE, batch_s
     return Drift(
         before,
         now,
-        _chance(before, now),
+        _p_value(before, now),
         _mean_stage(now) > _mean_stage(before),
         count,
         len(chosen),
@@ -125,7 +125,7 @@ def _mean_stage(counts: Sequence[int]) -> float:
     return float(np.average(np.arange(len(counts)), weights=counts)) if sum(counts) else 0.0
 
 
-def _chance(before: Sequence[int], now: Sequence[int]) -> float:
+def _p_value(before: Sequence[int], now: Sequence[int]) -> float:
     from scipy.stats import chi2_contingency
 
     counts = np.array([before, now])

@@ -36,12 +36,13 @@ def hold_back(
     """
     train = read_split(task, data_dir, "train")
     places = row_places(train.texts_a, train.texts_b)
-    if len(places) < 2 * needed or len(np.unique(places)) < 2:
+    enough = len(places) >= 2 * needed and len(np.unique(places)) > 1
+    limit = held_back_limit(places, needed) if enough else 1.0
+    if (places >= limit).sum() < needed:
         raise UserError(
             f"{needed} training rows must be held back, at most half of all: it takes {2 * needed}, got "
             f"{len(places)}; a larger --changed takes fewer"
         )
-    limit = held_back_limit(places, needed)
     if earlier is not None and earlier.has_seen(places):
         limit = max(limit, 1.0 if earlier.held_back_from is None else earlier.held_back_from)
         if (places >= limit).sum() < needed:
