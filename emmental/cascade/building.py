@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isinf
 from pathlib import Path
 from typing import Any
@@ -85,16 +85,15 @@ def build_cascade(
     threads = choose_threads(threads)
     engines, output = engines_for(engine), Path(output)
     _check_output(stages, output)
-    if not stages or (len(stages) < 2 and training is None):
-        raise UserError("--models accepts two or more models, or one with --train_file for a bag of words before it")
+    _check_stages(stages, training)
     sources = [read_source(folder, max_length) for folder in stages]
     last, pairs = sources[-1], bool(len(texts)) and not isinstance(texts[0], str)
-    rows = _unseen(texts, pairs, training)
+    _check_kinds(pairs, {"--texts": Rows(texts, labels), "--train_file": training, "--validation_file": validation})
+    rows = _unseen(texts, training)
     check_promise(len(rows), changed, delta)
     texts = [tuple(texts[row]) if pairs else texts[row] for row in rows]
-    right = None
-    if labels is not None:
-        right = answers_in([labels[row] for row in rows], last.labels, last.several, label_separator)
+    known = None if labels is None else [labels[row] for row in rows]
+    right = None if known is None else answers_in(known, last.labels, last.several, label_separator)
     with atomic.atomic_folder(output, damaged_too=True) as target, tempfile.TemporaryDirectory() as place:
         written = write_stages(sources, Path(place), engines, texts, split_rows(len(texts), seed)[0], threads)
         if training is not None:
@@ -105,8 +104,7 @@ def build_cascade(
         calibrated = calibrate([one.logits for one in written], times[ALONE], changed, delta, last.several, seed)
         judged = _judged(written, last, calibrated, right, validation, label_separator)
         record = {
-            **_what_it_answers(last, pairs),
-            "promise": {"changed": changed, "delta": delta, "of": last.name},
+            **_interface(last, pairs, {"changed": changed, "delta": delta, "of": last.name}),
             **measure(written, calibrated, times, last.several, judged),
             "calibration": _fingerprint_of(texts, calibrated, seed, threads),
         }
@@ -123,14 +121,30 @@ def _check_output(stages: Sequence[str | Path], output: Path) -> None:
         raise UserError(f"--output {output} exists and is not a cascade; it is left alone")
 
 
-def _unseen(texts: Sequence[Text], pairs: bool, training: Rows | None) -> list[int]:
-    """The texts that were not trained on, after checking that all are of one kind; warns of those repeated."""
-    for number, text in enumerate(texts):
-        fits = isinstance(text, tuple | list) and len(text) == 2 if pairs else isinstance(text, str)
-        if not fits:
-            raise UserError(f"--texts: text {number} is {text!r:.60} among {'pairs' if pairs else 'single texts'}")
-    if training is not None and len(training.texts) and isinstance(training.texts[0], str) == pairs:
-        raise UserError("--train_file and --texts: one of them has pairs, the other has single texts")
+def _check_stages(stages: Sequence[str | Path], training: Rows | None) -> None:
+    """Refuse a cascade of one stage, and a folder that is given twice."""
+    if not stages or (len(stages) < 2 and training is None):
+        raise UserError("--models accepts two or more models, or one with --train_file for a bag of words before it")
+    places = [Path(folder).resolve() for folder in stages]
+    twice = next((folder for place, folder in zip(places, stages, strict=True) if places.count(place) > 1), None)
+    if twice is not None:
+        raise UserError(f"--models names {twice} twice")
+
+
+def _check_kinds(pairs: bool, given: Mapping[str, Rows | None]) -> None:
+    """Refuse single texts among pairs, or the other way, and labels that are not one for each text."""
+    kind = "pairs" if pairs else "single texts"
+    for flag, rows in given.items():
+        for number, text in enumerate(() if rows is None else rows.texts):
+            fits = isinstance(text, tuple | list) and len(text) == 2 if pairs else isinstance(text, str)
+            if not fits:
+                raise UserError(f"{flag}: text {number} is {text!r:.60}, where --texts has {kind}")
+        if rows is not None and rows.labels is not None and len(rows.labels) != len(rows.texts):
+            raise UserError(f"{flag}: {len(rows.labels)} labels for {len(rows.texts)} texts")
+
+
+def _unseen(texts: Sequence[Text], training: Rows | None) -> list[int]:
+    """The texts that were not trained on; warns of those repeated."""
     seen = {_key(text) for text in training.texts} if training is not None else set()
     rows = [row for row, text in enumerate(texts) if _key(text) not in seen]
     if len(rows) < len(texts):
@@ -174,14 +188,15 @@ def _judged(
     return Labelled([one.logits[calibrated.test] for one in written], right[calibrated.test])
 
 
-def _what_it_answers(last: Source, pairs: bool) -> dict[str, Any]:
-    """The beginning of `cascade.json`: what texts a cascade takes, and what it answers."""
+def _interface(last: Source, pairs: bool, promise: dict[str, Any]) -> dict[str, Any]:
+    """The beginning of `cascade.json`: what texts a cascade takes, what it answers, and what it promises."""
     return {
         "format": FORMAT,
         "emmental": emmental.__version__,
         "labels": list(last.labels),
         "several": last.several,
         "pairs": pairs,
+        "promise": promise,
     }
 
 

@@ -226,7 +226,10 @@ def test_other_classes_are_refused(tmp_path, models, texts):
     [
         ({"stages": []}, "two or more models"),
         ({"texts": ["a"] * 30}, "--changed 0.01 needs at least 373 texts, got 30"),
-        ({"texts": ["a", ("b", "c")]}, "text 1 is"),
+        ({"texts": ["a", ("b", "c")]}, "--texts: text 1 is .'b', 'c'., where --texts has single texts"),
+        ({"training": Rows([("a", "b")])}, "--train_file: text 0 is .'a', 'b'., where --texts has single texts"),
+        ({"validation": Rows(["a", "b"], ["positive"])}, "--validation_file: 1 labels for 2 texts"),
+        ({"labels": ["positive"]}, "--texts: 1 labels for 600 texts"),
         ({"engine": "abacus"}, "--engine accepts auto, torch"),
         ({"max_length": 100}, "--max_seq_length accepts 4 to 32"),
         ({"labels": ["dull"] * 600}, "label 'dull' is none of the last stage's classes: negative, positive"),
