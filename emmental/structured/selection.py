@@ -39,8 +39,8 @@ def select(
         information: float (count,) of each sublayer.
         prices: float (count + 1,) of each sublayer: the price of keeping 0, 1, ..., count gates; rising.
         budget: largest sum of the prices.
-        fewest: gates of each sublayer that stay open at least, default 0. If even these cost too much, the sublayers whose last gate has
-            the least information for its price go down to 0.
+        fewest: gates of each sublayer that stay open at least, default 0. If even these cost too much, the sublayers
+            whose last gate has the least information for its price go down to 0.
 
     Returns:
         bool (count,) of each sublayer, True for open.
