@@ -14,8 +14,14 @@ from emmental.command_line import parse_flags
 from emmental.errors import UserError
 from emmental.flags import Flags, flag, switch
 from emmental.methods import MASK_INITS, METHODS, PRUNING_METHODS, RECOMMENDED, REGULARIZATIONS, method_of
-from emmental.runs.arguments import common_problems, distillation_flags, optimization_flags, run_flags, settle
-from emmental.training.recipe import dense_model_teaches, recipe_problems, settle_recipe
+from emmental.runs.arguments import (
+    apply_environment,
+    common_problems,
+    distillation_flags,
+    optimization_flags,
+    run_flags,
+)
+from emmental.training.recipe import dense_model_teaches, fill_in_recipe, recipe_problems
 
 MODEL_TYPES = (*(f"masked_{name}" for name in ARCHITECTURES), *ARCHITECTURES)
 TASK_KINDS = ("classification", "regression")
@@ -284,9 +290,9 @@ def _normalise(args: Flags) -> None:
         args.output_dir = str(Path("outputs") / args.task_name.lower())
     if args.teacher_layers and all(part.strip().isdecimal() for part in args.teacher_layers.split(",")):
         args.teacher_layers = [int(part) for part in args.teacher_layers.split(",")]
-    settle(args)
+    apply_environment(args)
     if args.pruning_method in METHODS:
-        settle_recipe(args)
+        fill_in_recipe(args)
         _start_thresholds_of_scores(args)
 
 
