@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 SERVED = "served"
 STANDARD_OUTPUT = "-"
+_STOPPED = 130
+"""Exit status after Ctrl-C, as shells give it."""
 _BUILD, _ASK = ("models",), ("predict", "check")
 _MODES_OF = {
     **dict.fromkeys(
@@ -93,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             else:
                 _check(args)
     except KeyboardInterrupt:
-        sys.exit(f"{parser.prog}: stopped; {args.output or SERVED} is as it was")
+        print(f"{parser.prog}: stopped; nothing was written", file=sys.stderr)
+        sys.exit(_STOPPED)
 
 
 def _problems(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pytest
 from tiny_cascade import rows
@@ -78,6 +79,33 @@ def test_mistakes_are_one_line(flags, message, place, capsys):
         main(flags)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_nothing(place, models, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(building, "write_stages", stop)
+    held_out = write(place / "held-out.csv", ["sentence1"], [[text] for text, _ in rows(400, 2)])
+    with pytest.raises(SystemExit) as ended:
+        main(["--models", *map(str, models.values()), "--texts", held_out, "--engine", "onnx"])
+    assert ended.value.code == 130
+    assert "stopped; nothing was written" in capsys.readouterr().err
+    assert [file.name for file in place.iterdir()] == ["held-out.csv"]
+
+
+def test_an_earlier_cascade_is_replaced_and_labels_of_the_validation_count(place, models, served, capsys, monkeypatch):
+    monkeypatch.setattr(building, "milliseconds", lambda stages, *_: [3, 30])
+    shutil.copytree(served, place / "served")
+    held_out = write(place / "held-out.csv", ["sentence1"], [[text] for text, _ in rows(400, 2)])
+    dev = write(place / "dev.csv", ["sentence1", "label"], rows(50, 4))
+    flags = ["--models", *map(str, models.values()), "--texts", held_out, "--engine", "onnx", "--changed", "0.05"]
+    main([*flags, "--validation_file", dev])
+    assert load("served").record["judged_on"] == 50
+    assert " accuracy | " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*flags, "--validation_file", held_out])
+    assert "--validation_file held-out.csv needs labels" in capsys.readouterr().err.replace(f"{place}/", "")
 
 
 def test_labels_of_other_classes(place, models, capsys, caplog, monkeypatch):
