@@ -166,12 +166,13 @@ def write_stages(
     """Write models as stages, see `write_stage`, each into a folder in `place`. No two have the same name."""
     written, names = [], set()
     for number, source in enumerate(sources):
+        logger.info("%s: written for %s", source.name, ", ".join(engines))
         one = write_stage(source, sources[-1], place / str(number), engines, texts, design, threads)
         while one.settings["name"] in names:
             one.settings["name"] += "'"
         names.add(one.settings["name"])
         written.append(one)
-        logger.info("%s: engine %s", one.settings["name"], one.settings["engine"])
+        logger.info("%s: %s is the fastest that loses nothing", one.settings["name"], one.settings["engine"])
     return written
 
 

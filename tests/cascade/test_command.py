@@ -64,6 +64,11 @@ def test_build_predict_and_check(place, models, capsys):
         (["--models", "a", "b"], "--models needs --texts"),
         (["--models", "a", "b", "--texts", "none.csv"], "--texts none.csv is not a file"),
         (["--models", "a", "b", "--texts", "none.csv", "--changed", "3"], "--changed accepts a share between 0 and 1"),
+        (["--predict", "there.csv", "--model_name_or_path", "x"], "x holds no cascade.json"),
+        (["--models", "a", "b", "--texts", "there.csv", "--encoding", "foo"], "there.csv: --encoding accepts what"),
+        (["--models", "a", "b", "--texts", "there.csv", "--delimiter", "ab"], "--delimiter accepts one character"),
+        (["--models", "a", "a", "--texts", "there.csv", "--engine", "onnx"], "--models names a twice"),
+        (["--models", "a", "--texts", "there.csv", "--engine", "onnx"], "--models accepts two or more models"),
         (["--predict", "a.csv", "--changed", "0.2"], "--changed is for --models, not for --predict"),
         (["--models", "a", "b", "--texts", "c.csv", "--sample", "3"], "--sample is for --check, not for --models"),
         (["--models", "a", "b", "--texts", "c.csv", "--batch_size", "3"], "--batch_size is for --predict and --check"),
@@ -75,6 +80,7 @@ def test_build_predict_and_check(place, models, capsys):
     ],
 )
 def test_mistakes_are_one_line(flags, message, place, capsys):
+    (place / "there.csv").write_text("sentence1\na\n")
     with pytest.raises(SystemExit) as ended:
         main(flags)
     assert ended.value.code == 2
