@@ -18,6 +18,7 @@ SAMPLE = 1000
 """Most texts that the last stage answers too."""
 UNLIKELY = 0.01
 """Shares of stages differ if chance alone would make them differ so much with a smaller probability."""
+_FEWEST_EXPECTED, _RANDOM_TABLES = 5, 9999
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,20 @@ def _mean_stage(counts: Sequence[int]) -> float:
 
 
 def _p_value(before: Sequence[int], now: Sequence[int]) -> float:
+    """Of the chi-squared test; if a count of less than five is expected, by random tables with the same sums."""
     from scipy.stats import chi2_contingency
+    from scipy.stats.contingency import expected_freq
 
     counts = np.array([before, now])
     counts = counts[:, counts.sum(axis=0) > 0]
-    return 1.0 if counts.shape[1] < 2 or 0 in counts.sum(axis=1) else float(chi2_contingency(counts).pvalue)
+    if counts.shape[1] < 2 or 0 in counts.sum(axis=1):
+        return 1.0
+    expected = expected_freq(counts)
+    if expected.min() >= _FEWEST_EXPECTED:
+        return float(chi2_contingency(counts).pvalue)
+    draw = np.random.default_rng(0)
+    drawn = draw.multivariate_hypergeometric(counts.sum(axis=0), counts[1].sum(), size=_RANDOM_TABLES)
+    # Both rows of a table differ from the expected counts by as much.
+    distances = ((drawn - expected[1]) ** 2 * (1 / expected).sum(axis=0)).sum(axis=1)
+    found = ((counts[1] - expected[1]) ** 2 * (1 / expected).sum(axis=0)).sum()
+    return float((1 + (distances >= found * (1 - 1e-9)).sum()) / (1 + _RANDOM_TABLES))
