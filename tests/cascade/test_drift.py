@@ -58,7 +58,7 @@ def test_texts_that_fall_through():
 
 
 def test_few_texts_are_judged_by_what_chance_makes_of_them():
-    """Two texts reach a stage that 3 of 100 did: of 5 such rows among 102, two drawn are both it: 5 * 4 / (102 * 101)."""
+    """Two texts reach a stage that 3 of 100 did. Both of two draws are such rows: 5 * 4 / (102 * 101)."""
     assert _p_value((97, 3), (0, 2)) == pytest.approx(20 / (102 * 101), abs=0.0015)
     assert _p_value((97, 3), (2, 0)) == 1
     assert _p_value((480, 3, 0), (1, 0, 1)) == pytest.approx(2 / 485, abs=0.003)
