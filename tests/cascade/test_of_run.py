@@ -7,6 +7,7 @@ import io
 import json
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -14,6 +15,7 @@ from tiny_cascade import rows as cascade_rows
 
 import masked_run_glue
 from emmental.cascade import building, load
+from emmental.cascade.of_run import warn_of_unknown_training
 from emmental.reporting import page
 from emmental.reporting.forms import training
 from emmental.tasks import read_held_back, read_split, resolve_task, unlabelled_task
@@ -133,6 +135,21 @@ def test_a_model_that_has_seen_the_rows_is_refused(run, tmp_path, bert_dir, caps
     assert "was trained on the rows that would be held back" in capsys.readouterr().err
     masked_run_glue.main([*made, "--changed", "0.2", f"--model_name_or_path={place / 'out' / 'dense'}"])
     assert "are held back from all training" in capsys.readouterr().err
+
+
+def test_a_fine_tuned_model_without_a_record_is_warned_of(run, tmp_path, caplog):
+    """Nobody knows what it was trained on. A dense training of the run itself needs no warning."""
+    place, _, _ = run
+    (tmp_path / "config.json").write_text("{}")
+    for dense_comes_first, model, warned in (
+        (False, tmp_path, True),
+        (True, tmp_path, False),
+        (False, place / "out", False),
+    ):
+        caplog.clear()
+        phases = [SimpleNamespace(follows_dense=not dense_comes_first)]
+        warn_of_unknown_training(SimpleNamespace(cascade=True, phases=phases, model_name_or_path=str(model)))
+        assert ("nothing records which rows" in caplog.text) == warned
 
 
 def test_more_text_without_labels_has_none_of_the_rows_held_back(run, tmp_path):
