@@ -13,14 +13,17 @@ from emmental.architectures import ARCHITECTURES
 from emmental.command_line import parse_flags
 from emmental.errors import UserError
 from emmental.flags import Flags, flag, switch
-from emmental.methods import MASK_INITS, METHODS, PRUNING_METHODS, RECOMMENDED, REGULARIZATIONS, method_of
-from emmental.runs.arguments import (
-    apply_environment,
-    common_problems,
-    distillation_flags,
-    optimization_flags,
-    run_flags,
+from emmental.methods import (
+    MASK_INITS,
+    METHODS,
+    PRUNING_METHODS,
+    RECOMMENDED,
+    REGULARIZATIONS,
+    STRUCTURED,
+    UNSTRUCTURED,
+    method_of,
 )
+from emmental.runs.arguments import common_problems, derive, distillation_flags, optimization_flags, run_flags
 from emmental.training.recipe import dense_model_teaches, fill_in_recipe, recipe_problems
 
 MODEL_TYPES = (*(f"masked_{name}" for name in ARCHITECTURES), *ARCHITECTURES)
@@ -123,8 +126,8 @@ FLAGS = {
         flag(
             "granularity",
             "structured (heads, neurons) or unstructured",
-            accepts=("structured", "unstructured", None),
-            earlier="unstructured",
+            accepts=(STRUCTURED, UNSTRUCTURED, None),
+            earlier=UNSTRUCTURED,
         ),
         flag(
             "keep",
@@ -290,7 +293,7 @@ def _normalise(args: Flags) -> None:
         args.output_dir = str(Path("outputs") / args.task_name.lower())
     if args.teacher_layers and all(part.strip().isdecimal() for part in args.teacher_layers.split(",")):
         args.teacher_layers = [int(part) for part in args.teacher_layers.split(",")]
-    apply_environment(args)
+    derive(args)
     if args.pruning_method in METHODS:
         fill_in_recipe(args)
         _start_thresholds_of_scores(args)
@@ -395,7 +398,7 @@ def _number_problems(args: Flags) -> list[str]:
 def _pruning_problems(args: Flags) -> list[str]:
     if not args.model_type.startswith("masked_") or args.pruning_method not in PRUNING_METHODS:
         return []
-    problems = [] if args.granularity == "structured" else _threshold_problems(args)
+    problems = [] if args.granularity == STRUCTURED else _threshold_problems(args)
     method = method_of(args.pruning_method)
     if args.global_topk and "global_topk" in args.explicit and not method.accepts_global_topk:
         problems.append(

@@ -88,7 +88,7 @@ def without_effect(phases: list[Phase], flags: Flags) -> list[str]:
         "no --fp16": (not flags.fp16, ("fp16_opt_level",)),
         "on a CPU it is slower than float32": (flags.fp16 and not torch.cuda.is_available(), ("fp16",)),
         "no --push_to_hub": (not flags.push_to_hub, ("hub_model_id",)),
-        **{reason: (True, names) for reason, names in last.ignores().items()},
+        **{reason: (True, names) for reason, names in last.flags_without_effect().items()},
     }
     return [
         f"--{name} ({reason})"
