@@ -83,7 +83,7 @@ FLAGS = {
         flag("feature_cache_dir", "folder for tokenised data; default: ~/.cache/emmental", "", changes_result=False),
         switch(
             "accept_unknown_tokens",
-            "go on although the tokenizer does not know more than half of the tokens",
+            "continue even if the tokenizer knows less than half of the tokens",
             changes_result=False,
         ),
         switch("overwrite_cache", "tokenise again even if the cache is good", changes_result=False),
@@ -92,7 +92,7 @@ FLAGS = {
     "model": (
         flag(
             "model_type",
-            "omit it to prune the model, whatever its type; bert, roberta, ... train it dense",
+            "bert, roberta, ...: train without pruning; omit it to prune a model of any type",
             "masked_bert",
             accepts=MODEL_TYPES,
         ),
@@ -118,7 +118,7 @@ FLAGS = {
     "how much to prune": (
         flag(
             "recipe",
-            "auto fills in what the task needs; paper: the original's values",
+            "auto: values that fit your data; paper: those of the original scripts",
             "auto",
             accepts=("auto", "paper"),
             earlier="paper",
@@ -236,7 +236,7 @@ FLAGS = {
         ),
         flag(
             "logging_steps",
-            "updates between two log entries; --recipe auto: fewer, so that a run has 40",
+            "updates between two log entries; --recipe auto: about 40 entries a run",
             50,
             at_least=1,
             changes_result=False,
@@ -363,7 +363,7 @@ def _reading_problems(args: Flags) -> list[str]:
         problems.append(f"--encoding accepts what Python knows (utf-8, latin-1, cp1252, ...), not {args.encoding!r}")
     given = [f"--{one.name}" for one in _READING if getattr(args, one.name) is not None]
     if given and not (args.train_file or args.validation_file or args.test_file or args.unlabeled_file):
-        problems.append(f"{', '.join(given)}: for your own files only; give --train_file, ...")
+        problems.append(f"{', '.join(given)}: only for your own files (--train_file, --validation_file, --test_file)")
     return problems
 
 

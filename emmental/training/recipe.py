@@ -128,8 +128,8 @@ def _untrained_problems(flags: Flags) -> list[str]:
         problems.append("--num_train_epochs 0 with --recipe paper leaves --dense_first nothing to train; omit one")
     if method_of(flags.pruning_method).only_cuts and not (cuts or trains_dense(flags)):
         problems.append(
-            f"--pruning_method {flags.pruning_method} prunes before training: give --keep, and no threshold, mask "
-            "start, warm-up of a schedule or --recipe paper"
+            f"--pruning_method {flags.pruning_method} prunes before training: give --keep, and omit "
+            "--initial_threshold, --mask_init, --initial_warmup and --recipe paper"
         )
     return problems
 

@@ -229,6 +229,6 @@ def _refuse_too_little_memory(method: Method, facts: DataFacts) -> None:
     needed, there = facts.memory_to_cut(method), facts.memory
     if needed > there:
         raise UserError(
-            f"--pruning_method {method.name} needs {needed / 1e9:.0f} GB of memory for this encoder, and there are "
-            f"{there / 1e9:.0f}; give --pruning_method {RECOMMENDED.name}"
+            f"--pruning_method {method.name} needs {needed / 1e9:.0f} GB of memory for this encoder, and this machine "
+            f"has {there / 1e9:.0f} GB; give --pruning_method {RECOMMENDED.name}"
         )
