@@ -23,7 +23,7 @@ from emmental.cascade.of_run import FOLDER as CASCADE_FOLDER
 from emmental.cascade.report import PICTURE, compared, section
 from emmental.data import FeatureDataset
 from emmental.errors import UserError
-from emmental.methods import method_of
+from emmental.methods import STRUCTURED, method_of
 from emmental.patching import masked_layers
 from emmental.pruning import densities, mask_churn, remaining_weights
 from emmental.reporting.before_after import TrainedModels, before_and_after, no_better_than_words, speed_reached
@@ -36,7 +36,7 @@ from emmental.tasks import CUSTOM, Task, always_the_same, evaluation_tasks, metr
 from emmental.tasks.metrics import ERRORS, MOSTLY_ONE
 from emmental.training.arguments import HOW_TO_READ
 from emmental.training.budgets import SpeedTarget
-from emmental.training.phases import STRUCTURED, Phase
+from emmental.training.phases import Phase
 from emmental.training.plan import Plan
 
 logger = logging.getLogger(__name__)
