@@ -162,7 +162,7 @@ def _check_unused(model: nn.Module, found: Iterable[str], called: str) -> None:
     if lost:
         raise UserError(
             f"{called}: its files have layers that its configuration lacks ({shown}; num_hidden_layers is "
-            f"{model.config.num_hidden_layers}): correct config.json, or save the model again by its own save_pretrained"
+            f"{model.config.num_hidden_layers}): correct config.json, or save the model again"
         )
     logger.warning(
         "%s: its files have weights that its encoder does not use (%d, such as %s)", called, len(unused), shown

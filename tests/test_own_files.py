@@ -204,6 +204,26 @@ def test_rows_are_on_the_same_side_in_later_runs(bert: Path, tmp_path: Path, cap
     assert "was trained on rows of --validation_file" in capsys.readouterr().err
 
 
+def test_a_model_of_the_hub_has_its_record_too(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration is found by name, not in a folder: the rows it was trained on are not evaluated unsaid."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    train = write(tmp_path / "t.csv", 60)
+    files = ("--train_file", str(train), "--validation_file", str(write(tmp_path / "d.csv", 20)))
+    run(bert, tmp_path, *files, "--model_type", "bert")
+    stored, commit = tmp_path / "hub" / "models--user--small", "0" * 40
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs" / "main").write_text(commit)
+    shutil.copytree(tmp_path / "out", stored / "snapshots" / commit)
+    monkeypatch.chdir(tmp_path)
+    hub = ("--cache_dir", str(tmp_path / "hub"), "--train_file", str(train))
+    for more in (("--do_eval",), ("--model_type", "bert", "--overwrite_output_dir")):
+        capsys.readouterr()
+        run(Path("user/small"), tmp_path / "later", *hub, *more)
+        assert "user/small was trained on all rows of --train_file" in capsys.readouterr().err
+
+
 def test_names_of_the_file_for_a_model_with_names(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     train, dev = write(tmp_path / "t.csv", 30, "bad good"), write(tmp_path / "d.csv", 20, "0 1")
     files = ("--train_file", str(train), "--validation_file", str(write(tmp_path / "v.csv", 20, "bad good")))

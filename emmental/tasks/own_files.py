@@ -12,7 +12,7 @@ import numpy as np
 
 from emmental.errors import UserError, names_near
 from emmental.tasks.classes import are_numbered, in_order_of, model_classes, refuse_several_labels, same_class
-from emmental.tasks.files import TEXT_LINES, Table, read_table, table_format
+from emmental.tasks.files import TEXT_LINES, Table, member_name, read_table, table_format
 from emmental.tasks.labels import classes_in, look_alikes, number_format, sorted_labels, without_missing
 from emmental.tasks.set_aside import TrainedRows, choose, row_places, trained_rows, warning_of_seen_rows
 from emmental.tasks.task import CUSTOM, FILE_FLAGS, SPLITS, Layout, Task, listed
@@ -149,7 +149,7 @@ def _places(tables: dict[str, Table], layouts: dict[str, Layout], split: str) ->
 
 
 def unlabelled_task(file: str | Path, labelled: Task, reading: Reading = _AS_RECOGNISED) -> Task:
-    """A task whose test rows are the texts of a file, for a teacher to label. A `.txt` file has a text a line.
+    """A task whose test rows are the texts of a file, for a teacher to label. `.txt` and `.txt.gz` have a text a line.
 
     Args:
         file: as a test file of `user_task`; labels in it are not read.
@@ -160,7 +160,7 @@ def unlabelled_task(file: str | Path, labelled: Task, reading: Reading = _AS_REC
         UserError: the file is missing, malformed or empty, or only one of file and task has pairs.
     """
     pairs = labelled.layout("train").text_b is not None
-    if Path(file).suffix.lower() == ".txt":
+    if Path(member_name(Path(file))).suffix.lower() == ".txt":
         if not Path(file).is_file():
             raise UserError(f"{FILE_FLAGS['test']} {file} is not a file")
         layout = Layout((str(Path(file).absolute()),), 0, header=False, kind=TEXT_LINES, encoding=reading.encoding)
