@@ -181,6 +181,17 @@ def test_dev_texts_that_are_training_texts_are_said_and_the_metric_without_them_
     assert saved["acc_new_texts"] == results["acc_new_texts"]
 
 
+@pytest.mark.parametrize(("labels", "said"), [("€ {}", True), ("x{}", True), ("no", False)])
+def test_labels_that_are_nearly_all_different_are_said(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture, labels: str, said: bool
+) -> None:
+    """Prices with their currency, or a column of names: 40 classes, none of them with two rows."""
+    rows = "".join(f"kasa {tiny.WORDS[row % 9]} lote,{labels.format(row)}\n" for row in range(40))
+    (tmp_path / "t.csv").write_text(f"sentence1,label\n{rows}bote,yes\n")
+    run(bert, tmp_path, "--train_file", str(tmp_path / "t.csv"), "--do_train", "--model_type", "bert", "--dry_run")
+    assert ("classes in 41 rows: is it the right --label_column?" in capsys.readouterr().err) == said
+
+
 def test_rows_are_on_the_same_side_in_later_runs(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Another seed and a grown file: the dev rows of the later run are none that the model was trained on."""
     lines = [f"{tiny.WORDS[row % 9]} {tiny.WORDS[row // 9]},{'xy'[row % 2]}" for row in range(81)]

@@ -13,7 +13,14 @@ import numpy as np
 from emmental.errors import UserError, names_near
 from emmental.tasks.classes import are_numbered, in_order_of, model_classes, refuse_several_labels, same_class
 from emmental.tasks.files import TEXT_LINES, Table, member_name, read_table, table_format
-from emmental.tasks.labels import classes_in, look_alikes, number_format, sorted_labels, without_missing
+from emmental.tasks.labels import (
+    classes_in,
+    look_alikes,
+    number_format,
+    possible_thousands,
+    sorted_labels,
+    without_missing,
+)
 from emmental.tasks.set_aside import TrainedRows, choose, row_places, trained_rows, warning_of_seen_rows
 from emmental.tasks.task import CUSTOM, FILE_FLAGS, SPLITS, Layout, Task, listed
 
@@ -99,6 +106,8 @@ def user_task(
         if not set(labels) & set(layout.codes):  # scores, or classes that are numbers
             layouts[split] = replace(layout, codes=())
     _check_labels(labels)
+    if not labels:
+        _say_doubtful_points(tables, layouts)
     recorded = _split_rows(tables, layouts, reading)
     task = Task(
         CUSTOM,
@@ -306,6 +315,19 @@ def _with_number_formats(tables: dict[str, Table], layouts: dict[str, Layout], r
         split: replace(layouts[split], decimal_comma=decimal_comma, thousands=thousands)
         for split, (decimal_comma, thousands) in found.items()
     }
+
+
+def _say_doubtful_points(tables: dict[str, Table], layouts: dict[str, Layout]) -> None:
+    for split, layout in layouts.items():
+        if layout.label is None or layout.decimal_comma or layout.thousands:
+            continue
+        column = tables[split].column(layout.label)
+        if shown := possible_thousands(row[column] for _, row in tables[split].rows):
+            logger.warning(
+                "%s %s: points in the labels are read as decimal points: %r is %.15g; if they separate thousands, "
+                "remove them",
+                *(FILE_FLAGS[split], tables[split].path, shown, float(shown)),
+            )
 
 
 def _classes(table: Table, layout: Layout, flag: str, kind: str | None) -> tuple[str, ...]:
