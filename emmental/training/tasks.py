@@ -11,9 +11,9 @@ from emmental.data.tokenization import trained_length
 from emmental.errors import UserError
 from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, Task, in_order_of, resolve_task, split_files, task_of_model, user_task
-from emmental.tasks.classes import are_numbered, in_given_order, is_classifier, model_classes, positive_class
+from emmental.tasks.classes import are_numbered, classes_of_model, in_given_order, is_classifier, positive_class
 from emmental.tasks.own_files import Reading
-from emmental.tasks.set_aside import RECORD, TrainedRows, recorded_rows, rows_of_record
+from emmental.tasks.set_aside import SET_ASIDE, TrainedRows, recorded_rows, rows_of_record
 from emmental.training.arguments import DELIMITERS
 from emmental.training.models import load_config
 
@@ -65,7 +65,7 @@ def _in_order_of_student(
     unnamed classes.
     """
     if args.do_train:
-        own = model_classes(config, called)
+        own = classes_of_model(config, called)
         unnamed = are_numbered(own) and len(own) != task.num_labels
         if args.new_classifier or unnamed or not is_classifier(config):
             return task if names is None else in_given_order(task, names)
@@ -122,4 +122,4 @@ def _earlier(args: Run, config: PreTrainedConfig | None) -> TrainedRows | None:
 def _record_of_hub(args: Run, config: PreTrainedConfig | None) -> TrainedRows | None:
     """What a model of the Hub records, which has no folder of that name."""
     is_folder = Path(args.model_name_or_path).is_dir()
-    return None if config is None or is_folder else rows_of_record(getattr(config, RECORD, None))
+    return None if config is None or is_folder else rows_of_record(getattr(config, SET_ASIDE, None))

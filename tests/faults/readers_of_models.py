@@ -14,14 +14,14 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 from emmental.pretrained import from_pretrained
 from emmental.runs import processes
-from emmental.tasks.set_aside import RECORD, choose, recorded_rows, row_places, trained_rows
+from emmental.tasks.set_aside import SET_ASIDE, choose, recorded_rows, row_places, trained_rows
 
 
 def rows_set_aside(folder: Path) -> Reader:
     """The record of the rows that a model was trained on, of this version and of an older one."""
     place, places = folder / "recorded", row_places([f"text {number}" for number in range(100)])
     place.mkdir()
-    own = json.dumps({RECORD: trained_rows(places, 0.3).record()})
+    own = json.dumps({SET_ASIDE: trained_rows(places, 0.3).record()})
     older = json.dumps({"train_file": "t.csv", "validation_file": None, "do_eval": True, "seed": 7})
 
     def read(path: Path) -> None:
