@@ -62,7 +62,7 @@ from emmental.runs.checkpoints import checkpoints_in
 from emmental.runs.evaluation import metric_of_new_rows, predict_logits
 from emmental.runs.loop import Intervals, RunLoop
 from emmental.runs.output_folder import OutputFolder
-from emmental.runs.precision import Precision
+from emmental.runs.precision import precision_of_answers
 from emmental.runs.progress import LOG_FILE, add_pictures, read_log
 from emmental.runs.run import TRAINER_FLAGS, Run, set_up
 from emmental.runs.state import seed_generators
@@ -391,7 +391,7 @@ def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> d
 
 
 def _logits(run: Run, model: nn.Module, dataset: FeatureDataset, description: str) -> Tensor:
-    precision = Precision(run.processes.device, run.fp16, run.evaluates_in_bf16)
+    precision = precision_of_answers(run.processes.device, run.fp16, run.evaluates_in_bf16, run.task.is_regression)
     return predict_logits(model, dataset, run.per_gpu_eval_batch_size, run.processes, precision, description)
 
 

@@ -59,7 +59,8 @@ def from_pretrained(loader: Any, name: str, *, flag: str = "", **options: Any) -
 
     Raises:
         UserError: it cannot be found or loaded, is damaged, needs code of its own, `check_sizes` refuses its
-            configuration, weights of its encoder are missing, or a weight is not finite.
+            configuration, weights of its encoder are missing, its files have more layers than its configuration,
+            or a weight is not finite.
     """
     called = f"{flag} {name}".strip()
     check_folder(name, called)
@@ -85,6 +86,7 @@ def _model_from(loader: Any, name: str, called: str, output_loading_info: bool =
             lacking = _encoder_weights(model, info["missing_keys"])
     if lacking:
         raise UserError(f"{called}: {_what_is_lacking(model, lacking, info['unexpected_keys'])}")
+    _check_unused(model, info["unexpected_keys"], called)
     require_finite_weights(model, called)
     model.config.return_dict = True  # a folder saved for TorchScript answers with tuples
     return (model, info) if output_loading_info else model
@@ -138,6 +140,42 @@ def _what_is_lacking(model: nn.Module, lacking: list[str], found: Iterable[str])
         f"{len(lacking)} of the {whole} weights of its encoder are not in its files ({shown}); {other}{begin}. "
         "Only a classifier may start at random: save the model again by its own save_pretrained"
     )
+
+
+def _check_unused(model: nn.Module, found: Iterable[str], called: str) -> None:
+    """Refuse files with layers that the model has not, and say which other weights of an encoder are not used.
+
+    Args:
+        model: as its configuration says.
+        found: names in its files that it has not.
+        called: the model's name in messages.
+    """
+    base, prefix = model.base_model, f"{model.base_model_prefix}."
+    parts = {name for name, _ in base.named_children()} - {"pooler"}
+    inside = {name: name.removeprefix(prefix) for name in found}
+    unused = sorted(name for name, inner in inside.items() if inner.partition(".")[0] in parts and not _is_made(name))
+    if not unused:
+        return
+    own = {_any_layer(name) for name in base.state_dict()}
+    lost = [name for name in unused if _any_layer(inside[name]) in own]
+    shown = f"{', '.join((lost or unused)[:2])}{', ...' if len(lost or unused) > 2 else ''}"
+    if lost:
+        raise UserError(
+            f"{called}: its files have layers that its configuration lacks ({shown}; num_hidden_layers is "
+            f"{model.config.num_hidden_layers}): correct config.json, or save the model again"
+        )
+    logger.warning(
+        "%s: its files have weights that its encoder does not use (%d, such as %s)", called, len(unused), shown
+    )
+
+
+def _is_made(name: str) -> bool:
+    """Whether a name is of numbers that models make themselves, and that earlier versions saved."""
+    return name.rpartition(".")[2] in ("position_ids", "token_type_ids", "inv_freq")
+
+
+def _any_layer(name: str) -> str:
+    return re.sub(r"\.\d+(?=\.)", ".N", name)
 
 
 def require_finite_weights(model: nn.Module, called: str) -> None:

@@ -156,6 +156,11 @@ def require_plain_linears(model: PreTrainedModel) -> None:
             f"model has adapters of PEFT ({name or type(layer).__name__}): merge them first, with model = "
             "model.merge_and_unload()"
         )
+    if _has_made_weight(layer):
+        raise UserError(
+            f"model has {name} whose weight is computed from others (torch.nn.utils.prune, weight_norm): make it "
+            "plain first, with torch.nn.utils.prune.remove or torch.nn.utils.parametrize.remove_parametrizations"
+        )
     if isinstance(layer, nn.Linear) and layer.weight.is_meta:
         raise UserError(f"model has {name} offloaded to another device or to disk: load it without device_map")
     raise UserError(
@@ -165,10 +170,13 @@ def require_plain_linears(model: PreTrainedModel) -> None:
 
 
 def _without_linears(model: nn.Module) -> tuple[str, nn.Module] | None:
-    """Name and module of the first place in the encoder that is not a plain linear, or of the first adapter."""
-    adapter = next((item for item in model.named_modules() if type(item[1]).__module__.startswith("peft.")), None)
-    if adapter is not None:
-        return adapter
+    """Name and module of the first place in the encoder that is not a plain linear.
+
+    Adapters, and weights that are computed from others, count in the whole model.
+    """
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("peft.") or _has_made_weight(module):
+            return name, module
     roles, layers = architecture_of(model.config).roles, encoder_layers(model)
     if not layers:
         room = encoder_room(model.config)
@@ -187,6 +195,10 @@ def _without_linears(model: nn.Module) -> tuple[str, nn.Module] | None:
 def _is_constant(module: nn.Module) -> bool:
     """What stands for a linear without inputs or outputs. The class may come from the modelling file of a folder."""
     return type(module).__name__ in (ConstantLinear.__name__, nn.Identity.__name__)
+
+
+def _has_made_weight(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | nn.Embedding) and "weight" not in module._parameters
 
 
 def _is_plain(module: nn.Module) -> bool:

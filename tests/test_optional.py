@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 
+from emmental import optional
 from emmental.export import onnx
 from emmental.inference import engines
 
@@ -54,11 +54,63 @@ def test_one_line_says_what_to_install(folder, missing, program, said):
     assert done.stderr.rstrip().endswith(f"not installed: {said}")
 
 
+@pytest.fixture(autouse=True)
+def nothing_remembered():
+    optional.why_missing.cache_clear()
+    yield
+    optional.why_missing.cache_clear()
+
+
 @pytest.mark.parametrize("engine", [engines.OPENVINO, engines.ONNX_INT8])
 def test_files_are_checked_in_onnx_runtime(engine, monkeypatch):
     """OpenVINO runs a file that was checked there first."""
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        engines.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name) or True
-    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert engines.why_not(engine) == "onnxruntime is not installed: pip install onnxruntime"
+
+
+BROKEN = "libstdc++.so.6: version `GLIBCXX_3.4.32' not found"
+
+
+@pytest.fixture
+def broken(tmp_path) -> dict[str, str]:
+    """An environment in which onnxruntime is installed, but its library does not fit the system."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "onnxruntime.py").write_text(f"raise ImportError({BROKEN!r})\n")
+    root = str(Path(__file__).resolve().parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), root])}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "emmental.export.onnx --model_name_or_path model --output out",
+        "emmental.export.report --model_name_or_path model",
+        "emmental.export.sparse --model_name_or_path model --input texts.txt --engine onnx",
+        "masked_run_glue --train_file rows.csv --validation_file rows.csv --model_name_or_path model "
+        "--max_seq_length 16 --speedup 1.5 --speedup_engine onnx --output_dir fast --dry_run",
+    ],
+)
+def test_a_broken_package_is_named_in_one_line(folder, broken, command):
+    rows = "".join(f"{text} {number},{number % 2}\n" for number, text in enumerate(["kasa lote", "bote lote"] * 20))
+    (folder / "rows.csv").write_text("sentence1,label\n" + rows)
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()], cwd=folder, capture_output=True, text=True, env=broken
+    )
+    assert done.returncode == 2
+    assert f"onnxruntime cannot be imported ({BROKEN})" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_goes_to_its_end_without_a_package_that_is_broken(folder, broken):
+    rows = "".join(f"{text} {number},{number % 2}\n" for number, text in enumerate(["kasa lote", "bote lote"] * 20))
+    (folder / "rows.csv").write_text("sentence1,label\n" + rows)
+    command = (
+        "masked_run_glue --train_file rows.csv --validation_file rows.csv --model_name_or_path model --keep 0.5 "
+        "--max_seq_length 16 --max_steps 2 --output_dir whole --feature_cache_dir cache --no-pictures --no_cuda"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()], cwd=folder, capture_output=True, text=True, env=broken
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "onnxruntime cannot be imported" in done.stdout + done.stderr
+    assert (folder / "whole" / "model.safetensors").is_file()

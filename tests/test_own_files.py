@@ -181,6 +181,17 @@ def test_dev_texts_that_are_training_texts_are_said_and_the_metric_without_them_
     assert saved["acc_new_texts"] == results["acc_new_texts"]
 
 
+@pytest.mark.parametrize(("labels", "said"), [("€ {}", True), ("x{}", True), ("no", False)])
+def test_labels_that_are_nearly_all_different_are_said(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture, labels: str, said: bool
+) -> None:
+    """Prices with their currency, or a column of names: 40 classes, none of them with two rows."""
+    rows = "".join(f"kasa {tiny.WORDS[row % 9]} lote,{labels.format(row)}\n" for row in range(40))
+    (tmp_path / "t.csv").write_text(f"sentence1,label\n{rows}bote,yes\n")
+    run(bert, tmp_path, "--train_file", str(tmp_path / "t.csv"), "--do_train", "--model_type", "bert", "--dry_run")
+    assert ("classes in 41 rows: is it the right --label_column?" in capsys.readouterr().err) == said
+
+
 def test_rows_are_on_the_same_side_in_later_runs(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Another seed and a grown file: the dev rows of the later run are none that the model was trained on."""
     lines = [f"{tiny.WORDS[row % 9]} {tiny.WORDS[row // 9]},{'xy'[row % 2]}" for row in range(81)]
@@ -202,6 +213,26 @@ def test_rows_are_on_the_same_side_in_later_runs(bert: Path, tmp_path: Path, cap
     assert "WARN" not in capsys.readouterr().err
     run(model, tmp_path / "seen", "--validation_file", str(tmp_path / "t.csv"), "--do_eval")
     assert "was trained on rows of --validation_file" in capsys.readouterr().err
+
+
+def test_a_model_of_the_hub_has_its_record_too(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration is found by name, not in a folder: the rows it was trained on are not evaluated unsaid."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    train = write(tmp_path / "t.csv", 60)
+    files = ("--train_file", str(train), "--validation_file", str(write(tmp_path / "d.csv", 20)))
+    run(bert, tmp_path, *files, "--model_type", "bert")
+    stored, commit = tmp_path / "hub" / "models--user--small", "0" * 40
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs" / "main").write_text(commit)
+    shutil.copytree(tmp_path / "out", stored / "snapshots" / commit)
+    monkeypatch.chdir(tmp_path)
+    hub = ("--cache_dir", str(tmp_path / "hub"), "--train_file", str(train))
+    for more in (("--do_eval",), ("--model_type", "bert", "--overwrite_output_dir")):
+        capsys.readouterr()
+        run(Path("user/small"), tmp_path / "later", *hub, *more)
+        assert "user/small was trained on all rows of --train_file" in capsys.readouterr().err
 
 
 def test_names_of_the_file_for_a_model_with_names(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -11,7 +11,15 @@ import tiny
 import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BertConfig,
+)
 
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.atomic import atomic_folder
@@ -297,6 +305,43 @@ def test_every_type_is_read_without_its_wrapper(model_type: str, masked: bool, t
     loaded = from_pretrained(AutoModelForSequenceClassification, tmp_path / "plain", **options)
     own = model.state_dict()
     assert all(torch.equal(value, own[key]) for key, value in loaded.state_dict().items() if "mask_scores" not in key)
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
+def test_layers_that_the_configuration_lacks_are_not_lost(model_type: str, bare: bool, tmp_path: Path) -> None:
+    model = tiny_models.model(model_type)
+    (model.base_model if bare else model).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    layers = "n_layers" if "n_layers" in config else "num_hidden_layers"
+    config.pop("layer_types", None)
+    (tmp_path / "config.json").write_text(json.dumps(config | {layers: 1}))
+    if model_type == "albert":  # its layers share their weights
+        from_pretrained(AutoModelForSequenceClassification, tmp_path)
+        return
+    with pytest.raises(
+        UserError, match=r"layers that its configuration lacks \(.*layers?\.1\..*num_hidden_layers is 1"
+    ):
+        from_pretrained(AutoModelForSequenceClassification, tmp_path)
+
+
+@pytest.mark.parametrize("model_type", tiny_models.MODEL_TYPES)
+def test_weights_of_other_heads_are_no_loss(model_type: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tiny_models.config(model_type)
+    for auto in (AutoModelForMaskedLM, AutoModelForTokenClassification, AutoModelForQuestionAnswering):
+        auto.from_config(config).save_pretrained(tmp_path / auto.__name__)
+        from_pretrained(AutoModelForSequenceClassification, tmp_path / auto.__name__)
+    assert "does not use" not in caplog.text
+
+
+def test_unused_weights_inside_an_encoder_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tiny.save_bert(tmp_path)
+    weights = read_weights(tmp_path)
+    weights["bert.embeddings.position_ids"] = torch.arange(32)[None]
+    weights["bert.encoder.layer.0.output.adapters.a.down.weight"] = torch.ones(2, 2)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    from_pretrained(AutoModelForSequenceClassification, tmp_path)
+    assert "weights that its encoder does not use (1, such as bert.encoder.layer.0.output.adap" in caplog.text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -46,7 +46,8 @@ def run(bert: Path, folder: Path, unit: float, *flags: str) -> dict[str, float]:
         [
             *("--model_name_or_path", str(bert), *where, "--feature_cache_dir", str(folder / "cache")),
             *("--task_kind", "regression", "--max_seq_length", "16", "--no-engines", "--no-pictures", "--no_cuda"),
-            *("--no-bf16", *flags),
+            *(() if {"--bf16", "--fp16"} & {*flags} else ("--no-bf16",)),
+            *flags,
         ]
     )
 
@@ -125,3 +126,21 @@ def test_a_teacher_in_another_unit(bert: Path, tmp_path: Path, capsys) -> None:
     assert "gives scores in another unit than the labels" in capsys.readouterr().err
     assert results["pearson"] > 0.7
     assert results["rmse"] < 2 * UNIT
+
+
+@pytest.mark.parametrize("half", ["--bf16", "--fp16"])
+def test_scores_are_not_rounded_to_16_bits(bert: Path, tmp_path: Path, half: str) -> None:
+    """5,600,000 is beyond float16, and bfloat16 would write 5,603,328."""
+    trained = run(bert, tmp_path, 1e5, "--model_type", "bert", half, "--do_train", "--do_eval", *FEW[:6])
+    exact = run(tmp_path / "out", tmp_path / "later", 1e5, "--do_eval")
+    assert trained["rmse"] == pytest.approx(exact["rmse"], rel=1e-6)
+    assert np.isfinite(trained["rmse"])
+
+
+def test_a_head_beyond_float16_is_written_in_float32(bert: Path, tmp_path: Path, capsys) -> None:
+    half = ("--save_dtype", "float16", "--model_type", "bert", *FEW)
+    run(bert, tmp_path, 1e5, *half)
+    assert "--save_dtype float16 holds numbers up to 6.55e+04 and classifier." in capsys.readouterr().err
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert run(tmp_path / "out", tmp_path / "later", 1e5, "--do_eval")["rmse"] < 1e6

@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ import tiny_models
 import torch
 from test_first_token import BARE_TOP, ONE
 from tiny_small import UNEVEN, batch, dense, logits
+from torch.nn.utils.parametrizations import orthogonal, weight_norm
+from torch.nn.utils.prune import l1_unstructured
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 import emmental
@@ -177,6 +180,21 @@ class TestAdapters:
 def prune(model: torch.nn.Module) -> torch.nn.Module:
     texts = [f"{one} {two}" for one in tiny.WORDS[:8] for two in tiny.WORDS[:8]]
     return emmental.prune(model, tiny_models.tokenizer("bert"), texts, keep=0.5, max_length=16)
+
+
+@pytest.mark.parametrize("path", ["bert.encoder.layer.0.intermediate.dense", "classifier"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda linear: l1_unstructured(linear, "weight", 0.5), weight_norm, orthogonal],
+    ids=["torch.nn.utils.prune", "weight_norm", "orthogonal"],
+)
+def test_weights_that_are_computed_from_others_are_refused_in_one_line(path: str, change: Callable):
+    model = dense("bert")
+    change(model.get_submodule(path))
+    for refusing in (prune, lambda model: shrink(model, UNEVEN)):
+        with pytest.raises(UserError, match=rf"model has {path} whose weight is computed from others") as caught:
+            refusing(model)
+        assert "\n" not in str(caught.value)
 
 
 def test_quantised_and_inference_models_are_refused_in_one_line():

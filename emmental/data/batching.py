@@ -58,6 +58,10 @@ class _RankBatches(Sampler[RowBatch], ABC):
         """Number of rows of a complete batch over all ranks."""
         return self.batch_size * self.world_size
 
+    def rows_in(self, places: Iterable[int]) -> list[int]:
+        """How many rows, over all ranks, the batches at these places of an epoch have."""
+        return [min(self.global_batch_size, len(self.lengths) - place * self.global_batch_size) for place in places]
+
     @abstractmethod
     def _global_batches(self) -> list[np.ndarray]:
         """The rows of every global batch, in order; only the last one may be smaller."""

@@ -11,6 +11,8 @@ from emmental.data.unknown_tokens import FLAG, problem
 from emmental.tasks.labels import number_in
 from emmental.tasks.task import FILE_FLAGS, LONGEST_LIST, Task, listed
 
+_MANY_CLASSES = 0.5
+"""With more classes for a row, a class has fewer than two rows: nothing to learn from, and rarely what was meant."""
 _MANY_BLANK = 1 / 3
 _TITLES = {"train": "training data", "dev": "dev data", "test": "test data"}
 
@@ -38,7 +40,7 @@ def description(task: Task, splits: Mapping[str, FeatureDataset], max_seq_length
 
 
 def cautions(task: Task, splits: Mapping[str, FeatureDataset]) -> list[str]:
-    """Warnings about the data, a line each: blank texts, classes without training rows, rows in both files.
+    """Warnings about the data, a line each: blank texts, classes with few or no training rows, rows in both files.
 
     Args:
         task, splits: as for `description`. Dev rows that are also training rows are marked.
@@ -52,6 +54,11 @@ def cautions(task: Task, splits: Mapping[str, FeatureDataset]) -> list[str]:
         counts = np.bincount(train.labels, minlength=task.num_labels)
         if without := [name for name, count in zip(task.names, counts, strict=True) if not count]:
             lines.append(f"{_TITLES['train']}: no row of {listed(without)}: the model cannot learn it")
+        if task.num_labels > _MANY_CLASSES * len(train) and task.num_labels > 2:
+            lines.append(
+                f"{_TITLES['train']}: {task.num_labels} classes in {len(train)} rows: is it the right --label_column? "
+                "Scores must be numbers without signs of currency or percent (--task_kind regression)"
+            )
     if train is not None and dev is not None and (shared := int(dev.known.sum())):
         rest = "" if shared == len(dev) else "; the results give it without them too"
         lines.append(

@@ -7,7 +7,6 @@ times models in one, and `emmental.inference.comparison` compares several.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from emmental.export.calibration import DYNAMIC, STATIC
 from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package, write_openvino_int8
 from emmental.export.outputs import OUTPUTS
 from emmental.openvino_core import openvino_core
+from emmental.optional import why_missing
 from emmental.patching import masked_layers
 from emmental.runs.precision import bf16_in_hardware
 from emmental.shrinking import first_token_form
@@ -94,8 +94,8 @@ def why_not(engine: str) -> str | None:
         raise UserError(f"--engine accepts {', '.join(ENGINES)}, not {engine}")
     known = ENGINES[engine]
     for package in (known.package, "onnx", "onnxruntime") if known.package else ():  # the last two check every file
-        if importlib.util.find_spec(package) is None:
-            return f"{package} is not installed: pip install {package}"
+        if reason := why_missing(package):
+            return reason
     if known.bf16 and not bf16_in_hardware():
         return "the processor has no bfloat16 in hardware (AVX-512 BF16 or AMX)"
     return None

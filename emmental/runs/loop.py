@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -152,7 +153,8 @@ class RunLoop:
             self.epoch, micro_batches = next(groups)
             after = self._counted + (len(micro_batches) if self.intervals.in_batches else 1)
             learner.measuring = self._is_due(self.intervals.log, after, learner.global_step + 1)
-            learner.begin_update(len(micro_batches))
+            first = self.batches_made % len(self.batches)
+            learner.begin_update(len(micro_batches), self.batches.rows_in(range(first, first + len(micro_batches))))
             yield micro_batches
             if self.stopping:
                 logger.info("saved after update %d; run the same command again to resume", learner.global_step)
@@ -165,7 +167,7 @@ class RunLoop:
             NonFiniteError: something is due, and a loss or gradient was not finite.
         """
         learner = self.learner
-        self.averages.add(learner.losses, learner.group_size)
+        self.averages.add(learner.losses, learner.divisor)
         self.batches_made += 1
         self.log_is_due = self.save_is_due = self.save_is_scheduled = False
         if not learner.between_updates:
@@ -209,7 +211,7 @@ class RunLoop:
         step = self.learner.global_step
         if self.progress is not None:
             self.progress.log(step, {"eval": results})
-        if may_be_best and (self.best["metric"] is None or metric > self.best["metric"]):
+        if may_be_best and is_better(metric, self.best["metric"]):
             self.best = {"step": step, "metric": metric}
 
     def load_best(self) -> None:
@@ -265,3 +267,8 @@ class RunLoop:
 
     def _is_due(self, interval: int, count: int, step: int) -> bool:
         return count // interval > self._counted // interval or step == self.total_updates
+
+
+def is_better(metric: float, best: float | None) -> bool:
+    """Whether a metric is higher than the best one so far. NaN is never the best, and never stays it."""
+    return not math.isnan(metric) and (best is None or math.isnan(best) or metric > best)

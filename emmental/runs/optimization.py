@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -80,6 +80,7 @@ class Learner:
     Attributes:
         losses: of the last micro-batch, name -> scalar tensor; `total` is their weighted sum.
         group_size: micro-batches of the current update.
+        divisor: what the loss of the last micro-batch was divided by: rows of the update / rows of the micro-batch.
         global_step: updates made.
         skipped_updates: updates left out because float16 gradients overflowed; `global_step` counts them.
         measuring: if True, the next update also computes what only the log needs (gradient norms).
@@ -109,6 +110,8 @@ class Learner:
         self.gradient_norms: dict[str, Tensor] = {}
         self.losses: dict[str, Tensor] = {}
         self.group_size = 1
+        self.divisor = 1.0
+        self._divisors = [1.0]
         self._seen = 0
         self._first_bad: Tensor | None = None
 
@@ -117,10 +120,16 @@ class Learner:
         """Whether the last update is complete."""
         return self._seen == 0
 
-    def begin_update(self, micro_batches: int) -> None:
-        """Announce that the next update takes this many micro-batches."""
+    def begin_update(self, micro_batches: int, rows: Sequence[int] = ()) -> None:
+        """Announce that the next update takes this many micro-batches.
+
+        Args:
+            micro_batches: their number.
+            rows: of each, over all ranks, so that the update is the mean over all rows; default: equally many.
+        """
         assert self.between_updates, "the previous update is not complete"
         self.group_size = micro_batches
+        self._divisors = [sum(rows) / each for each in rows] or [float(micro_batches)] * micro_batches
 
     @contextmanager
     def micro_batch(self) -> Iterator[None]:
@@ -143,7 +152,8 @@ class Learner:
                 `check_finite` raises it, so that no update waits for the GPU.
         """
         self._note(loss.detach(), "loss")
-        self.precision.scaler.scale(loss / self.group_size).backward()
+        self.divisor = self._divisors[self._seen]
+        self.precision.scaler.scale(loss / self.divisor).backward()
         self._seen += 1
         if self._seen < self.group_size:
             return False

@@ -48,3 +48,8 @@ class Precision:
     def pad_to_multiple_of(self) -> int:
         """Lengths are padded to a multiple of this: 8 for the tensor cores of GPUs in mixed precision, else 1."""
         return 8 if self.dtype is not None and self.device.type == "cuda" else 1
+
+
+def precision_of_answers(device: torch.device, fp16: bool, bf16: bool, scores: bool) -> Precision:
+    """The precision in which answers are computed that are kept. Scores have any unit, and 16 bits hold few digits."""
+    return Precision(device) if scores else Precision(device, fp16, bf16)

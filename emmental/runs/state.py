@@ -42,11 +42,11 @@ class LossAverages:
         self._sums: dict[str, Tensor] = {}
         self._updates = {"recent": 0, "all": 0}
 
-    def add(self, losses: dict[str, Tensor], micro_batches: int) -> None:
-        """Add the losses of one micro-batch, `total` among them; the update has `micro_batches`."""
+    def add(self, losses: dict[str, Tensor], divisor: float) -> None:
+        """Add the losses of one micro-batch, `total` among them, each divided as in `Learner.optimize`."""
         shares = {f"recent/{name}": value for name, value in losses.items()} | {"all/total": losses["total"]}
         for name, value in shares.items():
-            share = value.detach().double() / micro_batches
+            share = value.detach().double() / divisor
             self._sums[name] = self._sums[name] + share if name in self._sums else share
 
     def update_done(self) -> None:

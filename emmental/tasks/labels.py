@@ -80,6 +80,14 @@ def how_numbers_are_read(rows: Sequence[Row], column: int, decimal_comma: bool, 
     return f"{what}: {shown!r} is {float(plain_number(shown, decimal_comma, thousands)):.15g}"
 
 
+def possible_thousands(cells: Iterable[str]) -> str | None:
+    """A label whose point may separate thousands, as three digits follow every point: 12.500. None: no doubt."""
+    cells = [cell.strip() for cell in cells]
+    pointed = [cell for cell in cells if "." in cell]
+    doubtful = all(re.fullmatch(r"[+-]?([1-9][0-9]{0,2}\.[0-9]{3}|[0-9]{1,3})", cell, re.ASCII) for cell in cells)
+    return max(pointed, key=len) if doubtful and any(len(cell) > len("1.000") for cell in pointed) else None
+
+
 def without_missing(place: str, rows: Sequence[Row], column: int) -> list[str]:
     """The cells of a label column without spaces around them.
 

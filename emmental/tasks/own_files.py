@@ -12,8 +12,15 @@ import numpy as np
 
 from emmental.errors import UserError, names_near
 from emmental.tasks.classes import are_numbered, classes_of_model, in_order_of, refuse_several_labels, same_class
-from emmental.tasks.files import TEXT_LINES, Table, read_table, table_format
-from emmental.tasks.labels import classes_in, look_alikes, number_format, sorted_labels, without_missing
+from emmental.tasks.files import TEXT_LINES, Table, member_name, read_table, table_format
+from emmental.tasks.labels import (
+    classes_in,
+    look_alikes,
+    number_format,
+    possible_thousands,
+    sorted_labels,
+    without_missing,
+)
 from emmental.tasks.set_aside import TrainedRows, choose, row_places, trained_rows, warning_of_seen_rows
 from emmental.tasks.task import CUSTOM, FILE_FLAGS, SPLITS, Layout, Task, listed
 
@@ -99,6 +106,8 @@ def user_task(
         if not set(labels) & set(layout.codes):  # scores, or classes that are numbers
             layouts[split] = replace(layout, codes=())
     _check_labels(labels)
+    if not labels:
+        _say_doubtful_points(tables, layouts)
     recorded = _split_rows(tables, layouts, reading)
     task = Task(
         CUSTOM,
@@ -149,7 +158,7 @@ def _places(tables: dict[str, Table], layouts: dict[str, Layout], split: str) ->
 
 
 def unlabelled_task(file: str | Path, labelled: Task, reading: Reading = _AS_RECOGNISED) -> Task:
-    """A task whose test rows are the texts of a file, for a teacher to label. A `.txt` file has a text a line.
+    """A task whose test rows are the texts of a file, for a teacher to label. `.txt` and `.txt.gz` have a text a line.
 
     Of texts that the labelled task holds back from training, none is among them.
 
@@ -162,7 +171,7 @@ def unlabelled_task(file: str | Path, labelled: Task, reading: Reading = _AS_REC
         UserError: the file is missing, malformed or empty, or only one of file and task has pairs.
     """
     pairs = labelled.layout("train").text_b is not None
-    if Path(file).suffix.lower() == ".txt":
+    if Path(member_name(Path(file))).suffix.lower() == ".txt":
         if not Path(file).is_file():
             raise UserError(f"{FILE_FLAGS['test']} {file} is not a file")
         layout = Layout((str(Path(file).absolute()),), 0, header=False, kind=TEXT_LINES, encoding=reading.encoding)
@@ -309,6 +318,19 @@ def _with_number_formats(tables: dict[str, Table], layouts: dict[str, Layout], r
         split: replace(layouts[split], decimal_comma=decimal_comma, thousands=thousands)
         for split, (decimal_comma, thousands) in found.items()
     }
+
+
+def _say_doubtful_points(tables: dict[str, Table], layouts: dict[str, Layout]) -> None:
+    for split, layout in layouts.items():
+        if layout.label is None or layout.decimal_comma or layout.thousands:
+            continue
+        column = tables[split].column(layout.label)
+        if shown := possible_thousands(row[column] for _, row in tables[split].rows):
+            logger.warning(
+                "%s %s: points in the labels are read as decimal points: %r is %.15g; if they separate thousands, "
+                "remove them",
+                *(FILE_FLAGS[split], tables[split].path, shown, float(shown)),
+            )
 
 
 def _classes(table: Table, layout: Layout, flag: str, kind: str | None) -> tuple[str, ...]:

@@ -134,17 +134,24 @@ def drawn_by_seed(labels: list[int] | list[float], seed: int) -> np.ndarray:
 def recorded_rows(folder: str | Path) -> TrainedRows | None:
     """What a model's folder records about its training file: in its configuration or beside it; None: nothing."""
     flags, config = (_object(Path(folder) / name) for name in ("training_args.json", "config.json"))
-    found = config.get(SET_ASIDE) or flags.get(SET_ASIDE)
-    if isinstance(found, dict):
-        limit, sample, seed = found.get("limit"), found.get("sample"), found.get("seed")
-        held_back = found.get("held_back_from")
-        held_back = float(held_back) if isinstance(held_back, float | int) and 0 < held_back <= 1 else None
-        if type(seed) is int and seed >= 0:
-            return TrainedRows(seed=seed, held_back_from=held_back)
-        if isinstance(limit, float | int) and 0 <= limit < 1 and re.fullmatch("[0-9a-f]*", str(sample)):
-            return TrainedRows(float(limit), str(sample), held_back_from=held_back)
+    if (found := rows_of_record(config.get(SET_ASIDE) or flags.get(SET_ASIDE))) is not None:
+        return found
     older = flags.get("train_file") and not flags.get("validation_file") and flags.get("do_eval")
     return TrainedRows(seed=flags["seed"]) if older and type(flags.get("seed")) is int else None
+
+
+def rows_of_record(found: object) -> TrainedRows | None:
+    """What `TrainedRows.record` wrote; None if it is not sound."""
+    if not isinstance(found, dict):
+        return None
+    limit, sample, seed = found.get("limit"), found.get("sample"), found.get("seed")
+    held_back = found.get("held_back_from")
+    held_back = float(held_back) if isinstance(held_back, float | int) and 0 < held_back <= 1 else None
+    if type(seed) is int and seed >= 0:
+        return TrainedRows(seed=seed, held_back_from=held_back)
+    if isinstance(limit, float | int) and 0 <= limit < 1 and re.fullmatch("[0-9a-f]*", str(sample)):
+        return TrainedRows(float(limit), str(sample), held_back_from=held_back)
+    return None
 
 
 def _object(file: Path) -> dict[str, Any]:

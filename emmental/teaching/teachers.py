@@ -21,7 +21,7 @@ from emmental.data.tokenization import differing_tokens, load_tokenizer
 from emmental.errors import UserError
 from emmental.pretrained import bytes_of, from_pretrained, weights_fingerprint
 from emmental.runs.evaluation import predict_logits
-from emmental.runs.precision import Precision
+from emmental.runs.precision import Precision, precision_of_answers
 from emmental.runs.processes import Processes
 from emmental.runs.run import Run
 from emmental.tasks import Task, class_order
@@ -150,7 +150,7 @@ def _ask(
 ) -> Tensor:
     """Logits of `rows` (default: all), in one pass, cached in `folder`."""
     started = time.monotonic()
-    precision = Precision(processes.device, run.fp16, run.bf16)
+    precision = precision_of_answers(processes.device, run.fp16, run.bf16, run.task.is_regression)
     logits = predict_logits(
         teacher.to(processes.device),
         dataset,
@@ -178,7 +178,7 @@ def _folder(
     cache_dir: Path,
     rows: np.ndarray | None = None,
 ) -> Path:
-    precision = Precision(processes.device, run.fp16, run.bf16)
+    precision = precision_of_answers(processes.device, run.fp16, run.bf16, run.task.is_regression)
     some = [] if rows is None else [hashlib.sha256(rows.tobytes()).hexdigest()]
     fingerprint = _fingerprint(teacher, dataset, str(precision.dtype), processes.device.type, *some)
     return _place(cache_dir / f"teacher-{fingerprint}")

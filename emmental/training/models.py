@@ -139,8 +139,21 @@ def _start_classifier_anew(model: PreTrainedModel) -> None:
 
 
 def in_dtype(model: nn.Module, name: str) -> nn.Module:
-    """The model, or a copy with its weights rounded to a dtype of PyTorch."""
-    return model if name == "float32" else copy.deepcopy(model).to(getattr(torch, name))
+    """The model, or a copy with its weights rounded to a dtype of PyTorch that holds all of them.
+
+    The last linear of a regression has the unit of its labels, which may be beyond float16.
+    """
+    if name == "float32":
+        return model
+    largest = torch.finfo(getattr(torch, name)).max
+    for tensor, value in model.state_dict().items():
+        if value.is_floating_point() and (value.abs() > largest).any():
+            logger.warning(
+                "--save_dtype %s holds numbers up to %.3g and %s has larger ones: float32 is written",
+                *(name, largest, tensor),
+            )
+            return model
+    return copy.deepcopy(model).to(getattr(torch, name))
 
 
 def model_to_evaluate(args: Run) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 from transformers import PreTrainedConfig
 
@@ -13,7 +14,7 @@ from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, Task, hold_back, in_order_of, resolve_task, split_files, task_of_model, user_task
 from emmental.tasks.classes import are_numbered, classes_of_model, in_given_order, is_classifier, positive_class
 from emmental.tasks.own_files import Reading
-from emmental.tasks.set_aside import TrainedRows, recorded_rows
+from emmental.tasks.set_aside import SET_ASIDE, TrainedRows, recorded_rows, rows_of_record
 from emmental.training.arguments import DELIMITERS
 from emmental.training.models import load_config
 
@@ -53,8 +54,10 @@ def _task_of_files(args: Run) -> Task:
         task = task if args.positive_label is None else task.with_positive(args.positive_label)
         return _in_order_of_student(args, task, config, called, names)
     if not args.train_file:
-        return task_of_model(config, called, args.validation_file, args.test_file, names, reading_of(args))
-    return _in_order_of_student(args, own or _own_task(args, names), config, called, names)
+        return task_of_model(config, called, args.validation_file, args.test_file, names, reading_of(args, config))
+    if own is None or _record_of_hub(args, config) is not None:
+        own = _own_task(args, names, config)
+    return _in_order_of_student(args, own, config, called, names)
 
 
 def _files_first(args: Run, names: list[str] | None) -> Task | None:
@@ -67,8 +70,8 @@ def _files_first(args: Run, names: list[str] | None) -> Task | None:
     return None
 
 
-def _own_task(args: Run, names: list[str] | None) -> Task:
-    return user_task(args.train_file, args.validation_file, args.test_file, names, reading_of(args))
+def _own_task(args: Run, names: list[str] | None, config: PreTrainedConfig | None = None) -> Task:
+    return user_task(args.train_file, args.validation_file, args.test_file, names, reading_of(args, config))
 
 
 def _in_order_of_student(
@@ -108,8 +111,8 @@ def _names(given: list[str] | None) -> list[str] | None:
     return [part.strip() for part in parts]
 
 
-def reading_of(args: Run) -> Reading:
-    """How own files are read."""
+def reading_of(args: Run, config: PreTrainedConfig | None = None) -> Reading:
+    """How own files are read. The configuration is the model's, if it is loaded."""
     delimiter = args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter)
     evaluates = args.do_eval or args.evaluate_during_training or args.eval_all_checkpoints
     return Reading(
@@ -122,11 +125,19 @@ def reading_of(args: Run) -> Reading:
         positive_label=args.positive_label,
         set_aside=bool(evaluates),
         model=f"--model_name_or_path {args.model_name_or_path}",
-        earlier=_earlier(args),
+        earlier=_earlier(args, config),
     )
 
 
-def _earlier(args: Run) -> TrainedRows | None:
+def _earlier(args: Run, config: PreTrainedConfig | None) -> TrainedRows | None:
     """What the model records about its training rows; or the output folder, if an older version began the run."""
     begun = recorded_rows(args.output_dir) if args.do_train and not args.overwrite_output_dir else None
-    return begun if begun is not None and begun.seed is not None else recorded_rows(args.model_name_or_path)
+    if begun is not None and begun.seed is not None:
+        return begun
+    return _record_of_hub(args, config) or recorded_rows(args.model_name_or_path)
+
+
+def _record_of_hub(args: Run, config: PreTrainedConfig | None) -> TrainedRows | None:
+    """What a model of the Hub records, which has no folder of that name."""
+    is_folder = Path(args.model_name_or_path).is_dir()
+    return None if config is None or is_folder else rows_of_record(getattr(config, SET_ASIDE, None))

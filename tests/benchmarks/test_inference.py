@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import pytest
 import tiny_masked
 
 from benchmarks import inference
+from emmental.inference import engines
 
 SMALL = ["--hidden", "64", "--layers", "1", "--batch", "1", "2", "--length", "8", "--seconds", "0.001"]
 
@@ -56,7 +56,7 @@ def test_onnx_runtime_where_it_is():
 
 
 def test_onnx_runtime_may_be_missing(monkeypatch, capsys):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(engines, "why_missing", lambda name: f"{name} is not installed: pip install {name}")
     results = inference.main([*SMALL, "--density", "0.5", "--batch", "1"])
     assert {row["model"] for row in results["rows"]} - {"torch-bf16"} == {"dense", "sparse"}
     assert "onnx is left out: onnxruntime is not installed: pip install onnxruntime" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 from emmental.data import load_features
 from emmental.data.joined import UNLABELLED, JoinedDataset
-from emmental.tasks import resolve_task, unlabelled_task
+from emmental.tasks import read_split, resolve_task, unlabelled_task
 from emmental.teaching.losses import task_loss
 
 TEXTS = ["good film", "bad", "a long and good film"]
@@ -65,6 +66,12 @@ def test_the_fingerprint_covers_both_and_workers_see_the_same(parts) -> None:
     assert copied.fingerprint == joined.fingerprint
     assert torch.equal(copied.batch([0, len(labelled)])["input_ids"], joined.batch([0, len(labelled)])["input_ids"])
     assert len(joined.indices) == len(joined)
+
+
+def test_lines_of_text_may_be_packed(tmp_path: Path) -> None:
+    (tmp_path / "one.txt.gz").write_bytes(gzip.compress(b"good film\nbad film\n"))
+    task = unlabelled_task(tmp_path / "one.txt.gz", resolve_task("sst-2"))
+    assert read_split(task, None, "test").texts_a == ["good film", "bad film"]
 
 
 def test_pairs_and_single_texts_do_not_mix(tmp_path: Path) -> None:

@@ -11,18 +11,19 @@ import lzma
 import random
 import resource
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import tiny
 import torch
 from faults.mutation import mutated
+from faults.reader import Reader, written
+from faults.readers_of_models import rows_set_aside, tiny_shape, variables, weights
 from faults.tally import Clock, Tally
-from safetensors.numpy import load_file, save, save_file
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from safetensors.numpy import load_file, save_file
+from transformers import BertConfig, BertForSequenceClassification
 
 from emmental import atomic
 from emmental.data.features import FEATURES_FILE, FeatureDataset, load_features
@@ -33,9 +34,8 @@ from emmental.export.position_code import PositionCode, decode_positions, encode
 from emmental.language_models.corpus import CorpusDataset, binarize, sequence_rules
 from emmental.pictures import inputs
 from emmental.pictures.box_file import read_box_file
-from emmental.pretrained import from_pretrained, weight_files
+from emmental.pretrained import weight_files
 from emmental.reporting import forms
-from emmental.runs import processes
 from emmental.runs.checkpoints import read_state
 from emmental.runs.output_folder import WRITTEN_FILE, OutputFolder
 from emmental.runs.progress import keep_rows, read_log
@@ -48,23 +48,6 @@ from emmental.training.phases.cut import share_left
 
 MEMORY = 8 << 30
 """Bytes of address space beyond what the process has: a reader that believes a lying size fails here."""
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A reader and what it is fed.
-
-    Attributes:
-        name: for the table.
-        samples: sound inputs.
-        read: reads one mutated input.
-        share: of all inputs, relative to the others; slow readers get fewer.
-    """
-
-    name: str
-    samples: list[bytes]
-    read: Callable[[bytes], object]
-    share: int
 
 
 def fuzz(reader: Reader, count: int, seed: int) -> Tally:
@@ -110,17 +93,10 @@ def readers(folder: Path) -> list[Reader]:
         _facts_of_a_cut(folder),
         _report(folder),
         _weight_parts(folder),
-        _weights(folder),
-        _variables(),
+        weights(folder),
+        variables(),
+        rows_set_aside(folder),
     ]
-
-
-def _written(path: Path, read: Callable[[Path], object]) -> Callable[[bytes], object]:
-    def write_and_read(content: bytes) -> object:
-        path.write_bytes(content)
-        return read(path)
-
-    return write_and_read
 
 
 def _tables(folder: Path) -> list[Reader]:
@@ -132,25 +108,26 @@ def _tables(folder: Path) -> list[Reader]:
         Reader(
             f"TSV of {name}",
             [(folder / name / "train.tsv").read_bytes()],
-            _written(folder / name / "train.tsv", lambda path, name=name: _split(name, path)),
+            written(folder / name / "train.tsv", lambda path, name=name: _split(name, path)),
             16,
         )
         for name in ("mrpc", "sts-b", "cola")
     ]
     keys = ("sentence1", "sentence2", "label")
-    found.append(Reader("CSV", [csv], _written(folder / "a.csv", lambda path: read_table(path, "csv")), 25))
+    found.append(Reader("CSV", [csv], written(folder / "a.csv", lambda path: read_table(path, "csv")), 25))
     found.append(
         Reader(
-            "JSON lines", [rows], _written(folder / "a.jsonl", lambda path: read_table(path, "jsonl", keys=keys)), 25
+            "JSON lines", [rows], written(folder / "a.jsonl", lambda path: read_table(path, "jsonl", keys=keys)), 25
         )
     )
     text = "kasa lote\n\ncafé\r\nmivo\n".encode()
-    found.append(Reader("text without labels", [text, text[:-1]], _written(folder / "more.txt", _unlabelled), 12))
+    found.append(Reader("text without labels", [text, text[:-1]], written(folder / "more.txt", _unlabelled), 12))
     numbers = b'sentence1,label\na,"1,200"\nb,"12,500"\nc,"1,250,000.5"\nd,950\n'
     blanks = 'sentence1;label\na;NaN\n\u00a0;x\n;"Home, Garden"\n\u200b;10.0\nNA;2.0\n'.encode()
-    for suffix, *samples in ((".csv", csv, numbers, blanks), (".jsonl", rows)):
+    points = b"sentence1;label\na;832.177\nb;12.500\nc;950\n"
+    for suffix, *samples in ((".csv", csv, numbers, points, blanks), (".jsonl", rows)):
         name = f"own {suffix[1:]} data with its labels"
-        found.append(Reader(name, samples, _written(folder / f"own{suffix}", _own), 12))
+        found.append(Reader(name, samples, written(folder / f"own{suffix}", _own), 12))
     return found
 
 
@@ -161,8 +138,9 @@ def _packed(folder: Path) -> list[Reader]:
         file.writestr("a.csv", text)
     samples = [gzip.compress(text, mtime=0), bz2.compress(text), lzma.compress(text), together.getvalue()]
     return [
-        Reader("packed table", samples, _written(folder / "a.csv.gz", lambda path: read_table(path, "csv")), 6),
-        Reader("packed text", samples, _written(folder / "a.txt.gz", lambda path: list(read_texts(str(path)))), 6),
+        Reader("packed table", samples, written(folder / "a.csv.gz", lambda path: read_table(path, "csv")), 6),
+        Reader("packed text without labels", samples, written(folder / "more.txt.gz", _unlabelled), 6),
+        Reader("packed text", samples, written(folder / "a.txt.gz", lambda path: list(read_texts(str(path)))), 6),
     ]
 
 
@@ -192,7 +170,7 @@ def _boxes(folder: Path) -> Reader:
             inputs.to_scores(content.get(f"{kind}_scores"), count, "scores")
             inputs.to_names(content.get(f"{kind}_ids"), content.get(f"id2{kind}"), count, "ids", "names")
 
-    return Reader("boxes JSON", samples, _written(folder / "boxes.json", read), 30)
+    return Reader("boxes JSON", samples, written(folder / "boxes.json", read), 30)
 
 
 def _log(folder: Path) -> Reader:
@@ -203,7 +181,7 @@ def _log(folder: Path) -> Reader:
         keep_rows(path, 1)
         assert all(row["step"] <= 1 for row in read_log(path))
 
-    return Reader("log of a run", [sample], _written(folder / "train_log.jsonl", read), 10)
+    return Reader("log of a run", [sample], written(folder / "train_log.jsonl", read), 10)
 
 
 def _records(folder: Path) -> Reader:
@@ -265,7 +243,7 @@ def _corpus_text(folder: Path) -> Reader:
     def read(path: Path) -> object:
         return binarize(path, tokenizer, folder / "made", rules, show_progress=False)
 
-    return Reader("corpus text", [sample], _written(folder / "text.txt", read), 1)
+    return Reader("corpus text", [sample], written(folder / "text.txt", read), 1)
 
 
 def _corpus_folder(folder: Path) -> Reader:
@@ -301,7 +279,7 @@ def _features(folder: Path) -> Reader:
         assert len(found.indices) == max(len(found), 1)
 
     sample = (dataset.folder / FEATURES_FILE).read_bytes()
-    return Reader("feature cache", [sample], _written(folder / "features" / FEATURES_FILE, read), 4)
+    return Reader("feature cache", [sample], written(folder / "features" / FEATURES_FILE, read), 4)
 
 
 def _sound_package(path: Path) -> None:
@@ -320,7 +298,7 @@ def _sound_package(path: Path) -> None:
 def _package(folder: Path) -> Reader:
     _sound_package(folder / "sound.emmental")
     sample = (folder / "sound.emmental").read_bytes()
-    return Reader("sparse package", [sample], _written(folder / "a.emmental", package.read_package), 5)
+    return Reader("sparse package", [sample], written(folder / "a.emmental", package.read_package), 5)
 
 
 def _signed_package(folder: Path) -> Reader:
@@ -374,8 +352,8 @@ def _settings(folder: Path) -> list[Reader]:
 
     place = folder / "model" / "config.json"
     return [
-        Reader("config of a model", [json.dumps(masked).encode()], _written(place, read), 2),
-        Reader("config of a small model", [json.dumps(small).encode()], _written(place, read), 1),
+        Reader("config of a model", [json.dumps(masked).encode()], written(place, read), 2),
+        Reader("config of a small model", [json.dumps(small).encode()], written(place, read), 1),
     ]
 
 
@@ -390,7 +368,7 @@ def _speed_table(folder: Path) -> Reader:
         if (found := measured_speed(path, key, 2)) is not None:
             speed_budget(found, model, 2.0)
 
-    return Reader("table of milliseconds", [sample], _written(folder / "speed.json", read), 5)
+    return Reader("table of milliseconds", [sample], written(folder / "speed.json", read), 5)
 
 
 def _facts_of_a_cut(folder: Path) -> Reader:
@@ -402,7 +380,7 @@ def _facts_of_a_cut(folder: Path) -> Reader:
         left = share_left(path.parent.parent)
         assert left is None or isinstance(left, float)
 
-    return Reader("facts of a cut", [sample], _written(folder / "cut" / "pruned" / "pruned.json", read), 5)
+    return Reader("facts of a cut", [sample], written(folder / "cut" / "pruned" / "pruned.json", read), 5)
 
 
 def _report(folder: Path) -> Reader:
@@ -435,45 +413,7 @@ def _weight_parts(folder: Path) -> Reader:
     def read(path: Path) -> None:
         assert all(file.is_file() and file.parent == place for file in weight_files(place))
 
-    return Reader("list of a model's parts", [sample], _written(place / "model.safetensors.index.json", read), 8)
-
-
-def _weights(folder: Path) -> Reader:
-    """Weights whose names begin with those of a wrapper, that are not finite, or that are partly missing."""
-    place = folder / "weights"
-    BertForSequenceClassification(BertConfig(**tiny_shape())).save_pretrained(place)
-    sound = load_file(place / "model.safetensors")
-    wrapped = {f"module.{name}": value for name, value in sound.items()}
-    broken = {name: np.full_like(value, np.nan) for name, value in sound.items()}
-    samples = [save(weights, {"format": "pt"}) for weights in (sound, wrapped, broken, dict(list(sound.items())[9:]))]
-
-    def read(path: Path) -> None:
-        model = from_pretrained(AutoModelForSequenceClassification, str(path.parent))
-        assert all(torch.isfinite(value).all() for value in model.state_dict().values())
-
-    return Reader("weights of a model", samples, _written(place / "model.safetensors", read), 1)
-
-
-def _variables() -> Reader:
-    """Variables of the environment that a launcher has left."""
-    sound = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
-    samples = ["\n".join(f"{name}={value}" for name, value in list(sound.items())[:count]) for count in (1, 3, 5)]
-
-    def read(content: bytes) -> None:
-        lines = (line.partition("=") for line in content.decode("utf-8", errors="replace").split("\n"))
-        with mock.patch.object(processes.os, "environ", {name: value for name, _, value in lines}):
-            rank, _, size = processes._place_in_group()
-        assert 0 <= rank < size
-
-    return Reader("variables of a launcher", [sample.encode() for sample in samples], read, 5)
-
-
-def tiny_shape() -> dict[str, int]:
-    """Of a BERT that takes no time to make."""
-    return {"vocab_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2} | {
-        "intermediate_size": 32,
-        "max_position_embeddings": 16,
-    }
+    return Reader("list of a model's parts", [sample], written(place / "model.safetensors.index.json", read), 8)
 
 
 def limit_memory() -> None:

@@ -117,7 +117,7 @@ def test_what_a_machine_has_not_is_said(model, monkeypatch):
         prepare(model, "torch-bf16")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "amx_bf16": True})
     assert why_not("torch-bf16") is None
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(engines, "why_missing", lambda name: f"{name} is not installed: pip install {name}")
     assert why_not("onnx") == "onnxruntime is not installed: pip install onnxruntime"
     assert available() == ["torch", "torch-bf16", "sparse"]
     with pytest.raises(UserError, match="--engine accepts torch, torch-bf16, sparse, onnx, onnx-int8"):

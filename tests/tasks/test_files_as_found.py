@@ -162,6 +162,24 @@ def test_numbers_as_people_write_them(tmp_path, cells, values, note, semicolons)
     assert found[3][-1].startswith(note)
 
 
+@pytest.mark.parametrize(
+    ("cells", "doubtful"),
+    [
+        (["832.177", "12.500", "950"], "'832.177' is 832.177"),
+        (["832.177", "12.500", "0.5"], None),  # no thousands begin with 0, or have one digit behind the point
+        (["832.177", "12.5"], None),
+        (["1.250", "4.875"], None),  # as likely marks from 1 to 5
+    ],
+)
+def test_points_that_may_separate_thousands_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cells: list[str], doubtful: str | None
+) -> None:
+    rows = "".join(f"text {number};{cell}\r\n" for number, cell in enumerate(cells))
+    read(tmp_path / "t.csv", f"sentence1;label\r\n{rows}".encode(), kind="regression")
+    assert ("if they separate thousands, remove them" in caplog.text) == (doubtful is not None)
+    assert (doubtful or "") in caplog.text
+
+
 def test_train_and_dev_files_are_read_alike(tmp_path: Path) -> None:
     """All commas of the dev file are before three digits. Those of the training file show that they are decimal."""
     for name, cells in (("t.csv", ("1,5", "2,25")), ("d.csv", ("1,250", "2,125"))):
