@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 
 from emmental.atomic import write_text
 from emmental.cascade.words import PIECES, WEIGHTS_FILE, WORDS, WORDS_FILE, Text
-from emmental.tasks.bag_of_words import Encoder, classifier, rows_within_limits
+from emmental.tasks.bag_of_words import Encoder, rows_within_limits
+from emmental.tasks.linear_models import classifier
 from emmental.tasks.task import Split
 
 _NEVER, _ALWAYS = -20.0, 20.0

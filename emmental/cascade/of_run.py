@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import torch
 
@@ -43,15 +44,15 @@ def cascade_of_run(run: Run) -> list[str]:
     first = run.phases[0]
     dense = run.model_name_or_path if first.follows_dense else first.folder
     pruned = dict.fromkeys(phase.folder for phase in reversed(run.phases) if phase.follows_dense)
-    names = run.task.names
+    names_of = partial(run.task.kind.names_of, run.task)
     try:
         record = build_cascade(
             [*pruned, dense],
             _texts(dev),
             run.output.record_folder(FOLDER),
-            labels=[names[label] for label in dev.labels],
+            labels=names_of(dev.labels),
             changed=run.changed,
-            training=Training(_texts(train), [names[label] for label in train.labels]),
+            training=Training(_texts(train), names_of(train.labels)),
             threads=torch.get_num_threads(),
             seed=run.seed,
         )

@@ -13,7 +13,7 @@ from emmental.errors import UserError, names_near
 from emmental.tasks.classes import are_numbered, same_class
 from emmental.tasks.files import FORMATS, TEXT_LINES, member_name, read_table
 from emmental.tasks.own_files import Reading
-from emmental.tasks.task import listed
+from emmental.tasks.wording import listed
 
 _TEXTS, _PAIR, _LABEL = ("sentence1", "sentence", "text"), "sentence2", "label"
 

@@ -13,7 +13,7 @@ from emmental.errors import UserError, names_near
 from emmental.task_heads import PAIR, TEXT, Scores, SeveralLabels, TaskHead
 from emmental.tasks.files import read_table, table_format
 from emmental.tasks.files.content import read_lines
-from emmental.tasks.task import listed
+from emmental.tasks.wording import listed
 
 FIRST = ("sentence1", "sentence", "text", "query", "question")
 SECOND = ("sentence2", "documents", "document", "context")

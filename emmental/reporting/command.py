@@ -208,6 +208,7 @@ def _task(args: argparse.Namespace, config: PreTrainedConfig) -> Task:
 
 def _reading(args: argparse.Namespace, positive: str | None) -> Reading:
     """How own files are read. Of a training file, only the rows that the training set aside are read."""
+    columns = tuple(args.label_column or ())
     earlier = recorded_rows(args.model_name_or_path)
     if not args.validation_file and earlier is None:
         raise UserError(
@@ -216,11 +217,13 @@ def _reading(args: argparse.Namespace, positive: str | None) -> Reading:
     return Reading(
         text=args.text_column,
         pair=args.text_pair_column,
-        label=args.label_column,
+        label=columns[0] if len(columns) == 1 else None,
         delimiter=args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter),
         encoding=args.encoding,
         positive_label=positive,
         set_aside=True,
+        label_columns=columns if len(columns) > 1 else (),
+        label_separator=args.label_separator,
         model=f"--model_name_or_path {args.model_name_or_path}",
         earlier=earlier,
     )
@@ -258,7 +261,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--validation_file", help="own labelled data, instead of these two; as for the trainer")
     parser.add_argument("--train_file", help="without validation file: its rows that the training set aside")
     for name in HOW_TO_READ:
-        parser.add_argument(f"--{name}", help="for own data, as for the trainer")
+        several = {"nargs": "+"} if name == "label_column" else {}
+        parser.add_argument(f"--{name}", help="for own data, as for the trainer", **several)
     parser.add_argument("--dense", help="folder of the dense model it came from; default: what the training recorded")
     parser.add_argument(
         "--calibration_file",

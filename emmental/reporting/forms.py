@@ -116,7 +116,7 @@ class DevData:
             of_others = predictions_from_logits(task, part[others])
             judged.append(compute_metrics(task, of_others, np.asarray(rows.labels)[others])[task.primary_metric])
             logits.append(part)
-        return Evaluation(np.concatenate(logits), metrics, judged[0])
+        return Evaluation(np.concatenate(logits), metrics, judged[0], self.task.kind)
 
 
 def make_artifacts(

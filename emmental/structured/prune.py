@@ -25,7 +25,7 @@ from emmental.structured.speed import measure_speed, settled_price, speed_budget
 from emmental.structured.texts import Material, check_rows
 from emmental.task_heads import Scores, SeveralLabels, TaskHead, task_head
 from emmental.tasks.classes import model_classes
-from emmental.tasks.task import listed
+from emmental.tasks.wording import listed
 
 
 def prune_on(model: PreTrainedModel, rows: Material, budget: Budget, refit: bool = True) -> Pruned:

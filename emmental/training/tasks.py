@@ -93,11 +93,12 @@ def _names(given: list[str] | None) -> list[str] | None:
 def reading_of(args: Run) -> Reading:
     """How own files are read."""
     delimiter = args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter)
+    columns = tuple(args.label_column or ())
     evaluates = args.do_eval or args.evaluate_during_training or args.eval_all_checkpoints
     return Reading(
         text=args.text_column,
         pair=args.text_pair_column,
-        label=args.label_column,
+        label=columns[0] if len(columns) == 1 else None,
         delimiter=delimiter,
         encoding=args.encoding,
         kind=args.task_kind,
@@ -105,6 +106,8 @@ def reading_of(args: Run) -> Reading:
         set_aside=bool(evaluates),
         model=f"--model_name_or_path {args.model_name_or_path}",
         earlier=_earlier(args),
+        label_columns=columns if len(columns) > 1 else (),
+        label_separator=args.label_separator,
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from emmental.data import load_features
 from emmental.data.joined import UNLABELLED, JoinedDataset
 from emmental.tasks import resolve_task, unlabelled_task
-from emmental.teaching.losses import task_loss
+from emmental.teaching.losses import ClassLoss, ScoreLoss
 
 TEXTS = ["good film", "bad", "a long and good film"]
 
