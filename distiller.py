@@ -76,7 +76,7 @@ class TaskDistiller(UpdateLoop):
 
     Attributes:
         student, projection: the model, not wrapped for distribution; the projection of the hidden states, if any.
-        losses: of the last micro-batch: ce (mean squared error of standard scores; binary cross entropy), distil,
+        losses: of the last micro-batch: ce (for scores: mean squared error of standard scores), distil,
             hidden_cos, hidden_mse, regularization, and total, their weighted sum.
         global_threshold: of a global top-k, see `emmental.pruning.global_threshold`; None without one.
     """
@@ -118,10 +118,8 @@ class TaskDistiller(UpdateLoop):
 
         Args:
             batch: on any device: input_ids, attention_mask, token_type_ids (B, T) int64; labels (B,) int64,
-                (B,) float32 for regression, (B, L) float32 for several labels; index (B,) int64, the rows in the training set; weights (B,) float32, 0 for
-                rows that only fill the batch.
-            threshold: of this update; None for a dense model.
-            regu_lambda: weight of the regularization.
+                (B,) float32 for regression, (B, L) float32 for several labels; index (B,) int64, the rows in the
+                training set; weights (B,) float32, 0 for rows that only fill the batch.
 
         Returns:
             True when the parameters were updated.

@@ -34,7 +34,6 @@ from emmental.inference.engines import (
 )
 from emmental.tasks.kinds import CLASSES, Kind
 
-
 MASKED, DENSE, INT8_PACKAGE = "masked", "dense", "int8 package"
 FORM_TITLES = {
     MASKED: "masked, as trained",

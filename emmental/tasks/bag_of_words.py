@@ -1,7 +1,7 @@
 """A bag of words, fitted in seconds: the baseline that a pruned encoder must beat.
 
-TF-IDF of words and of pieces of words, then a logistic regression (C = 10; of several labels, each against the rest), or
-ridge regression for scores.
+TF-IDF of words and of pieces of words, then a logistic regression (C = 10; for several labels, one against the rest
+each), or ridge regression for scores.
 """
 
 from __future__ import annotations

@@ -88,10 +88,10 @@ def check_kind(task: Task, config: Any, called: str) -> None:
     Raises:
         UserError: they differ. The message begins with `called`.
     """
-    if task.several != ((kind := kind_of_model(config)) is SEVERAL):
-        raise UserError(
-            f"{called} gives {kind.asked} (its problem_type is {config.problem_type}), and the data has {task.kind.asked}"
-        )
+    if task.several == ((kind := kind_of_model(config)) is SEVERAL):
+        return
+    named = f"has the problem_type {config.problem_type}: it " if config.problem_type else ""
+    raise UserError(f"{called} {named}gives {kind.asked}, and the data has {task.kind.asked}")
 
 
 def _number(value: Any) -> int:

@@ -42,7 +42,7 @@ class LabelForm:
         for line, cells in table.rows:
             if (cell := cells[column].strip()) and is_missing(cell):
                 raise UserError(
-                    f"{place}:{line}: the labels are missing ({cell!r}); an empty cell or list means that a row has none"
+                    f"{place}:{line}: the labels are missing ({cell!r}); an empty list or cell says that there is none"
                 )
             parts = [part.strip() for part in self.parts(f"{place}:{line}", cell)]
             found.append([*dict.fromkeys(_spelled(part, codes, f"{place}:{line}") for part in parts if part)])
@@ -115,7 +115,7 @@ def form_of(
         separator: the user's separator.
 
     Raises:
-        UserError: only a minority of the labels are lists.
+        UserError: some labels are lists, but not most of them.
     """
     if len(columns) > 1:
         return LabelColumns(tuple(columns))
@@ -126,7 +126,7 @@ def form_of(
     lists = [(line, cell) for line, cell in filled if is_list(cell)]
     if not lists:
         return None
-    if 2 * len(lists) < len(filled):
+    if 2 * len(lists) <= len(filled):
         line, cell = lists[0]
         raise UserError(
             f"{place}:{line}: label {cell!r:.80} is a list, and so is that of {len(lists)} of {len(table.rows)} rows; "

@@ -154,7 +154,8 @@ def classes_in(
         value = float(plain_number(odd[0], *wide))
         raise UserError(
             f"{place}:{line_of(odd[0])}: label {odd[0]!r} may be a number, or several labels in a cell "
-            f"(--label_separator); --task_kind regression reads it as {value:.15g}, --task_kind classification as a class"
+            f"(--label_separator); --task_kind regression reads it as {value:.15g}, --task_kind classification as a "
+            "class"
         )
     if kind is None and odd and _looks_like_scores(counts, values):
         raise UserError(
@@ -164,7 +165,7 @@ def classes_in(
     if kind is None and (several := _several_labels(counts)):
         raise UserError(
             f"{place}:{line_of(several[0])}: label {several[0]!r} is several labels in a cell; --label_separator "
-            f"{several[1]!r} trains several labels at once, --task_kind classification takes the whole cell as one class"
+            f"{several[1]!r} trains several at once, --task_kind classification takes the whole cell as one class"
         )
     if len(counts) < 2:
         raise UserError(f"{place}: one label only, {next(iter(counts))!r}; two are needed")

@@ -166,7 +166,8 @@ class Task:
 class Split:
     """The examples of a split: `texts_b` is None for single sentences, `labels` for test.
 
-    Labels are class ids, scores, or for several labels at once 0 or 1 for each label. `notes` tell the user how the files were read.
+    Labels are class ids, scores, or for several labels at once 0 or 1 for each label. `notes` tell the user how the
+    files were read.
     """
 
     texts_a: list[str]

@@ -27,8 +27,8 @@ class SeveralLabels(Kind):
     metric_names, primary = ("micro_f1", "macro_f1", "average_precision", "subset_accuracy"), "micro_f1"
     constant_title = "always the most frequent labels"
     note = (
-        "A text has any number of labels: each has a probability of its own, the sigmoid of its logit, and holds above "
-        "0.5. `pipeline(..., top_k=None)` gives all of them."
+        "A text has any number of labels: each has a probability of its own, the sigmoid of its logit, and is given "
+        "above 0.5. `pipeline(..., top_k=None)` gives all of them."
     )
 
     def predictions(self, logits: np.ndarray) -> np.ndarray:
