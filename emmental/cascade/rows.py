@@ -11,7 +11,9 @@ import numpy as np
 from emmental.cascade.words import Text
 from emmental.errors import UserError, names_near
 from emmental.tasks.classes import are_numbered, same_class
-from emmental.tasks.files import FORMATS, TEXT_LINES, member_name, read_table
+from emmental.tasks.files import FORMATS, TEXT_LINES, Table, member_name, read_table
+from emmental.tasks.label_forms import ListCells
+from emmental.tasks.labels import is_list
 from emmental.tasks.own_files import Reading
 from emmental.tasks.wording import listed
 
@@ -24,11 +26,11 @@ class Rows:
 
     Attributes:
         texts: strings, or pairs if the file has a second text.
-        labels: as they are spelled; None if the file has none.
+        labels: as they are spelled, lists as lists; None if the file has none.
     """
 
     texts: list[Text]
-    labels: list[str] | None = None
+    labels: list[str | Sequence[str]] | None = None
 
 
 def read_rows(path: str | Path, flag: str, reading: Reading | None = None) -> Rows:
@@ -52,7 +54,8 @@ def read_rows(path: str | Path, flag: str, reading: Reading | None = None) -> Ro
     keys = [one for one in (*wanted, *_TEXTS, _PAIR, _LABEL) if one is not None]
     how = {"delimiter": reading.delimiter, "encoding": reading.encoding}
     try:
-        table = read_table(path, kind, kind != TEXT_LINES, keys, as_found=True, **how)
+        lists = (reading.label or _LABEL,)
+        table = read_table(path, kind, kind != TEXT_LINES, keys, as_found=True, lists=lists, **how)
         if kind == TEXT_LINES:
             return Rows([cells[0] for _, cells in table.rows])
         header = table.header or []
@@ -64,9 +67,15 @@ def read_rows(path: str | Path, flag: str, reading: Reading | None = None) -> Ro
         if second is not None:
             place = table.column(second)
             texts = [(cells[first], cells[place]) for _, cells in table.rows]
-        return Rows(texts, None if label is None else [cells[table.column(label)] for _, cells in table.rows])
+        return Rows(texts, None if label is None else _labels(table, label))
     except UserError as error:
         raise UserError(f"{flag} {error}") from None
+
+
+def _labels(table: Table, label: str) -> list[str | Sequence[str]]:
+    column, form = table.column(label), ListCells()
+    cells = [(line, cells[column].strip()) for line, cells in table.rows]
+    return [form.parts(f"{table.path}:{line}", cell) if is_list(cell) else cell for line, cell in cells]
 
 
 def answers_in(labels: Sequence[object], classes: Sequence[str], several: bool, separator: str = ";") -> np.ndarray:
