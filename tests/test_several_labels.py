@@ -233,6 +233,7 @@ def test_flags_that_contradict_each_other(tmp_path: Path, capsys) -> None:
             ["--label_separator", ","],
             "--label_column and --label_separator: a row's labels are in a cell, or in columns",
         ),
+        (["--label_separator", ""], "--label_separator accepts one character or more"),
         (["--task_kind", "regression"], "--label_column trains several labels at once, --task_kind regression one"),
     ):
         with pytest.raises(SystemExit):

@@ -51,7 +51,7 @@ from emmental.tasks import Task, evaluation_tasks, in_order_of, resolve_task, sp
 from emmental.tasks.classes import positive_class
 from emmental.tasks.own_files import Reading
 from emmental.tasks.set_aside import recorded_rows
-from emmental.training.arguments import DELIMITERS, HOW_TO_READ
+from emmental.training.reading_arguments import DELIMITERS, HOW_TO_READ
 
 CARD_BEGIN, CARD_END = "<!-- report:begin -->", "<!-- report:end -->"
 

@@ -32,10 +32,10 @@ from emmental.runs.progress import LOG_FILE, TENSORBOARD, duration
 from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, Task, always_the_same, evaluation_tasks, metric_text, metric_title
 from emmental.tasks.metrics import ERRORS, MOSTLY_ONE
-from emmental.training.arguments import HOW_TO_READ
 from emmental.training.budgets import SpeedTarget
 from emmental.training.phases import STRUCTURED, Phase
 from emmental.training.plan import Plan
+from emmental.training.reading_arguments import HOW_TO_READ
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from emmental.tasks import CUSTOM, Task, in_order_of, resolve_task, split_files,
 from emmental.tasks.classes import are_numbered, in_given_order, is_classifier, model_classes, positive_class
 from emmental.tasks.own_files import Reading
 from emmental.tasks.set_aside import TrainedRows, recorded_rows
-from emmental.training.arguments import DELIMITERS
 from emmental.training.models import load_config
+from emmental.training.reading_arguments import DELIMITERS
 
 
 def find_task(args: Run) -> Task:
