@@ -37,6 +37,7 @@ from emmental.data.cache_folder import cache_folder
 from emmental.data.description import cautions, description, same_label, unknown_in
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
+from emmental.modules.label_shares import start_at_shares
 from emmental.modules.score_head import restore_scores, standardise_scores
 from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
@@ -301,6 +302,7 @@ def train(
         StoppedBySignal: a signal to stop came; the state is saved.
     """
     standardise_scores(model, train_dataset.labels)
+    start_at_shares(model, train_dataset.labels)
     plan = plan_updates(args, len(train_dataset), args.processes.world_size)
     world, size = args.processes, args.per_gpu_train_batch_size
     batches = LengthGroupedBatches(train_dataset.lengths, size, world.rank, world.world_size, seed=args.seed)
