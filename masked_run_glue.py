@@ -174,7 +174,7 @@ def load_models(run: Run, tokenizer: Any) -> tuple[nn.Module, nn.Module | None]:
     The dense training is removed from `run.phases` if the model is fine-tuned already.
     """
     set_seed(run)
-    start = run.part(model_type=run.phases[0].loads) if run.phases else run
+    start = run.part(model_type=run.phases[0].type_to_load) if run.phases else run
     model = load_model(start, run.task, tokenizer).to(run.processes.device)
     if not run.phases:
         return model, None

@@ -21,6 +21,7 @@ FLOORS = {
     "emmental.small_models": 2,
     "emmental.atomic": 0,
     "emmental.optional": 0,
+    "emmental.openvino_core": 0,
     "emmental.flags": 0,
     "emmental.command_line": 0,
     "emmental.pretrained": 0,

@@ -104,7 +104,7 @@ def _against(args: Run, model: nn.Module | None) -> str:
         slower = f"--mask_scores_learning_rate (now {args.mask_scores_learning_rate:g}) or {slower}"
     if model is not None and masked_layers(model) and (left := remaining_weights(model)) > MOSTLY_THERE:
         return f"Lower {slower}, or train longer (--num_train_epochs): {left:.1f} % of the weights are still there"
-    return f"Lower {slower}, or prune less ({args.phases[-1].less()}) or more slowly (--num_train_epochs)"
+    return f"Lower {slower}, or prune less ({args.phases[-1].milder_flag()}) or more slowly (--num_train_epochs)"
 
 
 def checkpoints_table(rows: Sequence[Mapping[str, float]]) -> list[str]:

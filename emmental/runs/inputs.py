@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from emmental.atomic import refuse_losing
 from emmental.errors import UserError
-from emmental.runs.output_folder import PARTS, RECORD, recorded_in
+from emmental.runs.output_folder import PARTS, WRITTEN_FILE, recorded_in
 
 if TYPE_CHECKING:
     from emmental.runs.run import Run
@@ -50,7 +50,7 @@ def refuse_losing_inputs(run: Run) -> None:
 def _written_into(folder: Path) -> Iterator[Path]:
     """What earlier runs wrote there, and places that every run writes to."""
     yield from folder.glob("checkpoint-*")
-    yield from (folder / name for name in ("config.json", "pruned", RECORD))
+    yield from (folder / name for name in ("config.json", "pruned", WRITTEN_FILE))
     try:
         yield from (folder / name for name in recorded_in(folder))
     except UserError:  # a damaged record: the run names it before it removes anything

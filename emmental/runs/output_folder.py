@@ -18,7 +18,7 @@ from emmental.runs.checkpoints import checkpoints_in, remove_checkpoint
 
 logger = logging.getLogger(__name__)
 
-RECORD, LOCK = ".emmental.json", ".emmental.lock"
+WRITTEN_FILE, LOCK = ".emmental.json", ".emmental.lock"
 PARTS = ("dense", "keep-*")
 """Names of the folders, inside that of a run, that its parts write to."""
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
@@ -75,7 +75,7 @@ class OutputFolder:
             logger.warning("%s %s: no locks there (%s), so start no second run in it", flag, path, error.strerror)
         _HELD.add(self._lock)
         # The user may have deleted a damaged record: the files of a run in this folder are still this program's.
-        self._lost_its_record = bool(checkpoints_in(self.path)) and not (self.path / RECORD).exists()
+        self._lost_its_record = bool(checkpoints_in(self.path)) and not (self.path / WRITTEN_FILE).exists()
         try:
             places = {(self.path / name).parent for name in self._recorded()}
         except ValueError:
@@ -111,7 +111,7 @@ class OutputFolder:
         """Record that this program wrote these files."""
         known = self._recorded()
         if not set(names) <= set(known):
-            atomic.write_json(self.path / RECORD, {"written": sorted({*known, *names})})
+            atomic.write_json(self.path / WRITTEN_FILE, {"written": sorted({*known, *names})})
 
     def start_afresh(self) -> None:
         """Remove every checkpoint, every recorded file, and folders that are then empty. Everything else stays."""
@@ -126,7 +126,7 @@ class OutputFolder:
             for parent in file.relative_to(self.path).parents[:-1]:
                 with suppress(OSError):
                     (self.path / parent).rmdir()
-        (self.path / RECORD).unlink(missing_ok=True)
+        (self.path / WRITTEN_FILE).unlink(missing_ok=True)
 
     def write_json(self, name: str, value: Any) -> Path:
         """Record and write a JSON file."""
@@ -166,14 +166,14 @@ def recorded_in(folder: Path) -> list[str]:
         UserError: the record is damaged, or names files outside the folder.
     """
     try:
-        written = list(json.loads((folder / RECORD).read_text(encoding="utf-8"))["written"])
+        written = list(json.loads((folder / WRITTEN_FILE).read_text(encoding="utf-8"))["written"])
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{folder / RECORD} is damaged; delete it to go on") from error
+        raise UserError(f"{folder / WRITTEN_FILE} is damaged; delete it to go on") from error
     names = [str(name) for name in written]
     if not all(_holds(folder, name) for name in names):
-        raise UserError(f"{folder / RECORD} names files outside the output folder; delete it to go on")
+        raise UserError(f"{folder / WRITTEN_FILE} names files outside the output folder; delete it to go on")
     return names
 
 

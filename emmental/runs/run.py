@@ -22,7 +22,7 @@ from emmental.runs.inputs import refuse_losing_inputs
 from emmental.runs.processes import Processes
 from emmental.runs.progress import configure_logging
 from emmental.runs.threads import available_cores, choose_threads
-from emmental.tasks.set_aside import RECORD
+from emmental.tasks.set_aside import SET_ASIDE
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Run:
     def _record(self) -> dict[str, Any]:
         known = {**self.flags.all(), **self.contents, "given": sorted(self.flags.explicit)}
         if (rows := getattr(self.task, "trained_rows", None)) is not None:
-            known[RECORD] = rows.record()
+            known[SET_ASIDE] = rows.record()
         return dict(sorted(known.items()))
 
     def record(self) -> None:

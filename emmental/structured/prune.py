@@ -21,7 +21,7 @@ from emmental.shrinking import require_plain_linears
 from emmental.structured.gates import encoder_weights
 from emmental.structured.rungs import Pruned, prune_carefully, prune_in_rungs
 from emmental.structured.selection import Budget, weight_budget
-from emmental.structured.speed import measure_speed, settled_price, speed_budget
+from emmental.structured.speed import measure_speed, speed_budget, tuned_price
 from emmental.structured.texts import Material, check_rows
 from emmental.task_heads import Scores, SeveralLabels, TaskHead, task_head
 from emmental.tasks.classes import model_classes
@@ -52,7 +52,7 @@ def share_budget(model: PreTrainedModel, keep: float, called: str = "keep") -> B
 def time_budget(model: PreTrainedModel, speedup: float, length: int, called: str = "speedup") -> Budget:
     """The budget for a speed in PyTorch on this machine, for one text of `length` tokens."""
     budget = speed_budget(measure_speed(model, length=length), model, speedup, called)
-    return replace(budget, settle=partial(settled_price, budget, model, speedup, shape=(1, length)))
+    return replace(budget, tune=partial(tuned_price, budget, model, speedup, shape=(1, length)))
 
 
 _INSIDE = {"merge_and_unload": ".merge_and_unload()", "_orig_mod": "._orig_mod", "module": ".module"}

@@ -14,9 +14,15 @@ from emmental.command_line import parse_flags
 from emmental.errors import UserError
 from emmental.flags import Flags, flag, switch
 from emmental.methods import MASK_INITS, METHODS, PRUNING_METHODS, RECOMMENDED, REGULARIZATIONS, method_of
-from emmental.runs.arguments import common_problems, distillation_flags, optimization_flags, run_flags, settle
+from emmental.runs.arguments import (
+    apply_environment,
+    common_problems,
+    distillation_flags,
+    optimization_flags,
+    run_flags,
+)
 from emmental.training.reading_arguments import READING_FLAGS, reading_problems
-from emmental.training.recipe import dense_model_teaches, recipe_problems, settle_recipe
+from emmental.training.recipe import dense_model_teaches, fill_in_recipe, recipe_problems
 
 MODEL_TYPES = (*(f"masked_{name}" for name in ARCHITECTURES), *ARCHITECTURES)
 SAVE_DTYPES = ("float32", "float16", "bfloat16")
@@ -265,9 +271,9 @@ def _normalise(args: Flags) -> None:
         args.output_dir = str(Path("outputs") / args.task_name.lower())
     if args.teacher_layers and all(part.strip().isdecimal() for part in args.teacher_layers.split(",")):
         args.teacher_layers = [int(part) for part in args.teacher_layers.split(",")]
-    settle(args)
+    apply_environment(args)
     if args.pruning_method in METHODS:
-        settle_recipe(args)
+        fill_in_recipe(args)
         _start_thresholds_of_scores(args)
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from emmental.pretrained import weights_fingerprint
-from emmental.runs.output_folder import RECORD, OutputFolder
+from emmental.runs.output_folder import WRITTEN_FILE, OutputFolder
 from emmental.runs.resuming import checkpoint_to_resume, lock_output, open_output
 from emmental.runs.run import Run
 from emmental.training.facts import DataFacts
@@ -39,7 +39,7 @@ def lock_run(run: Run) -> None:
             return
         lock_output(run)
         for folder in folders if run.overwrite_output_dir else []:
-            if (folder / RECORD).is_file():
+            if (folder / WRITTEN_FILE).is_file():
                 part = OutputFolder(folder)
                 part.start_afresh()
                 part.close()

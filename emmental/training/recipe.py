@@ -36,7 +36,7 @@ _ORIGINAL_LANGUAGE = (
 """Flags of the original scripts. A command with one of them and without `--recipe` does what those scripts did."""
 
 
-def settle_recipe(flags: Flags) -> None:
+def fill_in_recipe(flags: Flags) -> None:
     """Decide recipe, granularity and share from the flags that the user gave."""
     given = flags.explicit
     if "recipe" not in given and any(name in given for name in _ORIGINAL_LANGUAGE):

@@ -41,7 +41,7 @@ class DenseTraining(Phase):
     shows_schedule: ClassVar[bool] = True
 
     @property
-    def loads(self) -> str:
+    def type_to_load(self) -> str:
         """The type of the settings, as it is."""
         return self.settings.model_type
 

@@ -35,9 +35,9 @@ class FinePruning(Phase):
         return self.settings.pruning_method
 
     @property
-    def loads(self) -> str:
+    def type_to_load(self) -> str:
         """Masked if it starts from the given model."""
-        return super().loads if self.follows_dense else self.settings.model_type
+        return super().type_to_load if self.follows_dense else self.settings.model_type
 
     def run(self, model: nn.Module, part: Run, work: Work) -> nn.Module:
         """Train a masked model."""
@@ -54,7 +54,7 @@ class FinePruning(Phase):
         rate = f"{self.updates(facts)} updates at learning rate {self.settings.learning_rate:g}"
         return f"fine-pruning of single weights by {self.method}{how_much}, {rate}"
 
-    def less(self) -> str:
+    def milder_flag(self) -> str:
         """The flag that prunes less."""
         return "--keep" if self.target else "--final_lambda" if self.settings.final_lambda else "--final_threshold"
 

@@ -105,7 +105,7 @@ class Phase(ABC):
         return self.settings.trains
 
     @property
-    def loads(self) -> str:
+    def type_to_load(self) -> str:
         """The model type as which the given model is loaded if this is the first phase."""
         return self.settings.model_type.removeprefix("masked_")
 
@@ -140,7 +140,7 @@ class Phase(ABC):
         if self.target is not None:
             self.target.prepare(run, model)
 
-    def less(self) -> str:
+    def milder_flag(self) -> str:
         """The flag that prunes less, for advice."""
         return "--keep"
 
