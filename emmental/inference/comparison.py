@@ -32,7 +32,7 @@ from emmental.inference.engines import (
     named_config,
     prepare,
 )
-from emmental.tasks.kinds import CLASSES, Kind
+from emmental.tasks.kinds import CLASSES
 
 MASKED, DENSE, INT8_PACKAGE = "masked", "dense", "int8 package"
 FORM_TITLES = {
@@ -56,13 +56,13 @@ class Evaluation:
         logits: (N, C), the classes of all forms in the same order.
         metrics: name -> value.
         judged: the primary metric, which says whether the form is offered.
-        kind: of the task; it says which answers are the same.
+        agrees: two forms' logits -> the share of rows to which both give the same answer; None for scores.
     """
 
     logits: np.ndarray
     metrics: Mapping[str, float]
     judged: float
-    kind: Kind = CLASSES
+    agrees: Callable[[np.ndarray, np.ndarray], float | None] = CLASSES.agreement
 
 
 @dataclass
@@ -199,7 +199,7 @@ def quality(evaluations: Mapping[str, Evaluation]) -> list[FormRow]:
             "judged": one.judged,
             "rows": len(first),
             "largest_difference": float(np.abs(one.logits - first).max()),
-            "agreement": one.kind.agreement(one.logits, first),
+            "agreement": one.agrees(one.logits, first),
         }
         for form, one in evaluations.items()
     ]

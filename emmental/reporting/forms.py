@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os.path import isfile  # also False for names that no file can have
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,10 @@ from emmental.flags import Flags
 from emmental.inference.comparison import DENSE, Evaluation
 from emmental.inference.engines import ONNX, ONNX_INT8, TORCH, available, prepare
 from emmental.latency import machine
+from emmental.masked_models import unmasked_class
 from emmental.patching import masked_layers
 from emmental.pretrained import weight_files
+from emmental.reporting.calibration import CalibrationTexts
 from emmental.runs.evaluation import predict_logits
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Processes
@@ -83,7 +85,7 @@ class DevData:
         batch_size: of the evaluation.
         cache_dir: folder of the tokenised data.
         tokenizer: of the model.
-        calibrated: (n,) dev rows that int8 is calibrated on: its points are counted on the others.
+        calibration: what int8 is calibrated on: its points are counted on the other dev rows.
     """
 
     task: Task
@@ -92,7 +94,12 @@ class DevData:
     batch_size: int
     cache_dir: Path
     tokenizer: PreTrainedTokenizerBase
-    calibrated: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    calibration: CalibrationTexts
+
+    @property
+    def primary_metric(self) -> str:
+        """The name of the metric that forms are judged by."""
+        return self.task.primary_metric
 
     def evaluate(self, model: nn.Module, title: str) -> Evaluation:
         """Evaluate a form on all dev rows; `mnli` has two dev files, and is judged on the first.
@@ -111,12 +118,12 @@ class DevData:
             bar, precision = f"Evaluating {title}", Precision(alone.device)
             part = predict_logits(model, rows, self.batch_size, alone, precision, bar).numpy()[:, columns]
             metrics |= compute_metrics(task, predictions_from_logits(task, part), rows.labels)
-            others = np.setdiff1d(np.arange(len(part)), self.calibrated)
+            others = np.setdiff1d(np.arange(len(part)), self.calibration.dev_rows)
             others = others if len(others) else np.arange(len(part))
             of_others = predictions_from_logits(task, part[others])
             judged.append(compute_metrics(task, of_others, np.asarray(rows.labels)[others])[task.primary_metric])
             logits.append(part)
-        return Evaluation(np.concatenate(logits), metrics, judged[0], self.task.kind)
+        return Evaluation(np.concatenate(logits), metrics, judged[0], self.task.kind.agreement)
 
 
 def make_artifacts(
@@ -216,29 +223,36 @@ def dense_origin(source: Path, model: PreTrainedModel, named: str | None = None)
 
     Args:
         named: the user's choice. Default: `source`/dense, then the teacher or the model in the training's flags,
-            if that is a folder here with a classifier of the same classes that is not masked.
+            if that is a folder here with a model of the same head and as many outputs that is not masked.
 
     Raises:
-        UserError: the folder that the user named holds no such classifier.
+        UserError: the folder that the user named holds no such model.
     """
     flags = _read_object(source / "training_args.json") or {}
     recorded = [flags.get(flag) for flag in ("teacher_name_or_path", "model_name_or_path")]
     others = [source / "dense", *(Path(name) for name in recorded if name and isinstance(name, str))]
     for folder in [Path(named)] if named else others:
         settings = _read_object(folder / "config.json")
-        if settings is not None and _is_dense_classifier(settings, model):
+        if settings is not None and _is_dense(settings, model):
             return folder
     if named:
-        raise UserError(f"--dense {named} holds no dense classifier with {model.config.num_labels} outputs")
+        kind = unmasked_class(type(model)).__name__.removeprefix("Small")
+        raise UserError(f"--dense {named} holds no dense {kind} with {model.config.num_labels} outputs")
     return None
 
 
-def _is_dense_classifier(settings: dict[str, Any], model: PreTrainedModel) -> bool:
+def _is_dense(settings: dict[str, Any], model: PreTrainedModel) -> bool:
     names, labels = settings.get("architectures"), settings.get("id2label")
     name = names[0] if isinstance(names, list) and names else None
     outputs = len(labels) if labels and isinstance(labels, dict) else 2  # Transformers omits two unnamed classes
-    plain = isinstance(name, str) and "SequenceClassification" in name and not name.startswith("Masked")
+    head = head_suffix(unmasked_class(type(model)).__name__)
+    plain = isinstance(name, str) and head_suffix(name) == head and not name.startswith("Masked")
     return plain and outputs == model.config.num_labels
+
+
+def head_suffix(name: str) -> str:
+    """The end of a model's class name that names its head: `ForTokenClassification`; `Model` without one."""
+    return name[name.rfind("For") :] if "For" in name else "Model"
 
 
 def training_command(flags: dict[str, Any], processes: int = 1) -> str:
