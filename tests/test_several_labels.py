@@ -23,6 +23,7 @@ from emmental.cascade import load
 from emmental.export.model_folder import read_model
 from emmental.export.onnx import export_onnx_folder
 from emmental.inference.predict import main as predict
+from emmental.reporting.command import main as report
 from emmental.task_heads import SeveralLabels, task_head
 
 LEARNS = ("--max_steps", "160", "--learning_rate", "1e-2", "--warmup_steps", "4", "--per_gpu_train_batch_size", "16")
@@ -133,6 +134,20 @@ def test_a_finished_model_is_evaluated_pruned_and_written_about(dense, tmp_path:
         where = ["--model_name_or_path", str(tmp_path / "onnx"), "--input", str(texts), "--output", str(served)]
         predict([*where, "--engine", engine])
         assert all(set(json.loads(line)) == {"index", "labels", "probabilities"} for line in served.open())
+
+
+@pytest.mark.parametrize("form", ["cells", "columns"])
+def test_the_report_reads_the_same_forms(form: str, dense, tmp_path: Path) -> None:
+    flags = tiny_labels.files(tmp_path, form)[2:]  # without the training file, int8 is calibrated on dev rows
+    page, numbers = tmp_path / "report.html", tmp_path / "report.json"
+    fast = ["--seconds", "0.001", "--batch_sizes", "1", "--lengths", "8", "--threads", "1"]
+    report(["--model_name_or_path", str(dense[0]), *flags, "--output", str(page), "--results", str(numbers), *fast])
+    results = json.loads(numbers.read_text())
+    first = results["quality"][0]
+    assert (results["primary_metric"], first["rows"]) == ("micro_f1", 40)
+    assert first["metrics"]["micro_f1"] == pytest.approx(dense[1]["micro_f1"])
+    assert next(row for row in results["quality"] if row["name"] == "onnx")["agreement"] == 1.0
+    assert "rows with all labels right" in page.read_text()
 
 
 METHODS = {
