@@ -18,6 +18,8 @@ from emmental.tasks.task import Split, Task
 
 MOST_ROWS, MOST_CHARACTERS = 20_000, 1_500_000
 """Limits on the training rows and characters. Within them a fit takes under ten seconds on two cores."""
+_ROWS_OF_ALL_FITS, _FEWEST_ROWS = 400_000, 2_000
+"""Of several labels, each is a fit of its own: many labels leave fewer rows."""
 _MOST_FEATURES = 60_000
 
 
@@ -49,7 +51,7 @@ def bag_of_words(task: Task, train: Split, dev: Split) -> Floor:
         dev: rows with labels.
     """
     started = time.monotonic()
-    rows = rows_within_limits(train)
+    rows = rows_within_limits(train, task.num_labels if task.several else 1)
     try:
         encode = Encoder([train.texts_a[row] for row in rows], None if train.texts_b is None else train.texts_b, rows)
     except ValueError:  # no text has a word, or there are many texts and no word is in two of them
@@ -98,9 +100,10 @@ class Encoder:
         return sparse.hstack(parts, format="csr")
 
 
-def rows_within_limits(split: Split) -> np.ndarray:
-    """Positions of the rows to fit on: a random sample, as large as the limits allow."""
-    order = np.random.default_rng(0).permutation(len(split.texts_a))[:MOST_ROWS]
+def rows_within_limits(split: Split, fits: int = 1) -> np.ndarray:
+    """Positions of the rows for so many fits: a random sample, as large as the limits allow."""
+    most = min(MOST_ROWS, max(_ROWS_OF_ALL_FITS // fits, _FEWEST_ROWS))
+    order = np.random.default_rng(0).permutation(len(split.texts_a))[:most]
     lengths = np.array([len(split.texts_a[row]) + len(split.texts_b[row] if split.texts_b else "") for row in order])
     within = int(np.searchsorted(np.cumsum(lengths), MOST_CHARACTERS, side="right"))
     return np.sort(order[: max(within, min(len(order), 100))])

@@ -69,13 +69,14 @@ class ListCells(LabelForm):
 
 @dataclass(frozen=True)
 class SeparatedCells(LabelForm):
-    """Labels with a separator between them; an empty cell has none."""
+    """Labels with a separator between them; an empty cell has none. A list is read as one too."""
 
     separator: str
 
     def parts(self, place: str, cell: str) -> Sequence[str]:
         """What stands between the separators."""
-        return cell.split(self.separator)
+        items = _items(cell) if is_list(cell) else None
+        return cell.split(self.separator) if items is None else ListCells().parts(place, cell)
 
 
 @dataclass(frozen=True)

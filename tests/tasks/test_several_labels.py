@@ -44,6 +44,7 @@ FORMS = {
     ),
     "pandas.csv": ("sentence1,label\nx,\"['b', 'a']\"\ny,[]\nz,['c']\n", Reading()),
     "json.tsv": ('sentence1\tlabel\nx\t["b", "a"]\ny\t[]\nz\tc\n', Reading()),
+    "lists.csv": ("sentence1,label\nx,\"['b', 'a']\"\ny,[]\nz,c\n", SEPARATED),
     "odd.csv": ("sentence1,label\nx,| b |a|a\ny, \nz,c|\n", SEPARATED),
 }
 
