@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,6 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     loaded = load_for_pruning(args.model_name_or_path, 1) if args.texts else None
     source = Path(args.model_name_or_path) if loaded is None else loaded.encoder
     model = read_model(source, args.pruning_method, args.threshold)
-    _check_lengths(model, args.model_name_or_path, {"lengths": max(args.lengths)})
     records, work = training(Path(args.model_name_or_path)), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)
     data = _dev_data(args, model) if loaded is None else _text_data(args, loaded, dense)
@@ -113,12 +112,12 @@ def _dev_data(args: argparse.Namespace, model: PreTrainedModel) -> DevData:
     source = Path(args.model_name_or_path)
     if not type(model).__name__.endswith("ForSequenceClassification"):
         raise UserError(
-            f"--model_name_or_path {source} is a {type(model).__name__}: give --texts; labelled rows "
-            "are for sequence classifiers"
+            f"--model_name_or_path accepts a sequence classifier, or any model with --texts; {source} is a "
+            f"{type(model).__name__}"
         )
     task, tokenizer = _task(args, model.config), tokenizer_of(source)
     args.max_seq_length = args.max_seq_length or trained_length(model.config) or min(128, longest_input(model.config))
-    _check_lengths(model, args.model_name_or_path, {"max_seq_length": args.max_seq_length})
+    _check_lengths(model, args)
     check_token_ids(tokenizer, model.config, f"--model_name_or_path {source}", "its model")
     features = Path(args.work_dir) / "features"
     calibration = calibration_texts(args.calibration_file, task, args.data_dir)
@@ -129,7 +128,7 @@ def _dev_data(args: argparse.Namespace, model: PreTrainedModel) -> DevData:
 def _text_data(args: argparse.Namespace, loaded: LoadedModel, dense: Path | None) -> TextData:
     """The texts that a model of any task head is judged on. `--max_seq_length` is filled in."""
     args.max_seq_length = args.max_seq_length or loaded.length(None)
-    _check_lengths(loaded.model, args.model_name_or_path, {"max_seq_length": args.max_seq_length})
+    _check_lengths(loaded.model, args)
     label = None if args.label_column is None else args.label_column[0]
     delimiter = args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter)
     columns = Columns(args.text_column, args.text_pair_column, label, delimiter, args.encoding)
@@ -258,10 +257,11 @@ def _reading(args: argparse.Namespace, positive: str | None) -> Reading:
     )
 
 
-def _check_lengths(model: PreTrainedModel, name: str, lengths: Mapping[str, int]) -> None:
-    for flag, length in lengths.items():
-        if length > longest_input(model.config):
-            raise UserError(f"--{flag} {length} is more than the {longest_input(model.config)} positions of {name}")
+def _check_lengths(model: PreTrainedModel, args: argparse.Namespace) -> None:
+    longest = longest_input(model.config)
+    for flag, length in (("max_seq_length", args.max_seq_length), ("lengths", max(args.lengths))):
+        if length > longest:
+            raise UserError(f"--{flag} {length} is more than the {longest} positions of {args.model_name_or_path}")
 
 
 def _pruning(model: PreTrainedModel) -> dict[str, Any] | None:

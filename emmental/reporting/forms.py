@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os.path import isfile  # also False for names that no file can have
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class DevData:
     batch_size: int
     cache_dir: Path
     tokenizer: PreTrainedTokenizerBase
-    calibration: CalibrationTexts
+    calibration: CalibrationTexts = field(default_factory=CalibrationTexts)
 
     @property
     def primary_metric(self) -> str:
@@ -236,7 +236,7 @@ def dense_origin(source: Path, model: PreTrainedModel, named: str | None = None)
         if settings is not None and _is_dense(settings, model):
             return folder
     if named:
-        kind = unmasked_class(type(model)).__name__.removeprefix("Small")
+        kind = "classifier" if head_of(model) == "ForSequenceClassification" else f"model {head_of(model)}"
         raise UserError(f"--dense {named} holds no dense {kind} with {model.config.num_labels} outputs")
     return None
 
@@ -245,9 +245,13 @@ def _is_dense(settings: dict[str, Any], model: PreTrainedModel) -> bool:
     names, labels = settings.get("architectures"), settings.get("id2label")
     name = names[0] if isinstance(names, list) and names else None
     outputs = len(labels) if labels and isinstance(labels, dict) else 2  # Transformers omits two unnamed classes
-    head = head_suffix(unmasked_class(type(model)).__name__)
-    plain = isinstance(name, str) and head_suffix(name) == head and not name.startswith("Masked")
+    plain = isinstance(name, str) and head_suffix(name) == head_of(model) and not name.startswith("Masked")
     return plain and outputs == model.config.num_labels
+
+
+def head_of(model: PreTrainedModel) -> str:
+    """`head_suffix` of a model, masked or not."""
+    return head_suffix(unmasked_class(type(model)).__name__)
 
 
 def head_suffix(name: str) -> str:

@@ -93,7 +93,7 @@ def test_labels_give_the_metric(tmp_path: Path) -> None:
     [
         (["--texts", "t.txt", "--validation_file", "d.csv"], "--texts is judged instead of --validation_file"),
         (["--texts", "t.csv", "--label_column", "a", "b"], "--texts takes several labels from one --label_column"),
-        (["--validation_file", "d.csv"], "is a BertForTokenClassification: give --texts"),
+        (["--validation_file", "d.csv"], "accepts a sequence classifier, or any model with --texts; "),
         (["--texts", "none.txt"], "--texts none.txt is not a file"),
     ],
 )
