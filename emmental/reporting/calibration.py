@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -23,14 +23,14 @@ class CalibrationTexts:
     """Texts without their labels.
 
     Attributes:
-        texts: at least one for a calibration.
+        texts: at least one.
         words: what they are, for people.
         dev_rows: (n,) the rows of the dev data that they are; empty if they are others.
     """
 
-    texts: list[Text] = field(default_factory=list)
-    words: str = ""
-    dev_rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    texts: list[Text]
+    words: str
+    dev_rows: np.ndarray
 
 
 def calibration_texts(file: str | None, task: Task, data_dir: str | None) -> CalibrationTexts:

@@ -36,7 +36,7 @@ from emmental.patching import masked_layers
 from emmental.pictures.canvas import Chart, encode_array, render_rgba
 from emmental.pictures.curves import curves, has_curves
 from emmental.pictures.heat import overview
-from emmental.reporting.calibration import calibration_file_texts, calibration_texts
+from emmental.reporting.calibration import CalibrationTexts, calibration_file_texts, calibration_texts
 from emmental.reporting.engine_lines import both_tried
 from emmental.reporting.forms import (
     DevData,
@@ -77,8 +77,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     model = read_model(source, args.pruning_method, args.threshold)
     records, work = training(Path(args.model_name_or_path)), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)
-    data = _dev_data(args, model) if loaded is None else _text_data(args, loaded, dense)
-    calibration = data.calibration
+    data, calibration = _dev_data(args, model) if loaded is None else _text_data(args, loaded, dense)
     judge = Judge(data.evaluate, args.threads, named_config(model))
     judge.judge(MASKED if masked_layers(model) else TORCH, model)
     artifacts = make_artifacts(
@@ -107,8 +106,8 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     }
 
 
-def _dev_data(args: argparse.Namespace, model: PreTrainedModel) -> DevData:
-    """The labelled rows that a classifier is judged on. `--max_seq_length` is filled in."""
+def _dev_data(args: argparse.Namespace, model: PreTrainedModel) -> tuple[DevData, CalibrationTexts]:
+    """The labelled rows that a classifier is judged on, and texts for int8. `--max_seq_length` is filled in."""
     source = Path(args.model_name_or_path)
     if not type(model).__name__.endswith("ForSequenceClassification"):
         raise UserError(
@@ -121,12 +120,12 @@ def _dev_data(args: argparse.Namespace, model: PreTrainedModel) -> DevData:
     check_token_ids(tokenizer, model.config, f"--model_name_or_path {source}", "its model")
     features = Path(args.work_dir) / "features"
     calibration = calibration_texts(args.calibration_file, task, args.data_dir)
-    size = args.per_gpu_eval_batch_size
-    return DevData(task, args.data_dir, args.max_seq_length, size, features, tokenizer, calibration)
+    sizes = args.max_seq_length, args.per_gpu_eval_batch_size
+    return DevData(task, args.data_dir, *sizes, features, tokenizer, calibration.dev_rows), calibration
 
 
-def _text_data(args: argparse.Namespace, loaded: LoadedModel, dense: Path | None) -> TextData:
-    """The texts that a model of any task head is judged on. `--max_seq_length` is filled in."""
+def _text_data(args: argparse.Namespace, loaded: LoadedModel, dense: Path | None) -> tuple[TextData, CalibrationTexts]:
+    """The texts that a model of any task head is judged on, and others for int8. `--max_seq_length` is filled in."""
     args.max_seq_length = args.max_seq_length or loaded.length(None)
     _check_lengths(loaded.model, args)
     label = None if args.label_column is None else args.label_column[0]

@@ -35,7 +35,6 @@ from emmental.latency import machine
 from emmental.masked_models import unmasked_class
 from emmental.patching import masked_layers
 from emmental.pretrained import weight_files
-from emmental.reporting.calibration import CalibrationTexts
 from emmental.runs.evaluation import predict_logits
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Processes
@@ -85,7 +84,7 @@ class DevData:
         batch_size: of the evaluation.
         cache_dir: folder of the tokenised data.
         tokenizer: of the model.
-        calibration: what int8 is calibrated on: its points are counted on the other dev rows.
+        calibrated: (n,) dev rows that int8 is calibrated on: its points are counted on the others.
     """
 
     task: Task
@@ -94,7 +93,7 @@ class DevData:
     batch_size: int
     cache_dir: Path
     tokenizer: PreTrainedTokenizerBase
-    calibration: CalibrationTexts = field(default_factory=CalibrationTexts)
+    calibrated: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def primary_metric(self) -> str:
@@ -118,7 +117,7 @@ class DevData:
             bar, precision = f"Evaluating {title}", Precision(alone.device)
             part = predict_logits(model, rows, self.batch_size, alone, precision, bar).numpy()[:, columns]
             metrics |= compute_metrics(task, predictions_from_logits(task, part), rows.labels)
-            others = np.setdiff1d(np.arange(len(part)), self.calibration.dev_rows)
+            others = np.setdiff1d(np.arange(len(part)), self.calibrated)
             others = others if len(others) else np.arange(len(part))
             of_others = predictions_from_logits(task, part[others])
             judged.append(compute_metrics(task, of_others, np.asarray(rows.labels)[others])[task.primary_metric])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ class TextData:
         groups: (N,) number of the query of each text; None: every text is on its own.
         labels: of the texts; None: agreement with the reference is the metric.
         reference: answers of the dense model, or of the model itself if that is unknown.
-        calibration: what int8 is calibrated on. None of these texts is judged.
     """
 
     head: TaskHead
@@ -43,7 +41,6 @@ class TextData:
     groups: Tensor | None
     labels: list[Any] | None
     reference: Answers
-    calibration: CalibrationTexts
 
     @property
     def primary_metric(self) -> str:
@@ -84,8 +81,8 @@ def read_text_data(
     dense: PreTrainedModel | None,
     calibration: CalibrationTexts | None,
     accept_unknown_tokens: bool = False,
-) -> TextData:
-    """Read the texts that the forms of a model are judged on.
+) -> tuple[TextData, CalibrationTexts]:
+    """Read the texts that the forms of a model are judged on, and what int8 is calibrated on; no text is both.
 
     Args:
         loaded: the model.
@@ -111,15 +108,9 @@ def read_text_data(
     if calibration is None:
         parts = [spelt[others[place]].parts for place in aside]
         words = f"{len(aside)} texts of {Path(file).name}; points are counted on the others"
-        own = [each[0] if len(each) == 1 else each for each in parts]
-        calibration = CalibrationTexts(own, words, np.empty(0, np.int64))
+        strings = [each[0] if len(each) == 1 else each for each in parts]
+        calibration = CalibrationTexts(strings, words, np.empty(0, np.int64))
     groups = None if rows.groups is None else torch.tensor([spelt[number].group for number in order])
-    answer = partial(answers_in_engine, head=head, batches=batches)
-    return TextData(
-        head,
-        batches,
-        groups,
-        None if known is None else [spelt[number].label for number in order],
-        answer(loaded.model if dense is None else dense),
-        calibration,
-    )
+    reference = answers_in_engine(loaded.model if dense is None else dense, head, batches)
+    own = None if known is None else [spelt[number].label for number in order]
+    return TextData(head, batches, groups, own, reference), calibration
