@@ -77,6 +77,15 @@ TAKEN_ALONG = ("emmental.small_models", "emmental.first_token")
 LONGEST_FILE, LONGEST_FUNCTION = 500, 70
 
 
+def test_the_design_page_has_the_floors():
+    """`docs/design.md` names every room of `emmental` on its floor."""
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (REPOSITORY / "docs" / "design.md").read_text(), re.MULTILINE)
+    drawn = {
+        f"emmental.{room.strip()}": int(floor) for floor, rooms in rows if floor != "10" for room in rooms.split(",")
+    }
+    assert drawn == {room: floor for room, floor in FLOORS.items() if room.startswith("emmental.")}
+
+
 def source_files() -> list[Path]:
     """Python files of the program: everything but the tests."""
     roots = [REPOSITORY / name for name in ("emmental", "experiments", "benchmarks")]

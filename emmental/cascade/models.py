@@ -23,7 +23,7 @@ from emmental.export.calibration import CALIBRATION_ROWS, Calibration
 from emmental.export.model_folder import make_config, read_model, read_settings
 from emmental.export.tokenizer import read_tokenizer_files, tokenizer_of
 from emmental.inference.engines import ENGINES, ONNX, ONNX_INT8, TORCH, why_not
-from emmental.tasks.classes import are_numbered, class_order, model_classes
+from emmental.tasks.classes import are_numbered, class_order, classes_of_model
 from emmental.tasks.kinds import SCORES, SEVERAL, kind_of_model
 from emmental.tasks.task import CUSTOM, Task
 from emmental.tasks.wording import listed
@@ -74,7 +74,7 @@ def read_source(folder: str | Path, max_length: int | None = None) -> Source:
     if max_length is not None and not 3 < max_length <= longest:
         raise UserError(f"--max_seq_length accepts 4 to {longest} for {called}, not {max_length}")
     length = max_length or trained_length(model.config) or longest
-    labels = model_classes(model.config, called)
+    labels = classes_of_model(model.config, called)
     return Source(folder.resolve().name, folder, model, tokenizer, labels, kind is SEVERAL, length)
 
 
@@ -82,7 +82,7 @@ def classes_of(folder: str | Path) -> tuple[tuple[str, ...], bool]:
     """Names of the classes of a model, from its configuration alone, and whether several hold at once."""
     settings = read_settings(folder)
     config = make_config(CONFIG_MAPPING[settings.pop("model_type")], settings, str(folder))
-    return model_classes(config, str(folder)), kind_of_model(config) is SEVERAL
+    return classes_of_model(config, str(folder)), kind_of_model(config) is SEVERAL
 
 
 def order_of(source: Source, last: Source) -> list[int]:

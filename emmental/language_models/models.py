@@ -85,7 +85,6 @@ def load_lm_tokenizer(run: Run) -> Any:
 
     Raises:
         UserError: it lacks a token that the losses need.
-        UserError: it cannot be found.
     """
     tokenizer = load_tokenizer(run.teacher_name, flag="--teacher_name")
     run.special_tok_ids = {
@@ -104,7 +103,6 @@ def load_lm_teacher(run: Run) -> PreTrainedModel:
 
     Raises:
         UserError: it is of another type, or has no language-model head although a loss needs one.
-        UserError: it cannot be found.
     """
     config_class, model_class = LANGUAGE_MODELS[run.teacher_type]
     config = _configuration("teacher_name", run.teacher_name, run.teacher_type, config_class)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from emmental.modules.score_head import classifier_of
+from emmental.modules.output_linear import is_untrained, output_linear
 
 
 def start_at_shares(model: nn.Module, labels: np.ndarray | None) -> None:
@@ -23,8 +23,8 @@ def start_at_shares(model: nn.Module, labels: np.ndarray | None) -> None:
     """
     if labels is None or labels.ndim != 2:
         return
-    linear = classifier_of(model)
-    if linear.bias is None or bool(linear.bias.any()):
+    linear = output_linear(model)
+    if not is_untrained(linear):
         return
     known = labels[~np.isnan(labels).any(axis=1)].astype(np.float64)
     shares = (known.sum(axis=0) + 0.5) / (len(known) + 1)

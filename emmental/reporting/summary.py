@@ -21,7 +21,7 @@ import emmental
 from emmental.architectures import base_model_type
 from emmental.data import FeatureDataset
 from emmental.errors import UserError
-from emmental.methods import method_of
+from emmental.methods import STRUCTURED, method_of
 from emmental.patching import masked_layers
 from emmental.pruning import densities, mask_churn, remaining_weights
 from emmental.reporting.before_after import TrainedModels, before_and_after, no_better_than_words, speed_reached
@@ -33,7 +33,7 @@ from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, Task, always_the_same, evaluation_tasks, metric_text, metric_title
 from emmental.tasks.metrics import ERRORS, MOSTLY_ONE
 from emmental.training.budgets import SpeedTarget
-from emmental.training.phases import STRUCTURED, Phase
+from emmental.training.phases import Phase
 from emmental.training.plan import Plan
 from emmental.training.reading_arguments import HOW_TO_READ
 

@@ -38,7 +38,7 @@ def refuse_losing_inputs(run: Run) -> None:
     """
     if run.folder is None:
         return
-    flag, trains = f"--{run.names.folder} {run.folder}", getattr(run, "do_train", True)
+    flag, trains = f"--{run.folder_flags.folder} {run.folder}", getattr(run, "do_train", True)
     places = [run.folder, *(part for name in PARTS for part in sorted(run.folder.glob(name)))]
     lost = [path for place in places for path in _written_into(place)]
     refuse_losing({f"--{name}": getattr(run, name, None) for name in _DATA}, lost, flag)

@@ -26,12 +26,9 @@ _STAGED = ".final-model"
 _HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
 
-def _set_aside(file: Path) -> None:
+def _keep_users_file(file: Path) -> None:
     """Rename a file of the user that is where this program will write."""
-    number = 1
-    while os.path.lexists(kept := file.with_name(f"{file.name}.kept-{number}")):
-        number += 1
-    atomic.rename_folder(file, kept)
+    kept = atomic.keep_beside(file, "kept")
     logger.warning("%s was not written by this program; it is kept as %s", file, kept.name)
 
 
@@ -97,13 +94,13 @@ class OutputFolder:
         """
         for name in sorted(set(names) - set(self._recorded())):
             if os.path.lexists(self.path / name) and not self._lost_its_record:
-                _set_aside(self.path / name)
+                _keep_users_file(self.path / name)
         self.adopt(*names)
 
     def record_folder(self, name: str) -> Path:
         """Record that this program will write a folder with `emmental.atomic`; one of the user is renamed."""
         if os.path.lexists(self.path / name) and not atomic.is_ours(self.path / name, damaged_too=True):
-            _set_aside(self.path / name)
+            _keep_users_file(self.path / name)
         self.adopt(name)
         return self.path / name
 

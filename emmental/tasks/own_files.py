@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from emmental.errors import UserError, names_near
-from emmental.tasks.classes import are_numbered, check_kind, in_order_of, model_classes, same_class
+from emmental.tasks.classes import are_numbered, check_kind, classes_of_model, in_order_of, same_class
 from emmental.tasks.files import TEXT_LINES, Table, read_table, table_format
 from emmental.tasks.kinds import SEVERAL, kind_of_model
 from emmental.tasks.label_forms import LabelForm, accident, form_of
@@ -211,7 +211,7 @@ def task_of_model(
     Raises:
         UserError: as `user_task` and `class_order`.
     """
-    names, several = model_classes(config, called), kind_of_model(config) is SEVERAL
+    names, several = classes_of_model(config, called), kind_of_model(config) is SEVERAL
     reading = replace(reading, several=several)
     files = (train_file, validation_file, test_file)
     labelled, split = validation_file or train_file, "dev" if validation_file else "train"

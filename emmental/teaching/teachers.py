@@ -48,7 +48,6 @@ def load_teacher(run: Run, tokenizer: Any, task: Task) -> nn.Module:
     Raises:
         UserError: it is of another type than `--teacher_type` says, was trained for other classes than the task's, or
             its tokenizer gives other token ids than the student's.
-        UserError: it cannot be found.
     """
     name, found = run.teacher_name_or_path, {"flag": "--teacher_name_or_path", "cache_dir": run.cache_dir or None}
     config = from_pretrained(AutoConfig, name, **found)
@@ -116,7 +115,7 @@ def _teachers_classes(run: Run) -> tuple[str, list[str] | None, str]:
     return f"--teacher_name_or_path {run.teacher_name_or_path}", run.teacher_label_names, "--teacher_label_names"
 
 
-def compared_with(run: Run, teacher: nn.Module, student: nn.Module) -> list[int] | None:
+def teacher_layer_map(run: Run, teacher: nn.Module, student: nn.Module) -> list[int] | None:
     """For each layer of the student the teacher's, as in `layer_map`; None if hidden states are not compared.
 
     Raises:
@@ -131,9 +130,9 @@ def hidden_state_match(run: Run, teacher: nn.Module, student: nn.Module) -> Hidd
     """How hidden states are compared, as the flags say; None when both weights are 0.
 
     Raises:
-        UserError: see `compared_with`.
+        UserError: see `teacher_layer_map`.
     """
-    if (layers := compared_with(run, teacher, student)) is None:
+    if (layers := teacher_layer_map(run, teacher, student)) is None:
         return None
     device = run.processes.device
     projection = projection_between(student.config.hidden_size, teacher.config.hidden_size, run.seed).to(device)

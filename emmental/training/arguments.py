@@ -13,14 +13,17 @@ from emmental.architectures import ARCHITECTURES
 from emmental.command_line import parse_flags
 from emmental.errors import UserError
 from emmental.flags import Flags, flag, switch
-from emmental.methods import MASK_INITS, METHODS, PRUNING_METHODS, RECOMMENDED, REGULARIZATIONS, method_of
-from emmental.runs.arguments import (
-    apply_environment,
-    common_problems,
-    distillation_flags,
-    optimization_flags,
-    run_flags,
+from emmental.methods import (
+    MASK_INITS,
+    METHODS,
+    PRUNING_METHODS,
+    RECOMMENDED,
+    REGULARIZATIONS,
+    STRUCTURED,
+    UNSTRUCTURED,
+    method_of,
 )
+from emmental.runs.arguments import common_problems, derive, distillation_flags, optimization_flags, run_flags
 from emmental.training.reading_arguments import READING_FLAGS, reading_problems
 from emmental.training.recipe import dense_model_teaches, fill_in_recipe, recipe_problems
 
@@ -61,7 +64,7 @@ FLAGS = {
         flag("feature_cache_dir", "folder for tokenised data; default: ~/.cache/emmental", "", changes_result=False),
         switch(
             "accept_unknown_tokens",
-            "go on although the tokenizer does not know more than half of the tokens",
+            "continue even if the tokenizer knows less than half of the tokens",
             changes_result=False,
         ),
         switch("overwrite_cache", "tokenise again even if the cache is good", changes_result=False),
@@ -70,7 +73,7 @@ FLAGS = {
     "model": (
         flag(
             "model_type",
-            "omit it to prune the model, whatever its type; bert, roberta, ... train it dense",
+            "bert, roberta, ...: train without pruning; omit it to prune a model of any type",
             "masked_bert",
             accepts=MODEL_TYPES,
         ),
@@ -96,7 +99,7 @@ FLAGS = {
     "how much to prune": (
         flag(
             "recipe",
-            "auto fills in what the task needs; paper: the original's values",
+            "auto: values that fit your data; paper: those of the original scripts",
             "auto",
             accepts=("auto", "paper"),
             earlier="paper",
@@ -104,8 +107,8 @@ FLAGS = {
         flag(
             "granularity",
             "structured (heads, neurons) or unstructured",
-            accepts=("structured", "unstructured", None),
-            earlier="unstructured",
+            accepts=(STRUCTURED, UNSTRUCTURED, None),
+            earlier=UNSTRUCTURED,
         ),
         flag(
             "keep",
@@ -214,7 +217,7 @@ FLAGS = {
         ),
         flag(
             "logging_steps",
-            "updates between two log entries; --recipe auto: fewer, so that a run has 40",
+            "updates between two log entries; --recipe auto: about 40 entries a run",
             50,
             at_least=1,
             changes_result=False,
@@ -271,7 +274,7 @@ def _normalise(args: Flags) -> None:
         args.output_dir = str(Path("outputs") / args.task_name.lower())
     if args.teacher_layers and all(part.strip().isdecimal() for part in args.teacher_layers.split(",")):
         args.teacher_layers = [int(part) for part in args.teacher_layers.split(",")]
-    apply_environment(args)
+    derive(args)
     if args.pruning_method in METHODS:
         fill_in_recipe(args)
         _start_thresholds_of_scores(args)
@@ -357,7 +360,7 @@ def _number_problems(args: Flags) -> list[str]:
 def _pruning_problems(args: Flags) -> list[str]:
     if not args.model_type.startswith("masked_") or args.pruning_method not in PRUNING_METHODS:
         return []
-    problems = [] if args.granularity == "structured" else _threshold_problems(args)
+    problems = [] if args.granularity == STRUCTURED else _threshold_problems(args)
     method = method_of(args.pruning_method)
     if args.global_topk and "global_topk" in args.explicit and not method.accepts_global_topk:
         problems.append(

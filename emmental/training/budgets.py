@@ -159,7 +159,7 @@ class SpeedTarget(Target):
                     logger.info("%s", line)
             elif part.processes.is_main and (elsewhere := atomic.read_object(file).get("machine", here)) != here:
                 logger.warning(
-                    "%s was measured on %r, not here: --overwrite_output_dir measures anew", file, elsewhere
+                    "%s was measured on another machine (%r); --overwrite_output_dir measures again", file, elsewhere
                 )
         return speed_budget(measured_speed(file, key, len(sizes)), model, self.speedup, "--speedup")
 

@@ -37,7 +37,6 @@ def load_tokenizer(args: Run) -> Any:
 
     Raises:
         UserError: there is none, or no fast one, or `--max_seq_length` is more than the model accepts.
-        UserError: it cannot be found.
     """
     casing = {} if args.do_lower_case is None else {"do_lower_case": args.do_lower_case}
     name = args.tokenizer_name or args.model_name_or_path
@@ -72,7 +71,6 @@ def load_model(args: Run, task: Task, tokenizer: Any) -> PreTrainedModel:
 
     Raises:
         UserError: the checkpoint contradicts the flags, or is not an encoder of a known type.
-        UserError: it cannot be found.
     """
     name = args.model_name_or_path
     config, called = load_config(args)

@@ -46,7 +46,7 @@ def reading_problems(args: Flags) -> list[str]:
             problems.append(f"{one[0]} trains several labels at once, --task_kind {args.task_kind} one; give either")
     given = [f"--{one.name}" for one in READING_FLAGS if getattr(args, one.name) is not None]
     if given and not (args.train_file or args.validation_file or args.test_file or args.unlabeled_file):
-        problems.append(f"{', '.join(given)}: for your own files only; give --train_file, ...")
+        problems.append(f"{', '.join(given)}: only for your own files (--train_file, --validation_file, --test_file)")
     return problems
 
 

@@ -10,13 +10,13 @@ import tiny_models
 import torch
 
 from emmental.modules.label_shares import start_at_shares
-from emmental.modules.score_head import classifier_of
+from emmental.modules.output_linear import output_linear
 
 
 def test_the_bias_of_a_new_classifier_is_the_log_odds_of_the_labels() -> None:
     """Of three rows, a has 2.5 of 4, b 0.5 of 4, c 3.5 of 4; a row without known labels does not count."""
     model = tiny_models.with_head("several labels")
-    linear = classifier_of(model)
+    linear = output_linear(model)
     trained = linear.bias.detach().clone()
     labels = np.array([[1, 0, 1], [1, 0, 1], [0, 0, 1], [np.nan] * 3], np.float32)
     start_at_shares(model, labels)
