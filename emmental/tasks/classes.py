@@ -91,7 +91,8 @@ def check_kind(task: Task, config: Any, called: str) -> None:
     if task.several == ((kind := kind_of_model(config)) is SEVERAL):
         return
     named = f"has the problem_type {config.problem_type}: it " if config.problem_type else ""
-    raise UserError(f"{called} {named}gives {kind.asked}, and the data has {task.kind.asked}")
+    has = SEVERAL if task.several else task.kind
+    raise UserError(f"{called} {named}gives {kind.asked}, and the data has {has.asked}")
 
 
 def _number(value: Any) -> int:

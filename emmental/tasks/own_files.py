@@ -216,7 +216,9 @@ def task_of_model(
     files = (train_file, validation_file, test_file)
     labelled, split = validation_file or train_file, "dev" if validation_file else "train"
     if len(names) == 1 and not several:
-        return user_task(*files, (), reading)
+        task = user_task(*files, (), reading)
+        check_kind(task, config, called)
+        return task
     if labels is not None:
         return in_order_of(user_task(*files, labels, reading), config, called, labels)
     if are_numbered(names) and labelled is not None:

@@ -240,6 +240,8 @@ def test_the_task_of_a_model(tmp_path: Path) -> None:
     one = BertConfig(id2label={0: "a", 1: "b", 2: "c"}, label2id={"a": 0, "b": 1, "c": 2})
     with pytest.raises(UserError, match="m gives one class a row, and the data has several labels a row"):
         task_of_model(one, "--model_name_or_path m", lists, None)
+    with pytest.raises(UserError, match="m gives a score a row, and the data has several labels a row"):
+        task_of_model(BertConfig(num_labels=1), "--model_name_or_path m", lists, None)
 
 
 def test_no_positive_label(tmp_path: Path) -> None:
