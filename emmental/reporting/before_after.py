@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -56,12 +57,14 @@ class TrainedModels:
         candidates: rows of the table, the dense model first; empty if there is nothing to compare.
         models: name of a candidate -> model, to be timed together.
         floor: result of a bag of words; None if it was not fitted.
+        cascade: of these models, as `emmental.cascade.build_cascade` returns it; None: not made.
     """
 
     model: nn.Module
     candidates: list[Candidate] = field(default_factory=list)
     models: dict[str, nn.Module] = field(default_factory=dict)
     floor: Floor | None = None
+    cascade: dict[str, Any] | None = None
     _times: dict[str, float] = field(default_factory=dict)
 
     def add(self, one: Candidate, model: nn.Module) -> None:
