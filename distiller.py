@@ -53,8 +53,7 @@ from emmental.teaching.losses import (
     LmOutputs,
     averaged,
     lm_loss_sums,
-    task_loss,
-    teacher_loss,
+    loss_of,
     weighted_mean,
 )
 from emmental.training.plan import Plan
@@ -66,7 +65,7 @@ _ADAM_BETAS = (0.9, 0.98)
 
 
 class TaskDistiller(Learner):
-    """Fine-pruning of a classifier or regressor, one micro-batch at a time.
+    """Fine-pruning of a classifier (also of several labels) or regressor, one micro-batch at a time.
 
     Args:
         args: the run, with the trainer's flags.
@@ -77,7 +76,7 @@ class TaskDistiller(Learner):
 
     Attributes:
         student, projection: the model, not wrapped for distribution; the projection of the hidden states, if any.
-        losses: of the last micro-batch: ce (for regression: mean squared error of standard scores), distil,
+        losses: of the last micro-batch: ce (for scores: mean squared error of standard scores), distil,
             hidden_cos, hidden_mse, regularization, and total, their weighted sum.
         global_threshold: of a global top-k, see `emmental.pruning.global_threshold`; None without one.
     """
@@ -112,17 +111,15 @@ class TaskDistiller(Learner):
         self.hidden = hidden
         self.global_threshold: tuple[float, list[int]] | None = None
         self._masked = bool(masked_layers(student))
-        self._deviation = deviation_of(student)
+        self._loss = loss_of(student.config, deviation_of(student))
 
     def step(self, batch: dict[str, Tensor], threshold: float | None, regu_lambda: float) -> bool:
         """One micro-batch: masks (on the first of an update), forward, losses, `optimize`.
 
         Args:
-            batch: on any device: input_ids, attention_mask, token_type_ids (B, T) int64; labels (B,) int64, or
-                float32 for regression; index (B,) int64, the rows in the training set; weights (B,) float32, 0 for
-                rows that only fill the batch.
-            threshold: of this update; None for a dense model.
-            regu_lambda: weight of the regularization.
+            batch: on any device: input_ids, attention_mask, token_type_ids (B, T) int64; labels (B,) int64,
+                (B,) float32 for regression, (B, L) float32 for several labels; index (B,) int64, the rows in the
+                training set; weights (B,) float32, 0 for rows that only fill the batch.
 
         Returns:
             True when the parameters were updated.
@@ -185,13 +182,11 @@ class TaskDistiller(Learner):
 
     def _losses(self, outputs: Any, batch: dict[str, Tensor], regu_lambda: float) -> dict[str, Tensor]:
         logits, weights = outputs.logits, batch["weights"]
-        losses = {"ce": weighted_mean(task_loss(logits, batch["labels"], self._deviation), weights)}
+        losses = {"ce": weighted_mean(self._loss.of_labels(logits, batch["labels"]), weights)}
         total = losses["ce"]
         if self.teacher_logits is not None:
             teacher = self.teacher_logits[batch["index"]]
-            losses["distil"] = weighted_mean(
-                teacher_loss(logits, teacher, self.args.temperature, self._deviation), weights
-            )
+            losses["distil"] = weighted_mean(self._loss.of_teacher(logits, teacher, self.args.temperature), weights)
             total = self.args.alpha_ce * losses["ce"] + self.args.alpha_distil * losses["distil"]
         if self.hidden is not None:
             for name, values in self.hidden.losses(outputs.hidden_states, batch).items():

@@ -36,10 +36,11 @@ from emmental.cascade.report import result_lines
 from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
 from emmental.data.cache_folder import cache_folder
-from emmental.data.description import cautions, description, one_class, unknown_in
+from emmental.data.description import cautions, description, same_label, unknown_in
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
 from emmental.methods import STRUCTURED
+from emmental.modules.label_shares import start_at_shares
 from emmental.modules.score_head import restore_scores, standardise_scores
 from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
@@ -69,11 +70,8 @@ from emmental.runs.state import seed_generators
 from emmental.tasks import (
     CUSTOM,
     Task,
-    class_shares,
-    collapsed_to_one_class,
     compute_metrics,
     evaluation_tasks,
-    prediction_entropy,
     predictions_from_logits,
     resolve_task,
     write_predictions,
@@ -310,6 +308,7 @@ def train(
         StoppedBySignal: a signal to stop came; the state is saved.
     """
     standardise_scores(model, train_dataset.labels)
+    start_at_shares(model, train_dataset.labels)
     plan = plan_updates(args, len(train_dataset), args.processes.world_size)
     world, size = args.processes, args.per_gpu_train_batch_size
     batches = LengthGroupedBatches(train_dataset.lengths, size, world.rank, world.world_size, seed=args.seed)
@@ -378,12 +377,12 @@ def evaluate(args: Run, model: nn.Module, tokenizer: Any, prefix: str = "") -> d
         logits = _logits(args, model, dataset, prefix or "Evaluating").numpy()
         predictions = predictions_from_logits(task, logits)
         found = compute_metrics(task, predictions, dataset.labels)
-        entropy = prediction_entropy(logits)
-        found |= class_shares(task, predictions, dataset.labels) if task.name == CUSTOM else {}
+        entropy = task.kind.entropy(logits)
+        found |= task.kind.more_metrics(task, predictions, dataset.labels) if task.name == CUSTOM else {}
         found |= {} if entropy is None else {"entropy": entropy}
         found |= metric_of_new_rows(task, predictions, dataset)
-        if one_class(task, dataset) is None:
-            only = collapsed_to_one_class(predictions, task.num_labels)
+        if same_label(task, dataset) is None:
+            only = task.kind.collapsed(task, predictions)
             warn_of_collapse(args, only, prefix, model, dataset.labels)
         write_results(args, found, prefix, mismatched=task.name != args.task.name)
         results |= {key: value for key, value in found.items() if key not in results}

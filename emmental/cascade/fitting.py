@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 
 from emmental.atomic import write_text
 from emmental.cascade.words import PIECES, WEIGHTS_FILE, WORDS, WORDS_FILE, Text
-from emmental.tasks.bag_of_words import Encoder, classifier, rows_within_limits
+from emmental.tasks.bag_of_words import Encoder, rows_within_limits
+from emmental.tasks.linear_models import classifier
 from emmental.tasks.task import Split
 
 _NEVER, _ALWAYS = -20.0, 20.0
@@ -65,12 +66,13 @@ def fit_bag_of_words(texts: Sequence[Text], answers: np.ndarray, classes: int) -
         None if all texts have one answer, or no text has a word.
     """
     texts_a, texts_b = _columns(texts)
-    rows = rows_within_limits(Split(texts_a, texts_b, None, []))
+    answers = np.asarray(answers)
+    rows = rows_within_limits(Split(texts_a, texts_b, None, []), classes if answers.ndim == 2 else 1)
     try:
         encoder = Encoder([texts_a[row] for row in rows], texts_b, rows)
     except ValueError:  # no word, or none that is in two texts
         return None
-    answers = np.asarray(answers)[rows]
+    answers = answers[rows]
     if len(np.unique(answers, axis=0)) < 2:
         return None
     fit = _fit_labels if answers.ndim == 2 else _fit_classes

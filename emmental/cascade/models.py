@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import shutil
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, PreTrainedModel, PreTrainedTokenizerBase
 
 from emmental import atomic
 from emmental.architectures import longest_input
@@ -29,7 +28,9 @@ from emmental.export.tokenizer import read_tokenizer_files, tokenizer_of
 from emmental.inference.engines import ENGINES, ONNX_INT8, OPENVINO_INT8, TORCH, why_not_timed
 from emmental.runs.precision import bf16_in_hardware
 from emmental.tasks.classes import are_numbered, class_order, classes_of_model
-from emmental.tasks.task import CUSTOM, Task, listed
+from emmental.tasks.kinds import SCORES, SEVERAL, kind_of_model
+from emmental.tasks.task import CUSTOM, Task
+from emmental.tasks.wording import listed
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,6 @@ AUTO = "auto"
 WORDS_NAME = "bag of words"
 _MOST_CHANGED = 0.01
 """Share of its own fp32 answers that an engine may change in any stage but the last, which may change none."""
-_KINDS = {None: False, "single_label_classification": False, "multi_label_classification": True}
-"""Value of `problem_type` -> whether several labels are given at once."""
 
 
 @dataclass(frozen=True)
@@ -76,29 +75,21 @@ def read_source(folder: str | Path, max_length: int | None = None) -> Source:
     name = type(model).__name__
     if not name.endswith("ForSequenceClassification"):
         raise UserError(f"{called} is a {name}; a cascade accepts classifiers of texts or pairs")
-    if model.config.num_labels == 1 or model.config.problem_type not in _KINDS:
+    if (kind := kind_of_model(model.config)) is SCORES or model.config.problem_type == SCORES.problem_type:
         raise UserError(f"{called} predicts a score, and nothing says how sure it is; a cascade needs classes")
     longest = longest_input(model.config)
     if max_length is not None and not 3 < max_length <= longest:
         raise UserError(f"--max_seq_length accepts 4 to {longest} for {called}, not {max_length}")
     length = max_length or trained_length(model.config) or longest
-    labels = classes_of_model(_exclusive(model.config), called)
-    several = _KINDS[model.config.problem_type]
-    return Source(folder.resolve().name, folder, model, tokenizer, labels, several, length)
+    labels = classes_of_model(model.config, called)
+    return Source(folder.resolve().name, folder, model, tokenizer, labels, kind is SEVERAL, length)
 
 
 def classes_of(folder: str | Path) -> tuple[tuple[str, ...], bool]:
     """Names of the classes of a model, from its configuration alone, and whether several hold at once."""
     settings = read_settings(folder)
     config = make_config(CONFIG_MAPPING[settings.pop("model_type")], settings, str(folder))
-    return classes_of_model(_exclusive(config), str(folder)), bool(_KINDS.get(config.problem_type))
-
-
-def _exclusive(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The configuration as if labels excluded each other: their names and order mean the same."""
-    copied = copy.deepcopy(config)
-    copied.problem_type = None
-    return copied
+    return classes_of_model(config, str(folder)), kind_of_model(config) is SEVERAL
 
 
 def order_of(source: Source, last: Source) -> list[int]:
@@ -111,9 +102,9 @@ def order_of(source: Source, last: Source) -> list[int]:
         if {*source.labels} == {*last.labels}:
             return [last.labels.index(name) for name in source.labels]
         if len(source.labels) == len(last.labels):
-            task = Task(CUSTOM, last.labels, ("acc",), "acc", "", None, None, None)
+            task = Task(CUSTOM, last.labels, (), None, "", None, None, None, several=last.several)
             try:
-                return list(class_order(task, _exclusive(source.model.config), str(source.folder)))
+                return list(class_order(task, source.model.config, str(source.folder)))
             except UserError:
                 pass
     kinds = "" if source.several == last.several else " (only one of them gives several labels at once)"

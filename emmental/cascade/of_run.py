@@ -43,11 +43,10 @@ def warn_of_unknown_training(run: Run) -> None:
 
 def cascade_of_run(run: Run) -> dict[str, Any] | None:
     """Write the cascade into the run's folder; returns what `build_cascade` does, or None if it cannot be made."""
-    names = run.task.names
 
     def rows(split: Split) -> Rows:
         texts = split.texts_a if split.texts_b is None else list(zip(split.texts_a, split.texts_b, strict=True))
-        return Rows(texts, [names[label] for label in split.labels])
+        return Rows(texts, run.task.kind.names_of(run.task, split.labels))
 
     held_back = rows(read_held_back(run.task, run.data_dir))
     train, dev = (rows(read_split(run.task, run.data_dir, split)) for split in ("train", "dev"))

@@ -11,9 +11,11 @@ import numpy as np
 from emmental.cascade.words import Text
 from emmental.errors import UserError, names_near
 from emmental.tasks.classes import are_numbered, same_class
-from emmental.tasks.files import FORMATS, TEXT_LINES, member_name, read_table
+from emmental.tasks.files import FORMATS, TEXT_LINES, Table, member_name, read_table
+from emmental.tasks.label_forms import ListCells
+from emmental.tasks.labels import is_list
 from emmental.tasks.own_files import Reading
-from emmental.tasks.task import listed
+from emmental.tasks.wording import listed
 
 _TEXTS, _PAIR, _LABEL = ("sentence1", "sentence", "text"), "sentence2", "label"
 
@@ -24,7 +26,7 @@ class Rows:
 
     Attributes:
         texts: strings, or pairs.
-        labels: as `answers_in` takes them; those of a file as they are spelled; None: not known.
+        labels: as `answers_in` takes them; those of a file as they are spelled, lists as lists; None: not known.
     """
 
     texts: Sequence[Text]
@@ -52,7 +54,8 @@ def read_rows(path: str | Path, flag: str, reading: Reading | None = None) -> Ro
     keys = [one for one in (*wanted, *_TEXTS, _PAIR, _LABEL) if one is not None]
     how = {"delimiter": reading.delimiter, "encoding": reading.encoding}
     try:
-        table = read_table(path, kind, kind != TEXT_LINES, keys, as_found=True, **how)
+        lists = (reading.label or _LABEL,)
+        table = read_table(path, kind, kind != TEXT_LINES, keys, as_found=True, lists=lists, **how)
         if kind == TEXT_LINES:
             return Rows([cells[0] for _, cells in table.rows])
         header = table.header or []
@@ -64,9 +67,15 @@ def read_rows(path: str | Path, flag: str, reading: Reading | None = None) -> Ro
         if second is not None:
             place = table.column(second)
             texts = [(cells[first], cells[place]) for _, cells in table.rows]
-        return Rows(texts, None if label is None else [cells[table.column(label)] for _, cells in table.rows])
+        return Rows(texts, None if label is None else _labels(table, label))
     except UserError as error:
         raise UserError(f"{flag} {error}") from None
+
+
+def _labels(table: Table, label: str) -> list[str | Sequence[str]]:
+    column, form = table.column(label), ListCells()
+    cells = [(line, cells[column].strip()) for line, cells in table.rows]
+    return [form.parts(f"{table.path}:{line}", cell) if is_list(cell) else cell for line, cell in cells]
 
 
 def answers_in(labels: Sequence[object], classes: Sequence[str], several: bool, separator: str = ";") -> np.ndarray:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from emmental.data.features import FeatureDataset
 from emmental.data.unknown_tokens import FLAG, problem
-from emmental.tasks.labels import number_in
-from emmental.tasks.task import FILE_FLAGS, LONGEST_LIST, Task, listed
+from emmental.tasks.task import FILE_FLAGS, Task
+from emmental.tasks.wording import listed
 
 _MANY_CLASSES = 0.5
 """With more classes for a row, a class has fewer than two rows: nothing to learn from, and rarely what was meant."""
@@ -25,7 +23,7 @@ def description(task: Task, splits: Mapping[str, FeatureDataset], max_seq_length
         splits: those of `"train"`, `"dev"`, `"test"` that were read.
         max_seq_length: number of tokens that texts were cut to.
     """
-    lines = [f"task {task.name}: {_kind(task)}"]
+    lines = [f"task {task.name}: {task.kind.describe(task)}"]
     for split, dataset in splits.items():
         lines += [note for note in dataset.notes if note not in lines]  # two data sets may come from one file
         lines.append(f"{_TITLES[split]}: {_rows(task, dataset)}{_origin(task, split)}")
@@ -34,8 +32,8 @@ def description(task: Task, splits: Mapping[str, FeatureDataset], max_seq_length
                 f"{_TITLES[split]}: {dataset.cut} of {len(dataset)} texts are cut at --max_seq_length "
                 f"{max_seq_length}; the longest has {dataset.longest} tokens"
             )
-        if split != "test" and (only := one_class(task, dataset)) is not None:
-            lines.append(f"{_TITLES[split]}: all rows are of one class, {only!r}; metrics on such rows say little")
+        if split != "test" and (only := same_label(task, dataset)) is not None:
+            lines.append(f"{_TITLES[split]}: all rows are {only}; metrics on such rows say little")
     return lines
 
 
@@ -50,15 +48,13 @@ def cautions(task: Task, splits: Mapping[str, FeatureDataset]) -> list[str]:
         if dataset.blank and dataset.blank >= _MANY_BLANK * len(dataset):
             lines.append(f"{_TITLES[split]}: {dataset.blank} of {len(dataset)} texts are empty or a word such as NaN")
     train, dev = splits.get("train"), splits.get("dev")
-    if train is not None and not task.is_regression:
-        counts = np.bincount(train.labels, minlength=task.num_labels)
-        if without := [name for name, count in zip(task.names, counts, strict=True) if not count]:
-            lines.append(f"{_TITLES['train']}: no row of {listed(without)}: the model cannot learn it")
-        if task.num_labels > _MANY_CLASSES * len(train) and task.num_labels > 2:
-            lines.append(
-                f"{_TITLES['train']}: {task.num_labels} classes in {len(train)} rows: is it the right --label_column? "
-                "Scores must be numbers without signs of currency or percent (--task_kind regression)"
-            )
+    if train is not None and (without := task.kind.never_seen(task, train.labels)):
+        lines.append(f"{_TITLES['train']}: no row of {listed(without)}: the model cannot learn it")
+    if train is not None and task.num_labels > max(2, _MANY_CLASSES * len(train)):
+        lines.append(
+            f"{_TITLES['train']}: {task.num_labels} classes in {len(train)} rows: is it the right --label_column? "
+            "Scores must be numbers without signs of currency or percent (--task_kind regression)"
+        )
     if train is not None and dev is not None and (shared := int(dev.known.sum())):
         rest = "" if shared == len(dev) else "; the results give it without them too"
         lines.append(
@@ -77,32 +73,14 @@ def unknown_in(splits: Mapping[str, FeatureDataset], accepted: bool) -> list[str
     return [line for line in found if line is not None]
 
 
-def one_class(task: Task, dataset: FeatureDataset) -> str | None:
-    """The name of the class that all rows of a data set have, or None."""
-    if task.is_regression or dataset.labels is None or not len(dataset) or np.ptp(dataset.labels):
-        return None
-    return task.names[int(dataset.labels[0])]
-
-
-def _kind(task: Task) -> str:
-    if task.is_regression:
-        return "regression of a score (--task_kind classification takes the labels as classes)"
-    numbers = all(number_in(label) is not None for label in task.labels) and task.labels == task.names
-    other = " (--task_kind regression takes the labels as scores)" if numbers else ""
-    return f"classification, {len(task.names)} classes{other}"
+def same_label(task: Task, dataset: FeatureDataset) -> str | None:
+    """What all rows of a data set have if they have the same label or labels; None if they differ, and for scores."""
+    return None if dataset.labels is None else task.kind.same_label(task, dataset.labels)
 
 
 def _rows(task: Task, dataset: FeatureDataset) -> str:
-    rows = f"{len(dataset)} rows"
-    if dataset.labels is None:
-        return rows
-    if task.is_regression:
-        return f"{rows}; scores from {dataset.labels.min():g} to {dataset.labels.max():g}"
-    counts = np.bincount(dataset.labels, minlength=task.num_labels)
-    shown = [f"{name} {count}" for name, count in zip(task.names, counts, strict=True)]
-    if len(shown) > LONGEST_LIST:
-        shown = [*shown[:LONGEST_LIST], f"{len(shown) - LONGEST_LIST} more classes"]
-    return f"{rows}: {', '.join(shown)}; the largest class is {100 * counts.max() / len(dataset):.1f} %"
+    labels = "" if dataset.labels is None else task.kind.describe_labels(task, dataset.labels)
+    return f"{len(dataset)} rows{labels}"
 
 
 def _origin(task: Task, split: str) -> str:

@@ -40,7 +40,7 @@ FEATURES_FILE = "features.safetensors"
 _CHUNK = 2048
 _BLANK = ("", "nan", "none", "null", "<na>", "n/a", "#n/a")
 """How programs write a text that is missing, in lower case."""
-_NEWER = {"set_aside_up_to": None, "thousands": "", "held_back_from": None}
+_NEWER = {"set_aside_up_to": None, "thousands": "", "held_back_from": None, "form": None}
 """Settings of a layout that older caches lack, with what these had. Their fingerprints leave them out."""
 
 
@@ -111,7 +111,7 @@ class FeatureDataset(Dataset):
         token_type_ids = (np.arange(len(input_ids)) >= self._boundaries[row]).astype(np.int8)
         features: dict[str, object] = {"input_ids": input_ids, "token_type_ids": token_type_ids, "index": row}
         if self.labels is not None:
-            features["label"] = self.labels[row].item()
+            features["label"] = self.labels[row].tolist()
         return features
 
     def __getitems__(self, rows: RowBatch | Sequence[int]) -> dict[str, torch.Tensor]:
@@ -131,8 +131,8 @@ class FeatureDataset(Dataset):
             pad_to_multiple_of: T is rounded up to a multiple of it.
 
         Returns:
-            `input_ids`, `attention_mask`, `token_type_ids` (B, T) int64; `labels` (B,) int64, or float32 for scores,
-            absent if they are unknown; `index` (B,) int64; `weights` (B,) float32.
+            `input_ids`, `attention_mask`, `token_type_ids` (B, T) int64; `labels` (B,) int64, (B,) float32 for scores,
+            (B, L) float32 for several labels, absent if they are unknown; `index` (B,) int64; `weights` (B,) float32.
         """
         rows = np.asarray(indices, dtype=np.int64)
         starts, lengths = self._offsets[:-1][rows], self.lengths[rows]
@@ -359,7 +359,7 @@ def _names_and_labels(examples: Split, task: Task) -> dict[str, np.ndarray]:
     """Arrays about the rows besides their tokens: the names, and the labels if they are published."""
     arrays = {"index_text": np.frombuffer("\n".join(examples.indices).encode("utf-8"), dtype=np.uint8)}
     if examples.labels is not None:
-        arrays["labels"] = np.asarray(examples.labels, np.float32 if task.is_regression else np.int64)
+        arrays["labels"] = np.asarray(examples.labels, task.kind.label_dtype)
     return arrays
 
 
@@ -437,7 +437,8 @@ def _is_consistent(tensors: dict[str, np.ndarray]) -> bool:
         and offsets[-1] == len(tensors["input_ids"])
         and np.all(np.diff(offsets) >= 0)
         and tensors["input_ids"].min(initial=0) >= 0
-        and labels.shape == (rows,)
+        and labels.shape[:1] == (rows,)
+        and labels.ndim <= 2
         and labels.dtype in (np.int64, np.float32)
         and np.count_nonzero(names == ord("\n")) + 1 == max(rows, 1)
     )

@@ -9,7 +9,7 @@ import numpy as np
 from emmental.data.features import FeatureDataset
 
 UNLABELLED = -100
-"""Label of a row without a label, among classes. Among scores it is NaN."""
+"""Label of a row without a label, among classes. Among scores, and several labels, it is NaN."""
 
 
 class JoinedDataset(FeatureDataset):
@@ -30,7 +30,7 @@ class JoinedDataset(FeatureDataset):
         self.unknown = labelled.unknown  # that of the other part is said where it is read
         known = labelled.labels
         missing = np.nan if np.issubdtype(known.dtype, np.floating) else UNLABELLED
-        self.labels = np.concatenate([known, np.full(len(unlabelled), missing, dtype=known.dtype)])
+        self.labels = np.concatenate([known, np.full((len(unlabelled), *known.shape[1:]), missing, dtype=known.dtype)])
         self._input_ids = np.concatenate([part._input_ids for part in self._parts])
         self._boundaries = np.concatenate([part._boundaries for part in self._parts])
         self._offsets = np.concatenate([labelled._offsets, unlabelled._offsets[1:] + labelled._offsets[-1]])

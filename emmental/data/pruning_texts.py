@@ -13,7 +13,9 @@ from emmental.errors import UserError, names_near
 from emmental.task_heads import PAIR, TEXT, Scores, SeveralLabels, TaskHead
 from emmental.tasks.files import read_table, table_format
 from emmental.tasks.files.content import read_lines
-from emmental.tasks.task import listed
+from emmental.tasks.label_forms import ListCells
+from emmental.tasks.labels import is_list
+from emmental.tasks.wording import listed
 
 FIRST = ("sentence1", "sentence", "text", "query", "question")
 SECOND = ("sentence2", "documents", "document", "context")
@@ -89,8 +91,10 @@ def _inputs(place: str, row: dict[str, Any], first: str, second: str | None, hea
 def _label(place: str, value: Any, head: TaskHead) -> Any:
     """A label as `emmental.prune` takes it: numbers in cells become numbers."""
     if isinstance(head, SeveralLabels):
+        if isinstance(value, str) and is_list(value.strip()):
+            return ListCells().parts(place, value.strip())
         if not isinstance(value, list):
-            raise UserError(f"{place}: the label is {value!r:.60}; a list of labels is accepted (.jsonl, .parquet)")
+            raise UserError(f'{place}: the label is {value!r:.60}; a list of labels such as ["a", "b"] is accepted')
         return value
     if isinstance(value, str) and value not in head.names:
         try:

@@ -48,6 +48,11 @@ class LoadedModel:
     head: TaskHead
     around: Surroundings
 
+    @property
+    def encoder(self) -> Path:
+        """The folder of the encoder, which in a folder of sentence-transformers may be one of several."""
+        return self.around.encoder or self.folder
+
     def length(self, asked: int | None) -> int:
         """Tokens that texts are cut to: what is asked for, else the model's own, at most `LONGEST`.
 

@@ -32,6 +32,7 @@ from emmental.inference.engines import (
     named_config,
     prepare,
 )
+from emmental.tasks.kinds import CLASSES
 
 MASKED, DENSE, INT8_PACKAGE = "masked", "dense", "int8 package"
 FORM_TITLES = {
@@ -55,11 +56,13 @@ class Evaluation:
         logits: (N, C), the classes of all forms in the same order.
         metrics: name -> value.
         judged: the primary metric, which says whether the form is offered.
+        agrees: two forms' logits -> the share of rows to which both give the same answer; None for scores.
     """
 
     logits: np.ndarray
     metrics: Mapping[str, float]
     judged: float
+    agrees: Callable[[np.ndarray, np.ndarray], float | None] = CLASSES.agreement
 
 
 @dataclass
@@ -186,7 +189,7 @@ def quality(evaluations: Mapping[str, Evaluation]) -> list[FormRow]:
 
     Returns:
         A row for each: `name`, `metrics` (name -> value), `judged`, the primary metric that decides, `rows`,
-        `largest_difference` of a logit, and `agreement`, the share of rows with the same class (one label: None).
+        `largest_difference` of a logit, and `agreement`, the share of rows with the same answer (scores: None).
     """
     first = next(iter(evaluations.values())).logits
     return [
@@ -196,7 +199,7 @@ def quality(evaluations: Mapping[str, Evaluation]) -> list[FormRow]:
             "judged": one.judged,
             "rows": len(first),
             "largest_difference": float(np.abs(one.logits - first).max()),
-            "agreement": float((one.logits.argmax(1) == first.argmax(1)).mean()) if first.shape[1] > 1 else None,
+            "agreement": one.agrees(one.logits, first),
         }
         for form, one in evaluations.items()
     ]
@@ -277,5 +280,5 @@ def best_engine(times: Sequence[FormRow], excluded: Iterable[str]) -> FormRow | 
 
 
 def changed_answers(row: FormRow) -> str:
-    """As `0.30 % of the answers`: the class of so many rows differs from that of the first form."""
+    """As `0.30 % of the answers`: the answer to so many rows differs from that of the first form."""
     return f"{100 * (1 - row['agreement']):.2f} % of the answers"

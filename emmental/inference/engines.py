@@ -57,7 +57,8 @@ class Engine:
     calibrated: bool = False
 
 
-_LOAD = 'AutoModelForSequenceClassification.from_pretrained("{folder}"'
+_AUTO = "AutoModelForSequenceClassification"
+_LOAD = f'{_AUTO}.from_pretrained("{{folder}}"'
 _OPENVINO = 'openvino.compile_model("{onnx}/onnx/model.onnx", "CPU", {{"INFERENCE_PRECISION_HINT": "%s"}})'
 ENGINES = {
     TORCH: Engine("PyTorch fp32", f"model = {_LOAD})"),
@@ -282,17 +283,17 @@ def engines_for(model: PreTrainedModel, calibrated: bool) -> list[str]:
     return [name for name in available(calibrated) if name != SPARSE or sparse]
 
 
-def code_line(engine: str, folder: str | Path, model_type: str, form: str | None = None) -> str:
+def code_line(engine: str, folder: str | Path, model_type: str, form: str | None = None, auto: str = _AUTO) -> str:
     """Lines of Python that load the model of `folder` in an engine, for users to copy.
 
     ONNX files are expected in `<folder>-onnx`, where the command of the first line writes them. `form`: of int8 in
-    ONNX Runtime, if it was chosen with calibration data.
+    ONNX Runtime, if it was chosen with calibration data. `auto`: the class of Transformers that loads the model.
     """
     known, onnx = ENGINES[engine], f"{folder}-onnx"
-    lines = [known.code.format(folder=folder, onnx=onnx)]
+    lines = [known.code.format(folder=folder, onnx=onnx).replace(_AUTO, auto)]
     if known.package is None:
         stock = base_model_type(model_type) == model_type and engine != SPARSE
-        needed = "from transformers import AutoModelForSequenceClassification"
+        needed = f"from transformers import {auto}"
         imports = [needed] if stock else ["import emmental", needed]
         return "\n".join([*(["import emmental.export.sparse"] if engine == SPARSE else imports), *lines])
     export = f"# first: python -m emmental.export.onnx --model_name_or_path {folder} --output {onnx}"

@@ -21,7 +21,9 @@ from emmental.data.unknown_tokens import UnknownCounter, problem
 from emmental.errors import UserError
 from emmental.runs.evaluation import model_inputs
 from emmental.shrinking import first_token_form
-from emmental.tasks.classes import classes_of_model, refuse_several_labels
+from emmental.tasks.classes import classes_of_model
+from emmental.tasks.kinds import SEVERAL, kind_of_model
+from emmental.tasks.metrics import THRESHOLD
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,6 @@ class Predictor:
         name = (model.config.architectures or [type(model).__name__])[0]
         if not name.endswith("ForSequenceClassification"):
             raise UserError(f"--model_name_or_path is a {name}; this command accepts sequence classifiers only")
-        refuse_several_labels(model.config, "--model_name_or_path")
         longest = longest_input(model.config)
         backend = plain_text_backend(tokenizer)
         smallest = backend.num_special_tokens_to_add(is_pair=True) + 1
@@ -63,6 +64,7 @@ class Predictor:
         check_token_ids(tokenizer, model.config, f"--tokenizer_name {tokenizer.name_or_path}", "the model")
         backend.enable_truncation(max_seq_length, strategy="longest_first", direction=tokenizer.truncation_side)
         self._model = first_token_form(model)
+        self._several = kind_of_model(model.config) is SEVERAL
         self._labels = classes_of_model(model.config, "--model_name_or_path")
         self._backend: Tokenizer = backend
         self._pad_token_id, self._unknown_id = tokenizer.pad_token_id, tokenizer.unk_token_id
@@ -104,13 +106,17 @@ class Predictor:
         """The answer for (labels,) logits.
 
         Returns:
-            `label`, `score` (its probability) and `probabilities` of all labels; of a regression `score` alone.
+            `label`, `score` (its probability) and `probabilities` of all labels; of a regression `score` alone; of
+            several labels at once `labels`, a list, and `probabilities`.
         """
         if not logits.isfinite().all():
             raise UserError("the model's answer is NaN or infinite: the model is damaged")
+        labels = self._labels
+        if self._several:
+            shares = dict(zip(labels, torch.sigmoid(logits.double()).tolist(), strict=True))
+            return {"labels": [name for name, share in shares.items() if share > THRESHOLD], "probabilities": shares}
         if len(logits) == 1:
             return {"score": logits.item()}
-        labels = self._labels
         probabilities = torch.softmax(logits.double(), 0).tolist()
         best = max(range(len(probabilities)), key=probabilities.__getitem__)
         return {

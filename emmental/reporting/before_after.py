@@ -167,8 +167,8 @@ def before_and_after(candidates: Sequence[Candidate], metric: str) -> list[str]:
 def no_better_than_words(results: Mapping[str, float], floor: Floor, primary_metric: str) -> bool:
     """Whether a model is within two standard errors of the bag of words, or below it.
 
-    Accuracies are compared if there are any, else the primary metric, which is then a correlation: its standard error
-    is that of Fisher's z.
+    Accuracies are compared if there are any, else the primary metric. Micro F1 is taken for a share of the rows, as
+    accuracies are; others are correlations, whose standard error is that of Fisher's z.
 
     Args:
         results: metrics of the model on the dev data.
@@ -177,7 +177,7 @@ def no_better_than_words(results: Mapping[str, float], floor: Floor, primary_met
     """
     metric = next((name for name in floor.metrics if name.rpartition("/")[2] == "acc"), primary_metric)
     model, words, rows = results[metric], floor.metrics[metric], len(floor.predictions)
-    if metric.rpartition("/")[2] == "acc":
+    if metric.rpartition("/")[2] in ("acc", "micro_f1"):
         error = math.sqrt(max(model * (1 - model), 1e-12) / rows + max(words * (1 - words), 1e-12) / rows)
         return model - words <= 2 * error
     first, second = (math.atanh(max(-0.999999, min(0.999999, value))) for value in (model, words))

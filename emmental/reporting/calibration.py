@@ -41,10 +41,7 @@ def calibration_texts(file: str | None, task: Task, data_dir: str | None) -> Cal
     """
     none = np.empty(0, np.int64)
     if file is not None:
-        texts = list(islice(read_texts(file, "--calibration_file"), CALIBRATION_ROWS))
-        if not texts:
-            raise UserError("--calibration_file holds no text")
-        return CalibrationTexts(texts, f"{len(texts)} texts of {file}", none)
+        return calibration_file_texts(file)
     try:
         split = read_split(task, data_dir, "train")
     except UserError:  # a report needs no training data
@@ -54,6 +51,18 @@ def calibration_texts(file: str | None, task: Task, data_dir: str | None) -> Cal
         return CalibrationTexts(_texts(split, rows), words, rows)
     rows = spread_rows(len(split.texts_a), CALIBRATION_ROWS)
     return CalibrationTexts(_texts(split, rows), f"{len(rows)} training rows", none)
+
+
+def calibration_file_texts(file: str) -> CalibrationTexts:
+    """The first texts of a file.
+
+    Raises:
+        UserError: as `read_texts`; the file is empty.
+    """
+    texts = list(islice(read_texts(file, "--calibration_file"), CALIBRATION_ROWS))
+    if not texts:
+        raise UserError("--calibration_file holds no text")
+    return CalibrationTexts(texts, f"{len(texts)} texts of {file}", np.empty(0, np.int64))
 
 
 def spread_rows(rows: int, most: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ from emmental import atomic
 from emmental.architectures import longest_input
 from emmental.cascade.report import picture
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
+from emmental.data.pruning_texts import Columns
 from emmental.data.tokenization import check_token_ids, trained_length
 from emmental.errors import UserError
 from emmental.export.arguments import read_arguments
+from emmental.export.load_for_pruning import LoadedModel, load_for_pruning
 from emmental.export.model_folder import read_model
 from emmental.export.storage import load_package
 from emmental.export.tokenizer import tokenizer_of
@@ -35,7 +37,7 @@ from emmental.patching import masked_layers
 from emmental.pictures.canvas import Chart, encode_array, render_rgba
 from emmental.pictures.curves import curves, has_curves
 from emmental.pictures.heat import overview
-from emmental.reporting.calibration import calibration_texts
+from emmental.reporting.calibration import CalibrationTexts, calibration_file_texts, calibration_texts
 from emmental.reporting.engine_lines import both_tried
 from emmental.reporting.forms import (
     DevData,
@@ -47,12 +49,13 @@ from emmental.reporting.forms import (
     training,
 )
 from emmental.reporting.page import GENERATOR, card_tables, page
+from emmental.reporting.text_data import TextData, read_text_data
 from emmental.runs.progress import LOG_FILE, read_log
 from emmental.tasks import Task, evaluation_tasks, in_order_of, resolve_task, split_files, task_of_model
 from emmental.tasks.classes import positive_class
 from emmental.tasks.own_files import Reading
 from emmental.tasks.set_aside import recorded_rows
-from emmental.training.arguments import DELIMITERS, HOW_TO_READ
+from emmental.training.reading_arguments import DELIMITERS, HOW_TO_READ
 
 CARD_BEGIN, CARD_END = "<!-- report:begin -->", "<!-- report:end -->"
 
@@ -70,25 +73,12 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     Raises:
         UserError: the model is not a classifier of the task, or as `make_artifacts` and `read_split`.
     """
-    source = Path(args.model_name_or_path)
+    loaded = load_for_pruning(args.model_name_or_path, 1) if args.texts else None
+    source = Path(args.model_name_or_path) if loaded is None else loaded.encoder
     model = read_model(source, args.pruning_method, args.threshold)
-    task, tokenizer = _task(args, model.config), tokenizer_of(source)
-    args.max_seq_length = args.max_seq_length or trained_length(model.config) or min(128, longest_input(model.config))
-    lengths = {"max_seq_length": args.max_seq_length, "lengths": max(args.lengths)}
-    _check_model(model, args.model_name_or_path, lengths)
-    check_token_ids(tokenizer, model.config, f"--model_name_or_path {source}", "its model")
-    records, work = training(source), Path(args.work_dir)
+    records, work = training(Path(args.model_name_or_path)), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)
-    calibration = calibration_texts(args.calibration_file, task, args.data_dir)
-    data = DevData(
-        task,
-        args.data_dir,
-        args.max_seq_length,
-        args.per_gpu_eval_batch_size,
-        work / "features",
-        tokenizer,
-        calibration.dev_rows,
-    )
+    data, calibration = _dev_data(args, model) if loaded is None else _text_data(args, loaded, dense)
     judge = Judge(data.evaluate, args.threads, named_config(model))
     judge.judge(MASKED if masked_layers(model) else TORCH, model)
     artifacts = make_artifacts(
@@ -102,8 +92,9 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         "name": source.resolve().name,
         "folder": args.model_name_or_path,
         "model_type": model.config.model_type,
-        "task": task.name,
-        "primary_metric": task.primary_metric,
+        "task": args.texts or data.task.name,
+        "judged_on": "answers to texts" if args.texts else "dev rows",
+        "primary_metric": data.primary_metric,
         "architecture": unmasked_class(type(model)).__name__,
         "pruning": _pruning(model),
         "remaining": remaining(model, None if dense is None else read_model(dense)),
@@ -114,6 +105,36 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         "environment": environment(args.threads),
         "command": command,
     }
+
+
+def _dev_data(args: argparse.Namespace, model: PreTrainedModel) -> tuple[DevData, CalibrationTexts]:
+    """The labelled rows that a classifier is judged on, and texts for int8. `--max_seq_length` is filled in."""
+    source = Path(args.model_name_or_path)
+    if not type(model).__name__.endswith("ForSequenceClassification"):
+        raise UserError(
+            f"--model_name_or_path accepts a sequence classifier, or any model with --texts; {source} is a "
+            f"{type(model).__name__}"
+        )
+    task, tokenizer = _task(args, model.config), tokenizer_of(source)
+    args.max_seq_length = args.max_seq_length or trained_length(model.config) or min(128, longest_input(model.config))
+    _check_lengths(model, args)
+    check_token_ids(tokenizer, model.config, f"--model_name_or_path {source}", "its model")
+    features = Path(args.work_dir) / "features"
+    calibration = calibration_texts(args.calibration_file, task, args.data_dir)
+    sizes = args.max_seq_length, args.per_gpu_eval_batch_size
+    return DevData(task, args.data_dir, *sizes, features, tokenizer, calibration.dev_rows), calibration
+
+
+def _text_data(args: argparse.Namespace, loaded: LoadedModel, dense: Path | None) -> tuple[TextData, CalibrationTexts]:
+    """The texts that a model of any task head is judged on, and others for int8. `--max_seq_length` is filled in."""
+    args.max_seq_length = args.max_seq_length or loaded.length(None)
+    _check_lengths(loaded.model, args)
+    label = None if args.label_column is None else args.label_column[0]
+    delimiter = args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter)
+    columns = Columns(args.text_column, args.text_pair_column, label, delimiter, args.encoding)
+    calibration = calibration_file_texts(args.calibration_file) if args.calibration_file else None
+    origin = None if dense is None else read_model(dense)
+    return read_text_data(loaded, args.texts, columns, args.max_seq_length, origin, calibration)
 
 
 def draw(results: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, bytes]:
@@ -162,8 +183,14 @@ def find_problems(args: argparse.Namespace) -> list[str]:
             if value < 1:
                 problems.append(f"--{flag} accepts numbers from 1, not {value}")
     own = [f"--{name}" for name in ("validation_file", "train_file") if getattr(args, name)]
-    if not own and None in (args.data_dir, args.task_name):
-        problems.append("--data_dir and --task_name are required, or --validation_file or --train_file in their place")
+    if args.texts and (own or args.data_dir or args.task_name):
+        problems.append("--texts is judged instead of --validation_file or --data_dir; give either")
+    if args.texts and (len(args.label_column or ()) > 1 or args.label_separator):
+        problems.append("--texts takes several labels from one --label_column of lists")
+    if not (own or args.texts) and None in (args.data_dir, args.task_name):
+        problems.append(
+            "--data_dir and --task_name are required, or --validation_file, --train_file or --texts in their place"
+        )
     if own and (args.data_dir or args.task_name):
         problems.append(f"{own[0]} cannot be used with --data_dir and --task_name; give either")
     for flag in ("output", "results"):
@@ -211,6 +238,7 @@ def _task(args: argparse.Namespace, config: PreTrainedConfig) -> Task:
 
 def _reading(args: argparse.Namespace, positive: str | None) -> Reading:
     """How own files are read. Of a training file, only the rows that the training set aside are read."""
+    columns = tuple(args.label_column or ())
     earlier = recorded_rows(args.model_name_or_path)
     if not args.validation_file and earlier is None:
         raise UserError(
@@ -219,23 +247,23 @@ def _reading(args: argparse.Namespace, positive: str | None) -> Reading:
     return Reading(
         text=args.text_column,
         pair=args.text_pair_column,
-        label=args.label_column,
+        label=columns[0] if len(columns) == 1 else None,
         delimiter=args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter),
         encoding=args.encoding,
         positive_label=positive,
         set_aside=True,
+        label_columns=columns if len(columns) > 1 else (),
+        label_separator=args.label_separator,
         model=f"--model_name_or_path {args.model_name_or_path}",
         earlier=earlier,
     )
 
 
-def _check_model(model: PreTrainedModel, name: str, lengths: Mapping[str, int]) -> None:
-    config = model.config
-    if not type(model).__name__.endswith("ForSequenceClassification"):
-        raise UserError(f"--model_name_or_path accepts a sequence classifier; {name} is a {type(model).__name__}")
-    for flag, length in lengths.items():
-        if length > longest_input(config):
-            raise UserError(f"--{flag} {length} is more than the {longest_input(config)} positions of {name}")
+def _check_lengths(model: PreTrainedModel, args: argparse.Namespace) -> None:
+    longest = longest_input(model.config)
+    for flag, length in (("max_seq_length", args.max_seq_length), ("lengths", max(args.lengths))):
+        if length > longest:
+            raise UserError(f"--{flag} {length} is more than the {longest} positions of {args.model_name_or_path}")
 
 
 def _pruning(model: PreTrainedModel) -> dict[str, Any] | None:
@@ -255,13 +283,15 @@ def _png(chart: Chart) -> bytes:
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser("Export a fine-pruned model in every form, measure them all, and write one page about it.")
-    parser.add_argument("--model_name_or_path", required=True, help="folder of a masked or bertarized classifier")
+    parser.add_argument("--model_name_or_path", required=True, help="folder of the model: masked, plain or small")
     parser.add_argument("--data_dir", help="folder of the GLUE task's .tsv files")
     parser.add_argument("--task_name", help="cola, sst-2, mrpc, sts-b, qqp, mnli, mnli-mm, qnli, rte or wnli")
     parser.add_argument("--validation_file", help="own labelled data, instead of these two; as for the trainer")
+    parser.add_argument("--texts", help="judge any task head on texts, by agreement with dense; as for emmental-prune")
     parser.add_argument("--train_file", help="without validation file: its rows that the training set aside")
     for name in HOW_TO_READ:
-        parser.add_argument(f"--{name}", help="for own data, as for the trainer")
+        several = {"nargs": "+"} if name == "label_column" else {}
+        parser.add_argument(f"--{name}", help="for own data, as for the trainer", **several)
     parser.add_argument("--dense", help="folder of the dense model it came from; default: what the training recorded")
     parser.add_argument(
         "--calibration_file",

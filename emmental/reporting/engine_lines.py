@@ -63,7 +63,7 @@ def _evaluated(task: Task, dev: FeatureDataset, rows: np.ndarray, engine: nn.Mod
         logits.append(engine(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).logits)
     together = torch.cat(logits).numpy()
     metrics = compute_metrics(task, predictions_from_logits(task, together), np.asarray(dev.labels)[rows])
-    return Evaluation(together, metrics, metrics[task.primary_metric])
+    return Evaluation(together, metrics, metrics[task.primary_metric], task.kind.agreement)
 
 
 def both_tried(form: str, data: str) -> str:

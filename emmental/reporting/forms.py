@@ -34,6 +34,7 @@ from emmental.flags import Flags
 from emmental.inference.comparison import DENSE, Evaluation
 from emmental.inference.engines import ONNX, ONNX_INT8, TORCH, available, prepare
 from emmental.latency import machine
+from emmental.masked_models import unmasked_class
 from emmental.patching import masked_layers
 from emmental.pretrained import weight_files
 from emmental.runs.evaluation import predict_logits
@@ -96,6 +97,11 @@ class DevData:
     tokenizer: PreTrainedTokenizerBase
     calibrated: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
+    @property
+    def primary_metric(self) -> str:
+        """The name of the metric that forms are judged by."""
+        return self.task.primary_metric
+
     def evaluate(self, model: nn.Module, title: str) -> Evaluation:
         """Evaluate a form on all dev rows; `mnli` has two dev files, and is judged on the first.
 
@@ -118,7 +124,7 @@ class DevData:
             of_others = predictions_from_logits(task, part[others])
             judged.append(compute_metrics(task, of_others, np.asarray(rows.labels)[others])[task.primary_metric])
             logits.append(part)
-        return Evaluation(np.concatenate(logits), metrics, judged[0])
+        return Evaluation(np.concatenate(logits), metrics, judged[0], self.task.kind.agreement)
 
 
 def make_artifacts(
@@ -220,29 +226,40 @@ def dense_origin(source: Path, model: PreTrainedModel, named: str | None = None)
 
     Args:
         named: the user's choice. Default: `source`/dense, then the teacher or the model in the training's flags,
-            if that is a folder here with a classifier of the same classes that is not masked.
+            if that is a folder here with a model of the same head and as many outputs that is not masked.
 
     Raises:
-        UserError: the folder that the user named holds no such classifier.
+        UserError: the folder that the user named holds no such model.
     """
     flags = _read_object(source / "training_args.json") or {}
     recorded = [flags.get(flag) for flag in ("teacher_name_or_path", "model_name_or_path")]
     others = [source / "dense", *(Path(name) for name in recorded if name and isinstance(name, str))]
     for folder in [Path(named)] if named else others:
         settings = _read_object(folder / "config.json")
-        if settings is not None and _is_dense_classifier(settings, model):
+        if settings is not None and _is_dense(settings, model):
             return folder
     if named:
-        raise UserError(f"--dense {named} holds no dense classifier with {model.config.num_labels} outputs")
+        kind = "classifier" if head_of(model) == "ForSequenceClassification" else f"model {head_of(model)}"
+        raise UserError(f"--dense {named} holds no dense {kind} with {model.config.num_labels} outputs")
     return None
 
 
-def _is_dense_classifier(settings: dict[str, Any], model: PreTrainedModel) -> bool:
+def _is_dense(settings: dict[str, Any], model: PreTrainedModel) -> bool:
     names, labels = settings.get("architectures"), settings.get("id2label")
     name = names[0] if isinstance(names, list) and names else None
     outputs = len(labels) if labels and isinstance(labels, dict) else 2  # Transformers omits two unnamed classes
-    plain = isinstance(name, str) and "SequenceClassification" in name and not name.startswith("Masked")
+    plain = isinstance(name, str) and head_suffix(name) == head_of(model) and not name.startswith("Masked")
     return plain and outputs == model.config.num_labels
+
+
+def head_of(model: PreTrainedModel) -> str:
+    """`head_suffix` of a model, masked or not."""
+    return head_suffix(unmasked_class(type(model)).__name__)
+
+
+def head_suffix(name: str) -> str:
+    """The end of a model's class name that names its head: `ForTokenClassification`; `Model` without one."""
+    return name[name.rfind("For") :] if "For" in name else "Model"
 
 
 def training_command(flags: dict[str, Any], processes: int = 1) -> str:

@@ -32,6 +32,10 @@ _METRICS = {
     "mae": "MAE, in the labels' unit",
     "mnli/acc": "accuracy, matched",
     "mnli-mm/acc": "accuracy, mismatched",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "average_precision": "average precision",
+    "subset_accuracy": "rows with all labels right",
 }
 FILE_TITLES = {
     DENSE: "dense model, safetensors",
@@ -111,7 +115,9 @@ def best_code(results: Results) -> str:
     if best is None:
         return ""
     form = results["int8_form"] if best["model"] == ONNX_INT8 else None
-    return code_line(best["model"], results["folder"], results["model_type"], form)
+    head = results["architecture"].rpartition("For")[2]
+    auto = "AutoModel" if head == results["architecture"] else f"AutoModelFor{head}"
+    return code_line(best["model"], results["folder"], results["model_type"], form, auto)
 
 
 def card_tables(results: Results) -> str:
@@ -184,7 +190,7 @@ def _cards(results: Results) -> list[tuple[str, str]]:
     cards = [
         (
             f"{_points(first['metrics'][metric])} %",
-            f"{_metric_name(metric)} on {first['rows']:,} dev rows, in float32{dense}",
+            f"{_metric_name(metric)} on {first['rows']:,} {results['judged_on']}, in float32{dense}",
         ),
         (f"{percent(sums['percent'] / 100)} %", f"of the encoder's {count_of(sums['total'])} matrix weights remain"),
         (
@@ -217,8 +223,9 @@ def _quality(results: Results) -> dict[str, Any]:
         change = f"{100 * (words - first['metrics'][primary]):+.2f}"
         rows.append([_WORDS, *(_points(words) if name == primary else "" for name in metrics), change, "", ""])
     refused = "".join(f" {line}." for line in (results["int8"], *results["not_offered"].values()))
+    judged_on = f"{first['rows']:,} {results['judged_on']}"
     return {
-        "note": f"In %, on {first['rows']:,} dev rows; change in points against the first line.{refused}",
+        "note": f"In %, on {judged_on}; change in points against the first line.{refused}",
         "head": ["form", *map(_metric_name, metrics), "change", "largest logit difference", "answers that change"],
         "rows": rows,
     }

@@ -18,9 +18,9 @@ from emmental.inference.engines import engines_for, measure_together
 from emmental.reporting.before_after import aligned, nonzero_encoder_weights
 from emmental.runs.evaluation import model_inputs
 from emmental.structured.agreement import answers
-from emmental.structured.texts import Material
+from emmental.structured.texts import Batch, Material
 from emmental.structured.vocabulary import embedding_weights
-from emmental.task_heads import Answers, joined
+from emmental.task_heads import Answers, TaskHead, joined
 from emmental.training.prune_model import Start
 
 
@@ -83,7 +83,8 @@ def times_in_engines(loaded: LoadedModel, small: PreTrainedModel, start: Start, 
     with in_engines(small, engines_for(small, calibrated=False), threads) as (models, _):
         times = latencies(models, [(1, length)], threads, small.config.vocab_size)
         agreements = [
-            loaded.head.figures(dense, _answers_of(engine, loaded, rows), rows.groups)[0] for engine in models.values()
+            loaded.head.figures(dense, answers_in_engine(engine, loaded.head, rows.check), rows.groups)[0]
+            for engine in models.values()
         ]
     lines = [
         f"{FORM_TITLES[row['model']]}: {row['median_ms']:.2f} ms, {figure}"
@@ -125,14 +126,14 @@ def _figures(loaded: LoadedModel, dense: Answers, pruned: Answers, rows: Materia
     return {each.name: each.text for each in loaded.head.figures(dense, pruned, rows.groups)}
 
 
-def _answers_of(engine: nn.Module, loaded: LoadedModel, rows: Material) -> Answers:
-    """The answers of a model in an engine to the held-out texts."""
+def answers_in_engine(engine: nn.Module, head: TaskHead, batches: Sequence[Batch]) -> Answers:
+    """The answers of a model in an engine to batches of texts."""
     parts = []
     with torch.inference_mode():
-        for batch in rows.check:
+        for batch in batches:
             given = {"token_type_ids": torch.zeros_like(batch["input_ids"]), **batch}
             outputs = engine(**model_inputs(given, torch.device("cpu"), engine))
-            parts.append(loaded.head.answers(outputs, batch))
+            parts.append(head.answers(outputs, batch))
     return joined(parts)
 
 

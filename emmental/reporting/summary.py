@@ -34,10 +34,10 @@ from emmental.runs.progress import LOG_FILE, TENSORBOARD, duration
 from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, Task, always_the_same, evaluation_tasks, metric_text, metric_title
 from emmental.tasks.metrics import ERRORS, MOSTLY_ONE
-from emmental.training.arguments import HOW_TO_READ
 from emmental.training.budgets import SpeedTarget
 from emmental.training.phases import Phase
 from emmental.training.plan import Plan
+from emmental.training.reading_arguments import HOW_TO_READ
 
 logger = logging.getLogger(__name__)
 
@@ -75,30 +75,23 @@ def warn_of_churn(churn: float, high_before: int, learning_rate: float, is_main:
 
 def warn_of_collapse(
     args: Run,
-    predicted: int | None,
+    predicted: int | np.ndarray | None,
     checkpoint: str = "",
     model: nn.Module | None = None,
     labels: np.ndarray | None = None,
 ) -> None:
-    """Warn if every prediction of `model` is the same class, with advice for this kind of run and for the `labels`."""
+    """Warn if every prediction of `model` is the same, with advice for this kind of run and for the `labels`.
+
+    `predicted` is what `Kind.collapsed` found.
+    """
     if predicted is not None and args.processes.is_main:
-        label = args.task.labels[predicted]
+        same = args.task.kind.same_answer(args.task, predicted, labels)
         where = f"{checkpoint}: " if checkpoint else ""
-        share = 0.0 if labels is None else float((labels == predicted).mean())
-        if share >= MOSTLY_ONE:
-            logger.warning(
-                "%severy prediction is class %r, and %.1f %% of the rows are of it: the accuracy is that of always "
-                "answering %r (balanced accuracy %.2f). More training rows of the other classes help, or fewer of %r",
-                where,
-                label,
-                100 * share,
-                label,
-                1 / len(np.unique(labels)),
-                label,
-            )
+        if same.share >= MOSTLY_ONE:
+            logger.warning("%severy prediction is %s, and %s", where, same.text, same.if_common)
             return
         logger.warning(
-            "%severy prediction is class %r: the model has collapsed. %s", where, label, _against(args, model)
+            "%severy prediction is %s: the model has collapsed. %s", where, same.text, _against(args, model)
         )
 
 
@@ -164,8 +157,8 @@ def _floor_rows(args: Run, made: TrainedModels, results: dict[str, float]) -> li
         shown = [*([] if made.candidates else [metric]), *(name for name in made.floor.metrics if name in ERRORS)]
         rows = [(f"bag of words, {metric_title(args.task, m)}", metric_text(m, made.floor.metrics[m])) for m in shown]
     constant = constant_answer(args.task, args.datasets)
-    if results and (args.task.is_regression or constant.get("acc", 0.0) >= MOSTLY_ONE):
-        title = "always the mean" if args.task.is_regression else "always the largest class"
+    if results and constant and args.task.kind.shows_constant(constant):
+        title = args.task.kind.constant_title
         rows += [(f"{title}, {name}", metric_text(name, value)) for name, value in constant.items()]
     return rows
 
@@ -210,7 +203,8 @@ def _data_flags(args: Run) -> str:
         return shlex.join(["--data_dir", args.data_dir, "--task_name", args.task.name])
     file = "validation_file" if args.validation_file else "train_file"
     given = [(name, getattr(args, name)) for name in (file, *HOW_TO_READ)]
-    return shlex.join(word for name, value in given if value is not None for word in (f"--{name}", value))
+    values = [(name, value if isinstance(value, list) else [value]) for name, value in given if value is not None]
+    return shlex.join(word for name, words in values for word in (f"--{name}", *words))
 
 
 def _places(args: Run) -> list[tuple[str, str]]:
@@ -347,7 +341,7 @@ def _card_text(args: Run, made: TrainedModels, results: dict[str, float], name: 
     rows = [f"| {title} | {text} |" for title, text in shown.items()]
     table = "\n".join(rows) or "| not evaluated | |"
     config, method = made.model.config, made_by(args.phases, made)
-    kind = "regressor" if args.task.is_regression else "classifier"
+    kind, note = args.task.kind.noun, args.task.kind.note
     pruned = method if method == "dense" else f"{method}, {made.remaining:.2f} % remain"
     learns = args.phases and args.phases[-1].masked and method_of(method).learns_scores
     scores = f", mask scores {args.mask_scores_learning_rate:g}" if learns else ""
@@ -356,7 +350,7 @@ def _card_text(args: Run, made: TrainedModels, results: dict[str, float], name: 
     return f"""# {name}
 
 A {base_model_type(config.model_type)} {kind} for {args.task.name}, fine-tuned with emmental from \
-`{Path(args.model_name_or_path).name}`.
+`{Path(args.model_name_or_path).name}`.{f" {note}" if note else ""}
 
 | metric (dev) | value |
 |---|---|

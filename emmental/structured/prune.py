@@ -26,7 +26,7 @@ from emmental.structured.speed import measure_speed, speed_budget, tuned_price
 from emmental.structured.texts import Material, check_rows
 from emmental.task_heads import Scores, SeveralLabels, TaskHead, task_head
 from emmental.tasks.classes import classes_of_model
-from emmental.tasks.task import listed
+from emmental.tasks.wording import listed
 
 
 def prune_on(model: PreTrainedModel, rows: Material, budget: Budget, refit: bool = True) -> Pruned:

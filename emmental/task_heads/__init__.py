@@ -30,6 +30,7 @@ from emmental.task_heads.of_texts import (
     Pool,
     Scores,
     SeveralLabels,
+    bernoulli_divergence,
     first_token,
     mean_of_tokens,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "Spans",
     "TaskHead",
     "Tokens",
+    "bernoulli_divergence",
     "first_token",
     "fisher_factors",
     "joined",

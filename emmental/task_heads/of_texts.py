@@ -62,10 +62,7 @@ class SeveralLabels(TaskHead):
 
     def divergences(self, dense: Tensor, pruned: Tensor, sizes: Tensor) -> Tensor:
         """Sum over labels of the KL of the Bernoulli distributions."""
-        p = dense.sigmoid()
-        yes = functional.logsigmoid(dense) - functional.logsigmoid(pruned)
-        no = functional.logsigmoid(-dense) - functional.logsigmoid(-pruned)
-        return (p * yes + (1 - p) * no).sum(1)
+        return bernoulli_divergence(dense, pruned)
 
     def figures(self, dense: Answers, pruned: Answers, groups: Tensor | None = None) -> list[Figure]:
         """See `TaskHead.figures`."""
@@ -202,6 +199,14 @@ class Embeddings(TaskHead):
 
     def last_linear(self, model: nn.Module) -> None:
         """None: nothing is behind the encoder that could be refitted."""
+
+
+def bernoulli_divergence(logits: Tensor, others: Tensor) -> Tensor:
+    """KL of the Bernoulli distributions of logits (..., L) from those of others, nats, summed over labels; (...)."""
+    p = logits.sigmoid()
+    yes = functional.logsigmoid(logits) - functional.logsigmoid(others)
+    no = functional.logsigmoid(-logits) - functional.logsigmoid(-others)
+    return (p * yes + (1 - p) * no).sum(-1)
 
 
 def mean_of_tokens(hidden: Tensor, mask: Tensor) -> Tensor:

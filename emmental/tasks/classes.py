@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from emmental.errors import UserError
-from emmental.tasks.task import Task, listed
+from emmental.tasks.kinds import SEVERAL, kind_of_model
+from emmental.tasks.task import Task
+from emmental.tasks.wording import listed
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +40,8 @@ def classes_of_model(config: Any, called: str) -> tuple[str, ...]:
         called: the model's name in messages: flag and value.
 
     Raises:
-        UserError: the model gives several labels at once; `id2label` names a class twice, leaves out a number, or
-            contradicts `label2id`.
+        UserError: `id2label` names a class twice, leaves out a number, or contradicts `label2id`.
     """
-    refuse_several_labels(config, called)
     given = {int(number): str(name).strip() for number, name in (config.id2label or {}).items()}
     if sorted(given) != list(range(len(given))):
         raise UserError(f"{called}: id2label in its config has the numbers {listed(given)}; 0, 1, ... are expected")
@@ -82,17 +82,17 @@ def positive_class(config: Any, called: str, names: Sequence[str] | None = None)
     return positive if positive in own else None
 
 
-def refuse_several_labels(config: Any, called: str) -> None:
-    """Refuse a model whose labels do not exclude each other: elsewhere its answers would become one class each.
+def check_kind(task: Task, config: Any, called: str) -> None:
+    """Refuse a model of several labels for a task of one class or score a row, and the other way round.
 
     Raises:
-        UserError: the model is one. The message begins with `called`.
+        UserError: they differ. The message begins with `called`.
     """
-    if getattr(config, "problem_type", None) == "multi_label_classification":
-        raise UserError(
-            f"{called} has the problem_type multi_label_classification: several labels a text are not supported; one "
-            "class a text (single_label_classification) and a score (regression) are"
-        )
+    if task.several == ((kind := kind_of_model(config)) is SEVERAL):
+        return
+    named = f"has the problem_type {config.problem_type}: it " if config.problem_type else ""
+    has = SEVERAL if task.several else task.kind
+    raise UserError(f"{called} {named}gives {kind.asked}, and the data has {has.asked}")
 
 
 def _number(value: Any) -> int:
@@ -125,9 +125,10 @@ def class_order(
         names_flag: the flag that takes these names.
 
     Raises:
-        UserError: another number of classes, or names that do not match. The message has both lists.
+        UserError: another kind of answer, another number of classes, or names that do not match. The message has both
+            lists.
     """
-    refuse_several_labels(config, called)
+    check_kind(task, config, called)
     own = classes_of_model(config, called)
     if len(own) != task.num_labels:
         raise UserError(

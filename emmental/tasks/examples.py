@@ -10,7 +10,8 @@ import numpy as np
 from emmental.errors import UserError, names_near
 from emmental.tasks.files import Row, Table, read_table
 from emmental.tasks.hub_layout import hub_files
-from emmental.tasks.labels import class_ids, how_numbers_are_read, number_in, scores
+from emmental.tasks.label_forms import label_sets
+from emmental.tasks.labels import class_ids, class_numbers, how_numbers_are_read, number_in, scores
 from emmental.tasks.set_aside import drawn_by_seed, row_places
 from emmental.tasks.task import CUSTOM, FILE_FLAGS, Layout, Split, Task
 
@@ -112,6 +113,7 @@ def _examples(task: Task, layout: Layout, path: Path) -> Split:
         encoding=layout.encoding,
         skips_broken_rows=layout.skips_broken_rows,
         as_found=task.name == CUSTOM,
+        lists=() if layout.form is None else layout.form.columns(layout.label),
     )
     if layout.header and layout.kind == "tsv" and task.name != CUSTOM:
         _check_header(table, task, layout)
@@ -171,7 +173,10 @@ def _check_header(table: Table, task: Task, layout: Layout) -> None:
             )
 
 
-def _labels(table: Table, layout: Layout, task: Task) -> list[int] | list[float]:
+def _labels(table: Table, layout: Layout, task: Task) -> list[int] | list[float] | list[tuple[int, ...]]:
+    if layout.form is not None:
+        names = layout.form.names(str(table.path), table, layout.label, layout.codes)
+        return label_sets(str(table.path), table, names, class_numbers(task), task.labels)
     column = layout.label if layout.label is not None else -1
     rows: list[Row] = [(line, [cell]) for (line, _), cell in zip(table.rows, _cells(table, column), strict=True)]
     if task.is_regression:

@@ -7,10 +7,14 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from emmental.errors import UserError
 from emmental.tasks.files import Row
-from emmental.tasks.task import Task, listed
+from emmental.tasks.wording import listed
+
+if TYPE_CHECKING:
+    from emmental.tasks.task import Task
 
 MAX_CLASSES = 1000
 MISSING = ("", "nan", "+nan", "-nan", "nat", "null", "(null)", "<null>", "<na>", "\\n", "#n/a", "#null!")
@@ -102,12 +106,22 @@ def without_missing(place: str, rows: Sequence[Row], column: int) -> list[str]:
     cells = []
     for line, row in rows:
         cell = row[column].strip()
-        if _visible(cell).strip("\"'").lower() in MISSING:
+        if is_missing(cell):
             raise UserError(f"{place}:{line}: the label is missing ({cell!r}); give the row a label, or remove it")
-        if cell.startswith("[") and cell.endswith("]"):
-            raise UserError(f"{place}:{line}: label {cell!r} is a list; several labels a row are not supported")
+        if is_list(cell):
+            raise UserError(f"{place}:{line}: label {cell!r} is a list where one label is expected")
         cells.append(cell)
     return cells
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell means a missing label, see `MISSING`."""
+    return _visible(cell).strip("\"'").lower() in MISSING
+
+
+def is_list(cell: str) -> bool:
+    """Whether a cell without spaces around it is written as a list."""
+    return cell.startswith("[") and cell.endswith("]")
 
 
 def classes_in(
@@ -147,8 +161,9 @@ def classes_in(
     if kind is None and odd and (wide := number_format(counts)):
         value = float(plain_number(odd[0], *wide))
         raise UserError(
-            f"{place}:{line_of(odd[0])}: label {odd[0]!r} may be a number, or several labels in a cell, which are "
-            f"not supported; --task_kind regression reads it as {value:.15g}, --task_kind classification as a class"
+            f"{place}:{line_of(odd[0])}: label {odd[0]!r} may be a number, or several labels in a cell "
+            f"(--label_separator); --task_kind regression reads it as {value:.15g}, --task_kind classification as a "
+            "class"
         )
     if kind is None and odd and _looks_like_scores(counts, values):
         raise UserError(
@@ -157,8 +172,8 @@ def classes_in(
         )
     if kind is None and (several := _several_labels(counts)):
         raise UserError(
-            f"{place}:{line_of(several)}: label {several!r} is several labels in a cell, which is not supported; "
-            "--task_kind classification takes the whole cell as one class"
+            f"{place}:{line_of(several[0])}: label {several[0]!r} is several labels in a cell; --label_separator "
+            f"{several[1]!r} trains several at once, --task_kind classification takes the whole cell as one class"
         )
     if len(counts) < 2:
         raise UserError(f"{place}: one label only, {next(iter(counts))!r}; two are needed")
@@ -203,14 +218,19 @@ def look_alikes(cells: Sequence[str]) -> list[str]:
     ]
 
 
+def class_numbers(task: Task) -> dict[str, int]:
+    """Label, or name of a class -> its number."""
+    ids = {name: number for number, name in enumerate(task.names)}
+    return ids | {label: number for number, label in enumerate(task.labels)}
+
+
 def class_ids(place: str, rows: Sequence[Row], column: int, task: Task) -> list[int]:
     """The class ids of a label column. Labels are spelled as in the task's files, or are names of its classes.
 
     Raises:
         UserError: a label is missing, or no class of the task.
     """
-    ids = {name: number for number, name in enumerate(task.names)}
-    ids |= {label: number for number, label in enumerate(task.labels)}
+    ids = class_numbers(task)
     cells = without_missing(place, rows, column)
     for (line, _), cell in zip(rows, cells, strict=True):
         if cell not in ids:
@@ -250,14 +270,14 @@ def _looks_like_scores(counts: Counter[str], values: dict[str, float | None]) ->
     return rows > _MOSTLY * counts.total() and (fractions or len(numbers) > _MANY_NUMBERS)
 
 
-def _several_labels(counts: Counter[str]) -> str | None:
-    """A cell that a separator splits into parts that are all labels of other rows."""
+def _several_labels(counts: Counter[str]) -> tuple[str, str] | None:
+    """A cell that a separator splits into parts that are all labels of other rows, and the separator."""
     for separator in _SEPARATORS:
         parts = {label: [part.strip() for part in label.split(separator)] for label in counts}
         seen = Counter(part for each in parts.values() for part in set(each))
         for label, each in parts.items():
             if len(each) > 1 and all(part and seen[part] > 1 for part in each):
-                return label
+                return label, separator
     return None
 
 

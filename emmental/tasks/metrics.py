@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import log_softmax
 from scipy.stats import kendalltau, pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, matthews_corrcoef
 
 from emmental.errors import UserError
-from emmental.tasks.task import Task
+
+if TYPE_CHECKING:
+    from emmental.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
 ERRORS = ("rmse", "mae")
 """Metrics in the unit of the labels: the lower the better."""
+THRESHOLD = 0.5
+"""A label is given if its probability is above this, where a row has several labels."""
 MOSTLY_ONE = 0.8
 """If the largest class has this share of the rows, accuracy alone says little."""
 
@@ -26,9 +31,9 @@ def compute_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> 
     Args:
         task: says which metrics: accuracy, F1 (of `task.positive_label`, or the unweighted mean over more than two
             classes), Matthews', Pearson's and Spearman's correlation, RMSE and MAE (in the unit of
-            the labels), and the means `acc_and_f1` and `corr`.
-        predictions: (N,) class ids, or scores.
-        labels: (N,) class ids, or scores.
+            the labels), and the means `acc_and_f1` and `corr`; of several labels see `of_several_labels`.
+        predictions: (N,) class ids, (N,) scores, or (N, L) probabilities of several labels.
+        labels: (N,) class ids, (N,) scores, or (N, L) 0 and 1.
 
     Returns:
         A value for every name in `task.metrics`. Correlations of constant values are 0, with a warning in the log.
@@ -38,16 +43,42 @@ def compute_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> 
             published labels.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
-    if predictions.ndim != 1 or predictions.shape != labels.shape or not len(labels):
+    if predictions.shape != labels.shape or not len(labels):
         raise UserError(
             f"{predictions.shape} predictions for {labels.shape} labels: the same number, at least one, is needed"
         )
     if not task.metrics:
         raise UserError(f"--task_name {task.name} has no published labels to compare with: use --do_predict")
-    if task.is_regression:
-        return _scores(predictions, labels)
+    return task.kind.metrics(task, predictions, labels)
+
+
+def of_classes(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Metrics of class ids."""
     # "mnli-mm/acc" is the accuracy under the task's own key.
     return {name: _SCORES[name.rpartition("/")[2]](task, predictions, labels) for name in task.metrics}
+
+
+def of_several_labels(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Metrics of several labels at once. A label is given if its probability is above 0.5.
+
+    Args:
+        probabilities: (N, L).
+        labels: (N, L) 0 and 1.
+
+    Returns:
+        `micro_f1` over all labels of all rows; `macro_f1`, the mean over labels; `average_precision`, the mean over
+        the labels that some row has, whatever the threshold; `subset_accuracy`, the share of rows whose labels are all
+        right. F1 without a label and without an answer is 0.
+    """
+    given, labels = (probabilities > THRESHOLD).astype(int), labels.astype(int)
+    occur = labels.any(axis=0)
+    precision = average_precision_score(labels[:, occur], probabilities[:, occur]) if occur.any() else 0.0
+    return {
+        "micro_f1": float(f1_score(labels, given, average="micro", zero_division=0.0)),
+        "macro_f1": float(f1_score(labels, given, average="macro", zero_division=0.0)),
+        "average_precision": float(precision),
+        "subset_accuracy": float((labels == given).all(axis=1).mean()),
+    }
 
 
 def metric_text(name: str, value: float) -> str:
@@ -63,7 +94,8 @@ def metric_title(task: Task, name: str) -> str:
 
 
 def predictions_from_logits(task: Task, logits: np.ndarray) -> np.ndarray:
-    """(N, num_labels) logits to (N,) class ids (int64; the lowest on ties), or scores (float32) for regression.
+    """(N, num_labels) logits to (N,) class ids (int64; the lowest on ties), (N,) scores (float32), or, for several
+    labels at once, (N, num_labels) probabilities.
 
     Raises:
         UserError: another number of columns than the task has labels.
@@ -71,7 +103,7 @@ def predictions_from_logits(task: Task, logits: np.ndarray) -> np.ndarray:
     logits = np.asarray(logits)
     if logits.ndim != 2 or logits.shape[1] != task.num_labels:
         raise UserError(f"logits {logits.shape} where task {task.name} needs (N, {task.num_labels})")
-    return logits[:, 0].astype(np.float32) if task.is_regression else logits.argmax(axis=1)
+    return task.kind.predictions(logits)
 
 
 def prediction_entropy(logits: np.ndarray) -> float | None:
@@ -114,12 +146,12 @@ _SCORES = {"acc": _acc, "f1": _f1, "acc_and_f1": _acc_and_f1, "mcc": _mcc}
 
 
 def class_shares(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """What accuracy hides if one class has most of the rows; empty for other rows, and for scores.
+    """What accuracy hides if one class has most of the rows; empty for other rows, and other kinds of task.
 
     Returns:
         `balanced_acc`, the mean over classes of the share that is found, and `macro_f1`, the mean F1 of classes.
     """
-    if task.is_regression or np.bincount(labels).max() < MOSTLY_ONE * len(labels):
+    if task.num_labels < 2 or labels.ndim != 1 or np.bincount(labels).max() < MOSTLY_ONE * len(labels):
         return {}
     recalls = [float((predictions[labels == each] == each).mean()) for each in np.unique(labels)]
     macro = f1_score(labels, predictions, average="macro", zero_division=0.0)
@@ -130,28 +162,25 @@ def always_the_same(task: Task, known: np.ndarray, labels: np.ndarray) -> dict[s
     """Metrics of the best constant answer: what a model that reads nothing reaches.
 
     Args:
-        known: labels of the rows that it is chosen by: the mean of scores, or the largest class.
+        known: labels of the rows that it is chosen by: the mean of scores, the largest class, or the most frequent
+            labels.
         labels: of the rows that are evaluated.
 
     Returns:
-        `rmse` and `mae` of scores; `acc` of classes.
+        `rmse` and `mae` of scores; `acc` of classes; `micro_f1` of several labels.
     """
-    known, labels = np.asarray(known), np.asarray(labels)
-    if task.is_regression:
-        known = known[~np.isnan(known)]
-        return _errors(np.full(len(labels), known.mean(dtype=np.float64)), labels.astype(np.float64))
-    return {"acc": float((labels == np.bincount(known[known >= 0]).argmax()).mean())}
+    return task.kind.always_the_same(np.asarray(known), np.asarray(labels))
 
 
-def _scores(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def of_scores(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Correlations, and errors in the unit of the labels."""
     predictions, labels = predictions.astype(np.float64), labels.astype(np.float64)
     if not (np.isfinite(predictions).all() and np.isfinite(labels).all()):
         raise UserError("predictions or labels hold NaN or infinity")
-    return correlations(predictions, labels) | _errors(predictions, labels)
+    return correlations(predictions, labels) | errors(predictions, labels)
 
 
-def _errors(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def errors(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Root of the mean squared error, and mean absolute error."""
     far = predictions - labels
     return {"rmse": float(np.sqrt((far**2).mean())), "mae": float(np.abs(far).mean())}

@@ -1,4 +1,4 @@
-"""Makes a task, classification or regression, from the user's own files."""
+"""Makes a task (classes, scores, or several labels at once) from the user's own files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from emmental.errors import UserError, names_near
-from emmental.tasks.classes import are_numbered, classes_of_model, in_order_of, refuse_several_labels, same_class
+from emmental.tasks.classes import are_numbered, check_kind, classes_of_model, in_order_of, same_class
 from emmental.tasks.files import TEXT_LINES, Table, member_name, read_table, table_format
+from emmental.tasks.kinds import SEVERAL, kind_of_model
+from emmental.tasks.label_forms import LabelForm, accident, form_of
 from emmental.tasks.labels import (
+    MAX_CLASSES,
     classes_in,
     look_alikes,
     number_format,
@@ -22,7 +25,8 @@ from emmental.tasks.labels import (
     without_missing,
 )
 from emmental.tasks.set_aside import TrainedRows, choose, row_places, trained_rows, warning_of_seen_rows
-from emmental.tasks.task import CUSTOM, FILE_FLAGS, SPLITS, Layout, Task, listed
+from emmental.tasks.task import CUSTOM, FILE_FLAGS, SPLITS, Layout, Task
+from emmental.tasks.wording import listed
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +46,9 @@ class Reading:
         set_aside: whether a tenth of the training rows becomes dev data, if there is no validation file.
         model: what the user calls the model to start from or to evaluate: flag and value.
         earlier: what that model records about the rows that it was trained on.
+        label_columns: two or more: a column of 0 and 1 for each label.
+        label_separator: between the labels of a cell.
+        several: whether the task has several labels, if no file has labels that show it.
     """
 
     text: str | None = None
@@ -54,10 +61,13 @@ class Reading:
     set_aside: bool = False
     model: str = "--model_name_or_path"
     earlier: TrainedRows | None = None
+    label_columns: tuple[str, ...] = ()
+    label_separator: str | None = None
+    several: bool = False
 
     def columns(self, split: str) -> tuple[str, ...]:
         """The columns that a reader looks for."""
-        labels = () if split == "test" else (self.label or LABEL,)
+        labels = () if split == "test" else self.label_columns or (self.label or LABEL,)
         return (self.text or TEXT, self.pair or PAIR, *labels, INDEX)
 
 
@@ -74,8 +84,9 @@ def user_task(
     """A task on own files: `.csv` (quoted), `.tsv` (not quoted), `.jsonl` or `.json` (one object a line), `.parquet`.
 
     The columns are `sentence1`, optionally `sentence2`, and `label` (not read in the test file); an `index` column
-    names the examples in the prediction file. Labels are scores if every label of the training file is a number and
-    some have a fractional part. Otherwise they are classes, sorted (as numbers if all are integers).
+    names the examples in the prediction file. A row has several labels if they are lists, or if `reading` has a
+    separator or several label columns. Labels are scores if every label of the training file is a number and some have
+    a fractional part. Otherwise they are classes, sorted (as numbers if all are integers).
 
     Args:
         train_file, validation_file, test_file: paths, or None.
@@ -84,15 +95,16 @@ def user_task(
         reading: the user's settings.
 
     Raises:
-        UserError: a file is missing or malformed, the files disagree on the second text, or the labels are neither
-            given nor in a labelled file; one line naming the flag or the file.
+        UserError: a file is missing or malformed, the files disagree on the second text or on the kind of labels, or
+            the labels are neither given nor in a labelled file; one line naming the flag or the file.
     """
     paths = dict(zip(SPLITS, (train_file, validation_file, test_file), strict=True))
     tables = {split: _table(path, split, reading) for split, path in paths.items() if path}
     if not tables:
         raise UserError("--train_file, --validation_file or --test_file is required without --task_name")
     layouts = {split: _layout(table, split, reading) for split, table in tables.items()}
-    layouts |= _with_number_formats(tables, layouts, reading)
+    several = _have_several(layouts, reading)
+    layouts |= {} if several else _with_number_formats(tables, layouts, reading)
     if len({layout.text_b for layout in layouts.values()}) > 1:
         flags = ", ".join(FILE_FLAGS.values())
         raise UserError(f"{flags}: some have a column {reading.pair or PAIR!r}, others do not")
@@ -102,6 +114,8 @@ def user_task(
             raise UserError("--train_file or --validation_file is required to know the labels")
         named = layouts[found].codes if reading.kind != "regression" else ()
         labels = named or _classes(tables[found], layouts[found], FILE_FLAGS[found], reading.kind)
+    if several and found is not None:
+        _warn_of_accident(tables[found], layouts[found], FILE_FLAGS[found])
     for split, layout in layouts.items():
         if not set(labels) & set(layout.codes):  # scores, or classes that are numbers
             layouts[split] = replace(layout, codes=())
@@ -109,17 +123,11 @@ def user_task(
     if not labels:
         _say_doubtful_points(tables, layouts)
     recorded = _split_rows(tables, layouts, reading)
-    task = Task(
-        CUSTOM,
-        tuple(labels),
-        ("acc", "f1") if labels else ("pearson", "spearmanr", "corr", "rmse", "mae"),
-        "acc" if labels else "corr",
-        "predictions.tsv",
-        trained_rows=recorded,
-        **{split: layouts.get(split) for split in SPLITS},
-    )
+    splits = {split: layouts.get(split) for split in SPLITS}
+    task = Task(CUSTOM, tuple(labels), (), None, "predictions.tsv", trained_rows=recorded, several=several, **splits)
+    task = replace(task, metrics=task.kind.metric_names, primary_metric=task.kind.primary)
     positive = reading.positive_label
-    if positive is None and len(labels) == 2:
+    if positive is None and task.positive_label is not None:
         named = [layout.codes for layout in layouts.values() if layout.codes]
         positive = (named[0] if named else sorted_labels(labels))[
             1
@@ -209,17 +217,21 @@ def task_of_model(
     Raises:
         UserError: as `user_task` and `class_order`.
     """
-    refuse_several_labels(config, called)
-    names = classes_of_model(config, called)
+    names, several = classes_of_model(config, called), kind_of_model(config) is SEVERAL
+    reading = replace(reading, several=several)
     files = (train_file, validation_file, test_file)
     labelled, split = validation_file or train_file, "dev" if validation_file else "train"
-    if len(names) == 1:
-        return user_task(*files, (), reading)
+    if len(names) == 1 and not several:
+        task = user_task(*files, (), reading)
+        check_kind(task, config, called)
+        return task
     if labels is not None:
         return in_order_of(user_task(*files, labels, reading), config, called, labels)
     if are_numbered(names) and labelled is not None:
         return in_order_of(user_task(*files, None, reading), config, called)
-    return replace(user_task(*files, _as_the_data_spells(names, labelled, split, reading), reading), names=names)
+    task = user_task(*files, _as_the_data_spells(names, labelled, split, reading), reading)
+    check_kind(task, config, called)
+    return replace(task, names=names)
 
 
 def _as_the_data_spells(
@@ -234,13 +246,13 @@ def _as_the_data_spells(
         return names
     flag, table = FILE_FLAGS[split], _table(file, split, reading)
     layout = _layout(table, split, reading)
-    place, column = f"{flag} {table.path}", table.column(layout.label or LABEL)
-    cells = without_missing(place, table.rows, column)
-    known = sorted({*layout.codes, *cells})
+    place = f"{flag} {table.path}"
+    labels = _labels_of(place, table, layout)
+    known = sorted({*layout.codes, *labels})
     spelled = tuple(name if name in known else same_class(name, known) or name for name in names)
-    if not set(known) & set(spelled):
+    if labels and not set(known) & set(spelled):
         raise UserError(
-            f"{place}:{table.rows[0][0]}: label {cells[0]!r} is none of {listed(names)}; --label_names gives the "
+            f"{place}:{table.rows[0][0]}: label {labels[0]!r} is none of {listed(names)}; --label_names gives the "
             "file's names in the order of the model's outputs"
         )
     return spelled
@@ -261,7 +273,8 @@ def _table(path: str | Path, split: str, reading: Reading) -> Table:
         raise UserError(f"{flag} {path} is not a file" + (f"; {near}" if near else ""))
     how = {"delimiter": reading.delimiter, "encoding": reading.encoding}
     try:
-        return read_table(Path(path).absolute(), table_format(path), keys=reading.columns(split), as_found=True, **how)
+        keys, lists = reading.columns(split), (reading.label or LABEL,)
+        return read_table(Path(path).absolute(), table_format(path), keys=keys, as_found=True, lists=lists, **how)
     except UserError as error:
         raise UserError(f"{flag} {error}") from None
 
@@ -270,7 +283,8 @@ def _layout(table: Table, split: str, reading: Reading) -> Layout:
     header = table.header or []
     label = None if split == "test" else reading.label or LABEL
     paired = reading.pair or (PAIR if PAIR in header else None)
-    wanted = [column for column in (reading.text or TEXT, paired, label) if column is not None]
+    of_labels = () if label is None else reading.label_columns or (label,)
+    wanted = [column for column in (reading.text or TEXT, paired, *of_labels) if column is not None]
     if len(set(wanted)) < len(wanted):
         raise UserError(
             f"--text_column, --text_pair_column, --label_column: one column is named twice ({listed(wanted)})"
@@ -281,6 +295,7 @@ def _layout(table: Table, split: str, reading: Reading) -> Layout:
         raise UserError(
             f"{FILE_FLAGS[split]} {error} (--text_column, --text_pair_column and --label_column take other names)"
         ) from None
+    form = None if label is None else _form(table, label, split, reading)
     return Layout(
         files=(str(table.path),),
         text_a=reading.text or TEXT,
@@ -292,7 +307,31 @@ def _layout(table: Table, split: str, reading: Reading) -> Layout:
         delimiter=reading.delimiter,
         encoding=reading.encoding,
         codes=() if label is None else tuple(table.class_names.get(label, ())),
+        form=form,
     )
+
+
+def _form(table: Table, label: str, split: str, reading: Reading) -> LabelForm | None:
+    """How several labels of a row are written; None if a row has one, as `--task_kind` may say."""
+    if reading.kind is not None:
+        return None
+    place = f"{FILE_FLAGS[split]} {table.path}"
+    return form_of(place, table, label, reading.label_columns, reading.label_separator)
+
+
+def _have_several(layouts: dict[str, Layout], reading: Reading) -> bool:
+    """Whether rows have several labels.
+
+    Raises:
+        UserError: in some files they do, in others not.
+    """
+    labelled = {split: layout.form is not None for split, layout in layouts.items() if layout.label is not None}
+    if len(set(labelled.values())) > 1:
+        one, many = (
+            next(FILE_FLAGS[split] for split in labelled if labelled[split] is each) for each in (False, True)
+        )
+        raise UserError(f"{many} has lists of labels, {one} has single labels; write lists in both files, or in none")
+    return any(labelled.values()) if labelled else reading.several
 
 
 def _with_number_formats(tables: dict[str, Table], layouts: dict[str, Layout], reading: Reading) -> dict[str, Layout]:
@@ -334,9 +373,39 @@ def _say_doubtful_points(tables: dict[str, Table], layouts: dict[str, Layout]) -
 
 
 def _classes(table: Table, layout: Layout, flag: str, kind: str | None) -> tuple[str, ...]:
-    place, column = f"{flag} {table.path}", table.column(layout.label or LABEL)
-    labels = classes_in(place, table.rows, column, kind, layout.decimal_comma, layout.thousands)
+    place = f"{flag} {table.path}"
+    if layout.form is not None:
+        labels = _several_labels(place, table, layout)
+    else:
+        column = table.column(layout.label or LABEL)
+        labels = classes_in(place, table.rows, column, kind, layout.decimal_comma, layout.thousands)
     if labels:
-        for warning in look_alikes([row[column].strip() for _, row in table.rows]):
+        for warning in look_alikes(_labels_of(place, table, layout)):
             logger.warning("%s: %s", place, warning)
     return labels
+
+
+def _several_labels(place: str, table: Table, layout: Layout) -> tuple[str, ...]:
+    """All labels of a file whose rows have several: its columns in their order, or else sorted."""
+    columns = layout.form.columns(layout.label)
+    labels = columns if len(columns) > 1 else sorted_labels({*_labels_of(place, table, layout)})
+    if len(labels) < 2:
+        raise UserError(f"{place}: {len(labels)} different labels; two are needed")
+    if len(labels) > MAX_CLASSES:
+        raise UserError(
+            f"{place}: {len(labels)} different labels, such as {labels[0]!r}; at most {MAX_CLASSES} are accepted"
+        )
+    return labels
+
+
+def _labels_of(place: str, table: Table, layout: Layout) -> list[str]:
+    """The labels of all rows, one after the other."""
+    if layout.form is None:
+        return without_missing(place, table.rows, table.column(layout.label or LABEL))
+    return [name for names in layout.form.names(place, table, layout.label, layout.codes) for name in names]
+
+
+def _warn_of_accident(table: Table, layout: Layout, flag: str) -> None:
+    place = f"{flag} {table.path}"
+    if warning := accident(place, table, layout.form.names(place, table, layout.label, layout.codes)):
+        logger.warning("%s", warning)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from emmental.errors import UserError
+from emmental.tasks.kinds import CLASSES, SCORES, SEVERAL, Kind
+from emmental.tasks.label_forms import LabelForm
 from emmental.tasks.set_aside import TrainedRows
+from emmental.tasks.wording import listed
 
 SPLITS = ("train", "dev", "test")
 CUSTOM = "custom"
 FILE_FLAGS = {"train": "--train_file", "dev": "--validation_file", "test": "--test_file"}
-LONGEST_LIST = 10
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Layout:
         columns: what to read from `"jsonl"` and `"parquet"`; a delimiter is recognised by these names.
         delimiter, encoding: the user's setting; None: detected.
         decimal_comma: whether `3,5` is a score.
+        form: how several labels of a row are written; None: one class or score a row.
         thousands: characters between groups of three digits in scores, as in `1,250`.
         codes: the classes for 0, 1, ... in the label column; empty if labels are spelled.
         skips_broken_rows: whether rows broken over lines are skipped and counted.
@@ -55,6 +58,7 @@ class Layout:
     set_aside_up_to: float | None = None
     thousands: str = ""
     held_back_from: float | None = None
+    form: LabelForm | None = None
 
     @property
     def is_split(self) -> bool:
@@ -64,7 +68,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Task:
-    """One classification or regression task.
+    """One task: classes, scores, or several labels at once.
 
     Attributes:
         name: the value of `--task_name`; `"custom"` for own files.
@@ -79,6 +83,7 @@ class Task:
         names: names of the classes for a model's configuration, in the order of `labels`; default: the labels.
         positive_label: for two classes, the one that F1 is computed for; default: the second label.
         trained_rows: of own files: what a model records about its training rows.
+        several: a row has any number of the labels.
     """
 
     name: str
@@ -94,17 +99,25 @@ class Task:
     names: tuple[str, ...] = ()
     positive_label: str | None = None
     trained_rows: TrainedRows | None = None
+    several: bool = False
 
     def __post_init__(self) -> None:
         if not self.names:
             object.__setattr__(self, "names", self.labels)
-        if self.positive_label is None and len(self.labels) == 2:
+        if self.positive_label is None and len(self.labels) == 2 and not self.several:
             object.__setattr__(self, "positive_label", self.labels[1])
+
+    @property
+    def kind(self) -> Kind:
+        """What a model of the task answers, and what that is worth."""
+        if not self.labels:
+            return SCORES
+        return SEVERAL if self.several else CLASSES
 
     @property
     def is_regression(self) -> bool:
         """Whether a score is predicted instead of a class."""
-        return not self.labels
+        return self.kind.has_scores
 
     @property
     def positive_name(self) -> str | None:
@@ -127,10 +140,9 @@ class Task:
         Raises:
             UserError: no such class, or not a task of two classes.
         """
-        if len(self.labels) != 2:
-            raise UserError(
-                f"--positive_label {name} is for two classes; this task has {len(self.labels) or 'scores'}"
-            )
+        if len(self.labels) != 2 or self.several:
+            several = "several labels a row" if self.several else len(self.labels) or "scores"
+            raise UserError(f"--positive_label {name} is for two classes; this task has {several}")
         for label, other in zip(self.labels, self.names, strict=True):
             if name.casefold() in (label.casefold(), other.casefold()):
                 return replace(self, positive_label=label)
@@ -154,21 +166,14 @@ class Task:
 
 @dataclass
 class Split:
-    """The examples of a split: `texts_b` is None for single sentences, `labels` (class ids or scores) for test.
+    """The examples of a split: `texts_b` is None for single sentences, `labels` for test.
 
-    `notes` tell the user how the files were read.
+    Labels are class ids, scores, or for several labels at once 0 or 1 for each label. `notes` tell the user how the
+    files were read.
     """
 
     texts_a: list[str]
     texts_b: list[str] | None
-    labels: list[int] | list[float] | None
+    labels: list[int] | list[float] | list[tuple[int, ...]] | None
     indices: list[str]
     notes: list[str] = field(default_factory=list, compare=False)
-
-
-def listed(names: Iterable[object]) -> str:
-    """Names with commas between them, for a message of one line. Long lists are cut: "and 7 more"."""
-    shown = [text if (text := " ".join(str(name).splitlines())).isprintable() else repr(text) for name in names]
-    if len(shown) <= LONGEST_LIST:
-        return ", ".join(shown)
-    return f"{', '.join(shown[:LONGEST_LIST])} and {len(shown) - LONGEST_LIST} more"

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 
 from emmental.data.joined import UNLABELLED
 from emmental.runs.processes import Processes
+from emmental.task_heads import bernoulli_divergence
+from emmental.tasks.kinds import CLASSES, SCORES, SEVERAL, kind_of_model
 
 IGNORED = -100
 """Label of a position that has no loss."""
@@ -25,32 +28,66 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperatur
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
 
 
-def teacher_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float, deviation: float = 1.0) -> Tensor:
-    """Loss of each example, (B,), for logits (B, C): `distillation_loss`, or squared error for one output.
-
-    `deviation` is the unit of that error: the standard deviation of the labels.
-    """
-    if student_logits.shape[-1] == 1:
-        return ((student_logits.float() - teacher_logits.float()) / deviation).square().squeeze(-1)
-    return distillation_loss(student_logits, teacher_logits, temperature)
-
-
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """1 - cosine of the angle between hidden states (..., H); returns (...)."""
     return 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)
 
 
-def task_loss(logits: Tensor, labels: Tensor, deviation: float = 1.0) -> Tensor:
-    """Loss of each example, (B,): cross entropy of logits (B, C), or squared error of one output (B, 1).
+class ClassLoss:
+    """Losses of one class a row."""
 
-    `deviation` is the unit of that error: the standard deviation of the labels. A row without a
-    label (see `emmental.data.joined`) has loss and gradient 0.
+    def of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy of each row, (B,), of logits (B, C) and class ids (B,); 0 without a label."""
+        return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=UNLABELLED)
+
+    def of_teacher(self, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """`distillation_loss`."""
+        return distillation_loss(logits, teacher, temperature)
+
+
+@dataclass(frozen=True)
+class ScoreLoss:
+    """Losses of a score a row.
+
+    Attributes:
+        deviation: the unit of the error: the standard deviation of the labels.
     """
-    if logits.shape[-1] == 1:
+
+    deviation: float = 1.0
+
+    def of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Squared error of each row, (B,), of logits (B, 1) and scores (B,); 0 without a label."""
         scores = logits.float().squeeze(-1)
         known = torch.where(labels.isnan(), scores.detach(), labels.float())
-        return ((scores - known) / deviation).square()
-    return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=UNLABELLED)
+        return ((scores - known) / self.deviation).square()
+
+    def of_teacher(self, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Squared error; there is no temperature."""
+        return ((logits.float() - teacher.float()) / self.deviation).square().squeeze(-1)
+
+
+class SeveralLabelsLoss:
+    """Losses of several labels a row. They are sums over labels: nats for all that is said of a row."""
+
+    def of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Binary cross entropy of each row, (B,), of logits and labels 0 and 1 (B, L); 0 for labels that are NaN."""
+        known = torch.where(labels.isnan(), 0.0, labels.float())
+        values = F.binary_cross_entropy_with_logits(logits.float(), known, reduction="none")
+        return torch.where(labels.isnan(), 0.0, values).sum(-1)
+
+    def of_teacher(self, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Sum of the KL of sigmoid(t / T) from sigmoid(s / T), times T^2."""
+        return bernoulli_divergence(teacher.float() / temperature, logits.float() / temperature) * temperature**2
+
+
+Loss = ClassLoss | ScoreLoss | SeveralLabelsLoss
+"""Losses of each row: `of_labels` compares logits with labels, `of_teacher` with a teacher's logits."""
+
+
+def loss_of(config: PreTrainedConfig, deviation: float = 1.0) -> Loss:
+    """The losses of a model with this configuration; `deviation` is that of its labels if they are scores."""
+    kind = kind_of_model(config)
+    return {CLASSES: ClassLoss(), SCORES: ScoreLoss(deviation), SEVERAL: SeveralLabelsLoss()}[kind]
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

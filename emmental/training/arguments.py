@@ -24,30 +24,11 @@ from emmental.methods import (
     method_of,
 )
 from emmental.runs.arguments import common_problems, derive, distillation_flags, optimization_flags, run_flags
+from emmental.training.reading_arguments import READING_FLAGS, reading_problems
 from emmental.training.recipe import dense_model_teaches, fill_in_recipe, recipe_problems
 
 MODEL_TYPES = (*(f"masked_{name}" for name in ARCHITECTURES), *ARCHITECTURES)
-TASK_KINDS = ("classification", "regression")
 SAVE_DTYPES = ("float32", "float16", "bfloat16")
-DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
-"""Names that `--delimiter` accepts besides the character itself."""
-
-
-_READING = (
-    flag("text_column", "column of the text; default sentence1", changes_result=False),
-    flag("text_pair_column", "column of the second text of pairs; default sentence2, if any", changes_result=False),
-    flag("label_column", "column of the label; default label", changes_result=False),
-    flag("delimiter", "character between the cells, or tab, semicolon, ...; default: detected", changes_result=False),
-    flag(
-        "encoding",
-        "encoding of text files, such as latin-1; default: UTF-8, or UTF-16 if detected",
-        changes_result=False,
-    ),
-    flag("task_kind", f"{' or '.join(TASK_KINDS)}; default: decided from the labels", accepts=(*TASK_KINDS, None)),
-)
-"""Flags that say how to read the user's own files."""
-HOW_TO_READ = ("text_column", "text_pair_column", "label_column", "delimiter", "encoding")
-"""Those of them that the report accepts too."""
 _RANKED = [METHODS[name] for name in PRUNING_METHODS if METHODS[name].accepts_global_topk]
 _ALWAYS = ", ".join(method.name for method in _RANKED if method.always_global_topk)
 _IF_ASKED = ", ".join(method.name for method in _RANKED if not method.always_global_topk)
@@ -72,7 +53,7 @@ FLAGS = {
             several=True,
             changes_result=False,
         ),
-        *_READING,
+        *READING_FLAGS,
         flag("label_names", "the classes in the order of the model's outputs", several=True),
         flag(
             "positive_label",
@@ -314,7 +295,7 @@ def find_problems(args: Flags) -> list[str]:
     """Every mistake that can be found without opening a file: a line each, with the flag and what it accepts."""
     return [
         *_task_problems(args),
-        *_reading_problems(args),
+        *reading_problems(args),
         *common_problems(args),
         *_number_problems(args),
         *(recipe_problems(args) if args.pruning_method in METHODS else ()),
@@ -353,25 +334,6 @@ def _task_problems(args: Flags) -> list[str]:
     if args.evaluate_during_training and not args.do_train:
         problems.append("--evaluate_during_training needs --do_train")
     return problems
-
-
-def _reading_problems(args: Flags) -> list[str]:
-    problems = []
-    if args.delimiter is not None and len(DELIMITERS.get(args.delimiter, args.delimiter)) != 1:
-        problems.append(f"--delimiter accepts one character, or {', '.join(DELIMITERS)}, not {args.delimiter!r}")
-    if args.encoding is not None and not _is_encoding(args.encoding):
-        problems.append(f"--encoding accepts what Python knows (utf-8, latin-1, cp1252, ...), not {args.encoding!r}")
-    given = [f"--{one.name}" for one in _READING if getattr(args, one.name) is not None]
-    if given and not (args.train_file or args.validation_file or args.test_file or args.unlabeled_file):
-        problems.append(f"{', '.join(given)}: only for your own files (--train_file, --validation_file, --test_file)")
-    return problems
-
-
-def _is_encoding(name: str) -> bool:
-    try:
-        return "".encode(name).decode(name) == ""
-    except LookupError:  # no encoding of text
-        return False
 
 
 def _hub_problem(dry_run: bool) -> str | None:

@@ -179,15 +179,7 @@ def _outputs(args: Run, task: Task) -> dict[str, Any]:
     settings = {"max_seq_length": args.max_seq_length, "positive_label": task.positive_name} if args.do_train else {}
     if args.do_train and task.trained_rows is not None:
         settings[SET_ASIDE] = task.trained_rows.record()
-    if task.is_regression:
-        return {"num_labels": 1, "problem_type": "regression", **settings}
-    labels = dict(enumerate(task.names))
-    return {
-        "id2label": labels,
-        "label2id": {label: index for index, label in labels.items()},
-        "problem_type": "single_label_classification",
-        **settings,
-    }
+    return {**task.kind.settings(task.names), **settings}
 
 
 def _masking(args: Run, config: PreTrainedConfig) -> dict[str, Any]:

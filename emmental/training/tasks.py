@@ -15,8 +15,8 @@ from emmental.tasks import CUSTOM, Task, hold_back, in_order_of, resolve_task, s
 from emmental.tasks.classes import are_numbered, classes_of_model, in_given_order, is_classifier, positive_class
 from emmental.tasks.own_files import Reading
 from emmental.tasks.set_aside import SET_ASIDE, TrainedRows, recorded_rows, rows_of_record
-from emmental.training.arguments import DELIMITERS
 from emmental.training.models import load_config
+from emmental.training.reading_arguments import DELIMITERS
 
 
 def find_task(args: Run) -> Task:
@@ -114,11 +114,12 @@ def _names(given: list[str] | None) -> list[str] | None:
 def reading_of(args: Run, config: PreTrainedConfig | None = None) -> Reading:
     """How own files are read. The configuration is the model's, if it is loaded."""
     delimiter = args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter)
+    columns = tuple(args.label_column or ())
     evaluates = args.do_eval or args.evaluate_during_training or args.eval_all_checkpoints
     return Reading(
         text=args.text_column,
         pair=args.text_pair_column,
-        label=args.label_column,
+        label=columns[0] if len(columns) == 1 else None,
         delimiter=delimiter,
         encoding=args.encoding,
         kind=args.task_kind,
@@ -126,6 +127,8 @@ def reading_of(args: Run, config: PreTrainedConfig | None = None) -> Reading:
         set_aside=bool(evaluates),
         model=f"--model_name_or_path {args.model_name_or_path}",
         earlier=_earlier(args, config),
+        label_columns=columns if len(columns) > 1 else (),
+        label_separator=args.label_separator,
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from emmental.data import load_features
 from emmental.data.joined import UNLABELLED, JoinedDataset
 from emmental.tasks import read_split, resolve_task, unlabelled_task
-from emmental.teaching.losses import task_loss
+from emmental.teaching.losses import ClassLoss, ScoreLoss
 
 TEXTS = ["good film", "bad", "a long and good film"]
 
@@ -49,8 +49,9 @@ def test_rows_without_labels_have_no_loss_and_no_gradient(parts) -> None:
     labels = joined.batch([0, len(labelled)])["labels"]
     assert labels[1] == UNLABELLED or labels[1].isnan()
     logits = torch.tensor([[0.5, 0.1], [0.3, 0.2]][: len(labels)], requires_grad=True)
-    logits_of_task = logits if labels.dtype == torch.int64 else logits[:, :1]
-    losses = task_loss(logits_of_task, labels)
+    classes = labels.dtype == torch.int64
+    loss, logits_of_task = (ClassLoss(), logits) if classes else (ScoreLoss(), logits[:, :1])
+    losses = loss.of_labels(logits_of_task, labels)
     losses.sum().backward()
     assert losses[0] > 0
     assert losses[1] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import tiny
@@ -106,10 +107,11 @@ def test_texts_in_an_unknown_script_are_refused(model):
         list(Predictor(model, tiny.tokenizer(), 32).predict(texts, 4))
 
 
-def test_several_labels_a_text_are_refused():
+def test_several_labels_at_once():
+    """Each label has the sigmoid of its own logit: 3 / 4, and exactly a half, which is not given."""
     several = bertarize(tiny_masked.make(problem_type="multi_label_classification"))
-    with pytest.raises(ValueError, match="problem_type multi_label_classification: several labels a text are not"):
-        predictor(several)
+    answer = predictor(several).answer(torch.tensor([math.log(3), 0.0]))
+    assert answer == {"labels": ["LABEL_0"], "probabilities": {"LABEL_0": pytest.approx(0.75), "LABEL_1": 0.5}}
 
 
 def test_answers_that_are_not_finite_are_refused(model):

@@ -24,7 +24,7 @@ from emmental.modules.score_head import (
 from emmental.runs.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from emmental.runs.optimization import adamw, parameter_groups
 from emmental.runs.processes import Processes
-from emmental.teaching.losses import task_loss, teacher_loss
+from emmental.teaching.losses import ScoreLoss
 
 IDS = torch.tensor([[2, 7, 9, 3], [2, 30, 12, 3], [2, 8, 40, 3]])
 PRICES = np.array([100.0, 300.0, 500.0], np.float32)
@@ -45,7 +45,7 @@ def trained(model, labels: np.ndarray, updates: int = 10):
     standardise_scores(model, labels)
     optimizer = adamw(parameter_groups(model, 1e-2, 0.1), 1e-8)
     for _ in range(updates):
-        task_loss(model(input_ids=IDS).logits, torch.tensor(labels), deviation_of(model)).mean().backward()
+        ScoreLoss(deviation_of(model)).of_labels(model(input_ids=IDS).logits, torch.tensor(labels)).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -136,5 +136,5 @@ def test_mean_and_deviation_of_known_labels(labels, expected):
 
 def test_losses_are_in_units_of_the_deviation():
     logits, labels = torch.tensor([[130.0], [100.0]]), torch.tensor([100.0, torch.nan])
-    assert task_loss(logits, labels, 10.0).tolist() == [9.0, 0.0]
-    assert teacher_loss(logits, torch.tensor([[110.0], [110.0]]), 2.0, 10.0).tolist() == [4.0, 1.0]
+    assert ScoreLoss(10.0).of_labels(logits, labels).tolist() == [9.0, 0.0]
+    assert ScoreLoss(10.0).of_teacher(logits, torch.tensor([[110.0], [110.0]]), 2.0).tolist() == [4.0, 1.0]

@@ -53,6 +53,8 @@ def test_twice_the_same():
 
 def test_no_more_rows_and_characters_than_the_limits():
     assert len(rows_within_limits(split(["ab"] * (MOST_ROWS + 5), [0] * (MOST_ROWS + 5)))) == MOST_ROWS
+    assert len(rows_within_limits(split(["ab"] * MOST_ROWS, [0] * MOST_ROWS), fits=40)) == 10_000
+    assert len(rows_within_limits(split(["ab"] * MOST_ROWS, [0] * MOST_ROWS), fits=1000)) == 2_000
     long = split(["x" * 10_000] * 400, [0] * 400)
     assert len(rows_within_limits(long)) == MOST_CHARACTERS // 10_000
 

@@ -167,7 +167,7 @@ def test_csv_that_is_refused(tmp_path: Path, content: str | bytes, message: str)
             '{"sentence1": "a", "label": "x"}\n{"sentence1": "b"}\n',
             r":2: its columns are sentence1; those of line 1 are",
         ),
-        ('{"sentence1": "a", "label": ["x", "y"]}\n', r":1: 'label' is a list; .*several are not supported"),
+        ('{"sentence1": "a", "label": ["x", ["y"]]}\n', r":1: 'label' is a list; a string or a number is expected"),
         ('{"sentence1": "a", "label": NaN}\n', r":1: 'label' is missing \(NaN\)"),
         ('{"sentence1": "a", "label": "x", "label": "y"}\n', r":1: 'label' occurs twice in one object"),
         ('[{"sentence1": "a",\n"label": "x"}]\n', r":1: not JSON; .*the file is one JSON array"),

@@ -197,10 +197,8 @@ def test_which_models_have_a_classifier() -> None:
     assert is_classifier(config_of("a", "b"))
 
 
-def test_a_model_of_several_labels_a_text_is_refused() -> None:
+def test_a_model_of_several_labels_is_refused_for_one_class_a_row() -> None:
     config = config_of("not_equivalent", "equivalent", problem_type="multi_label_classification")
     for read in (class_order, in_order_of):
         with pytest.raises(UserError, match="--teacher_name_or_path x has the problem_type multi_label_class"):
             read(resolve_task("mrpc"), config, "--teacher_name_or_path x")
-    with pytest.raises(UserError, match="several labels a text are not supported"):
-        task_of_model(config, "--model_name_or_path x", None, "rows.csv")

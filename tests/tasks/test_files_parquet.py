@@ -119,8 +119,8 @@ def test_own_files(tmp_path: Path) -> None:
         ({"sentence1": ["a", "b"], "label": [1.5, float("nan")]}, r":2: 'label' is missing \(NaN\)"),
         ({"sentence1": ["a", None], "label": ["x", "y"]}, r":2: 'sentence1' is missing \(null\)"),
         (
-            {"sentence1": ["a", "b"], "label": [["x"], ["y", "z"]]},
-            r":1: 'label' is a list; .*several are not",
+            {"sentence1": ["a", "b"], "label": [["x"], ["y", None]]},
+            r":2: 'label' is missing \(null\)",
         ),
         ({"text": ["a"], "target": ["x"]}, r": no column named sentence1 or .*; the columns are text, target"),
         ({"sentence1": [], "label": []}, r": no rows"),

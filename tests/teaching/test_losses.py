@@ -6,16 +6,19 @@ import math
 
 import pytest
 import torch
+from transformers import BertConfig
 
 from emmental.runs.processes import Processes
 from emmental.teaching.losses import (
+    ClassLoss,
     LmOutputs,
+    ScoreLoss,
+    SeveralLabelsLoss,
     averaged,
     cosine_distance,
     distillation_loss,
     lm_loss_sums,
-    task_loss,
-    teacher_loss,
+    loss_of,
     weighted_mean,
 )
 
@@ -39,10 +42,31 @@ def test_cosine_distance_by_hand() -> None:
 
 
 def test_task_losses_by_hand() -> None:
-    assert task_loss(torch.tensor([[LOG3, 0.0]]), torch.tensor([1])).tolist() == pytest.approx([math.log(4)])
-    assert task_loss(torch.tensor([[2.5]]), torch.tensor([1.0])).tolist() == pytest.approx([2.25])
-    assert teacher_loss(torch.tensor([[2.5]]), torch.tensor([[1.0]]), 7.0).tolist() == pytest.approx([2.25])
+    of_class = ClassLoss().of_labels(torch.tensor([[LOG3, 0.0]]), torch.tensor([1]))
+    assert of_class.tolist() == pytest.approx([math.log(4)])
+    assert ScoreLoss().of_labels(torch.tensor([[2.5]]), torch.tensor([1.0])).tolist() == pytest.approx([2.25])
+    assert ScoreLoss().of_teacher(torch.tensor([[2.5]]), torch.tensor([[1.0]]), 7.0).tolist() == pytest.approx([2.25])
     assert float(weighted_mean(torch.tensor([2.0, 4.0]), torch.tensor([2.0, 0.0]))) == 2.0
+
+
+def test_losses_of_several_labels_by_hand() -> None:
+    """Probabilities 3/4 and 1/2. A row of NaN has no label, so it has no loss and no gradient."""
+    logits = torch.tensor([[LOG3, 0.0], [LOG3, 0.0]], requires_grad=True)
+    losses = SeveralLabelsLoss().of_labels(logits, torch.tensor([[1.0, 0.0], [math.nan, math.nan]]))
+    assert losses.tolist() == pytest.approx([math.log(4 / 3) + math.log(2), 0.0])
+    losses.sum().backward()
+    assert logits.grad.tolist() == [pytest.approx([-1 / 4, 1 / 2]), [0.0, 0.0]]
+    # At temperature 2 the teacher's 2 log 3 is 3/4, the student's 0 is 1/2; the second label agrees.
+    kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    taught = SeveralLabelsLoss().of_teacher(torch.tensor([[0.0, 1.0]]), torch.tensor([[2 * LOG3, 1.0]]), 2.0)
+    assert taught.tolist() == pytest.approx([4 * kl], abs=1e-6)
+
+
+def test_the_configuration_says_which_loss() -> None:
+    assert isinstance(loss_of(BertConfig(num_labels=3)), ClassLoss)
+    assert loss_of(BertConfig(num_labels=1), 2.0) == ScoreLoss(2.0)
+    several = BertConfig(num_labels=3, problem_type="multi_label_classification")
+    assert isinstance(loss_of(several), SeveralLabelsLoss)
 
 
 def outputs() -> tuple[LmOutputs, LmOutputs]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from emmental.errors import UserError
 from emmental.tasks.files.content import is_packed, read_content
-from emmental.tasks.task import listed
+from emmental.tasks.wording import listed
 
 Row = tuple[int, list[str]]
 """Line or row, counted from 1, and its cells."""
@@ -142,8 +142,12 @@ def begins_as_json(line: str) -> bool:
         return False
 
 
-def json_table(path: Path, lines: Sequence[str], keys: Collection[str]) -> tuple[list[str], list[Row], list[str]]:
+def json_table(
+    path: Path, lines: Sequence[str], keys: Collection[str], lists: Collection[str] = ()
+) -> tuple[list[str], list[Row], list[str]]:
     """Header, rows, and all columns of the first object. The header's are those in `keys`. Blank lines are skipped.
+
+    A list in a column of `lists` becomes a cell in JSON.
 
     Raises:
         UserError: no JSON, no object, a key twice, lines with other keys than the first one, or a value that is no
@@ -161,7 +165,7 @@ def json_table(path: Path, lines: Sequence[str], keys: Collection[str]) -> tuple
                 f"{path}:{line}: its columns are {listed(record)}; those of line {first[0]} are "
                 f"{listed(first[1])}; every line must have the same ones of {', '.join(keys)}"
             )
-        rows.append((line, [cell_of(record[name], f"{path}:{line}", name) for name in header]))
+        rows.append((line, [cell_of(record[name], f"{path}:{line}", name, name in lists) for name in header]))
     return header or [], rows, first[1]
 
 
@@ -194,10 +198,12 @@ def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return record
 
 
-def parquet_table(path: Path, keys: Collection[str]) -> tuple[list[str], list[Row], list[str], dict[str, list[str]]]:
+def parquet_table(
+    path: Path, keys: Collection[str], lists: Collection[str] = ()
+) -> tuple[list[str], list[Row], list[str], dict[str, list[str]]]:
     """Header, rows numbered from 1, all columns, and the class names of columns of integers (see `_class_names`).
 
-    Only columns in `keys` are read, in the order of the file.
+    Only columns in `keys` are read, in the order of the file. A list in a column of `lists` becomes a cell in JSON.
 
     Raises:
         UserError: pyarrow is missing, the file is not parquet, it has none of `keys` or one twice, or a value is no
@@ -225,7 +231,8 @@ def parquet_table(path: Path, keys: Collection[str]) -> tuple[list[str], list[Ro
     rows = []
     for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
         place = f"{path}:{number}"
-        rows.append((number, [cell_of(value, place, name) for value, name in zip(values, header, strict=True)]))
+        cells = zip(values, header, strict=True)
+        rows.append((number, [cell_of(value, place, name, name in lists) for value, name in cells]))
     return header, rows, every, _class_names(file.schema_arrow.metadata or {})
 
 
@@ -233,6 +240,7 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
     """Column -> names of the classes 0, 1, ..., as the library `datasets` stores them in a schema."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        features = {name: each.get("feature", each) for name, each in features.items()}  # of the items of a list
         named = {name: each["names"] for name, each in features.items() if each.get("_type") == "ClassLabel"}
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
         return {}
@@ -243,16 +251,17 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
     }
 
 
-def cell_of(value: object, place: str, name: str) -> str:
-    """Strings unchanged; numbers as Python writes them; `true` and `false`.
+def cell_of(value: object, place: str, name: str, may_be_list: bool = False) -> str:
+    """Strings unchanged; numbers as Python writes them; `true` and `false`; lists of these in JSON, if they may be.
 
     Args:
         value: the value in the file.
         place: file and line, for messages.
         name: name of the column.
+        may_be_list: accept a list.
 
     Raises:
-        UserError: null, NaN, a list (several labels), another type, or half of a surrogate pair.
+        UserError: null, NaN, a list, another type, or half of a surrogate pair.
     """
     if isinstance(value, bool):
         return str(value).lower()
@@ -265,6 +274,8 @@ def cell_of(value: object, place: str, name: str) -> str:
         if any("\ud800" <= character <= "\udfff" for character in value):
             raise UserError(f"{place}: {name!r} has half of a surrogate pair, which is no character")
         return value
+    if isinstance(value, list | tuple) and may_be_list:
+        return json.dumps([cell_of(each, place, name) for each in value], ensure_ascii=False)
     if isinstance(value, list | tuple):
-        raise UserError(f"{place}: {name!r} is a list; a row has one text and one label, several are not supported")
+        raise UserError(f"{place}: {name!r} is a list; a string or a number is expected")
     raise UserError(f"{place}: {name!r} must be a string or a number")

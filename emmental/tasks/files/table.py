@@ -23,7 +23,7 @@ from emmental.tasks.files.formats import (
     recognised_delimiter,
     tab_separated,
 )
-from emmental.tasks.task import listed
+from emmental.tasks.wording import listed
 
 FORMATS = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 """Suffix of a file's name -> its format."""
@@ -120,6 +120,7 @@ def read_table(
     encoding: str | None = None,
     skips_broken_rows: bool = False,
     as_found: bool = False,
+    lists: Collection[str] = (),
 ) -> Table:
     """Read a whole file.
 
@@ -135,6 +136,7 @@ def read_table(
         skips_broken_rows: skip, and count in the notes, lines of another width than the header.
         as_found: recognise what programs write under these names too: JSON lines called `.csv`, a first line `sep=;`,
             quotes of pandas and R in a `.tsv`, row names of R.
+        lists: columns of JSON lines and parquet that may hold lists; their cells are JSON.
 
     Raises:
         UserError: what `read_lines`, `quoted`, `json_table` and `parquet_table` refuse, a row with more or fewer cells
@@ -142,7 +144,7 @@ def read_table(
     """
     path = Path(path)
     if kind == "parquet":
-        return _parquet(path, keys)
+        return _parquet(path, keys, lists)
     if delimiter is not None and len(delimiter) != 1:
         raise UserError(f"{path}: --delimiter accepts one character, not {delimiter!r}")
     lines, notes = read_lines(path, encoding)
@@ -155,7 +157,7 @@ def read_table(
         notes.append(f"{path}: it holds JSON lines, and is read as such")
         kind = "jsonl"
     if kind == "jsonl":
-        header, rows, every = json_table(path, lines, keys)
+        header, rows, every = json_table(path, lines, keys, lists)
         _refuse_second_header(path, header, rows, keys)
         return Table(path, header, rows, notes, kind, None, every)
     separator_line = _SEPARATOR_LINE.fullmatch(lines[0]) if as_found and len(lines) > 1 else None
@@ -182,8 +184,8 @@ def read_table(
     return Table(path, header, rows, notes, kind, found)
 
 
-def _parquet(path: Path, keys: Collection[str]) -> Table:
-    header, rows, every, names = parquet_table(path, keys)
+def _parquet(path: Path, keys: Collection[str], lists: Collection[str]) -> Table:
+    header, rows, every, names = parquet_table(path, keys, lists)
     if not rows:
         raise UserError(f"{path}: no rows")
     _refuse_second_header(path, header, rows, keys)

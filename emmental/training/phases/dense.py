@@ -16,6 +16,7 @@ from emmental.errors import UserError
 from emmental.modules.output_linear import is_untrained, output_linear
 from emmental.runs.evaluation import model_inputs
 from emmental.runs.run import Run
+from emmental.tasks.kinds import kind_of_model
 from emmental.training.facts import DataFacts
 from emmental.training.phases.phase import SCORE_FLAGS, Phase, PhaseContext
 
@@ -80,10 +81,11 @@ class DenseTraining(Phase):
 
 
 def is_fine_tuned(model: PreTrainedModel, dataset: FeatureDataset) -> bool:
-    """Whether a model is fine-tuned already: its classifier is trained, and it beats the majority class on 200 rows.
+    """Whether a model is fine-tuned already: its classifier is trained, and it beats the best constant answer (the
+    majority class, the mean, the most frequent labels) on 200 rows.
 
     Args:
-        model: a classifier with the task's outputs. One output is a regression, which must beat the mean.
+        model: a classifier with the task's outputs.
         dataset: training rows. Those used are spread evenly over all, because files are often sorted by class.
     """
     if is_untrained(output_linear(model)):
@@ -96,7 +98,4 @@ def is_fine_tuned(model: PreTrainedModel, dataset: FeatureDataset) -> bool:
         parts = [dataset.batch(rows[start : start + 32]) for start in range(0, len(rows), 32)]
         logits = torch.cat([model(**model_inputs(part, device, model)).logits.float().cpu() for part in parts])
     model.train(training)
-    labels = torch.as_tensor(np.array(dataset.labels[rows]))
-    if model.config.num_labels == 1:
-        return bool(((logits[:, 0] - labels) ** 2).mean() < labels.float().var())
-    return bool((logits.argmax(1) == labels).sum() > torch.bincount(labels).max())
+    return kind_of_model(model.config).beats_constant(logits.numpy(), np.asarray(dataset.labels[rows]))
