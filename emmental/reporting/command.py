@@ -78,6 +78,8 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     check_token_ids(tokenizer, model.config, f"--model_name_or_path {source}", "its model")
     records, work = training(source), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)
+    original = None if dense is None else read_model(dense)
+    other_tokens = original is not None and original.config.vocab_size != model.config.vocab_size
     calibration = calibration_texts(args.calibration_file, task, args.data_dir)
     data = DevData(
         task,
@@ -86,6 +88,7 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         args.per_gpu_eval_batch_size,
         work / "features",
         tokenizer,
+        tokenizer_of(dense) if other_tokens else None,
         calibration.dev_rows,
     )
     judge = Judge(data.evaluate, args.threads, named_config(model))
@@ -105,10 +108,10 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         "primary_metric": task.primary_metric,
         "architecture": unmasked_class(type(model)).__name__,
         "pruning": _pruning(model),
-        "remaining": remaining(model, None if dense is None else read_model(dense)),
+        "remaining": remaining(model, original),
         **asdict(compared),
         "int8": both_tried(artifacts.int8_form, calibration.words),
-        "sizes": sizes(artifacts.files, model),
+        "sizes": sizes(artifacts.files, model, original),
         "training": records,
         "environment": environment(args.threads),
         "command": command,

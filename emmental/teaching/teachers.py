@@ -108,7 +108,8 @@ def teaching(
     if teacher is None:
         return None, None
     hidden = hidden_state_match(args, teacher, model)
-    return teacher_logits(args, teacher, dataset, args.processes, cache_dir, rows), hidden
+    asked = dataset if dataset.for_teacher is None else dataset.for_teacher
+    return teacher_logits(args, teacher, asked, args.processes, cache_dir, rows), hidden
 
 
 def _teachers_classes(args: Run) -> tuple[str, list[str] | None, str]:

@@ -15,7 +15,7 @@ from emmental.errors import UserError
 from emmental.flags import Flags, flag, switch
 from emmental.methods import MASK_INITS, METHODS, PRUNING_METHODS, RECOMMENDED, REGULARIZATIONS, method_of
 from emmental.runs.arguments import common_problems, distillation_flags, optimization_flags, run_flags, settle
-from emmental.training.recipe import dense_model_teaches, recipe_problems, settle_recipe
+from emmental.training.recipe import ALL_TOKENS, dense_model_teaches, recipe_problems, settle_recipe
 
 MODEL_TYPES = (*(f"masked_{name}" for name in ARCHITECTURES), *ARCHITECTURES)
 TASK_KINDS = ("classification", "regression")
@@ -132,6 +132,7 @@ FLAGS = {
             type=float,
             at_least=1,
         ),
+        flag("vocabulary", "auto, or how many of the tokens stay: those that the texts use most", ALL_TOKENS),
         flag("speedup_batch_size", "sentences at once when --speedup is measured", 1, at_least=1),
         flag("speedup_length", "tokens of each of these sentences", 128, at_least=1),
         flag(
@@ -254,7 +255,7 @@ FLAGS = {
 """Title of a group -> its flags."""
 EVERYDAY = (
     "data_dir task_name train_file validation_file test_file max_seq_length model_name_or_path do_train "
-    "do_eval do_predict dry_run recipe granularity keep speedup pruning_method teacher_name_or_path "
+    "do_eval do_predict dry_run recipe granularity keep speedup vocabulary pruning_method teacher_name_or_path "
     "per_gpu_train_batch_size learning_rate num_train_epochs output_dir overwrite_output_dir seed threads"
 )
 """Flags that `--help` shows; `--help_all` shows all."""

@@ -36,7 +36,13 @@ def with_unlabelled(run: Run, dataset: FeatureDataset, tokenizer: Any, cache: Pa
         if line := problem(more.unknown, f"{FLAG} {file}", run.accept_unknown_tokens):
             logger.warning("%s", line)
         logger.info("text without labels: %d rows of %s, which the teacher labels", len(more), file)
-        dataset = JoinedDataset(dataset, more)
+    return joined_with_unlabelled(run, dataset, tokenizer, cache)
+
+
+def joined_with_unlabelled(run: Run, dataset: FeatureDataset, tokenizer: Any, cache: Path) -> FeatureDataset:
+    """`with_unlabelled` without its messages and checks."""
+    for file in run.unlabeled_file or ():
+        dataset = JoinedDataset(dataset, _features(run, file, tokenizer, cache))
     return dataset
 
 

@@ -311,7 +311,7 @@ def test_auto_doubles_until_few_answers_change(monkeypatch, others, tried, size)
         return Answers(torch.eye(2)[[0] * 9 + [last]], torch.ones(10, dtype=torch.int64))
 
     monkeypatch.setattr(vocabulary, "answers", remembered)
-    monkeypatch.setattr(vocabulary._Source, "seen_often", lambda source, counts: 110)
+    monkeypatch.setattr(vocabulary.Vocabulary, "seen_often", lambda source, counts: 110)
     _, _, found = automatic("bert", TEXTS)
     assert sizes == tried
     assert (found.changed, found.model.config.vocab_size) == (0.0, size)
@@ -364,13 +364,13 @@ def test_what_fewer_tokens_would_save(monkeypatch):
     tokenizer = tiny_vocabulary.tokenizer("bert")
     model = tiny_vocabulary.model("bert", tokenizer, hidden_size=1024, num_hidden_layers=1, intermediate_size=1)
     assert embedding_weights(model) == 250 * 1024
-    monkeypatch.setattr(vocabulary._Source, "seen_often", lambda source, counts: 100)
+    monkeypatch.setattr(vocabulary.Vocabulary, "seen_often", lambda source, counts: 100)
     monkeypatch.setattr(vocabulary, "_WORTH_SAYING", 0.0)
     whole = sum(each.numel() for each in model.parameters()) * 4e-6
     hardly = "MB are embeddings of tokens that your texts hardly use: --vocabulary auto"
-    assert saving(model, tokenizer, TEXTS, "--vocabulary") == f"1 of {whole:.0f} {hardly}"
-    monkeypatch.setattr(vocabulary, "_WORTH_SAYING", 0.1)
-    assert saving(model, tokenizer, TEXTS, "--vocabulary") is None
+    assert saving(model, tokenizer, Counter(), "--vocabulary") == f"1 of {whole:.0f} {hardly}"
+    monkeypatch.setattr(vocabulary, "_WORTH_SAYING", 0.2)
+    assert saving(model, tokenizer, Counter(), "--vocabulary") is None
 
 
 @pytest.mark.parametrize(
