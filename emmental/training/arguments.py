@@ -53,7 +53,7 @@ FLAGS = {
         ),
         flag(
             "validation_file",
-            "like --train_file, for evaluation; default: a tenth of --train_file",
+            "like --train_file; default: a tenth of it",
             changes_result=False,
         ),
         flag("test_file", "for --do_predict; needs no labels", changes_result=False),
@@ -132,7 +132,7 @@ FLAGS = {
             type=float,
             at_least=1,
         ),
-        flag("vocabulary", "auto, or how many of the tokens stay: those that the texts use most", ALL_TOKENS),
+        flag("vocabulary", "auto, or tokens that stay", ALL_TOKENS),
         flag("speedup_batch_size", "sentences at once when --speedup is measured", 1, at_least=1),
         flag("speedup_length", "tokens of each of these sentences", 128, at_least=1),
         flag(
