@@ -268,6 +268,19 @@ def test_what_cannot_be_is_refused_in_one_line(world: World, flags: tuple, messa
     assert not (tmp_path / "out").exists()
 
 
+def test_auto_that_finds_nothing_says_what_to_give(
+    world: World, structured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Answers always change: all tokens stay, and the warning names the number that the rows use twice."""
+    monkeypatch.setattr("emmental.structured.vocabulary.MOST_CHANGED", 0.0)
+    start = ("--model_name_or_path", str(structured / "dense"), "--no-dense_first", "--num_train_epochs", "0")
+    masked_run_glue.main(world.command("--vocabulary", "auto", *start, "--max_steps", "-1").argv(tmp_path / "out"))
+    fewest = json.loads((tmp_path / "out" / "vocabulary" / "vocabulary.json").read_text())["fewest"]
+    assert 35 < fewest < WHOLE
+    said, advice = f"all {WHOLE} tokens stay", f"--vocabulary {fewest} keeps those that the rows use twice"
+    assert any(said in line and advice in line for line in capsys.readouterr().err.splitlines())
+
+
 def test_another_number_in_the_same_folder_is_refused(world: World, structured: Path) -> None:
     assert world.command("--vocabulary", str(SIZE + 1)).run(structured) == 2
     assert "vocabulary '150' -> '151'" in last_lines(structured, 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,7 +13,7 @@ from emmental import atomic
 from emmental.data.tokenization import load_tokenizer
 from emmental.pretrained import from_pretrained, weights_fingerprint
 from emmental.runs.run import Run
-from emmental.structured.vocabulary import HeldOut, Reduced, Vocabulary
+from emmental.structured.vocabulary import MOST_CHANGED, HeldOut, Reduced, Vocabulary
 from emmental.task_heads import task_head
 from emmental.tasks import read_split
 from emmental.training.facts import DataFacts
@@ -60,23 +59,26 @@ class FewerTokens(Phase):
         if processes.any(processes.is_main and not is_complete(folder, _RECORD, identity)):
             with processes.main_first():
                 if processes.is_main:
-                    found = self._reduced(model.eval(), part, work)
+                    vocabulary = Vocabulary(work.tokenizer, model.config)
+                    found = self._reduced(vocabulary, model.eval(), part, work)
                     with atomic.atomic_folder(part.output.record_folder(_FOLDER), damaged_too=True) as temporary:
                         found.model.save_pretrained(temporary)
                         found.tokenizer.save_pretrained(temporary)
-                        atomic.write_json(temporary / _RECORD, identity | {"changed": found.changed})
+                        fewest = vocabulary.seen_often(work.rows.token_counts())
+                        atomic.write_json(temporary / _RECORD, identity | {"changed": found.changed, "fewest": fewest})
         else:
             logger.info("using the vocabulary of the earlier run: %s", folder)
         reduced = from_pretrained(AutoModelForSequenceClassification, str(folder)).to(processes.device).eval()
-        _tell(reduced, model, atomic.read_object(folder / _RECORD).get("changed"))
+        record = atomic.read_object(folder / _RECORD)
+        _tell(reduced, model, record["changed"], record["fewest"])
         work.tokenizer, taught = load_tokenizer(folder), work.rows
         work.rows = work.tokenise(work.tokenizer)
         work.rows.for_teacher = taught
         work.reduced, work.source = reduced, str(folder)
         return reduced
 
-    def _reduced(self, model: PreTrainedModel, part: Run, work: Work) -> Reduced:
-        vocabulary, counts = Vocabulary(work.tokenizer, model.config), work.rows.token_counts()
+    def _reduced(self, vocabulary: Vocabulary, model: PreTrainedModel, part: Run, work: Work) -> Reduced:
+        counts = work.rows.token_counts()
         if self.size != AUTO_TOKENS:
             return vocabulary.reduced(model, vocabulary.choose(counts, int(self.size), "--vocabulary"))
         labelled = part.datasets[part.task.name, "train"]
@@ -106,12 +108,14 @@ def tokens_left(size: str, facts: DataFacts) -> float:
     return (min(whole, 2 * facts.tokens.fewest) if size == AUTO_TOKENS else int(size)) / whole
 
 
-def vocabulary_folder(folder: Path) -> Path:
-    """Where the dense model with fewer tokens is kept in an output folder."""
-    return folder / _FOLDER
-
-
-def _tell(reduced: PreTrainedModel, dense: PreTrainedModel, changed: Any) -> None:
+def _tell(reduced: PreTrainedModel, dense: PreTrainedModel, changed: Any, fewest: int) -> None:
     before, after = dense.config.vocab_size, reduced.config.vocab_size
+    if changed is not None and after == before:
+        logger.warning(
+            "--vocabulary auto: all %d tokens stay, because with fewer %.0f %% of the answers to held-out rows "
+            "or more change. The recovery repairs some of that: --vocabulary %d keeps those that the rows use twice",
+            before, 100 * MOST_CHANGED, fewest,
+        )  # fmt: skip
+        return
     found = "" if changed is None else f"; {100 * changed:.1f} % of the answers to held-out rows change"
     logger.info("vocabulary: %d of %d tokens stay%s", after, before, found)
