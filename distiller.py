@@ -35,16 +35,16 @@ from emmental.language_models.masking import LmBatchMaker, Masking
 from emmental.language_models.models import load_lm_run
 from emmental.modules.score_head import deviation_of
 from emmental.patching import masked_layers, set_threshold
-from emmental.pruning import gather_information, global_threshold, refresh_masks, regularization
+from emmental.pruning import gather_information, global_threshold, regularization, renew_masks
 from emmental.reporting.summary import environment_line
 from emmental.runs.evaluation import model_inputs
 from emmental.runs.loop import Intervals, RunLoop
-from emmental.runs.optimization import UpdateLoop, adamw, linear_schedule, parameter_groups
+from emmental.runs.optimization import Learner, adamw, linear_schedule, parameter_groups
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Processes, peak_memory, wrapped
 from emmental.runs.resuming import open_output
-from emmental.runs.run import DISTILLER, Run, set_up
+from emmental.runs.run import DISTILLER_FLAGS, Run, set_up
 from emmental.runs.state import LossAverages, seed_generators
 from emmental.teaching.hidden_states import HiddenStateMatch, ProjectedStudent
 from emmental.teaching.losses import (
@@ -65,7 +65,7 @@ _NOISE_STRIDE = 1_000_003
 _ADAM_BETAS = (0.9, 0.98)
 
 
-class TaskDistiller(UpdateLoop):
+class TaskDistiller(Learner):
     """Fine-pruning of a classifier or regressor, one micro-batch at a time.
 
     Args:
@@ -93,7 +93,7 @@ class TaskDistiller(UpdateLoop):
         model = student if hidden is None else ProjectedStudent(student, hidden.projection)
         self._gathers_scores = any(layer.method.gathers_scores for layer in masked_layers(student).values())
         scores = [layer.mask_scores for layer in masked_layers(student).values()]
-        self._held = bool(scores) and not any(each is None or each.requires_grad for each in scores)
+        self._scores_are_frozen = bool(scores) and not any(each is None or each.requires_grad for each in scores)
         scores_rate = None if self._gathers_scores else args.mask_scores_learning_rate
         groups = parameter_groups(model, args.learning_rate, args.weight_decay, scores_rate)
         optimizer = adamw(groups, args.adam_epsilon, use_apex=args.use_apex)
@@ -147,10 +147,10 @@ class TaskDistiller(UpdateLoop):
         if self.args.global_topk and self._masked:
             self.global_threshold = global_threshold(self.student, self.plan.final_threshold)
             noise_seed = self._noise_seed(self.global_step + 1)
-            refresh_masks(self.student, self.plan.final_threshold, self.global_threshold, noise_seed)
+            renew_masks(self.student, self.plan.final_threshold, self.global_threshold, noise_seed)
 
     def state_dict(self) -> dict[str, Any]:
-        """`UpdateLoop.state_dict` and the threshold of a global top-k."""
+        """`Learner.state_dict` and the threshold of a global top-k."""
         return {**super().state_dict(), "boundary": self.global_threshold}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -167,12 +167,14 @@ class TaskDistiller(UpdateLoop):
             gather_information(self.student, self.global_step, loss_scale)
 
     def _make_masks(self, threshold: float) -> None:
-        if self._held and all(layer.kept_mask is not None for layer in masked_layers(self.student).values()):
+        if self._scores_are_frozen and all(
+            layer.kept_mask is not None for layer in masked_layers(self.student).values()
+        ):
             return  # of scores that do not change; an evaluation drops them
         update = self.global_step + 1
         if self.args.global_topk and self._global_threshold_is_due(update):
             self.global_threshold = global_threshold(self.student, threshold)
-        refresh_masks(self.student, threshold, self.global_threshold, self._noise_seed(update))
+        renew_masks(self.student, threshold, self.global_threshold, self._noise_seed(update))
 
     def _noise_seed(self, update: int) -> int:
         return (self.args.seed * _NOISE_STRIDE + update) * _NOISE_STRIDE
@@ -201,7 +203,7 @@ class TaskDistiller(UpdateLoop):
         return {**losses, "total": total}
 
 
-class Distiller(UpdateLoop):
+class Distiller(Learner):
     """Distillation of a language model, as for DistilBERT (Sanh et al. 2019, arXiv 1910.01108).
 
     Args:
@@ -420,7 +422,7 @@ def _run_of(params: argparse.Namespace) -> Run:
     """A run of a single process with the parameters as flags. If `dump_path` is None, nothing is written."""
     flags = with_defaults(params)
     on_gpu = bool(flags.n_gpu) and torch.cuda.is_available()
-    run = Run(flags, DISTILLER, Processes(device=torch.device("cuda" if on_gpu else "cpu")))
+    run = Run(flags, DISTILLER_FLAGS, Processes(device=torch.device("cuda" if on_gpu else "cpu")))
     run.tokenizer, run.special_tok_ids = getattr(params, "tokenizer", None), params.special_tok_ids
     run.output = None if flags.dump_path is None else OutputFolder(flags.dump_path, "--dump_path")
     return run
@@ -430,7 +432,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Distil with the flags of `argv` (default: the command line's)."""
     flags = parse_arguments(argv)
     remedies = "a lower --learning_rate, or --bf16 instead of --fp16"
-    with user_mistakes(), set_up(flags, DISTILLER, flags.n_gpu == 0, remedies) as run:
+    with user_mistakes(), set_up(flags, DISTILLER_FLAGS, flags.n_gpu == 0, remedies) as run:
         _run(run)
 
 

@@ -38,6 +38,7 @@ from emmental.data.cache_folder import cache_folder
 from emmental.data.description import cautions, description, one_class, unknown_in
 from emmental.errors import UserError
 from emmental.export.bertarize import bertarize
+from emmental.methods import STRUCTURED
 from emmental.modules.score_head import restore_scores, standardise_scores
 from emmental.optional import is_there
 from emmental.patching import drop_masks, masked_layers
@@ -62,7 +63,7 @@ from emmental.runs.loop import Intervals, RunLoop
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.precision import Precision
 from emmental.runs.progress import LOG_FILE, add_pictures, read_log
-from emmental.runs.run import TRAINER, Run, set_up
+from emmental.runs.run import TRAINER_FLAGS, Run, set_up
 from emmental.runs.state import seed_generators
 from emmental.tasks import (
     CUSTOM,
@@ -76,12 +77,12 @@ from emmental.tasks import (
     resolve_task,
     write_predictions,
 )
-from emmental.teaching.teachers import compared_with, load_teacher, teaching
+from emmental.teaching.teachers import load_teacher, teacher_layer_map, teaching
 from emmental.training.facts import DataFacts, data_facts
-from emmental.training.folders import lock_run, opened, parts_of, refuse_other_runs
+from emmental.training.folders import lock_run, opened, refuse_other_runs, runs_by_folder
 from emmental.training.forecast import disk_forecast
 from emmental.training.models import in_dtype, load_model, load_tokenizer, model_to_evaluate
-from emmental.training.phases import STRUCTURED, DenseTraining, Work
+from emmental.training.phases import DenseTraining, PhaseContext
 from emmental.training.plan import Plan, plan_updates
 from emmental.training.route import plan_lines, route
 from emmental.training.tasks import find_task
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Run the trainer with the flags of `argv` (default: the command line's) and return the evaluation's results."""
     flags = parse_arguments(argv)
     remedies = "a lower --learning_rate or --mask_scores_learning_rate, or --bf16 instead of --fp16"
-    with user_mistakes(), set_up(flags, TRAINER, flags.no_cuda, remedies) as run:
+    with user_mistakes(), set_up(flags, TRAINER_FLAGS, flags.no_cuda, remedies) as run:
         started = time.monotonic()
         logger.info("%s", environment_line(run.processes))
         run.task = prepare_task(run)
@@ -190,7 +191,7 @@ def load_models(run: Run, tokenizer: Any) -> tuple[nn.Module, nn.Module | None]:
     The dense training is removed from `run.phases` if the model is fine-tuned already.
     """
     set_seed(run)
-    start = run.part(model_type=run.phases[0].loads) if run.phases else run
+    start = run.part(model_type=run.phases[0].type_to_load) if run.phases else run
     model = load_model(start, run.task, tokenizer).to(run.processes.device)
     if not run.phases:
         return model, None
@@ -199,7 +200,7 @@ def load_models(run: Run, tokenizer: Any) -> tuple[nn.Module, nn.Module | None]:
     teacher = None
     if run.teacher_name_or_path is not None:
         teacher = load_teacher(run, tokenizer, run.task)
-        compared_with(run, teacher, model)  # fails before training if the layers do not fit
+        teacher_layer_map(run, teacher, model)  # fails before training if the layers do not fit
     if isinstance(run.phases[0], DenseTraining) and not run.phases[0].is_needed(run, model):
         del run.phases[0]
     return model, teacher
@@ -229,26 +230,28 @@ def train_models(
         run.output = OutputFolder(run.folder) if run.processes.is_main else None
         return made
     lock_run(run)
-    work = Work(run, tokenizer, rows, model, run.model_name_or_path, teacher, _learn, partial(tokenise, run))
-    parts = parts_of(run, facts)
+    context = PhaseContext(
+        run, tokenizer, rows, model, run.model_name_or_path, teacher, _train_from_seed, partial(tokenise, run)
+    )
+    parts = runs_by_folder(run, facts)
     run.phases[-1].prepare(run, model)
     compares = any(phase.follows_dense for phase in run.phases)
     if compares and run.phases[0].follows_dense:
         add_model(made, run, "dense", model, Path(run.model_name_or_path), tokenizer)
     for folder, phases in itertools.groupby(run.phases, key=attrgetter("folder")):
-        with opened(parts[folder], work, phases := [*phases]) as part:
+        with opened(parts[folder], context, phases := [*phases]) as part:
             for phase in phases:
-                made.model = phase.run(made.model, part, work)
-            source = save_model(part, made.model, work.tokenizer)
+                made.model = phase.run(made.model, part, context)
+            source = save_model(part, made.model, context.tokenizer)
             if not phase.follows_dense:
-                work.dense, work.source = made.model, source
+                context.dense, context.source = made.model, source
             if compares:
-                add_model(made, part, phase.name, made.model, folder, work.tokenizer)
+                add_model(made, part, phase.name, made.model, folder, context.tokenizer)
     run.learning_rate = part.learning_rate  # for the model card
     if folder != run.folder:
         run.record()
-        save_model(run, made.model, work.tokenizer)
-    made.tokenizer, made.rows = work.tokenizer, work.rows
+        save_model(run, made.model, context.tokenizer)
+    made.tokenizer, made.rows = context.tokenizer, context.rows
     return made
 
 
@@ -265,7 +268,9 @@ def save_model(run: Run, model: nn.Module, tokenizer: Any) -> str:
     return str(run.folder)
 
 
-def _learn(run: Run, dataset: FeatureDataset, model: nn.Module, tokenizer: Any, teacher: nn.Module | None) -> None:
+def _train_from_seed(
+    run: Run, dataset: FeatureDataset, model: nn.Module, tokenizer: Any, teacher: nn.Module | None
+) -> None:
     """Train `model`, always from the same random state, and leave it in evaluation mode."""
     set_seed(run)
     steps, mean_loss = train(run, dataset, model, tokenizer, teacher)

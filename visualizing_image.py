@@ -232,8 +232,7 @@ class SingleImageViz:
         .avif .raw .rgba` by Matplotlib, with the drawing as vectors over the image where the format has them.
 
         Raises:
-            UserError: an ending that is not a picture format.
-            UserError: the file cannot be written.
+            UserError: the ending is not a picture format, or the file cannot be written.
         """
         path = Path(self.saveas if saveas is None else saveas)
         suffix = canvas.picture_suffix(path)

@@ -19,7 +19,7 @@ from emmental.methods import METHODS, PRUNING_METHODS
 from emmental.modules import MaskedLinear
 from emmental.modules.binarizer import count_kept
 from emmental.patching import masked_layers
-from emmental.pruning import global_threshold, refresh_masks
+from emmental.pruning import global_threshold, renew_masks
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,7 +59,7 @@ def measured(options: argparse.Namespace, method: str, together: bool = False) -
     )
 
     def make() -> None:
-        refresh_masks(model, threshold, global_threshold(model, threshold) if together else None, noise_seed=1)
+        renew_masks(model, threshold, global_threshold(model, threshold) if together else None, noise_seed=1)
         _finish(options)
 
     seconds = timed(make, options.repeats)

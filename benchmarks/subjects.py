@@ -19,7 +19,7 @@ from emmental.data import LengthGroupedBatches
 from emmental.modules import MaskedLinear
 from emmental.modules.binarizer import count_kept
 from emmental.patching import masked_layers, set_threshold
-from emmental.pruning import hold_masks
+from emmental.pruning import freeze_scores
 from emmental.runs import processes
 from emmental.runs.loop import Intervals, RunLoop
 from emmental.runs.output_folder import OutputFolder
@@ -252,7 +252,7 @@ def build(options: argparse.Namespace, subject: Subject, folder: Path) -> Entran
     if subject.frozen:
         freeze_embeddings(model)
     if subject.held:
-        hold_masks(model)
+        freeze_scores(model)
     plan = plan_updates(args, len(dataset), 1)
     logits = torch.randn(len(dataset), args.task.num_labels).to(args.processes.device) if subject.teacher else None
     distiller = (ReferenceDistiller if subject.reference else TimedDistiller)(args, model, plan, logits)

@@ -229,7 +229,7 @@ def remove_folder(folder: str | Path) -> None:
     folder = Path(folder)
     _require_ours(folder, damaged_too=True)
     doomed = _temporary_beside(folder)
-    rename_folder(folder, doomed)
+    move(folder, doomed)
     shutil.rmtree(doomed)
 
 
@@ -319,28 +319,40 @@ def _replace_folder(temporary: Path, path: Path) -> None:
     former = None
     if path.exists():
         former = _temporary_beside(path)
-        rename_folder(path, former)
+        move(path, former)
     try:
         os.rename(temporary, path)
     except BaseException:
         if former is not None:
-            rename_folder(former, path)
+            move(former, path)
         raise
     _fsync(path.parent)
     if former is not None:
         shutil.rmtree(former, ignore_errors=True)
 
 
-def rename_folder(folder: Path, target: Path) -> None:
-    """Rename a folder. A container's overlay may refuse to rename one of its image (EXDEV): then it is copied."""
+def move(path: Path, target: Path) -> None:
+    """Rename a file or folder; copy it if an overlay refuses to rename what is of the image of a container (EXDEV)."""
     try:
-        os.rename(folder, target)
+        os.rename(path, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        shutil.copytree(folder, target, symlinks=True)
-        (folder / MANIFEST).unlink(missing_ok=True)  # first, so that what an interruption leaves does not count
-        shutil.rmtree(folder)
+        if not path.is_dir():
+            shutil.move(path, target)
+            return
+        shutil.copytree(path, target, symlinks=True)
+        (path / MANIFEST).unlink(missing_ok=True)  # first, so that what an interruption leaves does not count
+        shutil.rmtree(path)
+
+
+def keep_beside(path: Path, suffix: str) -> Path:
+    """Move a file or folder of the user out of the way, to `<name>.<suffix>-<number>` beside it; returns the place."""
+    number = 1
+    while os.path.lexists(kept := path.with_name(f"{path.name}.{suffix}-{number}")):
+        number += 1
+    move(path, kept)
+    return kept
 
 
 def _temporary_beside(path: Path) -> Path:

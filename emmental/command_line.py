@@ -39,7 +39,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As in argparse, but `~/` at the start of a value is the home folder: shells leave it in `--flag=~/x`."""
-        _settle_home(os.environ)
+        _ensure_home(os.environ)
         words = sys.argv[1:] if args is None else args
         return super().parse_known_args([_at_home(word) for word in words], namespace)
 
@@ -73,7 +73,7 @@ def escape_what_cannot_be_printed() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _settle_home(environment: MutableMapping[str, str]) -> None:
+def _ensure_home(environment: MutableMapping[str, str]) -> None:
     """Give a user without home folder (of a container, without entry in passwd) one: libraries read `~` on import."""
     with suppress(RuntimeError):
         if Path.home().is_dir():
@@ -93,7 +93,7 @@ def parse_flags(
     groups: Mapping[str, Iterable[Flag]],
     argv: Sequence[str] | None,
     everyday: str,
-    settle: Callable[[Flags], None],
+    complete: Callable[[Flags], None],
     problems: Callable[[Flags], Iterable[str]],
 ) -> Flags:
     """The flags of `argv` (None: the arguments of the process), checked together.
@@ -105,7 +105,7 @@ def parse_flags(
         groups: title of a group -> its flags.
         argv: the command line.
         everyday: names of the flags that most people need, with spaces between. `--help` shows only these.
-        settle: sets flags that follow from others.
+        complete: sets flags that follow from others.
         problems: finds the mistakes in the flags, a line each.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -116,7 +116,7 @@ def parse_flags(
     for title, flags in groups.items():
         parser.declare(title, *flags, shown=None if "--help_all" in argv else everyday.split())
     flags = Flags(groups, vars(parser.parse_args(argv)))
-    settle(flags)
+    complete(flags)
     leave_if(problems(flags), parser.prog)
     return flags
 

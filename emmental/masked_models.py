@@ -23,7 +23,7 @@ from emmental.errors import UserError
 from emmental.methods import MASK_INITS, canonical_pruning_method
 from emmental.modules.masked_nn import MaskedLinear, refuse_tracing
 from emmental.patching import mask_linears, set_threshold
-from emmental.small_models import model_classes, pooler_option
+from emmental.small_models import auto_classes, pooler_option
 
 
 class MaskedConfig:
@@ -181,7 +181,7 @@ def _with_threshold(forward: Callable[..., Any]) -> Callable[..., Any]:
 @functools.cache
 def _register_models(config_class: type[MaskedConfig]) -> None:
     """Register the models of a masked configuration with the Auto classes."""
-    for auto, unmasked in model_classes(config_class.model_type.removeprefix("masked_")).items():
+    for auto, unmasked in auto_classes(config_class.model_type.removeprefix("masked_")).items():
         getattr(transformers, auto).register(config_class, masked_class(unmasked), exist_ok=True)
 
 

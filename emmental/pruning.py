@@ -98,7 +98,7 @@ def global_threshold(model: nn.Module, fraction: float) -> tuple[float, list[int
 
 
 @torch.no_grad()
-def refresh_masks(
+def renew_masks(
     model: nn.Module,
     threshold: float | None,
     global_threshold: tuple[float, list[int]] | None = None,
@@ -177,7 +177,7 @@ def gather_information(model: nn.Module, update: int, loss_scale: float = 1.0) -
             layer.mask_scores.grad = None
 
 
-def hold_masks(model: nn.Module) -> None:
+def freeze_scores(model: nn.Module) -> None:
     """Keep the mask scores, and so the masks at a fixed threshold, as they are while the weights train.
 
     Information gathered anew would open weights that a cut has set to zero in the place of those that an update

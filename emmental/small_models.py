@@ -182,7 +182,7 @@ class SmallConfig:
             return super().save_pretrained(save_directory, **kwargs)
         config_class, module = type(self).__name__, Path(MODELLING_FILES[0]).stem
         self.auto_map = {"AutoConfig": f"{module}.{config_class}"}
-        for auto, model_class in model_classes(self.model_type).items():
+        for auto, model_class in auto_classes(self.model_type).items():
             self.auto_map[auto] = f"{module}.{model_class.__name__}"
         written = super().save_pretrained(save_directory, **kwargs)
         for name in MODELLING_FILES:
@@ -382,7 +382,7 @@ def _remove_neurons(layer: nn.Module, architecture: Architecture) -> None:
 
 
 @functools.cache
-def model_classes(model_type: str) -> dict[str, type[nn.Module]]:
+def auto_classes(model_type: str) -> dict[str, type[nn.Module]]:
     """Auto class -> model class of a plain or small type, for the tasks that the type has."""
     base = base_model_type(model_type)
     found = {
@@ -396,7 +396,7 @@ def model_classes(model_type: str) -> dict[str, type[nn.Module]]:
 @functools.cache
 def _register_models(config_class: type[SmallConfig]) -> None:
     """Tell the Auto classes which models a small configuration has."""
-    for auto, model_class in model_classes(config_class.model_type).items():
+    for auto, model_class in auto_classes(config_class.model_type).items():
         getattr(transformers, auto).register(config_class, model_class, exist_ok=True)
 
 

@@ -22,7 +22,7 @@ def update_over_gloo(rank: int, world_size: int, store: str, device: str, out: s
     from torch import nn
     from torch.optim.lr_scheduler import LambdaLR
 
-    from emmental.runs.optimization import UpdateLoop
+    from emmental.runs.optimization import Learner
     from emmental.runs.precision import Precision
     from emmental.runs.processes import Processes, wrapped
 
@@ -33,7 +33,7 @@ def update_over_gloo(rank: int, world_size: int, store: str, device: str, out: s
     model = nn.Linear(4, 1).to(where)
     optimizer = torch.optim.SGD([{"name": "all", "params": list(model.parameters())}], lr=0.5)
     model_of_all = wrapped(model, Processes(rank, rank, world_size, where))
-    loop = UpdateLoop(model_of_all, optimizer, LambdaLR(optimizer, lambda _: 1.0), Precision(where), 0.0, model)
+    loop = Learner(model_of_all, optimizer, LambdaLR(optimizer, lambda _: 1.0), Precision(where), 0.0, model)
     rows = torch.arange(32, dtype=torch.float32, device=where).view(8, 4)[rank::world_size] / 32
     loop.begin_update(1)
     with loop.micro_batch():

@@ -21,6 +21,7 @@ FLOORS = {
     "emmental.small_models": 2,
     "emmental.atomic": 0,
     "emmental.optional": 0,
+    "emmental.openvino_core": 0,
     "emmental.flags": 0,
     "emmental.command_line": 0,
     "emmental.pretrained": 0,
@@ -74,6 +75,15 @@ PUBLIC_NAMES = {
 TAKEN_ALONG = ("emmental.small_models", "emmental.first_token")
 """Modules whose copies lie in the folder of a small model: they import their neighbours by relative imports."""
 LONGEST_FILE, LONGEST_FUNCTION = 500, 70
+
+
+def test_the_design_page_has_the_floors():
+    """`docs/design.md` names every room of `emmental` on its floor."""
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (REPOSITORY / "docs" / "design.md").read_text(), re.MULTILINE)
+    drawn = {
+        f"emmental.{room.strip()}": int(floor) for floor, rooms in rows if floor != "10" for room in rooms.split(",")
+    }
+    assert drawn == {room: floor for room, floor in FLOORS.items() if room.startswith("emmental.")}
 
 
 def source_files() -> list[Path]:

@@ -22,7 +22,7 @@ from emmental.methods.movement import Movement
 from emmental.patching import drop_masks, masked_layers
 from emmental.pruning import densities, remaining_weights
 from emmental.runs.evaluation import predict_logits
-from emmental.runs.optimization import UpdateLoop
+from emmental.runs.optimization import Learner
 from emmental.runs.precision import Precision
 from emmental.runs.processes import Processes
 from emmental.training.plan import Plan, plan_updates
@@ -316,16 +316,16 @@ class TestGlobalTopK:
 class TestOneWay:
     def test_both_distillers_share_one_implementation(self):
         for name in ("optimize", "begin_update", "micro_batch", "check_finite", "learning_rates"):
-            assert getattr(TaskDistiller, name) is getattr(Distiller, name) is getattr(UpdateLoop, name)
+            assert getattr(TaskDistiller, name) is getattr(Distiller, name) is getattr(Learner, name)
 
     def test_a_step_hands_its_total_to_optimize_once(self, make_distiller, make_features, monkeypatch):
         handed = []
 
-        def optimize(self: UpdateLoop, loss: torch.Tensor) -> bool:
+        def optimize(self: Learner, loss: torch.Tensor) -> bool:
             handed.append(loss)
             return True
 
-        monkeypatch.setattr(UpdateLoop, "optimize", optimize)
+        monkeypatch.setattr(Learner, "optimize", optimize)
         task_distiller = make_distiller()
         assert task_distiller.step(make_features().batch([0, 1]), 0.5, 0.0) is True
         assert len(handed) == 1

@@ -17,7 +17,7 @@ from emmental.export.model_folder import read_model
 from emmental.masked_models import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.methods import PRUNING_METHODS, method_of
 from emmental.patching import masked_layers
-from emmental.pruning import masks_of, refresh_masks
+from emmental.pruning import masks_of, renew_masks
 from emmental.runs.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from emmental.runs.processes import Processes
 from emmental.training.plan import plan_updates
@@ -133,7 +133,7 @@ class TestFisher:
         distiller.begin_update(2)
         for part in parts:
             distiller.step(part, 0.5, 0.0)
-        refresh_masks(twin, 0.5, distiller.global_threshold)
+        renew_masks(twin, 0.5, distiller.global_threshold)
         torch.manual_seed(0)
         loss = sum(
             nn.functional.cross_entropy(

@@ -17,7 +17,7 @@ from PIL import Image
 import visualizing_image
 from emmental import atomic
 from emmental.cascade import __main__ as cascade
-from emmental.command_line import OneLineParser, _settle_home
+from emmental.command_line import OneLineParser, _ensure_home
 from emmental.data import cache_folder as caches
 from emmental.errors import UserError
 from emmental.export import bertarize, shrink
@@ -167,7 +167,7 @@ class TestNoHome:
 
         monkeypatch.setattr(Path, "home", classmethod(none))
         environment = {}
-        _settle_home(environment)
+        _ensure_home(environment)
         own = tmp_path / "tmp" / f"emmental-{os.getuid()}"
         assert environment == {"HOME": str(own)}
         assert stat.S_IMODE(own.stat().st_mode) == 0o700

@@ -17,14 +17,14 @@ from emmental.modules import MaskedLinear
 from emmental.patching import mask_linears, masked_layers, set_threshold
 from emmental.pruning import (
     densities,
+    freeze_scores,
     gather_information,
     global_threshold,
-    hold_masks,
     mask_churn,
     masks_of,
-    refresh_masks,
     regularization,
     remaining_weights,
+    renew_masks,
     schedule_threshold,
 )
 
@@ -206,13 +206,13 @@ class TestRefreshMasks:
     def test_masks_are_made_at_once(self):
         model = network([[1.0, 2.0]], [[3.0, 4.0]])
         assert [layer.kept_mask for layer in model] == [None, None]
-        refresh_masks(model, 0.5)
+        renew_masks(model, 0.5)
         assert [layer.kept_mask.tolist() for layer in model] == [[[False, True]], [[False, True]]]
 
     def test_l0_noise_is_seeded_and_differs_between_layers(self):
         def gates(seed: int) -> list[torch.Tensor]:
             model = network([[0.0] * 9] * 9, [[0.0] * 9] * 9, method="l0")
-            refresh_masks(model, None, noise_seed=seed)
+            renew_masks(model, None, noise_seed=seed)
             return [layer.mask for layer in model]
 
         first, again, other = gates(3), gates(3), gates(100)
@@ -226,7 +226,7 @@ class TestMaskChurn:
     def test_by_hand(self):
         """Six entries: 4 5 6 are kept; with 1 raised to 9 it is 9 5 6, so that two of the six changed."""
         model = network([[1.0, 2.0, 3.0]], [[4.0, 5.0, 6.0]])
-        refresh_masks(model, 0.34)
+        renew_masks(model, 0.34)
         assert [layer.mask.tolist() for layer in model] == [[[False, False, True]], [[False, False, True]]]
         with torch.no_grad():
             model[0].mask_scores[0, 0] = 9.0
@@ -235,13 +235,13 @@ class TestMaskChurn:
 
     def test_a_moved_threshold_is_no_churn(self):
         model = network([[1.0, 2.0, 3.0, 4.0, 5.0]])
-        refresh_masks(model, 1.0)
-        refresh_masks(model, 0.4)
+        renew_masks(model, 1.0)
+        renew_masks(model, 0.4)
         assert mask_churn(model) == 0.0
 
     def test_l0_counts_gates_that_open_or_close(self):
         model = network([[50.0, -50.0, 50.0]], method="l0")
-        refresh_masks(model, None, noise_seed=1)
+        renew_masks(model, None, noise_seed=1)
         with torch.no_grad():
             model[0].mask_scores.copy_(torch.tensor([[40.0, -40.0, -50.0]]))
         assert mask_churn(model) == pytest.approx(1 / 3)
@@ -299,7 +299,7 @@ class TestGradientCheckpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
             torch.manual_seed(5)
             if renewed:
-                refresh_masks(model, model.config.threshold)
+                renew_masks(model, model.config.threshold)
             model(torch.tensor([[2, 5, 9, 3]]), labels=torch.tensor([1])).loss.backward()
             gradients.append([p.grad for p in model.parameters() if p.requires_grad])
         for plain, recomputed in zip(*gradients, strict=True):
@@ -309,7 +309,7 @@ class TestGradientCheckpointing:
     def test_noise_is_drawn_once_an_update(self):
         model = tiny_masked.make(method="l0", hidden_dropout_prob=0.2).train()
         model.gradient_checkpointing_enable({"use_reentrant": False})
-        refresh_masks(model, None, noise_seed=3)
+        renew_masks(model, None, noise_seed=3)
         gates = [layer.mask for layer in masked_layers(model).values()]
         for _ in range(2):
             model(torch.tensor([[2, 5, 9, 3]]), labels=torch.tensor([1])).loss.backward()
@@ -342,7 +342,7 @@ class TestInformation:
 
 
 def test_held_masks_stay_while_the_weights_train():
-    """Dropout gives some open weights no information in an update. Without `hold_masks`, zeros take their place."""
+    """Dropout gives some open weights no information in an update. Without `freeze_scores`, zeros take their place."""
     model = tiny_masked.make(method="fisher").train()
     for layer in masked_layers(model).values():
         layer.weight.data[torch.rand_like(layer.weight) > 0.2] = 0.0
@@ -351,10 +351,10 @@ def test_held_masks_stay_while_the_weights_train():
     before = {name: layer.weight != 0 for name, layer in masked_layers(model).items()}
     start = {name: layer.weight.clone() for name, layer in masked_layers(model).items()}
     kept = sum(int(mask.sum()) for mask in before.values()) / sum(mask.numel() for mask in before.values())
-    hold_masks(model)
+    freeze_scores(model)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
     for update in range(1, 4):
-        refresh_masks(model, kept, global_threshold(model, kept))
+        renew_masks(model, kept, global_threshold(model, kept))
         model(torch.tensor([[2, 5, 9, 3]]), labels=torch.tensor([1])).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

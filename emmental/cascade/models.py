@@ -24,7 +24,7 @@ from emmental.export.calibration import CALIBRATION_ROWS, Calibration
 from emmental.export.model_folder import make_config, read_model, read_settings
 from emmental.export.tokenizer import read_tokenizer_files, tokenizer_of
 from emmental.inference.engines import ENGINES, ONNX, ONNX_INT8, TORCH, why_not
-from emmental.tasks.classes import are_numbered, class_order, model_classes
+from emmental.tasks.classes import are_numbered, class_order, classes_of_model
 from emmental.tasks.task import CUSTOM, Task, listed
 
 AUTO = "auto"
@@ -75,7 +75,7 @@ def read_source(folder: str | Path, max_length: int | None = None) -> Source:
     if max_length is not None and not 3 < max_length <= longest:
         raise UserError(f"--max_seq_length accepts 4 to {longest} for {called}, not {max_length}")
     length = max_length or trained_length(model.config) or longest
-    labels = model_classes(_exclusive(model.config), called)
+    labels = classes_of_model(_exclusive(model.config), called)
     several = _KINDS[model.config.problem_type]
     return Source(folder.resolve().name, folder, model, tokenizer, labels, several, length)
 
@@ -84,7 +84,7 @@ def classes_of(folder: str | Path) -> tuple[tuple[str, ...], bool]:
     """Names of the classes of a model, from its configuration alone, and whether several hold at once."""
     settings = read_settings(folder)
     config = make_config(CONFIG_MAPPING[settings.pop("model_type")], settings, str(folder))
-    return model_classes(_exclusive(config), str(folder)), bool(_KINDS.get(config.problem_type))
+    return classes_of_model(_exclusive(config), str(folder)), bool(_KINDS.get(config.problem_type))
 
 
 def _exclusive(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -10,6 +10,7 @@ import numpy as np
 
 from emmental.cascade.words import Text, read_bag_of_words
 from emmental.errors import UserError
+from emmental.openvino_core import openvino_core
 
 TOKENIZER_FILE, FP32_FILE, INT8_FILE = "tokenizer.json", "onnx/model.onnx", "onnx/model_quantized.onnx"
 FILES = {
@@ -124,12 +125,12 @@ def _in_onnx(path: Path, engine: str, threads: int) -> tuple[Runner, Sequence[st
 
 def _in_openvino(path: Path, engine: str, threads: int) -> tuple[Runner, Sequence[str]]:
     try:
-        import openvino
+        core = openvino_core()
     except ImportError as error:
         raise UserError(f"engine {engine}: openvino is not installed: pip install openvino") from error
     precision = "bf16" if engine.endswith("bf16") else "f32"
     options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    compiled = openvino.compile_model(path, "CPU", options)
+    compiled = core.compile_model(path, "CPU", options)
     return lambda inputs: compiled(dict(inputs))[0].copy(), [value.any_name for value in compiled.inputs]
 
 

@@ -20,7 +20,7 @@ from emmental.masked_models import MaskedConfig, masked_class, unmasked_class
 from emmental.methods import METHODS, canonical_pruning_method
 from emmental.patching import set_threshold
 from emmental.pretrained import check_folder, check_sizes, making, read_weights, renamed, renaming
-from emmental.small_models import model_classes
+from emmental.small_models import auto_classes
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def class_of(model_type: str, architectures: object, source: str) -> type[PreTra
         UserError: `architectures` names none, several, or one that is not a known head of the type.
     """
     inner = model_type.removeprefix("masked_")
-    classes = {cls.__name__: cls for cls in model_classes(inner).values()}
+    classes = {cls.__name__: cls for cls in auto_classes(inner).values()}
     name = architectures[0] if isinstance(architectures, list) and len(architectures) == 1 else None
     found = classes.get(name.removeprefix("Masked")) if isinstance(name, str) else None
     if found is None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from emmental.openvino_core import openvino_core
+
 OPENVINO_FILE = "openvino/openvino_model_qint8_quantized.xml"
 """Its weights are in a file with the same name that ends in .bin."""
 
@@ -34,7 +36,7 @@ def write_openvino_int8(path: Path, folder: Path, calibration: Sequence[Mapping[
         import nncf
 
         nncf.set_log_level(logging.ERROR)
-        model = openvino.Core().read_model(path)
+        model = openvino_core().read_model(path)
         names = [value.any_name for value in model.inputs]
         batches = nncf.Dataset([{name: batch[name].numpy() for name in names} for batch in calibration])
         rounded = nncf.quantize(

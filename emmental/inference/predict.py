@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         FLAG,
         action="store_true",
-        help="answer although the tokenizer does not know more than half of the tokens",
+        help="answer even if the tokenizer knows less than half of the tokens",
     )
     parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice if absent")
     parser.add_argument(

@@ -21,7 +21,7 @@ from emmental.data.unknown_tokens import UnknownCounter, problem
 from emmental.errors import UserError
 from emmental.runs.evaluation import model_inputs
 from emmental.shrinking import first_token_form
-from emmental.tasks.classes import model_classes, refuse_several_labels
+from emmental.tasks.classes import classes_of_model, refuse_several_labels
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Predictor:
         check_token_ids(tokenizer, model.config, f"--tokenizer_name {tokenizer.name_or_path}", "the model")
         backend.enable_truncation(max_seq_length, strategy="longest_first", direction=tokenizer.truncation_side)
         self._model = first_token_form(model)
-        self._labels = model_classes(model.config, "--model_name_or_path")
+        self._labels = classes_of_model(model.config, "--model_name_or_path")
         self._backend: Tokenizer = backend
         self._pad_token_id, self._unknown_id = tokenizer.pad_token_id, tokenizer.unk_token_id
         self._accept_unknown_tokens = accept_unknown_tokens

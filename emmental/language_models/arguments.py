@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from emmental.command_line import parse_flags
 from emmental.flags import Flags, flag, switch
-from emmental.runs.arguments import common_problems, distillation_flags, optimization_flags, run_flags, settle
+from emmental.runs.arguments import common_problems, derive, distillation_flags, optimization_flags, run_flags
 
 MASKED_STUDENTS = {"distilbert": ("bert", "distilbert"), "bert": ("bert",), "roberta": ("roberta",)}
 CAUSAL_STUDENTS = {"gpt2": ("gpt2",)}
@@ -101,7 +101,7 @@ def _normalise(args: Flags) -> None:
     if args.mlm:
         args.alpha_mlm = args.alpha_mlm if "alpha_mlm" in args.explicit else 1.0
         args.alpha_clm = args.alpha_clm if "alpha_clm" in args.explicit else 0.0
-    settle(args)
+    derive(args)
 
 
 def find_problems(args: Flags) -> list[str]:

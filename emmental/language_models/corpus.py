@@ -230,8 +230,8 @@ def binarize(
         show_progress: show a bar.
 
     Raises:
-        UserError: the text is not UTF-8, has a line of more than 64 MB, or gives no sequence.
-        UserError: the text cannot be read, or the corpus not written.
+        UserError: the text is not UTF-8, has a line of more than 64 MB, or gives no sequence; it cannot be read, or
+            the corpus not written.
     """
     try:
         open(file_path, "rb").close()

@@ -80,67 +80,65 @@ def open_corpus(folder: str, processes: Processes) -> CorpusDataset:
         return CorpusDataset(folder)
 
 
-def load_lm_tokenizer(args: Run) -> Any:
-    """The teacher's tokenizer; `args` gets `special_tok_ids` (name of the token -> id).
+def load_lm_tokenizer(run: Run) -> Any:
+    """The teacher's tokenizer; `run` gets `special_tok_ids` (name of the token -> id).
 
     Raises:
         UserError: it lacks a token that the losses need.
-        UserError: it cannot be found.
     """
-    tokenizer = load_tokenizer(args.teacher_name, flag="--teacher_name")
-    args.special_tok_ids = {
+    tokenizer = load_tokenizer(run.teacher_name, flag="--teacher_name")
+    run.special_tok_ids = {
         name: tokenizer.convert_tokens_to_ids(token)
         for name, token in tokenizer.special_tokens_map.items()
         if isinstance(token, str)
     }
-    needed = ("pad_token", "mask_token") if args.mlm else ("unk_token",)
-    if missing := [name for name in needed if args.special_tok_ids.get(name) is None]:
-        raise UserError(f"--teacher_name {args.teacher_name}: its tokenizer has no {missing[0]}")
+    needed = ("pad_token", "mask_token") if run.mlm else ("unk_token",)
+    if missing := [name for name in needed if run.special_tok_ids.get(name) is None]:
+        raise UserError(f"--teacher_name {run.teacher_name}: its tokenizer has no {missing[0]}")
     return tokenizer
 
 
-def load_lm_teacher(args: Run) -> PreTrainedModel:
+def load_lm_teacher(run: Run) -> PreTrainedModel:
     """The teacher, frozen and in evaluation mode.
 
     Raises:
         UserError: it is of another type, or has no language-model head although a loss needs one.
-        UserError: it cannot be found.
     """
-    config_class, model_class = LANGUAGE_MODELS[args.teacher_type]
-    config = _configuration("teacher_name", args.teacher_name, args.teacher_type, config_class)
+    config_class, model_class = LANGUAGE_MODELS[run.teacher_type]
+    config = _configuration("teacher_name", run.teacher_name, run.teacher_type, config_class)
     teacher, info = from_pretrained(
-        model_class, args.teacher_name, flag="--teacher_name", config=config, output_loading_info=True
+        model_class, run.teacher_name, flag="--teacher_name", config=config, output_loading_info=True
     )
-    if info["missing_keys"] and (args.alpha_ce > 0 or args.alpha_mse > 0):
+    if info["missing_keys"] and (run.alpha_ce > 0 or run.alpha_mse > 0):
         raise UserError(
-            f"--teacher_name {args.teacher_name} has no trained language-model head: it lacks "
+            f"--teacher_name {run.teacher_name} has no trained language-model head: it lacks "
             f"{sorted(info['missing_keys'])[0]}"
         )
     return teacher.requires_grad_(False).eval()
 
 
-def load_lm_student(args: Run) -> PreTrainedModel:
+def load_lm_student(run: Run) -> PreTrainedModel:
     """The student, new or from `--student_pretrained_weights`, with parts frozen as the flags say.
 
     Raises:
         UserError: configuration or weights are of another type or shape than the flags say.
         UserError: they cannot be found.
     """
-    config_class, model_class = LANGUAGE_MODELS[args.student_type]
-    config = _configuration("student_config", args.student_config, args.student_type, config_class)
-    config.initializer_range = args.initializer_range
-    if args.student_pretrained_weights is None:
-        with loading(args.student_config):
+    config_class, model_class = LANGUAGE_MODELS[run.student_type]
+    config = _configuration("student_config", run.student_config, run.student_type, config_class)
+    config.initializer_range = run.initializer_range
+    if run.student_pretrained_weights is None:
+        with loading(run.student_config):
             student = model_class(config)
     else:
-        student = _pretrained_student(args, model_class, config)
+        student = _pretrained_student(run, model_class, config)
     for flag, kind in (("freeze_pos_embs", "position"), ("freeze_token_type_embds", "token_type")):
-        if getattr(args, flag):
+        if getattr(run, flag):
             _embedding(student, kind).requires_grad_(False)
     return student
 
 
-def check_lm_models(args: Run, corpus: CorpusDataset, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+def check_lm_models(run: Run, corpus: CorpusDataset, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """Check that corpus, tokenizer, student and teacher fit together.
 
     Raises:
@@ -149,19 +147,19 @@ def check_lm_models(args: Run, corpus: CorpusDataset, student: PreTrainedModel, 
     ours, theirs = student.config.vocab_size, teacher.config.vocab_size
     if ours != theirs:
         raise UserError(f"--student_config has a vocabulary of {ours}, --teacher_name of {theirs}; they must be equal")
-    if corpus.description["tokenizer"] != vocabulary_fingerprint(args.tokenizer):
+    if corpus.description["tokenizer"] != vocabulary_fingerprint(run.tokenizer):
         raise UserError(
-            f"--data_file {args.data_file} was made with another tokenizer than that of --teacher_name "
-            f"{args.teacher_name}: binarize the text again"
+            f"--data_file {run.data_file} was made with another tokenizer than that of --teacher_name "
+            f"{run.teacher_name}: binarize the text again"
         )
-    check_token_ids(args.tokenizer, student.config, f"--teacher_name {args.teacher_name}", "the model")
+    check_token_ids(run.tokenizer, student.config, f"--teacher_name {run.teacher_name}", "the model")
     positions = min(longest_input(student.config), longest_input(teacher.config))
     if corpus.description["longest"] > positions:
         raise UserError(
-            f"--data_file {args.data_file} has sequences of {corpus.description['longest']} tokens, the models take "
+            f"--data_file {run.data_file} has sequences of {corpus.description['longest']} tokens, the models take "
             f"{positions}: binarize the text again with --max_length {positions}"
         )
-    if args.alpha_cos > 0 and student.config.hidden_size != teacher.config.hidden_size:
+    if run.alpha_cos > 0 and student.config.hidden_size != teacher.config.hidden_size:
         raise UserError(
             f"--alpha_cos compares hidden states of one size: the student's have {student.config.hidden_size}, the "
             f"teacher's {teacher.config.hidden_size}; give 0"
@@ -181,8 +179,8 @@ def _configuration(flag: str, name: str, kind: str, config_class: type[PreTraine
     return config
 
 
-def _pretrained_student(args: Run, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
-    name = args.student_pretrained_weights
+def _pretrained_student(run: Run, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+    name = run.student_pretrained_weights
     student, info = from_pretrained(
         model_class,
         name,

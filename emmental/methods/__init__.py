@@ -10,7 +10,15 @@ from emmental.methods.brain_surgeon import BrainSurgeon
 from emmental.methods.fisher import Fisher
 from emmental.methods.l0 import L0
 from emmental.methods.magnitude import Magnitude
-from emmental.methods.method import MASK_INITS, REGULARIZATIONS, Method, PruningRecipe, RecoveryRecipe
+from emmental.methods.method import (
+    MASK_INITS,
+    REGULARIZATIONS,
+    STRUCTURED,
+    UNSTRUCTURED,
+    Method,
+    PruningRecipe,
+    RecoveryRecipe,
+)
 from emmental.methods.movement import Movement
 from emmental.methods.soft_movement import ScoreThreshold, SoftMovement
 
@@ -22,6 +30,8 @@ __all__ = [
     "RECOMMENDED",
     "RECOMMENDED_FOR_FEW",
     "REGULARIZATIONS",
+    "STRUCTURED",
+    "UNSTRUCTURED",
     "Method",
     "PruningRecipe",
     "RecoveryRecipe",

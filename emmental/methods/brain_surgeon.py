@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from emmental.methods.fisher import Fisher
+from emmental.methods.method import UNSTRUCTURED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +21,7 @@ class BrainSurgeon(Fisher):
     """Prunes before training alone, and changes the weights that stay to make up for the pruned ones."""
 
     name = "brain_surgeon"
-    granularities = ("unstructured",)
+    granularities = (UNSTRUCTURED,)
     bytes_a_weight = 4 * BLOCK  # the inverse information
 
     @property

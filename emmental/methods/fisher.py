@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from emmental.methods.method import Method, RecoveryRecipe, ScoreSource
+from emmental.methods.method import STRUCTURED, UNSTRUCTURED, Method, RecoveryRecipe, ScoreSource
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,7 +24,7 @@ class Fisher(Method):
     accepts_global_topk = True
     always_global_topk = True
     updates_between_rankings = 10  # the scores change with every update
-    granularities = ("unstructured", "structured")
+    granularities = (UNSTRUCTURED, STRUCTURED)
     cuts_first = True
     recovery = RecoveryRecipe()
 

@@ -21,15 +21,15 @@ class L0(Method):
         self,
         source: Tensor,
         threshold: float | None,
-        boundary: tuple[float, int] | None = None,
+        global_threshold: tuple[float, int] | None = None,
         training: bool = False,
         noise_seed: int | None = None,
     ) -> Tensor:
-        """See `Method`. In training the gates have noise; the boundary says where they open."""
+        """See `Method`. In training the gates have noise; the global_threshold says where they open."""
         import torch
 
         from emmental.modules.binarizer import hard_concrete_mask
 
         noisy = training and noise_seed is not None
         generator = torch.Generator(source.device).manual_seed(noise_seed) if noisy else None
-        return hard_concrete_mask(source, training, generator, boundary)
+        return hard_concrete_mask(source, training, generator, global_threshold)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from emmental.modules.weight_information import Reduce, UsesOfMatrices
 
+STRUCTURED, UNSTRUCTURED = "structured", "unstructured"
+"""Heads and neurons are removed, or single weights."""
 MASK_INITS = ("constant", "uniform", "kaiming", "magnitude")
 REGULARIZATIONS = ("l1", "l0")
 
@@ -101,7 +103,7 @@ class Method:
     accepts_global_topk: ClassVar[bool] = False
     always_global_topk: ClassVar[bool] = False
     updates_between_rankings: ClassVar[int | None] = None
-    granularities: ClassVar[tuple[str, ...]] = ("unstructured",)
+    granularities: ClassVar[tuple[str, ...]] = (UNSTRUCTURED,)
     cuts_first: ClassVar[bool] = False
     bytes_a_weight: ClassVar[int] = 0
     pruning: ClassVar[PruningRecipe] = PruningRecipe()
@@ -174,7 +176,7 @@ class Method:
         self,
         source: Tensor,
         threshold: float | None,
-        boundary: tuple[float, int] | None = None,
+        global_threshold: tuple[float, int] | None = None,
         training: bool = False,
         noise_seed: int | None = None,
     ) -> Tensor:
@@ -183,7 +185,7 @@ class Method:
         Args:
             source: the scores, or the weight if there are none.
             threshold: see `threshold`; None keeps all.
-            boundary: (score, ties) of a global top-k, used instead of the threshold.
+            global_threshold: (score, ties) of a global top-k, used instead of the threshold.
             training: whether a method with noise draws some.
             noise_seed: its seed; None uses PyTorch's generator.
         """
@@ -191,8 +193,8 @@ class Method:
 
         from emmental.modules.binarizer import above_with_ties
 
-        if boundary is not None:
-            return above_with_ties(source, *boundary)
+        if global_threshold is not None:
+            return above_with_ties(source, *global_threshold)
         if threshold is None:
             return torch.ones(source.shape, dtype=torch.bool, device=source.device)
         return self.mask_at(source, threshold)

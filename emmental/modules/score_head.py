@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from emmental.modules.output_linear import output_linear
+
 
 class ScoreHead(nn.Linear):
     """A linear with one output that is trained in standard scores: (..., in) -> (..., 1) float32, in the labels' unit.
@@ -67,12 +69,6 @@ class ScoreHead(nn.Linear):
         super()._load_from_state_dict(standard, prefix, *others)
 
 
-def classifier_of(model: nn.Module) -> nn.Linear:
-    """The linear that gives the logits of a sequence classifier."""
-    inside = set(model.base_model.modules())
-    return [module for module in model.modules() if isinstance(module, nn.Linear) and module not in inside][-1]
-
-
 def standardise_scores(model: nn.Module, labels: np.ndarray | None) -> None:
     """Let a regression learn standard scores of its training labels, until `restore_scores`. Others stay as they are.
 
@@ -82,8 +78,8 @@ def standardise_scores(model: nn.Module, labels: np.ndarray | None) -> None:
     """
     if model.config.num_labels != 1 or labels is None:
         return
-    linear = classifier_of(model)
-    if isinstance(linear, ScoreHead) or linear.bias is None:
+    linear = output_linear(model)
+    if linear is None or isinstance(linear, ScoreHead) or linear.bias is None:
         return
     name = next(name for name, module in model.named_modules() if module is linear)
     model.set_submodule(name, ScoreHead(linear, *mean_and_deviation(labels)))

@@ -21,7 +21,7 @@ import emmental
 from emmental.architectures import base_model_type
 from emmental.data import FeatureDataset
 from emmental.errors import UserError
-from emmental.methods import method_of
+from emmental.methods import STRUCTURED, method_of
 from emmental.patching import masked_layers
 from emmental.pruning import densities, mask_churn, remaining_weights
 from emmental.reporting.before_after import (
@@ -41,7 +41,7 @@ from emmental.tasks import CUSTOM, Task, always_the_same, evaluation_tasks, metr
 from emmental.tasks.metrics import ERRORS, MOSTLY_ONE
 from emmental.training.arguments import HOW_TO_READ
 from emmental.training.budgets import SpeedTarget
-from emmental.training.phases import STRUCTURED, Phase
+from emmental.training.phases import Phase
 from emmental.training.plan import Plan
 from emmental.training.recipe import ALL_TOKENS
 
@@ -119,7 +119,7 @@ def _against(args: Run, model: nn.Module | None) -> str:
         slower = f"--mask_scores_learning_rate (now {args.mask_scores_learning_rate:g}) or {slower}"
     if model is not None and masked_layers(model) and (left := remaining_weights(model)) > MOSTLY_THERE:
         return f"Lower {slower}, or train longer (--num_train_epochs): {left:.1f} % of the weights are still there"
-    return f"Lower {slower}, or prune less ({args.phases[-1].less()}) or more slowly (--num_train_epochs)"
+    return f"Lower {slower}, or prune less ({args.phases[-1].milder_flag()}) or more slowly (--num_train_epochs)"
 
 
 def checkpoints_table(rows: Sequence[Mapping[str, float]]) -> list[str]:

@@ -73,7 +73,7 @@ def distillation_flags(ce: str, by_recipe: str = "") -> tuple[Flag, ...]:
     )
 
 
-def settle(flags: Flags) -> None:
+def derive(flags: Flags) -> None:
     """Set the flags whose value the environment or another flag decides."""
     given = os.environ.get("LOCAL_RANK", "")
     flags.local_rank = int(given) if given.isdecimal() else flags.local_rank

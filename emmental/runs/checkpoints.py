@@ -87,7 +87,7 @@ def save_checkpoint(
     rng = _gather_rng(processes)
     path = Path(folder) / f"checkpoint-{step}"
     if processes.is_main:
-        _set_aside_foreign(path)
+        _keep_foreign(path)
         with atomic.atomic_folder(path, damaged_too=True) as temporary:
             model.save_pretrained(temporary)
             if tokenizer is not None:
@@ -219,7 +219,7 @@ def prune_checkpoints(folder: str | Path, keep_newest: int | None, best_step: in
 
 def remove_checkpoint(path: Path) -> None:
     """Delete a checkpoint. One with files of the user is renamed instead, and no longer counts."""
-    _set_aside_foreign(path)
+    _keep_foreign(path)
     if path.exists():
         atomic.remove_folder(path)
 
@@ -234,15 +234,12 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def _set_aside_foreign(path: Path) -> None:
+def _keep_foreign(path: Path) -> None:
     """Rename a file or folder at a checkpoint's place that may be the user's (not all of it is in a manifest)."""
     if not os.path.lexists(path) or atomic.is_ours(path, damaged_too=True):
         return
-    number = 1
-    while (aside := path.with_name(f"{path.name}.not-verified-{number}")).exists():
-        number += 1
-    atomic.rename_folder(path, aside)
-    logger.warning("%s holds files that %s does not list; it is kept as %s", path, atomic.MANIFEST, aside.name)
+    kept = atomic.keep_beside(path, "not-verified")
+    logger.warning("%s holds files that %s does not list; it is kept as %s", path, atomic.MANIFEST, kept.name)
 
 
 def _load_weights(file: Path, model: nn.Module, device: torch.device) -> None:

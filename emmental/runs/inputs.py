@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from emmental.atomic import refuse_losing
 from emmental.errors import UserError
-from emmental.runs.output_folder import PARTS, RECORD, recorded_in
+from emmental.runs.output_folder import PARTS, WRITTEN_FILE, recorded_in
 
 if TYPE_CHECKING:
     from emmental.runs.run import Run
@@ -38,7 +38,7 @@ def refuse_losing_inputs(run: Run) -> None:
     """
     if run.folder is None:
         return
-    flag, trains = f"--{run.names.folder} {run.folder}", getattr(run, "do_train", True)
+    flag, trains = f"--{run.folder_flags.folder} {run.folder}", getattr(run, "do_train", True)
     places = [run.folder, *(part for name in PARTS for part in sorted(run.folder.glob(name)))]
     lost = [path for place in places for path in _written_into(place)]
     refuse_losing({f"--{name}": getattr(run, name, None) for name in _DATA}, lost, flag)
@@ -50,7 +50,7 @@ def refuse_losing_inputs(run: Run) -> None:
 def _written_into(folder: Path) -> Iterator[Path]:
     """What earlier runs wrote there, and places that every run writes to."""
     yield from folder.glob("checkpoint-*")
-    yield from (folder / name for name in ("config.json", "pruned", RECORD))
+    yield from (folder / name for name in ("config.json", "pruned", WRITTEN_FILE))
     try:
         yield from (folder / name for name in recorded_in(folder))
     except UserError:  # a damaged record: the run names it before it removes anything

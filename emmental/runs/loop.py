@@ -22,7 +22,7 @@ from emmental.runs.checkpoints import (
     require_finite,
     save_checkpoint,
 )
-from emmental.runs.optimization import UpdateLoop
+from emmental.runs.optimization import Learner
 from emmental.runs.progress import Progress, duration
 from emmental.runs.run import Run
 from emmental.runs.state import LossAverages, StopSignals, batches_of_updates
@@ -84,7 +84,7 @@ class RunLoop:
     def __init__(
         self,
         run: Run,
-        learner: UpdateLoop,
+        learner: Learner,
         batches: LengthGroupedBatches,
         total_updates: int,
         intervals: Intervals,

@@ -62,7 +62,7 @@ def linear_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_s
     return get_linear_schedule_with_warmup(optimizer, warmup_steps, total_steps)
 
 
-class UpdateLoop:
+class Learner:
     """Turns the losses of micro-batches into parameter updates.
 
     The caller announces each group of micro-batches with `begin_update`, runs each forward pass inside `micro_batch`,

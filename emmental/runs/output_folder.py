@@ -18,7 +18,7 @@ from emmental.runs.checkpoints import checkpoints_in, remove_checkpoint
 
 logger = logging.getLogger(__name__)
 
-RECORD, LOCK = ".emmental.json", ".emmental.lock"
+WRITTEN_FILE, LOCK = ".emmental.json", ".emmental.lock"
 PARTS = ("dense", "keep-*")
 """Names of the folders, inside that of a run, that its parts write to."""
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
@@ -26,12 +26,9 @@ _STAGED = ".final-model"
 _HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
 
-def _set_aside(file: Path) -> None:
+def _keep_users_file(file: Path) -> None:
     """Rename a file of the user that is where this program will write."""
-    number = 1
-    while os.path.lexists(kept := file.with_name(f"{file.name}.kept-{number}")):
-        number += 1
-    atomic.rename_folder(file, kept)
+    kept = atomic.keep_beside(file, "kept")
     logger.warning("%s was not written by this program; it is kept as %s", file, kept.name)
 
 
@@ -75,7 +72,7 @@ class OutputFolder:
             logger.warning("%s %s: no locks there (%s), so start no second run in it", flag, path, error.strerror)
         _HELD.add(self._lock)
         # The user may have deleted a damaged record: the files of a run in this folder are still this program's.
-        self._lost_its_record = bool(checkpoints_in(self.path)) and not (self.path / RECORD).exists()
+        self._lost_its_record = bool(checkpoints_in(self.path)) and not (self.path / WRITTEN_FILE).exists()
         try:
             places = {(self.path / name).parent for name in self._recorded()}
         except ValueError:
@@ -97,13 +94,13 @@ class OutputFolder:
         """
         for name in sorted(set(names) - set(self._recorded())):
             if os.path.lexists(self.path / name) and not self._lost_its_record:
-                _set_aside(self.path / name)
+                _keep_users_file(self.path / name)
         self.adopt(*names)
 
     def record_folder(self, name: str) -> Path:
         """Record that this program will write a folder with `emmental.atomic`; one of the user is renamed."""
         if os.path.lexists(self.path / name) and not atomic.is_ours(self.path / name, damaged_too=True):
-            _set_aside(self.path / name)
+            _keep_users_file(self.path / name)
         self.adopt(name)
         return self.path / name
 
@@ -111,7 +108,7 @@ class OutputFolder:
         """Record that this program wrote these files."""
         known = self._recorded()
         if not set(names) <= set(known):
-            atomic.write_json(self.path / RECORD, {"written": sorted({*known, *names})})
+            atomic.write_json(self.path / WRITTEN_FILE, {"written": sorted({*known, *names})})
 
     def start_afresh(self) -> None:
         """Remove every checkpoint, every recorded file, and folders that are then empty. Everything else stays."""
@@ -126,7 +123,7 @@ class OutputFolder:
             for parent in file.relative_to(self.path).parents[:-1]:
                 with suppress(OSError):
                     (self.path / parent).rmdir()
-        (self.path / RECORD).unlink(missing_ok=True)
+        (self.path / WRITTEN_FILE).unlink(missing_ok=True)
 
     def write_json(self, name: str, value: Any) -> Path:
         """Record and write a JSON file."""
@@ -166,14 +163,14 @@ def recorded_in(folder: Path) -> list[str]:
         UserError: the record is damaged, or names files outside the folder.
     """
     try:
-        written = list(json.loads((folder / RECORD).read_text(encoding="utf-8"))["written"])
+        written = list(json.loads((folder / WRITTEN_FILE).read_text(encoding="utf-8"))["written"])
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{folder / RECORD} is damaged; delete it to go on") from error
+        raise UserError(f"{folder / WRITTEN_FILE} is damaged; delete it to go on") from error
     names = [str(name) for name in written]
     if not all(_holds(folder, name) for name in names):
-        raise UserError(f"{folder / RECORD} names files outside the output folder; delete it to go on")
+        raise UserError(f"{folder / WRITTEN_FILE} names files outside the output folder; delete it to go on")
     return names
 
 

@@ -38,8 +38,8 @@ def lock_output(run: Run) -> None:
     Raises:
         UserError: see `OutputFolder`.
     """
-    run.output = OutputFolder(run.folder, f"--{run.names.folder}")
-    if getattr(run, run.names.afresh):
+    run.output = OutputFolder(run.folder, f"--{run.folder_flags.folder}")
+    if getattr(run, run.folder_flags.afresh):
         run.output.start_afresh()
 
 
@@ -53,7 +53,7 @@ def checkpoint_to_resume(run: Run, flags_only: bool = False) -> Path | None:
     Raises:
         UserError: every checkpoint is damaged, or they belong to another run and `--accept_changes` is not given.
     """
-    folder, afresh = f"--{run.names.folder} {run.folder}", f"--{run.names.afresh}"
+    folder, afresh = f"--{run.folder_flags.folder} {run.folder}", f"--{run.folder_flags.afresh}"
     found = newest_good_checkpoint(run.folder)
     if found is None and checkpoints_in(run.folder):
         raise UserError(f"every checkpoint in {folder} is damaged; {afresh} starts afresh")

@@ -22,7 +22,7 @@ from emmental.runs.inputs import refuse_losing_inputs
 from emmental.runs.processes import Processes
 from emmental.runs.progress import configure_logging
 from emmental.runs.threads import available_cores, choose_threads
-from emmental.tasks.set_aside import RECORD
+from emmental.tasks.set_aside import SET_ASIDE
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class FolderFlags:
     afresh: str
 
 
-TRAINER, DISTILLER = FolderFlags("output_dir", "overwrite_output_dir"), FolderFlags("dump_path", "force")
+TRAINER_FLAGS, DISTILLER_FLAGS = FolderFlags("output_dir", "overwrite_output_dir"), FolderFlags("dump_path", "force")
 
 
 class Run:
@@ -48,7 +48,7 @@ class Run:
 
     Attributes:
         flags: those of the command line.
-        names: the program's names for the flags of its output folder.
+        folder_flags: the program's names for the flags of its output folder.
         processes: this process, one of all that train together.
         task: the task to learn; None for a language model.
         tokenizer, special_tok_ids: of a language model: its tokenizer, and name of a special token -> its id.
@@ -61,9 +61,11 @@ class Run:
         contents: fingerprints of other things that change the result, such as data and teacher.
     """
 
-    def __init__(self, flags: Flags, names: FolderFlags = TRAINER, processes: Processes | None = None) -> None:
+    def __init__(
+        self, flags: Flags, folder_flags: FolderFlags = TRAINER_FLAGS, processes: Processes | None = None
+    ) -> None:
         own: dict[str, Any] = {
-            "names": names,
+            "folder_flags": folder_flags,
             "processes": processes or Processes(),
             "task": None,
             "tokenizer": None,
@@ -95,7 +97,7 @@ class Run:
     @property
     def folder(self) -> Path | None:
         """The output folder that the flags name; None if they name none."""
-        name = getattr(self, self.names.folder)
+        name = getattr(self, self.folder_flags.folder)
         return None if name is None else Path(name)
 
     def part(self, folder: Path | None = None, **flags: Any) -> Run:
@@ -103,8 +105,8 @@ class Run:
         changed = copy.copy(self.flags)
         vars(changed).update(flags)
         if folder is not None:
-            setattr(changed, self.names.folder, str(folder))
-        part = Run(changed, self.names, self.processes)
+            setattr(changed, self.folder_flags.folder, str(folder))
+        part = Run(changed, self.folder_flags, self.processes)
         part.task, part.datasets, part.contents = self.task, self.datasets, dict(self.contents)
         part.phases, part.evaluates_in_bf16 = self.phases, self.evaluates_in_bf16
         return part
@@ -116,7 +118,7 @@ class Run:
     def _record(self) -> dict[str, Any]:
         known = {**self.flags.all(), **self.contents, "given": sorted(self.flags.explicit)}
         if (rows := getattr(self.task, "trained_rows", None)) is not None:
-            known[RECORD] = rows.record()
+            known[SET_ASIDE] = rows.record()
         return dict(sorted(known.items()))
 
     def record(self) -> None:
@@ -138,12 +140,12 @@ def _s(count: int) -> str:
 
 
 @contextmanager
-def set_up(flags: Flags, names: FolderFlags, no_cuda: bool, remedies: str) -> Iterator[Run]:
+def set_up(flags: Flags, folder_flags: FolderFlags, no_cuda: bool, remedies: str) -> Iterator[Run]:
     """A run with its processes and its log. However it ends, its folder and processes are released.
 
     Args:
         flags: of the program.
-        names: see `Run`.
+        folder_flags: see `Run`.
         no_cuda: run on the CPU.
         remedies: advice for the log if a loss is not finite.
 
@@ -152,7 +154,7 @@ def set_up(flags: Flags, names: FolderFlags, no_cuda: bool, remedies: str) -> It
         SystemExit: with status 1 if a loss or gradient was not finite.
     """
     emmental.register()
-    run = Run(flags, names, processes.start(no_cuda))
+    run = Run(flags, folder_flags, processes.start(no_cuda))
     configure_logging(run.processes.is_main)
     _set_threads(flags.threads, run.processes.world_size)
     if line := what_is_left_out():

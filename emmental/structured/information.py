@@ -43,9 +43,9 @@ def fisher_information(
             gates = [gate.requires_grad_() for gate in all_open(model, len(inputs["input_ids"]))]
             total = total or [torch.zeros(gate.shape[1], dtype=torch.float64, device=gate.device) for gate in gates]
             with torch.enable_grad(), gated(model, gates):
-                heights = list(head.derivatives(head.values(model(**inputs), batch), batch))
-            for number, height in enumerate(heights, 1):
-                gradients = torch.autograd.grad(height, gates, retain_graph=number < len(heights))
+                scalars = list(head.derivatives(head.values(model(**inputs), batch), batch))
+            for number, height in enumerate(scalars, 1):
+                gradients = torch.autograd.grad(height, gates, retain_graph=number < len(scalars))
                 for each, gradient in zip(total, gradients, strict=True):
                     each += gradient.double().square().sum(0)
     assert total is not None, "no batches"

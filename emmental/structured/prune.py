@@ -16,15 +16,16 @@ from transformers import PreTrainedModel
 
 from emmental.errors import UserError
 from emmental.modules.binarizer import count_kept
+from emmental.modules.output_linear import is_untrained
 from emmental.pretrained import require_encoder, require_finite_weights
 from emmental.shrinking import require_plain_linears
 from emmental.structured.gates import encoder_weights
 from emmental.structured.rungs import Pruned, prune_carefully, prune_in_rungs
 from emmental.structured.selection import Budget, weight_budget
-from emmental.structured.speed import measure_speed, settled_price, speed_budget
+from emmental.structured.speed import measure_speed, speed_budget, tuned_price
 from emmental.structured.texts import Material, check_rows
 from emmental.task_heads import Scores, SeveralLabels, TaskHead, task_head
-from emmental.tasks.classes import model_classes
+from emmental.tasks.classes import classes_of_model
 from emmental.tasks.task import listed
 
 
@@ -52,7 +53,7 @@ def share_budget(model: PreTrainedModel, keep: float, called: str = "keep") -> B
 def time_budget(model: PreTrainedModel, speedup: float, length: int, called: str = "speedup") -> Budget:
     """The budget for a speed in PyTorch on this machine, for one text of `length` tokens."""
     budget = speed_budget(measure_speed(model, length=length), model, speedup, called)
-    return replace(budget, settle=partial(settled_price, budget, model, speedup, shape=(1, length)))
+    return replace(budget, tune=partial(tuned_price, budget, model, speedup, shape=(1, length)))
 
 
 _INSIDE = {"merge_and_unload": ".merge_and_unload()", "_orig_mod": "._orig_mod", "module": ".module"}
@@ -83,9 +84,7 @@ def trained_head(model: PreTrainedModel, called: str = "model", **options: Any) 
     if not model.config.return_dict:
         raise UserError(f"{called} returns tuples: set return_dict=True in its config")
     head = task_head(model, called, **options)
-    linear = head.last_linear(model)
-    if linear is not None and linear.bias is not None and not linear.bias.any():
-        # Every type starts its last linear with a bias of exactly zero; the first update changes it.
+    if is_untrained(head.last_linear(model)):
         raise UserError(f"{called} has a head that was never trained: fine-tune it first")
     return head
 
@@ -99,7 +98,7 @@ def known_labels(head: TaskHead, model: nn.Module, labels: Iterable[Any]) -> Ite
     if not head.takes_labels:
         raise UserError(f"labels: {head.title} are pruned without labels; omit them")
     check_rows("labels", labels)
-    names = head.names if isinstance(head, SeveralLabels) else model_classes(model.config, "model")
+    names = head.names if isinstance(head, SeveralLabels) else classes_of_model(model.config, "model")
     for row, label in enumerate(labels):
         if isinstance(head, SeveralLabels):
             if isinstance(label, str) or not isinstance(label, Iterable):

@@ -18,7 +18,7 @@ from emmental.structured.agreement import agreement, answers
 from emmental.structured.gates import HEADS, Sublayer, all_open, gated, openings, sublayers
 from emmental.structured.information import fisher_information
 from emmental.structured.refit import add_biases, refit, refit_last
-from emmental.structured.selection import Budget, best_heads, select
+from emmental.structured.selection import Budget, one_head_a_layer, select
 from emmental.structured.texts import Material
 from emmental.task_heads import Agreement, Answers, TaskHead, task_head
 
@@ -77,15 +77,15 @@ def prune_in_rungs(
             information = fisher_information(model, material.information, reduce, head)
             parts = sublayers(model)
             prices, limit = budget.prices(parts), budget.limit(rung, rungs)
-            least = best_heads(parts)
+            fewest = one_head_a_layer(parts)
             if rung > 1:
                 endangered = select(information, prices, limit)
-                least = _needed_heads(model, parts, least, endangered, material, head, expected, check, reduce)
+                fewest = _heads_to_keep(model, parts, fewest, endangered, material, head, expected, check, reduce)
             if refitted:
                 model = add_biases(model)
-            candidate = partial(_candidate, model, information, prices, least)
-            if rung == rungs and budget.settle is not None:
-                limit = budget.settle(candidate, limit)
+            candidate = partial(_candidate, model, information, prices, fewest)
+            if rung == rungs and budget.tune is not None:
+                limit = budget.tune(candidate, limit)
             model = candidate(limit)
             if refitted:
                 refit_rung(dense, model, material, reduce, last=rung == rungs)
@@ -111,10 +111,14 @@ def refit_rung(
 
 
 def _candidate(
-    model: PreTrainedModel, information: Sequence[Tensor], prices: Sequence[Tensor], least: Sequence[int], limit: float
+    model: PreTrainedModel,
+    information: Sequence[Tensor],
+    prices: Sequence[Tensor],
+    fewest: Sequence[int],
+    limit: float,
 ) -> PreTrainedModel:
     """The small model with the gates that have the most information within the price `limit`."""
-    return shrink(model, openings(model, select(information, prices, limit, least)))
+    return shrink(model, openings(model, select(information, prices, limit, fewest)))
 
 
 def prune_carefully(prune: Callable[..., Pruned], cliff: float = CLIFF) -> Pruned:
@@ -141,10 +145,10 @@ def bf16_products(device: torch.device) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
-def _needed_heads(
+def _heads_to_keep(
     model: PreTrainedModel,
     parts: Sequence[Sublayer],
-    least: list[int],
+    fewest: list[int],
     selected: Sequence[Tensor],
     material: Material,
     head: TaskHead,
@@ -152,8 +156,8 @@ def _needed_heads(
     present: Agreement,
     reduce: Reduce | None,
 ) -> list[int]:
-    """`least`, with 0 for layers that may lose all heads: the selection would cut them, and the answers agree."""
-    needed = list(least)
+    """`fewest`, with 0 for layers that may lose all heads: the selection would cut them, and the answers agree."""
+    kept = list(fewest)
     gates = all_open(model)
     for index, (part, mask) in enumerate(zip(parts, selected, strict=True)):
         if part.kind != HEADS or mask.any():
@@ -162,7 +166,7 @@ def _needed_heads(
         with gated(model, gates):
             without = agreement(head, expected, answers(model, material.check, head), reduce)
         if without.divergence <= present.divergence * _TOLERANCE and without.changed <= present.changed:
-            needed[index] = 0
+            kept[index] = 0
         else:
             gates[index].fill_(1.0)
-    return needed
+    return kept

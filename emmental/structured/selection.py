@@ -17,7 +17,7 @@ _HALVINGS = 200
 
 MakeCandidate = Callable[[float], PreTrainedModel]
 """Price -> the small model that would be cut for it, before its weights are refitted."""
-Settle = Callable[[MakeCandidate, float], float]
+Tune = Callable[[MakeCandidate, float], float]
 """Candidates, and the price to start from -> the price that the last cut may cost."""
 
 
@@ -27,7 +27,7 @@ def weight_prices(parts: Sequence[Sublayer]) -> list[Tensor]:
 
 
 def select(
-    information: Sequence[Tensor], prices: Sequence[Tensor], budget: float, least: Sequence[int] | None = None
+    information: Sequence[Tensor], prices: Sequence[Tensor], budget: float, fewest: Sequence[int] | None = None
 ) -> list[Tensor]:
     """The gates to keep: in each sublayer those with the most information. Information and price decide how many.
 
@@ -39,8 +39,8 @@ def select(
         information: float (count,) of each sublayer.
         prices: float (count + 1,) of each sublayer: the price of keeping 0, 1, ..., count gates; rising.
         budget: largest sum of the prices.
-        least: fewest gates of each sublayer, default 0. If even these cost too much, the sublayers whose last gate has
-            the least information for its price go down to 0.
+        fewest: gates of each sublayer that stay open at least, default 0. If even these cost too much, the sublayers
+            whose last gate has the least information for its price go down to 0.
 
     Returns:
         bool (count,) of each sublayer, True for open.
@@ -51,7 +51,7 @@ def select(
         for each, order in zip(information, orders, strict=True)
     ]
     prices = [price.double().cpu() for price in prices]
-    floors = _affordable(gains, prices, budget, list(least or [0] * len(gains)))
+    floors = _affordable(gains, prices, budget, list(fewest or [0] * len(gains)))
     counts = _counts(gains, prices, budget, floors)
     _spend_rest(gains, prices, budget, counts)
     masks = []
@@ -70,13 +70,13 @@ class Budget:
         prices: sublayers -> for each float64 (count + 1,), the price of 0, 1, 2, ... open gates.
         whole: price of everything that can be pruned away from the dense model.
         share: share of `whole` that may stay, from 0 to 1.
-        settle: corrects the price of the last rung; None if prices are exact.
+        tune: corrects the price of the last rung; None if prices are exact.
     """
 
     prices: Callable[[Sequence[Sublayer]], list[Tensor]]
     whole: float
     share: float
-    settle: Settle | None = None
+    tune: Tune | None = None
 
     def limit(self, rung: int, rungs: int) -> float:
         """Price at the end of a rung, counted from 1: the whole times share^(rung / rungs)."""
@@ -91,8 +91,8 @@ def weight_budget(model: nn.Module, keep: float) -> Budget:
     return Budget(weight_prices, whole, count_kept(keep, whole) / whole)
 
 
-def best_heads(parts: Sequence[Sublayer]) -> list[int]:
-    """The `least` of `select` that keeps the best head of every layer."""
+def one_head_a_layer(parts: Sequence[Sublayer]) -> list[int]:
+    """The `fewest` of `select` with which every layer keeps its best head."""
     return [1 if part.kind == HEADS else 0 for part in parts]
 
 

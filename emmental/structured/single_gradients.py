@@ -29,10 +29,10 @@ def uses_of_matrices(
         for batch in batches:
             inputs = inputs_on_device(batch, model)
             with torch.enable_grad(), _seen(model, names) as seen:
-                heights = list(head.derivatives(head.values(model(**inputs), batch), batch))
+                scalars = list(head.derivatives(head.values(model(**inputs), batch), batch))
             outputs = [output for _, _, output in seen]
-            for number, height in enumerate(heights, 1):
-                gradients = torch.autograd.grad(height, outputs, retain_graph=number < len(heights))
+            for number, height in enumerate(scalars, 1):
+                gradients = torch.autograd.grad(height, outputs, retain_graph=number < len(scalars))
                 yield _by_size(seen, gradients)
 
 

@@ -236,7 +236,7 @@ def speed_budget(table: SpeedTable, model: PreTrainedModel, speedup: float, call
     return Budget(table.prices, encoder, min(share, 1.0))
 
 
-def settled_price(
+def tuned_price(
     budget: Budget,
     dense: PreTrainedModel,
     speedup: float,

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from emmental.errors import UserError
 from emmental.first_token import reads_first_token
+from emmental.modules.output_linear import output_linear
 from emmental.task_heads.signs import MOST_PASSES, random_signs
 
 READ = "read"
@@ -143,7 +144,7 @@ class TaskHead:
             return
         signs = random_signs(values.shape, self.passes_for(values), int(batch["input_ids"].sum())).to(values.device)
         for sign in signs:
-            yield (self.scores(values.detach(), sign, batch) * values).sum() / math.sqrt(len(signs))
+            yield (self.score_factors(values.detach(), sign, batch) * values).sum() / math.sqrt(len(signs))
 
     def passes_for(self, values: Tensor) -> int:
         """Backward passes: as many as columns make the estimate exact if the columns are independent."""
@@ -153,7 +154,7 @@ class TaskHead:
         """The loss whose gradient is taken where labels are given, summed over texts."""
         raise UserError(f"labels: {self.title} are pruned without labels; omit them")
 
-    def scores(self, values: Tensor, signs: Tensor, batch: Batch) -> Tensor:
+    def score_factors(self, values: Tensor, signs: Tensor, batch: Batch) -> Tensor:
         """(R, C) u for signs (R, C) of +1 and -1. Over all signs, the mean of u u^T is the values' own information."""
         raise NotImplementedError
 
@@ -197,9 +198,7 @@ class TaskHead:
 
     def last_linear(self, model: nn.Module) -> nn.Linear | None:
         """The linear outside of the encoder that gives the values; it is refitted last. None if there is none."""
-        inside = set(model.base_model.modules())
-        found = [module for module in model.modules() if isinstance(module, nn.Linear) and module not in inside]
-        return found[-1] if found else None
+        return output_linear(model)
 
     def rows(self, given: Tensor, batch: Batch) -> Tensor:
         """(R, H): the inputs of that linear that belong to the values."""

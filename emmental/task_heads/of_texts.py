@@ -48,7 +48,7 @@ class SeveralLabels(TaskHead):
         """By the problem type in the configuration."""
         return super().accepts(model) and model.config.problem_type == "multi_label_classification"
 
-    def scores(self, values: Tensor, signs: Tensor, batch: Batch) -> Tensor:
+    def score_factors(self, values: Tensor, signs: Tensor, batch: Batch) -> Tensor:
         """Each label has the information p (1 - p)."""
         return signs * (values.sigmoid() * (-values).sigmoid()).sqrt()
 
@@ -99,7 +99,7 @@ class Scores(TaskHead):
         """The sum of the outputs: the gradient of a score is taken with and without labels."""
         return values.sum()
 
-    def scores(self, values: Tensor, signs: Tensor, batch: Batch) -> Tensor:
+    def score_factors(self, values: Tensor, signs: Tensor, batch: Batch) -> Tensor:
         """Squared gradients of the scores."""
         return signs
 
@@ -164,7 +164,7 @@ class Embeddings(TaskHead):
         hidden = outputs.last_hidden_state
         return functional.normalize(self.pool(hidden, batch["attention_mask"].to(hidden.device)).float(), dim=-1)
 
-    def scores(self, values: Tensor, signs: Tensor, batch: Batch) -> Tensor:
+    def score_factors(self, values: Tensor, signs: Tensor, batch: Batch) -> Tensor:
         """Squared gradients of every part of the embedding, whose sum is the second derivative of 1 - cosine."""
         return signs
 

@@ -42,7 +42,7 @@ class Tokens(_OfTokens):
     suffix, pipeline, shapes = "ForTokenClassification", "token-classification", (TEXT,)
     unit = "tokens of"
 
-    def scores(self, values: Tensor, signs: Tensor, batch: Batch) -> Tensor:
+    def score_factors(self, values: Tensor, signs: Tensor, batch: Batch) -> Tensor:
         """See `centred`, with the distribution of each token."""
         shares = values.softmax(1)
         return centred(shares, signs, lambda each: each.sum(1, keepdim=True))
@@ -76,7 +76,7 @@ class Spans(_OfTokens):
         """(B, T, 2): start and end."""
         return torch.stack((outputs.start_logits, outputs.end_logits), -1)
 
-    def scores(self, values: Tensor, signs: Tensor, batch: Batch) -> Tensor:
+    def score_factors(self, values: Tensor, signs: Tensor, batch: Batch) -> Tensor:
         """See `centred`, with the distributions of the start and of the end over the tokens of a text."""
         sizes = self.sizes(batch).tolist()
         shares = torch.cat([text.softmax(0) for text in values.split(sizes)])

@@ -30,7 +30,7 @@ _SYNONYMS = (
 """Names that models on the Hub use for the classes of GLUE. Each row is one class."""
 
 
-def model_classes(config: Any, called: str) -> tuple[str, ...]:
+def classes_of_model(config: Any, called: str) -> tuple[str, ...]:
     """A model's names of its classes, in the order of its outputs; `LABEL_0`, ... if it has none.
 
     Args:
@@ -76,7 +76,7 @@ def positive_class(config: Any, called: str, names: Sequence[str] | None = None)
         called: the model's name in messages.
         names: the user's names of the outputs, in their order.
     """
-    positive, own = getattr(config, "positive_label", None), model_classes(config, called)
+    positive, own = getattr(config, "positive_label", None), classes_of_model(config, called)
     if positive in own and names is not None and len(names) == len(own):
         return names[own.index(positive)]
     return positive if positive in own else None
@@ -128,7 +128,7 @@ def class_order(
         UserError: another number of classes, or names that do not match. The message has both lists.
     """
     refuse_several_labels(config, called)
-    own = model_classes(config, called)
+    own = classes_of_model(config, called)
     if len(own) != task.num_labels:
         raise UserError(
             f"{called} has {len(own)} outputs, --task_name {task.name} needs {task.num_labels}: "
@@ -171,7 +171,7 @@ def in_given_order(task: Task, names: Sequence[str]) -> Task:
 
 def say_if_unnamed(task: Task, config: Any, called: str) -> None:
     """Log the class names assumed for a model that does not name its classes."""
-    own = model_classes(config, called)
+    own = classes_of_model(config, called)
     if not task.is_regression and are_numbered(own) and _matching(task, own) is None:
         meant = zip(own, class_order(task, config, called), strict=True)
         pairs = listed(f"{name} is {task.names[number]}" for name, number in meant)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from emmental.errors import UserError, names_near
-from emmental.tasks.classes import are_numbered, in_order_of, model_classes, refuse_several_labels, same_class
+from emmental.tasks.classes import are_numbered, classes_of_model, in_order_of, refuse_several_labels, same_class
 from emmental.tasks.files import TEXT_LINES, Table, read_table, table_format
 from emmental.tasks.labels import classes_in, look_alikes, number_format, sorted_labels, without_missing
 from emmental.tasks.set_aside import TrainedRows, choose, row_places, trained_rows, warning_of_seen_rows
@@ -198,7 +198,7 @@ def task_of_model(
         UserError: as `user_task` and `class_order`.
     """
     refuse_several_labels(config, called)
-    names = model_classes(config, called)
+    names = classes_of_model(config, called)
     files = (train_file, validation_file, test_file)
     labelled, split = validation_file or train_file, "dev" if validation_file else "train"
     if len(names) == 1:

@@ -27,7 +27,7 @@ _LARGEST_SHARE = 0.5
 _SAMPLE, _DIGITS = 64, 8
 _MENTIONED_SHARE = 0.05
 """A file with fewer of a model's training texts only repeats some common texts."""
-RECORD = "set_aside"
+SET_ASIDE = "set_aside"
 """Key of the record in a model's `config.json` and in `training_args.json`."""
 
 
@@ -124,7 +124,7 @@ def drawn_by_seed(labels: list[int] | list[float], seed: int) -> np.ndarray:
 def recorded_rows(folder: str | Path) -> TrainedRows | None:
     """What a model's folder records about its training file: in its configuration or beside it; None: nothing."""
     flags, config = (_object(Path(folder) / name) for name in ("training_args.json", "config.json"))
-    found = config.get(RECORD) or flags.get(RECORD)
+    found = config.get(SET_ASIDE) or flags.get(SET_ASIDE)
     if isinstance(found, dict):
         limit, sample, seed = found.get("limit"), found.get("sample"), found.get("seed")
         if type(seed) is int and seed >= 0:

@@ -42,22 +42,21 @@ _PROBE = "Café: the model, PRUNED to 10 %, isn't unaffordable."
 """A text with case, accents, punctuation and word pieces: tokenizers that share a vocabulary can differ here."""
 
 
-def load_teacher(args: Run, tokenizer: Any, task: Task) -> nn.Module:
+def load_teacher(run: Run, tokenizer: Any, task: Task) -> nn.Module:
     """The teacher that the flags name, frozen and in evaluation mode; its fingerprint is added to the run's contents.
 
     Raises:
         UserError: it is of another type than `--teacher_type` says, was trained for other classes than the task's, or
             its tokenizer gives other token ids than the student's.
-        UserError: it cannot be found.
     """
-    name, found = args.teacher_name_or_path, {"flag": "--teacher_name_or_path", "cache_dir": args.cache_dir or None}
+    name, found = run.teacher_name_or_path, {"flag": "--teacher_name_or_path", "cache_dir": run.cache_dir or None}
     config = from_pretrained(AutoConfig, name, **found)
-    if args.teacher_type not in (None, config.model_type):
-        raise UserError(f"--teacher_type {args.teacher_type}, but {name} is a {config.model_type}")
-    class_order(task, config, *_teachers_classes(args))
-    if getattr(config, "max_position_embeddings", None) and args.max_seq_length > longest_input(config):
+    if run.teacher_type not in (None, config.model_type):
+        raise UserError(f"--teacher_type {run.teacher_type}, but {name} is a {config.model_type}")
+    class_order(task, config, *_teachers_classes(run))
+    if getattr(config, "max_position_embeddings", None) and run.max_seq_length > longest_input(config):
         raise UserError(
-            f"--max_seq_length {args.max_seq_length} is more than the {longest_input(config)} positions of "
+            f"--max_seq_length {run.max_seq_length} is more than the {longest_input(config)} positions of "
             f"--teacher_name_or_path {name}"
         )
     say_if_unnamed(task, config, f"--teacher_name_or_path {name}")
@@ -70,12 +69,12 @@ def load_teacher(args: Run, tokenizer: Any, task: Task) -> nn.Module:
             f"--teacher_name_or_path {name} is not fine-tuned: it lacks {sorted(info['missing_keys'])[0]} "
             f"and {len(info['missing_keys']) - 1} other weights"
         )
-    args.contents["teacher_weights"] = weights_fingerprint(teacher)
+    run.contents["teacher_weights"] = weights_fingerprint(teacher)
     return teacher.requires_grad_(False).eval()
 
 
 def teacher_logits(
-    args: Run,
+    run: Run,
     teacher: nn.Module,
     dataset: FeatureDataset,
     processes: Processes,
@@ -91,59 +90,59 @@ def teacher_logits(
         (N, C) float32 on this process' device, NaN in the other rows.
     """
     rows = None if rows is not None and len(rows) == len(dataset) else rows
-    folder = _folder(args, teacher, dataset, processes, cache_dir, rows)
-    cached = _read(folder, len(dataset)) if not args.overwrite_cache else None
+    folder = _folder(run, teacher, dataset, processes, cache_dir, rows)
+    cached = _read(folder, len(dataset)) if not run.overwrite_cache else None
     if processes.any(cached is None):
-        cached = _ask(args, teacher, dataset, processes, folder, rows)
-    order = class_order(args.task, teacher.config, *_teachers_classes(args))
-    if args.task.is_regression:
-        cached = in_unit_of_labels(cached, dataset.labels, _teachers_classes(args)[0])
+        cached = _ask(run, teacher, dataset, processes, folder, rows)
+    order = class_order(run.task, teacher.config, *_teachers_classes(run))
+    if run.task.is_regression:
+        cached = in_unit_of_labels(cached, dataset.labels, _teachers_classes(run)[0])
     return cached[:, np.argsort(order)].to(processes.device)
 
 
 def teaching(
-    args: Run, teacher: nn.Module | None, model: nn.Module, dataset: FeatureDataset, cache_dir: Path, rows: np.ndarray
+    run: Run, teacher: nn.Module | None, model: nn.Module, dataset: FeatureDataset, cache_dir: Path, rows: np.ndarray
 ) -> tuple[Tensor | None, HiddenStateMatch | None]:
     """The teacher's logits of `rows`, and how hidden states are compared; each None if not used."""
     if teacher is None:
         return None, None
-    hidden = hidden_state_match(args, teacher, model)
+    hidden = hidden_state_match(run, teacher, model)
     asked = dataset if dataset.for_teacher is None else dataset.for_teacher
-    return teacher_logits(args, teacher, asked, args.processes, cache_dir, rows), hidden
+    return teacher_logits(run, teacher, asked, run.processes, cache_dir, rows), hidden
 
 
-def _teachers_classes(args: Run) -> tuple[str, list[str] | None, str]:
+def _teachers_classes(run: Run) -> tuple[str, list[str] | None, str]:
     """The teacher's name in messages, the class names that the user gave for it, and the flag that takes them."""
-    return f"--teacher_name_or_path {args.teacher_name_or_path}", args.teacher_label_names, "--teacher_label_names"
+    return f"--teacher_name_or_path {run.teacher_name_or_path}", run.teacher_label_names, "--teacher_label_names"
 
 
-def compared_with(args: Run, teacher: nn.Module, student: nn.Module) -> list[int] | None:
+def teacher_layer_map(run: Run, teacher: nn.Module, student: nn.Module) -> list[int] | None:
     """For each layer of the student the teacher's, as in `layer_map`; None if hidden states are not compared.
 
     Raises:
         UserError: `--teacher_layers` does not fit.
     """
-    if args.alpha_hidden_cos == 0 and args.alpha_hidden_mse == 0:
+    if run.alpha_hidden_cos == 0 and run.alpha_hidden_mse == 0:
         return None
-    return layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers, args.teacher_layers)
+    return layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers, run.teacher_layers)
 
 
-def hidden_state_match(args: Run, teacher: nn.Module, student: nn.Module) -> HiddenStateMatch | None:
+def hidden_state_match(run: Run, teacher: nn.Module, student: nn.Module) -> HiddenStateMatch | None:
     """How hidden states are compared, as the flags say; None when both weights are 0.
 
     Raises:
-        UserError: see `compared_with`.
+        UserError: see `teacher_layer_map`.
     """
-    if (layers := compared_with(args, teacher, student)) is None:
+    if (layers := teacher_layer_map(run, teacher, student)) is None:
         return None
-    device = args.processes.device
-    projection = projection_between(student.config.hidden_size, teacher.config.hidden_size, args.seed).to(device)
-    precision = Precision(device, args.fp16, args.bf16)
+    device = run.processes.device
+    projection = projection_between(student.config.hidden_size, teacher.config.hidden_size, run.seed).to(device)
+    precision = Precision(device, run.fp16, run.bf16)
     return HiddenStateMatch(TeacherStates(teacher.to(device), compared_layers(layers), precision), layers, projection)
 
 
 def _ask(
-    args: Run,
+    run: Run,
     teacher: nn.Module,
     dataset: FeatureDataset,
     processes: Processes,
@@ -152,11 +151,11 @@ def _ask(
 ) -> Tensor:
     """Logits of `rows` (default: all), in one pass, cached in `folder`."""
     started = time.monotonic()
-    precision = Precision(processes.device, args.fp16, args.bf16)
+    precision = Precision(processes.device, run.fp16, run.bf16)
     logits = predict_logits(
         teacher.to(processes.device),
         dataset,
-        args.per_gpu_train_batch_size,  # the evaluation's batch size must not change the result
+        run.per_gpu_train_batch_size,  # the evaluation's batch size must not change the result
         processes,
         precision,
         "Running the teacher",
@@ -173,14 +172,14 @@ def _ask(
 
 
 def _folder(
-    args: Run,
+    run: Run,
     teacher: nn.Module,
     dataset: FeatureDataset,
     processes: Processes,
     cache_dir: Path,
     rows: np.ndarray | None = None,
 ) -> Path:
-    precision = Precision(processes.device, args.fp16, args.bf16)
+    precision = Precision(processes.device, run.fp16, run.bf16)
     some = [] if rows is None else [hashlib.sha256(rows.tobytes()).hexdigest()]
     fingerprint = _fingerprint(teacher, dataset, str(precision.dtype), processes.device.type, *some)
     return _place(cache_dir / f"teacher-{fingerprint}")

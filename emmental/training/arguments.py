@@ -13,9 +13,18 @@ from emmental.architectures import ARCHITECTURES
 from emmental.command_line import parse_flags
 from emmental.errors import UserError
 from emmental.flags import Flags, flag, switch
-from emmental.methods import MASK_INITS, METHODS, PRUNING_METHODS, RECOMMENDED, REGULARIZATIONS, method_of
-from emmental.runs.arguments import common_problems, distillation_flags, optimization_flags, run_flags, settle
-from emmental.training.recipe import ALL_TOKENS, dense_model_teaches, recipe_problems, settle_recipe
+from emmental.methods import (
+    MASK_INITS,
+    METHODS,
+    PRUNING_METHODS,
+    RECOMMENDED,
+    REGULARIZATIONS,
+    STRUCTURED,
+    UNSTRUCTURED,
+    method_of,
+)
+from emmental.runs.arguments import common_problems, derive, distillation_flags, optimization_flags, run_flags
+from emmental.training.recipe import ALL_TOKENS, dense_model_teaches, fill_in_recipe, recipe_problems
 
 MODEL_TYPES = (*(f"masked_{name}" for name in ARCHITECTURES), *ARCHITECTURES)
 TASK_KINDS = ("classification", "regression")
@@ -51,11 +60,7 @@ FLAGS = {
             "your own data: .csv, .tsv, .jsonl or .parquet with sentence1, [sentence2], label",
             changes_result=False,
         ),
-        flag(
-            "validation_file",
-            "like --train_file; default: a tenth of it",
-            changes_result=False,
-        ),
+        flag("validation_file", "like --train_file; default: a tenth of it", changes_result=False),
         flag("test_file", "for --do_predict; needs no labels", changes_result=False),
         flag(
             "unlabeled_file",
@@ -74,7 +79,7 @@ FLAGS = {
         flag("feature_cache_dir", "folder for tokenised data; default: ~/.cache/emmental", "", changes_result=False),
         switch(
             "accept_unknown_tokens",
-            "go on although the tokenizer does not know more than half of the tokens",
+            "continue even if the tokenizer knows less than half of the tokens",
             changes_result=False,
         ),
         switch("overwrite_cache", "tokenise again even if the cache is good", changes_result=False),
@@ -83,7 +88,7 @@ FLAGS = {
     "model": (
         flag(
             "model_type",
-            "omit it to prune the model, whatever its type; bert, roberta, ... train it dense",
+            "bert, roberta, ...: train without pruning; omit it to prune a model of any type",
             "masked_bert",
             accepts=MODEL_TYPES,
         ),
@@ -109,7 +114,7 @@ FLAGS = {
     "how much to prune": (
         flag(
             "recipe",
-            "auto fills in what the task needs; paper: the original's values",
+            "auto: values that fit your data; paper: those of the original scripts",
             "auto",
             accepts=("auto", "paper"),
             earlier="paper",
@@ -117,8 +122,8 @@ FLAGS = {
         flag(
             "granularity",
             "structured (heads, neurons) or unstructured",
-            accepts=("structured", "unstructured", None),
-            earlier="unstructured",
+            accepts=(STRUCTURED, UNSTRUCTURED, None),
+            earlier=UNSTRUCTURED,
         ),
         flag(
             "keep",
@@ -221,14 +226,10 @@ FLAGS = {
     ),
     "run, output and logging": (
         flag("output_dir", "default: outputs/<task_name>", changes_result=False),
-        switch(
-            "overwrite_output_dir",
-            "start afresh: remove what this program wrote",
-            changes_result=False,
-        ),
+        switch("overwrite_output_dir", "start afresh: remove what this program wrote", changes_result=False),
         flag(
             "logging_steps",
-            "updates between two log entries; --recipe auto: fewer, so that a run has 40",
+            "updates between two log entries; --recipe auto: about 40 entries a run",
             50,
             at_least=1,
             changes_result=False,
@@ -285,9 +286,9 @@ def _normalise(args: Flags) -> None:
         args.output_dir = str(Path("outputs") / args.task_name.lower())
     if args.teacher_layers and all(part.strip().isdecimal() for part in args.teacher_layers.split(",")):
         args.teacher_layers = [int(part) for part in args.teacher_layers.split(",")]
-    settle(args)
+    derive(args)
     if args.pruning_method in METHODS:
-        settle_recipe(args)
+        fill_in_recipe(args)
         _start_thresholds_of_scores(args)
 
 
@@ -355,7 +356,7 @@ def _reading_problems(args: Flags) -> list[str]:
         problems.append(f"--encoding accepts what Python knows (utf-8, latin-1, cp1252, ...), not {args.encoding!r}")
     given = [f"--{one.name}" for one in _READING if getattr(args, one.name) is not None]
     if given and not (args.train_file or args.validation_file or args.test_file or args.unlabeled_file):
-        problems.append(f"{', '.join(given)}: for your own files only; give --train_file, ...")
+        problems.append(f"{', '.join(given)}: only for your own files (--train_file, --validation_file, --test_file)")
     return problems
 
 
@@ -390,7 +391,7 @@ def _number_problems(args: Flags) -> list[str]:
 def _pruning_problems(args: Flags) -> list[str]:
     if not args.model_type.startswith("masked_") or args.pruning_method not in PRUNING_METHODS:
         return []
-    problems = [] if args.granularity == "structured" else _threshold_problems(args)
+    problems = [] if args.granularity == STRUCTURED else _threshold_problems(args)
     method = method_of(args.pruning_method)
     if args.global_topk and "global_topk" in args.explicit and not method.accepts_global_topk:
         problems.append(

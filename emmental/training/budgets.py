@@ -20,8 +20,8 @@ from emmental.latency import seconds_of_each
 from emmental.runs.run import Run
 from emmental.shrinking import layer_sizes
 from emmental.structured.gates import encoder_weights
-from emmental.structured.selection import Budget, MakeCandidate, Settle, weight_budget
-from emmental.structured.speed import SpeedTable, measure_speed, settled_price, speed_budget
+from emmental.structured.selection import Budget, MakeCandidate, Tune, weight_budget
+from emmental.structured.speed import SpeedTable, measure_speed, speed_budget, tuned_price
 
 logger = logging.getLogger(__name__)
 
@@ -129,11 +129,11 @@ class SpeedTarget(Target):
         self._budget(part, model)
 
     def budget(self, part: Run, model: PreTrainedModel, dense: PreTrainedModel) -> tuple[Budget, str]:
-        """A number of milliseconds. The last cut settles its price by timing candidates."""
+        """A number of milliseconds. The last cut tunes its price by timing candidates."""
         budget, file = self._budget(part, model), part.folder / SPEED_FILE
-        tune = partial(settled_price, budget, model, self.speedup, shape=self.shape, timed=self._times)
+        tune = partial(tuned_price, budget, model, self.speedup, shape=self.shape, timed=self._times)
         name = f"speedup {self.speedup:g} in {self.engine} at {self.shape[0]} x {self.shape[1]}"
-        return replace(budget, settle=partial(tune_price_once, part, file, tune)), name
+        return replace(budget, tune=partial(tune_price_once, part, file, tune)), name
 
     def _times(self, models: Sequence[PreTrainedModel], batch: int, length: int) -> list[float]:
         """Median milliseconds of each model in the engine; the models take turns."""
@@ -159,13 +159,13 @@ class SpeedTarget(Target):
                     logger.info("%s", line)
             elif part.processes.is_main and (elsewhere := atomic.read_object(file).get("machine", here)) != here:
                 logger.warning(
-                    "%s was measured on %r, not here: --overwrite_output_dir measures anew", file, elsewhere
+                    "%s was measured on another machine (%r); --overwrite_output_dir measures again", file, elsewhere
                 )
         return speed_budget(measured_speed(file, key, len(sizes)), model, self.speedup, "--speedup")
 
 
-def tune_price_once(part: Run, file: Path, tune: Settle, candidate: MakeCandidate, price: float) -> float:
-    """The price that rank 0 settles at, kept in `speed.json`: a resumed run and the other ranks read it there."""
+def tune_price_once(part: Run, file: Path, tune: Tune, candidate: MakeCandidate, price: float) -> float:
+    """The price that rank 0 found, kept in `speed.json`: a resumed run and the other ranks read it there."""
     first = f"{_sizes(candidate(price))} for {price!r} ms"
     with part.processes.main_first():
         if part.processes.is_main and tuned_before(file, first) is None:
@@ -179,7 +179,7 @@ def tune_price_once(part: Run, file: Path, tune: Settle, candidate: MakeCandidat
 
 
 def tuned_before(file: Path, first: str) -> float | None:
-    """The price that was settled at for a first candidate; None if it is missing or damaged."""
+    """The price that was found for a first candidate; None if it is missing or damaged."""
     try:
         price = float(atomic.read_object(file)["settled"][first])
     except (LookupError, TypeError, ValueError, OverflowError):

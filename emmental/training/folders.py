@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from emmental.pretrained import weights_fingerprint
-from emmental.runs.output_folder import RECORD, OutputFolder
+from emmental.runs.output_folder import WRITTEN_FILE, OutputFolder
 from emmental.runs.resuming import checkpoint_to_resume, lock_output, open_output
 from emmental.runs.run import Run
 from emmental.training.facts import DataFacts
 from emmental.training.forecast import work_after
-from emmental.training.phases import Phase, Work
+from emmental.training.phases import Phase, PhaseContext
 from emmental.training.route import DENSE_FOLDER, KEEP_FOLDER
 
 
@@ -39,23 +39,23 @@ def lock_run(run: Run) -> None:
             return
         lock_output(run)
         for folder in folders if run.overwrite_output_dir else []:
-            if (folder / RECORD).is_file():
+            if (folder / WRITTEN_FILE).is_file():
                 part = OutputFolder(folder)
                 part.start_afresh()
                 part.close()
 
 
 @contextmanager
-def opened(part: Run, work: Work, phases: Sequence[Phase]) -> Iterator[Run]:
+def opened(part: Run, context: PhaseContext, phases: Sequence[Phase]) -> Iterator[Run]:
     """Lock the folder of phases that make one model, inside the block. That of the whole run is locked already.
 
     Raises:
         UserError: see `open_output`.
     """
     if any(phase.follows_dense for phase in phases):  # a resumed run must learn from the same model
-        part.contents["teacher_weights"] = weights_fingerprint(work.teacher or work.dense)
-    own = part.folder != work.run.folder
-    part.output = None if own else work.run.output
+        part.contents["teacher_weights"] = weights_fingerprint(context.teacher or context.dense)
+    own = part.folder != context.run.folder
+    part.output = None if own else context.run.output
     try:
         open_output(part)
         yield part
@@ -64,7 +64,7 @@ def opened(part: Run, work: Work, phases: Sequence[Phase]) -> Iterator[Run]:
             part.output.close()
 
 
-def parts_of(run: Run, facts: DataFacts) -> dict[Path, Run]:
+def runs_by_folder(run: Run, facts: DataFacts) -> dict[Path, Run]:
     """Folder -> its run, with the settings of the last phase that saves there, and the work that comes after it."""
     parts = {}
     for phase, after in zip(run.phases, work_after(run.phases, facts), strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from emmental import atomic
 from emmental.architectures import base_model_type, longest_input
 from emmental.data import tokenization
 from emmental.errors import UserError
@@ -25,7 +25,7 @@ from emmental.methods import method_of
 from emmental.pretrained import from_pretrained, require_encoder
 from emmental.runs.run import Run
 from emmental.tasks import Task
-from emmental.tasks.set_aside import RECORD
+from emmental.tasks.set_aside import SET_ASIDE
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ def load_tokenizer(args: Run) -> Any:
 
     Raises:
         UserError: there is none, or no fast one, or `--max_seq_length` is more than the model accepts.
-        UserError: it cannot be found.
     """
     casing = {} if args.do_lower_case is None else {"do_lower_case": args.do_lower_case}
     name = args.tokenizer_name or args.model_name_or_path
@@ -72,7 +71,6 @@ def load_model(args: Run, task: Task, tokenizer: Any) -> PreTrainedModel:
 
     Raises:
         UserError: the checkpoint contradicts the flags, or is not an encoder of a known type.
-        UserError: it cannot be found.
     """
     name = args.model_name_or_path
     config, called = load_config(args)
@@ -160,17 +158,14 @@ def model_to_evaluate(args: Run) -> str:
 
 
 def _trained_from(output: Path) -> str | None:
-    try:
-        return json.loads((output / "training_args.json").read_text(encoding="utf-8"))["model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return atomic.read_object(output / "training_args.json").get("model_name_or_path")
 
 
 def _outputs(args: Run, task: Task) -> dict[str, Any]:
     """Settings of the configuration about the outputs and, for later uses of the model, about its training."""
     settings = {"max_seq_length": args.max_seq_length, "positive_label": task.positive_name} if args.do_train else {}
     if args.do_train and task.trained_rows is not None:
-        settings[RECORD] = task.trained_rows.record()
+        settings[SET_ASIDE] = task.trained_rows.record()
     if task.is_regression:
         return {"num_labels": 1, "problem_type": "regression", **settings}
     labels = dict(enumerate(task.names))

@@ -60,7 +60,7 @@ def prune(
         batch_size: texts that go through the model at once.
         refit: fit the remaining weights to make up for those that were cut.
         passes: most backward passes for a batch without labels.
-        accept_unknown_tokens: go on although the tokenizer does not know more than half of the tokens of the texts.
+        accept_unknown_tokens: continue even if the tokenizer knows less than half of the texts' tokens.
         updates: after the cut, updates in which the small model learns the dense model's answers to the texts.
         vocabulary: tokens that stay, or "auto"; all texts count. Not for heads that answer for every token.
 

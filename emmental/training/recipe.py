@@ -10,12 +10,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from emmental.flags import Flags
-from emmental.methods import CUT_METHODS, RECOMMENDED, RECOMMENDED_FOR_FEW, method_of
+from emmental.methods import CUT_METHODS, RECOMMENDED, RECOMMENDED_FOR_FEW, STRUCTURED, UNSTRUCTURED, method_of
 
 if TYPE_CHECKING:
     from emmental.training.facts import DataFacts
 
-STRUCTURED, UNSTRUCTURED = "structured", "unstructured"
 MOST_UPDATES, MOST_EPOCHS = 3000, 20.0
 DENSE_UPDATES, RECOVERY_UPDATES = 600, 600
 HARD_CUT, HARD_CUT_OF_WEIGHTS = 0.15, 0.05
@@ -24,7 +23,7 @@ ALL_TOKENS, AUTO_TOKENS = "all", "auto"
 """Values of `--vocabulary` besides a number."""
 
 
-_ORIGINAL_LANGUAGE = (
+_FLAGS_OF_ORIGINAL_SCRIPTS = (
     "initial_threshold",
     "final_threshold",
     "final_lambda",
@@ -38,10 +37,10 @@ _ORIGINAL_LANGUAGE = (
 """Flags of the original scripts. A command with one of them and without `--recipe` does what those scripts did."""
 
 
-def settle_recipe(flags: Flags) -> None:
+def fill_in_recipe(flags: Flags) -> None:
     """Decide recipe, granularity and share from the flags that the user gave."""
     given = flags.explicit
-    if "recipe" not in given and any(name in given for name in _ORIGINAL_LANGUAGE):
+    if "recipe" not in given and any(name in given for name in _FLAGS_OF_ORIGINAL_SCRIPTS):
         flags.recipe = "paper"
     if flags.granularity is None:
         single_weights = flags.recipe == "paper" or "pruning_method" in given or trains_dense(flags)
@@ -132,8 +131,8 @@ def _untrained_problems(flags: Flags) -> list[str]:
         problems.append("--num_train_epochs 0 with --recipe paper leaves --dense_first nothing to train; omit one")
     if method_of(flags.pruning_method).only_cuts and not (cuts or trains_dense(flags)):
         problems.append(
-            f"--pruning_method {flags.pruning_method} prunes before training: give --keep, and no threshold, mask "
-            "start, warm-up of a schedule or --recipe paper"
+            f"--pruning_method {flags.pruning_method} prunes before training: give --keep, and omit "
+            "--initial_threshold, --mask_init, --initial_warmup and --recipe paper"
         )
     return problems
 

@@ -92,7 +92,7 @@ def without_effect(phases: list[Phase], flags: Flags) -> list[str]:
         "no --fp16": (not flags.fp16, ("fp16_opt_level",)),
         "on a CPU it is slower than float32": (flags.fp16 and not torch.cuda.is_available(), ("fp16",)),
         "no --push_to_hub": (not flags.push_to_hub, ("hub_model_id",)),
-        **{reason: (True, names) for reason, names in last.ignores().items()},
+        **{reason: (True, names) for reason, names in last.flags_without_effect().items()},
     }
     return [
         f"--{name} ({reason})"
@@ -248,6 +248,6 @@ def _refuse_too_little_memory(method: Method, facts: DataFacts) -> None:
     needed, there = facts.memory_to_cut(method), facts.memory
     if needed > there:
         raise UserError(
-            f"--pruning_method {method.name} needs {needed / 1e9:.0f} GB of memory for this encoder, and there are "
-            f"{there / 1e9:.0f}; give --pruning_method {RECOMMENDED.name}"
+            f"--pruning_method {method.name} needs {needed / 1e9:.0f} GB of memory for this encoder, and this machine "
+            f"has {there / 1e9:.0f} GB; give --pruning_method {RECOMMENDED.name}"
         )

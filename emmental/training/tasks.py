@@ -10,7 +10,7 @@ from emmental.data.tokenization import trained_length
 from emmental.errors import UserError
 from emmental.runs.run import Run
 from emmental.tasks import CUSTOM, Task, in_order_of, resolve_task, split_files, task_of_model, user_task
-from emmental.tasks.classes import are_numbered, in_given_order, is_classifier, model_classes, positive_class
+from emmental.tasks.classes import are_numbered, classes_of_model, in_given_order, is_classifier, positive_class
 from emmental.tasks.own_files import Reading
 from emmental.tasks.set_aside import TrainedRows, recorded_rows
 from emmental.training.arguments import DELIMITERS
@@ -62,7 +62,7 @@ def _in_order_of_student(
     unnamed classes.
     """
     if args.do_train:
-        own = model_classes(config, called)
+        own = classes_of_model(config, called)
         unnamed = are_numbered(own) and len(own) != task.num_labels
         if args.new_classifier or unnamed or not is_classifier(config):
             return task if names is None else in_given_order(task, names)

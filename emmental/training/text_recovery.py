@@ -16,7 +16,7 @@ from emmental.data import LengthGroupedBatches
 from emmental.errors import UserError
 from emmental.flags import Flag, Flags, flag, switch
 from emmental.runs.loop import Intervals, RunLoop
-from emmental.runs.optimization import UpdateLoop, adamw, linear_schedule, parameter_groups
+from emmental.runs.optimization import Learner, adamw, linear_schedule, parameter_groups
 from emmental.runs.output_folder import OutputFolder
 from emmental.runs.precision import Precision, bf16_in_hardware
 from emmental.runs.processes import Processes
@@ -52,7 +52,7 @@ _OF_THE_LOOP: tuple[Flag, ...] = (
 )
 
 
-class TextDistiller(UpdateLoop):
+class TextDistiller(Learner):
     """The updates of the recovery.
 
     Args:

@@ -24,7 +24,7 @@ from emmental.language_models import corpus, student_init
 _SOFT = "--pruning_method=sigmoied_threshold"
 _HARD = "--pruning_method=threshold"
 _TAUGHT = "--teacher_name_or_path={world}/teacher"
-TRAINER: tuple[tuple[tuple[str, ...], str], ...] = (
+TRAINER_FLAGS: tuple[tuple[tuple[str, ...], str], ...] = (
     # Thresholds against the method.
     (("--initial_threshold=1.5",), "--initial_threshold"),
     (("--initial_threshold=0", "--final_threshold=0"), "--initial_threshold"),
@@ -164,7 +164,7 @@ PLAIN: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--unlabeled_file={world}/nowhere.txt",), "nowhere.txt"),
     (("--model_name_or_path={world}/mrpc",), "mrpc"),
 )
-DISTILLER: tuple[tuple[tuple[str, ...], str], ...] = (
+DISTILLER_FLAGS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--student_type=gpt2", "--teacher_type=gpt2"), "--student_type"),
     (("--student_type=roberta",), "--teacher_type"),
     (("--student_type=bert", "--teacher_type=roberta"), "--teacher_type"),
@@ -307,9 +307,9 @@ def try_all(world: World, known: Uninterrupted) -> list[Tally]:
         return [part for flag in flat for part in (binarize if flag == "{text}" else [flag])]
 
     grids = {
-        "trainer": [(masked_run_glue.main, trainer.argv(output, *filled(f)), *filled((n,))) for f, n in TRAINER],
+        "trainer": [(masked_run_glue.main, trainer.argv(output, *filled(f)), *filled((n,))) for f, n in TRAINER_FLAGS],
         "trainer in phases": [(masked_run_glue.main, plain.argv(output, *filled(f)), *filled((n,))) for f, n in PLAIN],
-        "distiller": [(distiller.main, student.argv(output, *filled(f)), *filled((n,))) for f, n in DISTILLER],
+        "distiller": [(distiller.main, student.argv(output, *filled(f)), *filled((n,))) for f, n in DISTILLER_FLAGS],
         "exports, pictures, corpora": [(PROGRAMS[p], filled(f), *filled((n,))) for p, f, n in TOOLS],
     }
     return [_tally(name, grid, world, output, finished) for name, grid in grids.items()]

@@ -37,7 +37,7 @@ from emmental.pretrained import from_pretrained, weight_files
 from emmental.reporting import forms
 from emmental.runs import processes
 from emmental.runs.checkpoints import read_state
-from emmental.runs.output_folder import RECORD, OutputFolder
+from emmental.runs.output_folder import WRITTEN_FILE, OutputFolder
 from emmental.runs.progress import keep_rows, read_log
 from emmental.small_models import SmallConfig
 from emmental.structured.speed import LayerTimes, SpeedTable, speed_budget
@@ -212,13 +212,13 @@ def _records(folder: Path) -> Reader:
     manifest, state = ((folder / "checkpoint-1" / n).read_bytes() for n in ("manifest.json", "training_state.json"))
     output = OutputFolder(folder / "out")
     output.record("a.json", "pictures/b.png")
-    record = (folder / "out" / RECORD).read_bytes()
+    record = (folder / "out" / WRITTEN_FILE).read_bytes()
 
     def read(content: bytes) -> None:
         for path, reader in (
             (folder / "checkpoint-1" / "manifest.json", lambda: atomic.verify_folder(folder / "checkpoint-1")),
             (folder / "checkpoint-1" / "training_state.json", lambda: read_state(folder / "checkpoint-1")),
-            (folder / "out" / RECORD, lambda: output.record("a.json")),
+            (folder / "out" / WRITTEN_FILE, lambda: output.record("a.json")),
         ):
             path.write_bytes(content)
             try:

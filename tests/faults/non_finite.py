@@ -13,22 +13,22 @@ from faults.runs import Command, World, difference, last_lines, log_of
 from faults.tally import Clock, Tally
 from safetensors.torch import load_file
 
-from emmental.runs.optimization import UpdateLoop
+from emmental.runs.optimization import Learner
 
-Poison = Callable[[UpdateLoop, torch.Tensor, float], torch.Tensor]
+Poison = Callable[[Learner, torch.Tensor, float], torch.Tensor]
 
 
-def _loss(loop: UpdateLoop, loss: torch.Tensor, value: float) -> torch.Tensor:
+def _loss(loop: Learner, loss: torch.Tensor, value: float) -> torch.Tensor:
     return loss * value
 
 
-def _gradient(loop: UpdateLoop, loss: torch.Tensor, value: float) -> torch.Tensor:
+def _gradient(loop: Learner, loss: torch.Tensor, value: float) -> torch.Tensor:
     parameter = loop.optimizer.param_groups[0]["params"][0]
     handle = parameter.register_hook(lambda gradient: (handle.remove(), torch.full_like(gradient, value))[1])
     return loss
 
 
-def _weight(loop: UpdateLoop, loss: torch.Tensor, value: float) -> torch.Tensor:
+def _weight(loop: Learner, loss: torch.Tensor, value: float) -> torch.Tensor:
     """A weight that no forward pass after this one may read: only a look at the weights themselves finds it."""
     original = loop.optimizer.step
 
@@ -49,14 +49,14 @@ def poison(what: str, value: float, update: int) -> Callable[[], None]:
     """What a run takes as `before`: at the first micro-batch of an update, from 1, something becomes `value`."""
 
     def install() -> None:
-        original = UpdateLoop.optimize
+        original = Learner.optimize
 
-        def optimize(self: UpdateLoop, loss: torch.Tensor) -> bool:
+        def optimize(self: Learner, loss: torch.Tensor) -> bool:
             if self.global_step + 1 == update and self._seen == 0:
                 loss = POISONS[what](self, loss, value)
             return original(self, loss)
 
-        UpdateLoop.optimize = optimize
+        Learner.optimize = optimize
 
     return install
 

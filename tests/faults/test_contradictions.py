@@ -15,7 +15,7 @@ def test_the_grid(world: World, known: Uninterrupted) -> None:
 
 
 @pytest.mark.parametrize(
-    "grid", [contradictions.TRAINER, contradictions.PLAIN, contradictions.DISTILLER, contradictions.TOOLS]
+    "grid", [contradictions.TRAINER_FLAGS, contradictions.PLAIN, contradictions.DISTILLER_FLAGS, contradictions.TOOLS]
 )
 def test_no_line_stands_twice(grid: tuple) -> None:
     assert len(grid) == len({line[:-1] for line in grid})

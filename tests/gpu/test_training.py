@@ -22,7 +22,7 @@ from transformers import AutoModelForSequenceClassification
 import masked_run_glue
 from distiller import TaskDistiller
 from emmental.export.onnx import export_onnx
-from emmental.runs.optimization import UpdateLoop
+from emmental.runs.optimization import Learner
 from emmental.runs.precision import Precision
 from emmental.shrinking import layer_sizes
 
@@ -122,7 +122,7 @@ def test_an_fp16_overflow_is_skipped(device):
     optimizer = torch.optim.SGD([{"name": "all", "params": list(model.parameters())}], lr=0.5)
     precision = Precision(device, fp16=True)
     precision.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**127)
-    loop = UpdateLoop(model, optimizer, LambdaLR(optimizer, lambda _: 1.0), precision, 0.0)
+    loop = Learner(model, optimizer, LambdaLR(optimizer, lambda _: 1.0), precision, 0.0)
     for _ in range(2):
         loop.begin_update(1)
         with loop.micro_batch():

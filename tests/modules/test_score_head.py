@@ -12,9 +12,9 @@ import torch
 from torch.nn.functional import mse_loss
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
+from emmental.modules.output_linear import output_linear
 from emmental.modules.score_head import (
     ScoreHead,
-    classifier_of,
     deviation_of,
     mean_and_deviation,
     restore_scores,
@@ -84,9 +84,9 @@ def test_the_unit_does_not_matter(model, unit):
 def test_what_is_saved_answers_in_the_unit_of_the_labels(model_type, tmp_path):
     model = tiny_models.model(model_type, num_labels=1).eval()
     with torch.no_grad():
-        classifier_of(model).bias.fill_(0.5)
+        output_linear(model).bias.fill_(0.5)
     standardise_scores(model, PRICES)
-    assert isinstance(classifier_of(model), ScoreHead)
+    assert isinstance(output_linear(model), ScoreHead)
     model.save_pretrained(tmp_path)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     assert torch.allclose(answers(again), answers(model), rtol=1e-4, atol=1e-3)

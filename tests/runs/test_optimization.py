@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from emmental import MaskedBertConfig, MaskedBertForSequenceClassification
 from emmental.errors import NonFiniteError
-from emmental.runs.optimization import UpdateLoop, adamw, linear_schedule, parameter_groups
+from emmental.runs.optimization import Learner, adamw, linear_schedule, parameter_groups
 from emmental.runs.precision import Precision
 
 CPU = torch.device("cpu")
@@ -34,11 +34,11 @@ def constant_rate(optimizer: torch.optim.Optimizer) -> LambdaLR:
     return LambdaLR(optimizer, lambda step: 1.0)
 
 
-def descent(model: nn.Module, max_grad_norm: float = 0.0, precision: Precision | None = None) -> UpdateLoop:
+def descent(model: nn.Module, max_grad_norm: float = 0.0, precision: Precision | None = None) -> Learner:
     """Plain gradient descent with rate 1: parameters move by minus their gradient."""
     groups = [{"name": name, "params": [parameter]} for name, parameter in model.named_parameters()]
     optimizer = torch.optim.SGD(groups, lr=1.0)
-    return UpdateLoop(model, optimizer, constant_rate(optimizer), precision or Precision(CPU), max_grad_norm)
+    return Learner(model, optimizer, constant_rate(optimizer), precision or Precision(CPU), max_grad_norm)
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -46,12 +46,12 @@ def network(seed: int = 0) -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.LayerNorm(8), nn.Linear(8, 3))
 
 
-def adam_loop(model: nn.Module, total: int = 10, warmup: int = 2) -> UpdateLoop:
+def adam_loop(model: nn.Module, total: int = 10, warmup: int = 2) -> Learner:
     optimizer = adamw(parameter_groups(model, 0.05, 0.1), 1e-8)
-    return UpdateLoop(model, optimizer, linear_schedule(optimizer, warmup, total), Precision(CPU), 1.0)
+    return Learner(model, optimizer, linear_schedule(optimizer, warmup, total), Precision(CPU), 1.0)
 
 
-def train(loop: UpdateLoop, updates: range, micro_batches: int = 2) -> None:
+def train(loop: Learner, updates: range, micro_batches: int = 2) -> None:
     """Updates on data that follow from their numbers."""
     for update in updates:
         generator = torch.Generator().manual_seed(update)
@@ -274,7 +274,7 @@ class TestNotFinite:
 
 class TestLossScaling:
     @staticmethod
-    def scaled(model: nn.Module, scale: float) -> UpdateLoop:
+    def scaled(model: nn.Module, scale: float) -> Learner:
         precision = Precision(CPU, fp16=True)
         precision.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2)
         return descent(model, max_grad_norm=0.0, precision=precision)
@@ -307,7 +307,7 @@ class TestLossScaling:
         optimizer = adamw([{"name": "all", "params": list(model.parameters()), "lr": 0.5}], 1e-8)
         precision = Precision(CPU, fp16=True)
         precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
-        loop = UpdateLoop(model, optimizer, constant_rate(optimizer), precision, 1.0)
+        loop = Learner(model, optimizer, constant_rate(optimizer), precision, 1.0)
         loop.optimize(3 * model.a)
         assert (model.a.item(), model.b.item(), loop.skipped_updates) == (10.0, 20.0, 1)
         loop.optimize(1.5 * model.a)

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, BertForSequenceClas
 
 from emmental import atomic
 from emmental.runs.checkpoints import prune_checkpoints
-from emmental.runs.output_folder import LOCK, RECORD, OutputFolder
+from emmental.runs.output_folder import LOCK, WRITTEN_FILE, OutputFolder
 
 
 @pytest.fixture
@@ -99,12 +99,12 @@ class TestWhatTheUserPutThere:
         output.write_text("train_log.jsonl", "rows")
         with atomic.atomic_folder(output.path / "checkpoint-3") as temporary:
             (temporary / "weights").write_bytes(b"x")
-        (output.path / RECORD).unlink()
+        (output.path / WRITTEN_FILE).unlink()
         output.close()
         again = OutputFolder(output.path)
         again.record("train_log.jsonl")
         again.close()
-        assert contents(output.path) >= {"train_log.jsonl", RECORD}
+        assert contents(output.path) >= {"train_log.jsonl", WRITTEN_FILE}
         assert not list(output.path.glob("*.kept-*"))
 
     def test_a_checkpoint_with_notes_in_it_is_kept_under_another_name(self, output):
@@ -157,7 +157,7 @@ class TestStartAfresh:
     @pytest.mark.parametrize("name", ["../thesis.txt", "/etc/hosts", "a/../../thesis.txt", ".", ""])
     def test_a_record_that_points_outside_is_refused(self, output, name):
         (output.path.parent / "thesis.txt").write_text("mine")
-        (output.path / RECORD).write_text(json.dumps({"written": [name]}))
+        (output.path / WRITTEN_FILE).write_text(json.dumps({"written": [name]}))
         with pytest.raises(ValueError, match="names files outside the output folder"):
             output.start_afresh()
         assert (output.path.parent / "thesis.txt").exists()
@@ -165,17 +165,17 @@ class TestStartAfresh:
     def test_a_record_that_leads_outside_through_a_link_is_refused(self, output):
         (output.path.parent / "thesis.txt").write_text("mine")
         (output.path / "link").symlink_to(output.path.parent)
-        (output.path / RECORD).write_text(json.dumps({"written": ["link/thesis.txt"]}))
+        (output.path / WRITTEN_FILE).write_text(json.dumps({"written": ["link/thesis.txt"]}))
         with pytest.raises(ValueError, match="names files outside the output folder"):
             output.start_afresh()
         assert (output.path.parent / "thesis.txt").read_text() == "mine"
 
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"wrote": []}', "\udcff"])
     def test_a_damaged_record_is_named(self, output, text):
-        (output.path / RECORD).write_text(text, errors="surrogateescape")
+        (output.path / WRITTEN_FILE).write_text(text, errors="surrogateescape")
         with pytest.raises(ValueError, match=r"\.emmental\.json is damaged; delete it to go on"):
             output.start_afresh()
-        assert (output.path / RECORD).exists()
+        assert (output.path / WRITTEN_FILE).exists()
 
 
 class TestWriting:
@@ -183,7 +183,7 @@ class TestWriting:
         for _ in range(2):
             output.write_text("b.txt", "x")
             output.write_json("sub/a.json", {"acc": 1.0})
-        assert json.loads((output.path / RECORD).read_text()) == {"written": ["b.txt", "sub/a.json"]}
+        assert json.loads((output.path / WRITTEN_FILE).read_text()) == {"written": ["b.txt", "sub/a.json"]}
         assert json.loads((output.path / "sub" / "a.json").read_text()) == {"acc": 1.0}
 
     def test_nan_never_reaches_a_file(self, output):
@@ -201,8 +201,8 @@ class TestSaveModel:
 
     def test_model_and_tokenizer_stand_in_the_folder_and_are_recorded(self, output, model):
         output.save_model(model, tiny.tokenizer())
-        assert contents(output.path) == {*self.MODEL, RECORD}
-        assert json.loads((output.path / RECORD).read_text())["written"] == sorted(self.MODEL)
+        assert contents(output.path) == {*self.MODEL, WRITTEN_FILE}
+        assert json.loads((output.path / WRITTEN_FILE).read_text())["written"] == sorted(self.MODEL)
         reloaded = AutoModelForSequenceClassification.from_pretrained(output.path).eval()
         ids = torch.tensor([[2, 7, 3]])
         with torch.no_grad():
@@ -237,4 +237,4 @@ class TestSaveModel:
         assert not (output.path / "config.json").exists()
         monkeypatch.setattr(Path, "replace", replace)
         output.save_model(model, tiny.tokenizer())
-        assert contents(output.path) == {*self.MODEL, RECORD}
+        assert contents(output.path) == {*self.MODEL, WRITTEN_FILE}

@@ -10,7 +10,7 @@ import pytest
 from emmental import atomic
 from emmental.flags import Flags, flag, switch
 from emmental.runs.resuming import checkpoint_to_resume
-from emmental.runs.run import DISTILLER, TRAINER, FolderFlags, Run
+from emmental.runs.run import DISTILLER_FLAGS, TRAINER_FLAGS, FolderFlags, Run
 
 
 def checkpoint(folder: Path, step: int, **arguments: object) -> Path:
@@ -20,7 +20,7 @@ def checkpoint(folder: Path, step: int, **arguments: object) -> Path:
     return folder / f"checkpoint-{step}"
 
 
-def run_in(folder: Path, accept: bool = False, names: FolderFlags = TRAINER, **arguments: object) -> Run:
+def run_in(folder: Path, accept: bool = False, names: FolderFlags = TRAINER_FLAGS, **arguments: object) -> Run:
     """A run in a folder, whose result depends on the arguments."""
     ours = (flag(names.folder, "", changes_result=False), switch("accept_changes", "", changes_result=False))
     others = tuple(flag(name, "") for name in arguments)
@@ -47,7 +47,7 @@ def test_the_one_before_a_damaged_one(tmp_path):
 def test_all_damaged(tmp_path):
     (checkpoint(tmp_path, 10) / "training_state.json").unlink()
     with pytest.raises(ValueError, match=r"every checkpoint in --dump_path .* is damaged; --force starts afresh"):
-        checkpoint_to_resume(run_in(tmp_path, names=DISTILLER))
+        checkpoint_to_resume(run_in(tmp_path, names=DISTILLER_FLAGS))
 
 
 def test_another_run_is_refused_with_all_that_differs(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from tiny_batches import batches
 
 from emmental.architectures import encoder_linears
-from emmental.runs.optimization import UpdateLoop, adamw, linear_schedule, parameter_groups
+from emmental.runs.optimization import Learner, adamw, linear_schedule, parameter_groups
 from emmental.runs.precision import Precision
 from emmental.shrinking import shrink
 from emmental.structured.gates import HEADS, NEURONS, all_open, encoder_weights, gated, openings, sublayers
@@ -90,7 +90,7 @@ def test_training_what_was_cut_is_training_with_closed_gates(model, model_type):
 def trained(model, model_type):
     """The losses of eight updates of the trainer's own kind."""
     optimizer = adamw(parameter_groups(model, 3e-3, 0.01), 1e-8)
-    loop = UpdateLoop(model, optimizer, linear_schedule(optimizer, 2, 10), Precision(torch.device("cpu")), 1.0)
+    loop = Learner(model, optimizer, linear_schedule(optimizer, 2, 10), Precision(torch.device("cpu")), 1.0)
     losses = []
     for batch in batches(model_type, count=12, size=6, labels=True) * 4:
         loop.begin_update(1)

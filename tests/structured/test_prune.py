@@ -296,7 +296,7 @@ def test_a_speed_is_bought(trained, tokenizer, monkeypatch, less, neurons_left):
     table = SpeedTable(64.0, 0.5, [LayerTimes({0: 0.0, 2: 0.0}, neurons)] * 2)
     monkeypatch.setattr(prune_module, "measure_speed", lambda *_, **__: table)
     asked = []
-    monkeypatch.setattr(prune_module, "settled_price", lambda *given, **_: asked.append(given[-1]) or given[-1] - less)
+    monkeypatch.setattr(prune_module, "tuned_price", lambda *given, **_: asked.append(given[-1]) or given[-1] - less)
     small = emmental.prune(trained, tokenizer, sentences(), speedup=2.0, refit=False)
     assert asked == [31.5]  # of 32 ms, 0.5 are the rest
     assert sum(part.count for part in sublayers(small) if part.kind == "neurons") == neurons_left

@@ -8,13 +8,13 @@ import torch
 
 from emmental.errors import UserError
 from emmental.structured.gates import HEADS, NEURONS, Sublayer, sublayers
-from emmental.structured.selection import Budget, best_heads, select, weight_budget, weight_prices
+from emmental.structured.selection import Budget, one_head_a_layer, select, weight_budget, weight_prices
 
 PARTS = [Sublayer(0, HEADS, "a", 2, 8, 10), Sublayer(0, NEURONS, "b", 4, 1, 2)]
 
 
-def chosen(information, budget, prices=None, least=None):
-    masks = select([torch.tensor(each) for each in information], prices or weight_prices(PARTS), budget, least)
+def chosen(information, budget, prices=None, fewest=None):
+    masks = select([torch.tensor(each) for each in information], prices or weight_prices(PARTS), budget, fewest)
     return [mask.nonzero().flatten().tolist() for mask in masks]
 
 
@@ -38,8 +38,8 @@ def test_ties_go_to_the_lower_number():
 def test_every_layer_keeps_its_best_head():
     information = [[1.0, 2.0], [80.0, 40.0, 10.0, 40.0]]
     assert chosen(information, 14) == [[], [0, 1, 2, 3]]
-    assert chosen(information, 14, least=best_heads(PARTS)) == [[1], [0, 1]]
-    assert chosen(information, 9, least=best_heads(PARTS)) == [[], [0, 1, 2, 3]]  # not even one head fits
+    assert chosen(information, 14, fewest=one_head_a_layer(PARTS)) == [[1], [0, 1]]
+    assert chosen(information, 9, fewest=one_head_a_layer(PARTS)) == [[], [0, 1, 2, 3]]  # not even one head fits
 
 
 def test_a_fixed_price_closes_whole_sublayers():
@@ -57,7 +57,7 @@ def test_the_share_is_exact(keep):
     parts, budget = sublayers(model), weight_budget(model, keep)
     generator = torch.Generator().manual_seed(0)
     information = [torch.rand(part.count, generator=generator) for part in parts]
-    masks = select(information, weight_prices(parts), budget.limit(1, 1), best_heads(parts))
+    masks = select(information, weight_prices(parts), budget.limit(1, 1), one_head_a_layer(parts))
     kept = sum(int(mask.sum()) * part.cost for mask, part in zip(masks, parts, strict=True))
     assert budget.whole == 4096
     closed = [part.cost for mask, part in zip(masks, parts, strict=True) if not mask.all()]

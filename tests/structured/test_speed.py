@@ -14,7 +14,7 @@ from emmental.shrinking import layer_sizes, shrink
 from emmental.structured import speed
 from emmental.structured.gates import sublayers
 from emmental.structured.selection import Budget, select
-from emmental.structured.speed import LayerTimes, SpeedTable, measure_speed, settled_price, speed_budget
+from emmental.structured.speed import LayerTimes, SpeedTable, measure_speed, speed_budget, tuned_price
 
 TABLE = SpeedTable(30.0, 4.0, [LayerTimes({0: 0.0, 1: 4.0, 2: 5.0}, {0: 0.0, 8: 2.0, 32: 8.0})] * 2)
 
@@ -77,7 +77,7 @@ def test_the_table_of_a_model(counted):
     assert table.mixed == [(w, w) for w in (1 + 2 + 21 / 8 + 1.5, 1 + 1.5 + 11 / 8 + 1.5, 1 + 1.5 + 5 / 8 + 1.5)]
 
 
-def test_the_price_is_settled_by_timing():
+def test_the_price_is_tuned_by_timing():
     """An engine in which a neuron takes 1.25 times what the table says; three times as fast as 9 ms is 3 ms.
 
     2 ms of neurons take 3.5 ms, so 1.5 ms may stay: 12 neurons take 2.875 ms, which leaves room for 1.625 ms. The mean
@@ -96,7 +96,7 @@ def test_the_price_is_settled_by_timing():
         return [9.0, 1.0 + 1.25 * layer_sizes(small)[0].neurons / 8]
 
     budget = Budget(TABLE.prices, 26.0, 0.5)
-    assert settled_price(budget, model, 3.0, candidate, 2.0, shape=(8, 16), timed=timed) == tried[-1]
+    assert tuned_price(budget, model, 3.0, candidate, 2.0, shape=(8, 16), timed=timed) == tried[-1]
     assert tried == pytest.approx([2.0, 1.5, 1.5625, 77 / 48])
 
 
@@ -104,7 +104,7 @@ def test_a_speed_that_is_never_close_takes_the_mean_of_the_last_estimates():
     """Every model takes 4 of 8 ms, 4/3 too many: 2 - 4/3, then the mean of 2/3 and 0, then of 2/3, 0 and 0, then 0."""
     model, tried = tiny_models.model("bert"), []
     budget = Budget(TABLE.prices, 26.0, 0.5)
-    price = settled_price(budget, model, 3.0, lambda price: tried.append(price) or model, 2.0, timed=lambda *_: [8, 4])
+    price = tuned_price(budget, model, 3.0, lambda price: tried.append(price) or model, 2.0, timed=lambda *_: [8, 4])
     assert tried == pytest.approx([2, 2 / 3, 1 / 3, 2 / 9, 0, 0])
     assert price == 0
 

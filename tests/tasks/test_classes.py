@@ -20,7 +20,7 @@ from emmental.tasks import (
     task_of_model,
     user_task,
 )
-from emmental.tasks.classes import is_classifier, model_classes
+from emmental.tasks.classes import classes_of_model, is_classifier
 
 
 def config_of(*names: str, **others: object) -> BertConfig:
@@ -82,16 +82,16 @@ def test_what_does_not_match_is_refused_with_both_lists(task: str, names: list[s
 def test_label2id_that_contradicts_is_refused() -> None:
     config = config_of("negative", "positive", label2id={"negative": 1, "positive": 0})
     with pytest.raises(UserError, match=r"m: label2id in its config contradicts id2label, .* class 0 is 'negative'"):
-        model_classes(config, "m")
+        classes_of_model(config, "m")
 
 
 @pytest.mark.parametrize("back", [None, {}, {"LABEL_0": 0, "LABEL_1": 1}])
 def test_label2id_that_nobody_filled_in_says_nothing(back: dict | None) -> None:
-    assert model_classes(config_of("b", "a", label2id=back), "m") == ("b", "a")
+    assert classes_of_model(config_of("b", "a", label2id=back), "m") == ("b", "a")
 
 
 def test_names_that_only_label2id_has() -> None:
-    assert model_classes(config_of("LABEL_0", "LABEL_1", label2id={"b": 1, "a": 0}), "m") == ("a", "b")
+    assert classes_of_model(config_of("LABEL_0", "LABEL_1", label2id={"b": 1, "a": 0}), "m") == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_names_that_only_label2id_has() -> None:
 )
 def test_other_contradictions(names: list[str], back: dict, message: str) -> None:
     with pytest.raises(UserError, match=f"m: label2id in its config {message}"):
-        model_classes(config_of(*names, label2id=back), "m")
+        classes_of_model(config_of(*names, label2id=back), "m")
 
 
 @pytest.mark.parametrize("back", [{"A": 0, "B": 1}, {"a": "0", "b": "1"}, {"a": 0, "b": 1, "bee": 1}])
 def test_another_spelling_is_no_contradiction(back: dict) -> None:
-    assert model_classes(config_of("a", "b", label2id=back), "m") == ("a", "b")
+    assert classes_of_model(config_of("a", "b", label2id=back), "m") == ("a", "b")
 
 
 def test_numbered_names_in_another_order(caplog: pytest.LogCaptureFixture) -> None:
@@ -127,7 +127,7 @@ def test_numbered_names_in_another_order(caplog: pytest.LogCaptureFixture) -> No
 
 def test_numbers_that_do_not_start_at_0() -> None:
     with pytest.raises(UserError, match=r"m: id2label in its config has the numbers 1, 2; 0, 1, ... are expected"):
-        model_classes(config_of(id2label={1: "a", 2: "b"}, label2id=None), "m")
+        classes_of_model(config_of(id2label={1: "a", 2: "b"}, label2id=None), "m")
 
 
 def test_label_names_say_which_is_which() -> None:

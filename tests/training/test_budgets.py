@@ -21,7 +21,7 @@ def run(tmp_path):
 
 
 def test_a_price_istune_price_once(run):
-    """The second time it is read; another start is settled anew; the table beside them stays."""
+    """The second time it is read; another start is tuned anew; the table beside them stays."""
     file, asked = run.output.path / SPEED_FILE, []
     run.output.write_json(SPEED_FILE, {"table": 1})
 

@@ -12,7 +12,7 @@ from emmental.training.settings import TrainSettings
 GIVEN = ["--data_dir", "data", "--task_name", "mrpc"]
 
 
-def settled(*flags: str) -> tuple[str, str, list[float] | None]:
+def decided(*flags: str) -> tuple[str, str, list[float] | None]:
     args = parse_arguments([*GIVEN, *flags])
     return args.recipe, args.granularity, args.keep
 
@@ -34,7 +34,7 @@ def settled(*flags: str) -> tuple[str, str, list[float] | None]:
     ],
 )
 def test_flags_decide_the_recipe(flags, expected):
-    assert settled(*flags) == expected
+    assert decided(*flags) == expected
 
 
 @pytest.mark.parametrize("recipe", ["auto", "paper"])

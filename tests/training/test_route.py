@@ -94,8 +94,8 @@ def test_auto_holds_rows_out():
 
 def test_a_schedule_of_the_paper_ends_with_a_masked_model():
     alone, after_dense = phases("--recipe", "paper")[-1], phases("--pruning_method", "topK")[-1]
-    assert (alone.follows_dense, alone.loads) == (False, "masked_bert")
-    assert (after_dense.follows_dense, after_dense.loads) == (True, "bert")
+    assert (alone.follows_dense, alone.type_to_load) == (False, "masked_bert")
+    assert (after_dense.follows_dense, after_dense.type_to_load) == (True, "bert")
 
 
 def test_every_share_of_single_weights_has_its_own_recipe():

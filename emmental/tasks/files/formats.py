@@ -40,7 +40,7 @@ def tab_separated(lines: Sequence[str]) -> list[Row]:
     return [(number, line.split("\t")) for number, line in enumerate(lines[:end], start=1)]
 
 
-def as_pandas_quotes(lines: Sequence[str]) -> list[str] | None:
+def lines_with_quoted_cells(lines: Sequence[str]) -> list[str] | None:
     r"""The lines of a tab-separated file whose quotes enclose cells; None if quotes in it are ordinary text.
 
     They enclose cells if all column names are in quotes (R, or pandas with `quoting`), or if exactly the cells are in

@@ -15,9 +15,9 @@ from emmental.tasks.files.content import PACKED, member_name, read_lines
 from emmental.tasks.files.formats import (
     DELIMITERS,
     Row,
-    as_pandas_quotes,
     begins_as_json,
     json_table,
+    lines_with_quoted_cells,
     parquet_table,
     quoted,
     recognised_delimiter,
@@ -204,7 +204,7 @@ def _have_row_names(rows: list[Row], width: int) -> bool:
 
 def _quoting_of(path: Path, kind: str, lines: list[str], notes: list[str]) -> tuple[str, list[str]]:
     """`QUOTED_TSV` and the lines if quotes enclose cells; otherwise what was given. Either is said in the notes."""
-    plain = as_pandas_quotes(lines)
+    plain = lines_with_quoted_cells(lines)
     if plain is not None:
         notes.append(f"{path}: its quotes enclose cells, as pandas and R write them, and are no part of the text")
         return QUOTED_TSV, plain

@@ -4,11 +4,10 @@ from emmental.training.phases.cut import CutHeadsAndNeurons, CutSingleWeights
 from emmental.training.phases.dense import DenseTraining
 from emmental.training.phases.fewer_tokens import FewerTokens
 from emmental.training.phases.fine_pruning import FinePruning
-from emmental.training.phases.phase import STRUCTURED, Phase, Work
+from emmental.training.phases.phase import Phase, PhaseContext
 from emmental.training.phases.recovery import MaskedRecovery, Recovery
 
 __all__ = [
-    "STRUCTURED",
     "CutHeadsAndNeurons",
     "CutSingleWeights",
     "DenseTraining",
@@ -16,6 +15,6 @@ __all__ = [
     "FinePruning",
     "MaskedRecovery",
     "Phase",
+    "PhaseContext",
     "Recovery",
-    "Work",
 ]

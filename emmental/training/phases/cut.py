@@ -26,7 +26,7 @@ from emmental.structured.single_weights import prune_weights
 from emmental.structured.texts import INFORMATION_TEXTS, MOST_CHECKED, REFIT_TEXTS, REFIT_TOKENS, Batch, Material
 from emmental.task_heads import MOST_PASSES
 from emmental.training.facts import DataFacts
-from emmental.training.phases.phase import OF_SCORES, Phase, Work
+from emmental.training.phases.phase import SCORE_FLAGS, Phase, PhaseContext
 
 logger = logging.getLogger(__name__)
 
@@ -99,18 +99,18 @@ class Cut(Phase):
 class CutHeadsAndNeurons(Cut):
     """Cut attention heads and feed-forward neurons of the model before it, until the target is reached."""
 
-    def run(self, model: nn.Module, part: Run, work: Work) -> nn.Module:
+    def run(self, model: nn.Module, part: Run, context: PhaseContext) -> nn.Module:
         """The small model, in evaluation mode."""
-        budget, name = self.target.budget(part, model, work.dense)
-        return self._cut(part, model, work.rows, partial(prune_in_rungs, budget=budget), name)
+        budget, name = self.target.budget(part, model, context.dense)
+        return self._cut(part, model, context.rows, partial(prune_in_rungs, budget=budget), name)
 
     def describe(self, facts: DataFacts) -> str:
         """How much stays."""
         return f"cut of heads and neurons: {self.target.text}"
 
-    def ignores(self) -> dict[str, tuple[str, ...]]:
+    def flags_without_effect(self) -> dict[str, tuple[str, ...]]:
         """Those of mask scores."""
-        return {"heads and neurons have no mask scores": OF_SCORES}
+        return {"heads and neurons have no mask scores": SCORE_FLAGS}
 
 
 @dataclass
@@ -122,19 +122,19 @@ class CutSingleWeights(Cut):
         """The pruning method."""
         return self.settings.pruning_method
 
-    def run(self, model: nn.Module, part: Run, work: Work) -> nn.Module:
+    def run(self, model: nn.Module, part: Run, context: PhaseContext) -> nn.Module:
         """A plain model with exact zeros, in evaluation mode."""
         method, share = method_of(self.method), self.target.share
         name = f"keep {share:g} of single weights" + ("" if method is RECOMMENDED else f" by {method.name}")
-        return self._cut(part, work.start, work.rows, partial(prune_weights, keep=share, method=method), name)
+        return self._cut(part, context.start, context.rows, partial(prune_weights, keep=share, method=method), name)
 
     def describe(self, facts: DataFacts) -> str:
         """Method and share."""
         return f"cut of single weights by {self.method}: {self.target.text}"
 
-    def ignores(self) -> dict[str, tuple[str, ...]]:
+    def flags_without_effect(self) -> dict[str, tuple[str, ...]]:
         """Those of mask scores."""
-        return {f"{self.method} learns no scores": OF_SCORES}
+        return {f"{self.method} learns no scores": SCORE_FLAGS}
 
 
 def cut_folder(folder: Path) -> Path:

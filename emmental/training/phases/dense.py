@@ -13,10 +13,11 @@ from transformers import PreTrainedModel
 
 from emmental.data import FeatureDataset
 from emmental.errors import UserError
+from emmental.modules.output_linear import is_untrained, output_linear
 from emmental.runs.evaluation import model_inputs
 from emmental.runs.run import Run
 from emmental.training.facts import DataFacts
-from emmental.training.phases.phase import OF_SCORES, Phase, Work
+from emmental.training.phases.phase import SCORE_FLAGS, Phase, PhaseContext
 
 logger = logging.getLogger(__name__)
 
@@ -40,24 +41,24 @@ class DenseTraining(Phase):
     shows_schedule: ClassVar[bool] = True
 
     @property
-    def loads(self) -> str:
+    def type_to_load(self) -> str:
         """The type of the settings, as it is."""
         return self.settings.model_type
 
-    def run(self, model: nn.Module, part: Run, work: Work) -> nn.Module:
+    def run(self, model: nn.Module, part: Run, context: PhaseContext) -> nn.Module:
         """Train the model in place."""
-        rows = part.datasets[part.task.name, "train"] if self.comes_first else work.rows
-        work.learn(part, rows, model, work.tokenizer, work.teacher)
-        work.dense = model
+        rows = part.datasets[part.task.name, "train"] if self.comes_first else context.rows
+        context.train_model(part, rows, model, context.tokenizer, context.teacher)
+        context.dense = model
         return model
 
     def describe(self, facts: DataFacts) -> str:
         """Updates and learning rate."""
         return f"dense: {self.updates(facts)} updates at learning rate {self.settings.learning_rate:g}"
 
-    def ignores(self) -> dict[str, tuple[str, ...]]:
+    def flags_without_effect(self) -> dict[str, tuple[str, ...]]:
         """Those of pruning."""
-        return {"dense training": ("pruning_method", *OF_SCORES)}
+        return {"dense training": ("pruning_method", *SCORE_FLAGS)}
 
     def is_needed(self, run: Run, model: PreTrainedModel) -> bool:
         """Whether the model is trained dense. All processes agree.
@@ -85,9 +86,7 @@ def is_fine_tuned(model: PreTrainedModel, dataset: FeatureDataset) -> bool:
         model: a classifier with the task's outputs. One output is a regression, which must beat the mean.
         dataset: training rows. Those used are spread evenly over all, because files are often sorted by class.
     """
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    if last.bias is not None and not last.bias.any():
-        # Every type starts its classifier with a bias of exactly zero; the first update changes it.
+    if is_untrained(output_linear(model)):
         return False
     rows = np.linspace(0, len(dataset) - 1, min(_ROWS_TO_JUDGE, len(dataset)), dtype=int)
     device = next(model.parameters()).device

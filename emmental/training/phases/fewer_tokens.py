@@ -18,7 +18,7 @@ from emmental.task_heads import task_head
 from emmental.tasks import read_split
 from emmental.training.facts import DataFacts
 from emmental.training.phases.cut import held_out_rows, is_complete
-from emmental.training.phases.phase import Phase, Work
+from emmental.training.phases.phase import Phase, PhaseContext
 from emmental.training.recipe import AUTO_TOKENS
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ class FewerTokens(Phase):
         """Tokens go without updates."""
         return False
 
-    def run(self, model: nn.Module, part: Run, work: Work) -> nn.Module:
-        """The dense model with fewer tokens, in evaluation mode. Sets tokenizer and rows of `work` for later phases.
+    def run(self, model: nn.Module, part: Run, context: PhaseContext) -> nn.Module:
+        """The dense model with fewer tokens, in evaluation mode. Later phases get its tokenizer and rows.
 
         Rank 0 removes the tokens and writes `<folder>/vocabulary`; all read it. A resumed run finds it there.
         """
@@ -53,32 +53,32 @@ class FewerTokens(Phase):
         identity = {
             "size": self.size,
             "dense": weights_fingerprint(model),
-            "data": work.rows.fingerprint,
+            "data": context.rows.fingerprint,
             "seed": part.seed,
         }
         if processes.any(processes.is_main and not is_complete(folder, _RECORD, identity)):
             with processes.main_first():
                 if processes.is_main:
-                    vocabulary = Vocabulary(work.tokenizer, model.config)
-                    found = self._reduced(vocabulary, model.eval(), part, work)
+                    vocabulary = Vocabulary(context.tokenizer, model.config)
+                    found = self._reduced(vocabulary, model.eval(), part, context)
                     with atomic.atomic_folder(part.output.record_folder(_FOLDER), damaged_too=True) as temporary:
                         found.model.save_pretrained(temporary)
                         found.tokenizer.save_pretrained(temporary)
-                        fewest = vocabulary.seen_often(work.rows.token_counts())
+                        fewest = vocabulary.seen_often(context.rows.token_counts())
                         atomic.write_json(temporary / _RECORD, identity | {"changed": found.changed, "fewest": fewest})
         else:
             logger.info("using the vocabulary of the earlier run: %s", folder)
         reduced = from_pretrained(AutoModelForSequenceClassification, str(folder)).to(processes.device).eval()
         record = atomic.read_object(folder / _RECORD)
         _tell(reduced, model, record["changed"], record["fewest"])
-        work.tokenizer, taught = load_tokenizer(folder), work.rows
-        work.rows = work.tokenise(work.tokenizer)
-        work.rows.for_teacher = taught
-        work.reduced, work.source = reduced, str(folder)
+        context.tokenizer, taught = load_tokenizer(folder), context.rows
+        context.rows = context.tokenise(context.tokenizer)
+        context.rows.for_teacher = taught
+        context.reduced, context.source = reduced, str(folder)
         return reduced
 
-    def _reduced(self, vocabulary: Vocabulary, model: PreTrainedModel, part: Run, work: Work) -> Reduced:
-        counts = work.rows.token_counts()
+    def _reduced(self, vocabulary: Vocabulary, model: PreTrainedModel, part: Run, context: PhaseContext) -> Reduced:
+        counts = context.rows.token_counts()
         if self.size != AUTO_TOKENS:
             return vocabulary.reduced(model, vocabulary.choose(counts, int(self.size), "--vocabulary"))
         labelled = part.datasets[part.task.name, "train"]

@@ -13,7 +13,7 @@ from emmental.runs.run import Run
 from emmental.runs.state import seed_generators
 from emmental.training.facts import DataFacts
 from emmental.training.models import load_model
-from emmental.training.phases.phase import Phase, Work
+from emmental.training.phases.phase import Phase, PhaseContext
 
 
 @dataclass
@@ -35,17 +35,19 @@ class FinePruning(Phase):
         return self.settings.pruning_method
 
     @property
-    def loads(self) -> str:
+    def type_to_load(self) -> str:
         """Masked if it starts from the given model."""
-        return super().loads if self.follows_dense else self.settings.model_type
+        return super().type_to_load if self.follows_dense else self.settings.model_type
 
-    def run(self, model: nn.Module, part: Run, work: Work) -> nn.Module:
+    def run(self, model: nn.Module, part: Run, context: PhaseContext) -> nn.Module:
         """Train a masked model."""
         if not self.follows_dense:
-            work.learn(part, work.rows, model, work.tokenizer, work.teacher)
+            context.train_model(part, context.rows, model, context.tokenizer, context.teacher)
             return model
-        masked = load_masked(part, work.source, part.new_classifier and work.source == part.model_name_or_path, work)
-        work.learn(part, work.rows, masked, work.tokenizer, work.teacher or work.dense)
+        masked = load_masked(
+            part, context.source, part.new_classifier and context.source == part.model_name_or_path, context
+        )
+        context.train_model(part, context.rows, masked, context.tokenizer, context.teacher or context.dense)
         return bertarize(masked)
 
     def describe(self, facts: DataFacts) -> str:
@@ -54,11 +56,11 @@ class FinePruning(Phase):
         rate = f"{self.updates(facts)} updates at learning rate {self.settings.learning_rate:g}"
         return f"fine-pruning of single weights by {self.method}{how_much}, {rate}"
 
-    def less(self) -> str:
+    def milder_flag(self) -> str:
         """The flag that prunes less."""
         return "--keep" if self.target else "--final_lambda" if self.settings.final_lambda else "--final_threshold"
 
-    def ignores(self) -> dict[str, tuple[str, ...]]:
+    def flags_without_effect(self) -> dict[str, tuple[str, ...]]:
         """Those of scores that the method does not learn."""
         return flags_of_unlearned_scores(self.method)
 
@@ -70,15 +72,15 @@ def flags_of_unlearned_scores(method: str) -> dict[str, tuple[str, ...]]:
     return {f"{method} learns no scores": ("mask_init", "mask_scale", "mask_scores_learning_rate")}
 
 
-def load_masked(part: Run, source: str, new_classifier: bool, work: Work) -> nn.Module:
+def load_masked(part: Run, source: str, new_classifier: bool, context: PhaseContext) -> nn.Module:
     """The masked form of a saved model.
 
     Args:
         part: the run of the phase.
         source: folder or Hub name of a plain model.
         new_classifier: start with a new classifier.
-        work: what all phases share.
+        context: what all phases share.
     """
     seed_generators(part.seed)  # a resumed run has drawn other random numbers before
     loaded = part.part(model_name_or_path=source, new_classifier=new_classifier)
-    return load_model(loaded, part.task, work.tokenizer).to(part.processes.device)
+    return load_model(loaded, part.task, context.tokenizer).to(part.processes.device)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from emmental.data import FeatureDataset
+from emmental.methods import STRUCTURED
 from emmental.runs.run import Run
 from emmental.training.budgets import Target
 from emmental.training.facts import DataFacts
@@ -22,9 +23,7 @@ OUTSIDE_THE_ENCODER, MASKED_UPDATE = 0.2, 1.1
 MiniLM on CPUs."""
 _BYTES_OF_WEIGHT, _BYTES_OF_ADAM = 4, 8
 """Bytes of a weight, and of its state in Adam."""
-STRUCTURED = "structured"
-"""How a model without some heads and neurons is said to be made, as a pruning method is."""
-OF_SCORES = (
+SCORE_FLAGS = (
     "initial_threshold",
     "final_threshold",
     "initial_warmup",
@@ -41,7 +40,7 @@ OF_SCORES = (
 
 
 @dataclass
-class Work:
+class PhaseContext:
     """What the phases of a run share.
 
     Attributes:
@@ -51,7 +50,7 @@ class Work:
         dense: the model that cuts are compared with, and that teaches.
         source: folder or Hub name of the model that cuts start from.
         teacher: the one that the flags name, or None.
-        learn: train a model: (part of the run, rows, model, tokenizer, teacher).
+        train_model: train a model: (part of the run, rows, model, tokenizer, teacher).
         tokenise: open all data of the run with another tokenizer. Returns the training rows.
         reduced: the dense model with fewer tokens, if some were removed.
     """
@@ -62,7 +61,7 @@ class Work:
     dense: nn.Module
     source: str
     teacher: nn.Module | None
-    learn: Callable[[Run, FeatureDataset, nn.Module, Any, nn.Module | None], None]
+    train_model: Callable[[Run, FeatureDataset, nn.Module, Any, nn.Module | None], None]
     tokenise: Callable[[Any], FeatureDataset]
     reduced: nn.Module | None = None
 
@@ -97,13 +96,13 @@ class Phase(ABC):
     shows_schedule: ClassVar[bool] = False
 
     @abstractmethod
-    def run(self, model: nn.Module, part: Run, work: Work) -> nn.Module:
+    def run(self, model: nn.Module, part: Run, context: PhaseContext) -> nn.Module:
         """Make the phase's model from the one before it.
 
         Args:
             model: of the phase before; the given model for the first phase.
             part: the run of the folder, with the settings of the last phase that saves there.
-            work: what all phases share.
+            context: what all phases share.
         """
 
     @abstractmethod
@@ -116,7 +115,7 @@ class Phase(ABC):
         return self.settings.trains
 
     @property
-    def loads(self) -> str:
+    def type_to_load(self) -> str:
         """The model type as which the given model is loaded if this is the first phase."""
         return self.settings.model_type.removeprefix("masked_")
 
@@ -151,11 +150,11 @@ class Phase(ABC):
         if self.target is not None:
             self.target.prepare(run, model)
 
-    def less(self) -> str:
+    def milder_flag(self) -> str:
         """The flag that prunes less, for advice."""
         return "--keep"
 
-    def ignores(self) -> dict[str, tuple[str, ...]]:
+    def flags_without_effect(self) -> dict[str, tuple[str, ...]]:
         """Reason -> flags that do nothing if this is the last phase."""
         return {}
 

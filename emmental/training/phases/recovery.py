@@ -9,12 +9,12 @@ from typing import ClassVar
 from torch import nn
 
 from emmental.export.bertarize import bertarize
-from emmental.pruning import hold_masks
+from emmental.pruning import freeze_scores
 from emmental.runs.run import Run
 from emmental.training.facts import DataFacts
 from emmental.training.phases.cut import cut_folder, share_left
 from emmental.training.phases.fine_pruning import flags_of_unlearned_scores, load_masked
-from emmental.training.phases.phase import OF_SCORES, Phase, Work
+from emmental.training.phases.phase import SCORE_FLAGS, Phase, PhaseContext
 from emmental.training.recipe import HARD_CUT
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Recovery(Phase):
         left = None if self.hard_rate is None else share_left(self.folder)
         return self.hard_rate if left is not None and left <= HARD_CUT else self.settings.learning_rate
 
-    def run(self, model: nn.Module, part: Run, work: Work) -> nn.Module:
+    def run(self, model: nn.Module, part: Run, context: PhaseContext) -> nn.Module:
         """Train the model in place."""
         if self.hard_rate is not None and (left := share_left(self.folder)) is not None:
             part.learning_rate = self._rate()
@@ -49,7 +49,7 @@ class Recovery(Phase):
             logger.info(
                 "%.1f %% of the encoder stay; learning rate of the recovery: %g", 100 * left, part.learning_rate
             )
-        work.learn(part, work.rows, model, work.tokenizer, work.teacher or work.dense)
+        context.train_model(part, context.rows, model, context.tokenizer, context.teacher or context.dense)
         return model
 
     def describe(self, facts: DataFacts) -> str:
@@ -59,9 +59,9 @@ class Recovery(Phase):
             rate += f", or {self.hard_rate:g} if {HARD_CUT:.0%} or less of the encoder stay"
         return f"recovery: {self.updates(facts)} updates at learning rate {rate}"
 
-    def ignores(self) -> dict[str, tuple[str, ...]]:
+    def flags_without_effect(self) -> dict[str, tuple[str, ...]]:
         """Those of mask scores."""
-        return {"heads and neurons have no mask scores": OF_SCORES}
+        return {"heads and neurons have no mask scores": SCORE_FLAGS}
 
 
 @dataclass
@@ -75,17 +75,17 @@ class MaskedRecovery(Phase):
         """The pruning method of the cut."""
         return self.settings.pruning_method
 
-    def run(self, model: nn.Module, part: Run, work: Work) -> nn.Module:
+    def run(self, model: nn.Module, part: Run, context: PhaseContext) -> nn.Module:
         """Train a masked form of the model. Returns a plain model with exact zeros."""
-        masked = load_masked(part, str(cut_folder(self.folder)), False, work)
-        hold_masks(masked)
-        work.learn(part, work.rows, masked, work.tokenizer, work.teacher or work.dense)
+        masked = load_masked(part, str(cut_folder(self.folder)), False, context)
+        freeze_scores(masked)
+        context.train_model(part, context.rows, masked, context.tokenizer, context.teacher or context.dense)
         return bertarize(masked)
 
     def describe(self, facts: DataFacts) -> str:
         """Updates and learning rate."""
         return f"recovery: {self.updates(facts)} updates at learning rate {self.settings.learning_rate:g}"
 
-    def ignores(self) -> dict[str, tuple[str, ...]]:
+    def flags_without_effect(self) -> dict[str, tuple[str, ...]]:
         """Those of scores that the method does not learn."""
         return flags_of_unlearned_scores(self.method)
