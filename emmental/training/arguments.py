@@ -75,7 +75,7 @@ FLAGS = {
             "of two classes, the one for F1; default: the second",
             changes_result="load_best_model_at_end",
         ),
-        flag("max_seq_length", "longer inputs are cut to this number of tokens", 128, at_least=3),
+        flag("max_seq_length", "tokens of a text, at most", 128, at_least=3),
         flag("feature_cache_dir", "folder for tokenised data; default: ~/.cache/emmental", "", changes_result=False),
         switch(
             "accept_unknown_tokens",
