@@ -31,7 +31,9 @@ from transformers import AutoModelForSequenceClassification
 
 from distiller import TaskDistiller
 from emmental.atomic import DamagedError, verify_folder
-from emmental.cascade.of_run import cascade_of_run, refuse_impossible_cascade
+from emmental.cascade.of_run import FOLDER as CASCADE_FOLDER
+from emmental.cascade.of_run import cascade_of_run, check_cascade, warn_of_unknown_training
+from emmental.cascade.report import result_lines
 from emmental.command_line import user_mistakes
 from emmental.data import FeatureDataset, LengthGroupedBatches, batch_loader, load_features
 from emmental.data.cache_folder import cache_folder
@@ -179,7 +181,7 @@ def plan_route(run: Run, rows: FeatureDataset, tokenizer: Any) -> DataFacts:
     """Decide the phases of the run. The settings of the last one become flags. Raises if they cannot work."""
     facts = data_facts(run, run.datasets[run.task.name, "train"], rows, tokenizer)
     run.phases = route(run.flags, facts)
-    refuse_impossible_cascade(run)
+    check_cascade(run)
     vars(run.flags).update(run.phases[-1].settings.as_flags(), model_type=run.model_type)
     refuse_other_runs([phase.part_of(run) for phase in run.phases if phase.trains])
     return facts
@@ -212,6 +214,7 @@ def tell_plan(run: Run, facts: DataFacts) -> None:
         logger.info(line)
     kept = None if run.save_total_limit is None else run.save_total_limit + bool(run.evaluate_during_training) + 1
     logger.info(disk_forecast(run.phases, facts, run.folder, run.save_steps, kept))
+    warn_of_unknown_training(run)
     if warning := run.phases[-1].plan(facts).warning():
         logger.warning("%s", warning)
 
@@ -441,8 +444,10 @@ def predict(run: Run, model: nn.Module, tokenizer: Any) -> None:
 
 
 def save(run: Run, made: TrainedModels, results: dict[str, float], seconds: float) -> None:
-    """Save the pictures and the model card, and print the final table. The models have been saved by `save_model`."""
+    """Save pictures, cascade and model card, and print the final table. The models have been saved by `save_model`."""
     history = read_log(run.folder / LOG_FILE)
+    if run.cascade and run.phases:
+        made.cascade = cascade_of_run(run)
     if run.pictures and is_there("pictures") and (saved := save_pictures(run, made, history)):
         run.output.adopt(*(str(picture.relative_to(run.output_dir)) for picture in saved))
         add_pictures(run.output, history[-1]["step"] if history else 0, saved)
@@ -450,8 +455,8 @@ def save(run: Run, made: TrainedModels, results: dict[str, float], seconds: floa
         run.output.write_text("README.md", model_card(run, made, results))
         run.output.write_json("summary.json", summary(run, made, results, history, seconds))
     print(final_table(run, made, results, seconds))
-    if run.cascade and run.phases:
-        print("", *cascade_of_run(run), sep="\n")
+    if made.cascade is not None:
+        print("", *result_lines(made.cascade), run.folder / CASCADE_FOLDER, sep="\n")
     if run.push_to_hub:
         push_to_hub(run.output_dir, run.hub_model_id)
 

@@ -39,6 +39,14 @@ def teach(folder: Path, steps: int, names: tuple[str, ...] = NAMES, **config: ob
     return folder
 
 
+def trained_models(place: Path) -> dict[str, Path]:
+    """A dense model, and a smaller one with its classes in the other order."""
+    return {
+        "small": teach(place / "small", 25, names=NAMES[::-1], num_hidden_layers=1, intermediate_size=8),
+        "dense": teach(place / "dense", 60),
+    }
+
+
 def built(
     stages: Sequence[Path], texts: Sequence[Any], output: Path, milliseconds: Sequence[float] = (3, 30), **given
 ):

@@ -2,7 +2,7 @@
 
     python -m emmental.cascade --models small dense --texts held-out.csv --output served
 
-`load` and what it needs import NumPy, tokenizers and ONNX Runtime only. `build_cascade` needs PyTorch.
+`load` and what it needs import NumPy, tokenizers and ONNX Runtime (or OpenVINO) only. `build_cascade` needs PyTorch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from emmental.cascade.serving import Cascade, load
 
-__all__ = ["Cascade", "build_cascade", "load"]
+__all__ = ["Cascade", "Rows", "build_cascade", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +19,8 @@ def __getattr__(name: str) -> Any:
         from emmental.cascade.building import build_cascade
 
         return build_cascade
+    if name == "Rows":
+        from emmental.cascade.rows import Rows
+
+        return Rows
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

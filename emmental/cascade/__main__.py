@@ -24,6 +24,19 @@ logger = logging.getLogger(__name__)
 
 SERVED = "served"
 STANDARD_OUTPUT = "-"
+_STOPPED = 130
+"""Exit status after Ctrl-C, as shells give it."""
+_BUILD, _ASK = ("models",), ("predict", "check")
+_MODES_OF = {
+    **dict.fromkeys(
+        ("texts", "train_file", "validation_file", "changed", "delta", "engine", "max_seq_length"), _BUILD
+    ),
+    **dict.fromkeys(("seed", "label_column", "label_separator"), _BUILD),
+    "sample": ("check",),
+    "output": ("models", "predict"),
+    **dict.fromkeys(("model_name_or_path", "batch_size"), _ASK),
+}
+"""Flag -> what it is for. Flags for everything are not named."""
 
 
 def _parser() -> OneLineParser:
@@ -38,6 +51,11 @@ def _parser() -> OneLineParser:
     )
     add("--texts", metavar="FILE", help="build: texts that no stage was trained on; labels are not needed")
     add("--train_file", metavar="FILE", help="build: adds a bag of words, fitted on these rows, as a stage")
+    add(
+        "--validation_file",
+        metavar="FILE",
+        help="build: labelled rows that accuracies are counted on; default: --texts",
+    )
     add("--changed", type=float, default=0.01, help="build: share of answers that may differ from the last stage's")
     add("--delta", type=float, default=0.05, help="build: probability that more of them differ")
     add("--engine", default="auto", help="build: engine of every model; auto: the fastest that loses nothing")
@@ -66,18 +84,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Do what the command line says; a mistake is one line on stderr and exit status 2."""
     parser = _parser()
     args = parser.parse_args(argv)
-    leave_if(_problems(args), parser.prog)
+    leave_if(_problems(args, parser), parser.prog)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    with user_mistakes():
-        if args.models:
-            _build(args)
-        elif args.predict:
-            _predict(args)
-        else:
-            _check(args)
+    try:
+        with user_mistakes():
+            if args.models:
+                _build(args)
+            elif args.predict:
+                _predict(args)
+            else:
+                _check(args)
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: stopped; nothing was written", file=sys.stderr)
+        sys.exit(_STOPPED)
 
 
-def _problems(args: argparse.Namespace) -> list[str]:
+def _problems(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
     asked = [name for name in ("models", "predict", "check") if getattr(args, name)]
     problems = range_problems(args, {"batch_size": 1, "threads": 1, "sample": 1, "max_seq_length": 4, "seed": 0})
     if len(asked) != 1:
@@ -87,51 +109,52 @@ def _problems(args: argparse.Namespace) -> list[str]:
     for name in ("changed", "delta"):
         if not 0 < getattr(args, name) < 1:
             problems.append(f"--{name} accepts a share between 0 and 1, not {getattr(args, name):g}")
-    if args.check and args.output:
-        problems.append("--output is not for --check, which prints its result")
-    if args.models and args.model_name_or_path:
-        problems.append("--model_name_or_path is for --predict and --check; --output names the cascade to write")
-    for name in ("texts", "train_file"):
-        if not args.models and getattr(args, name):
-            problems.append(f"--{name} is for building a cascade: give --models too")
+    if len(asked) == 1:
+        for name, modes in _MODES_OF.items():
+            if getattr(args, name) != parser.get_default(name) and asked[0] not in modes:
+                problems.append(f"--{name} is for {' and '.join(f'--{mode}' for mode in modes)}, not for --{asked[0]}")
     return problems
 
 
 def _reading(args: argparse.Namespace, label: str | None = None) -> Any:
     from emmental.tasks.own_files import Reading
+    from emmental.training.arguments import DELIMITERS
 
-    return Reading(args.text_column, args.text_pair_column, label, args.delimiter, args.encoding)
+    delimiter = args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter)
+    return Reading(args.text_column, args.text_pair_column, label, delimiter, args.encoding)
 
 
 def _build(args: argparse.Namespace) -> None:
     import transformers
 
-    from emmental.cascade.building import Training, build_cascade
-    from emmental.cascade.report import left_out, summary, table
-    from emmental.cascade.rows import read_rows
+    from emmental.cascade.building import build_cascade
+    from emmental.cascade.report import result_lines
+    from emmental.cascade.rows import Rows, read_rows
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     reading = _reading(args, args.label_column)
-    rows = read_rows(args.texts, "--texts", reading)
-    train = read_rows(args.train_file, "--train_file", reading) if args.train_file else None
+    files = {"--texts": args.texts, "--train_file": args.train_file, "--validation_file": args.validation_file}
+    read = {flag: read_rows(file, flag, reading) for flag, file in files.items() if file}
+    given = {flag: Rows(rows.texts, _fitting_labels(args, rows, flag)) for flag, rows in read.items()}
+    if "--validation_file" in given and given["--validation_file"].labels is None:
+        raise UserError(f"--validation_file {args.validation_file} needs labels: accuracies are counted on it")
     record = build_cascade(
         args.models,
-        rows.texts,
+        given["--texts"].texts,
         args.output or SERVED,
-        labels=_fitting_labels(args, rows, "--texts"),
+        labels=given["--texts"].labels,
         changed=args.changed,
         delta=args.delta,
-        training=None if train is None else Training(train.texts, _fitting_labels(args, train, "--train_file")),
+        training=given.get("--train_file"),
+        validation=given.get("--validation_file"),
         engine=args.engine,
         max_length=args.max_seq_length,
         threads=args.threads,
         seed=args.seed,
         label_separator=args.label_separator,
     )
-    print(table(record), "", summary(record), sep="\n")
-    if left_out(record):
-        print(f"left out, because they do not pay: {', '.join(left_out(record))}")
+    print(*result_lines(record), sep="\n")
     if not args.train_file:
         print("without --train_file there is no bag of words among the stages")
     print(Path(args.output or SERVED))

@@ -7,8 +7,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from math import isinf
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,21 @@ import numpy as np
 
 import emmental
 from emmental import atomic
-from emmental.cascade.answers import answers_of, differ, fit_temperature
-from emmental.cascade.fitting import fit_bag_of_words
-from emmental.cascade.models import AUTO, Source, WrittenStage, engines_for, read_source, write_stage
-from emmental.cascade.promise import (
-    DELTA,
-    Calibrated,
-    TradeOff,
-    calibrate,
-    check_promise,
-    evidence_of,
-    mean_milliseconds,
-    split_rows,
-    stage_of,
+from emmental.cascade.answers import fit_temperature
+from emmental.cascade.measuring import ALONE, TOGETHER, Labelled, measure
+from emmental.cascade.models import (
+    AUTO,
+    Source,
+    WrittenStage,
+    engines_for,
+    read_source,
+    write_bag_of_words,
+    write_stages,
 )
-from emmental.cascade.rows import answers_in
+from emmental.cascade.promise import DELTA, Calibrated, calibrate, check_promise, split_rows
+from emmental.cascade.rows import Rows, answers_in
 from emmental.cascade.serving import CASCADE_FILE, FORMAT
-from emmental.cascade.stages import FILES, WORDS_ENGINE, WordsStage
+from emmental.cascade.stages import FILES, TORCH_FILE, WORDS_ENGINE
 from emmental.cascade.timing import BATCH, milliseconds
 from emmental.cascade.words import WEIGHTS_FILE, Text
 from emmental.errors import UserError
@@ -41,21 +38,8 @@ from emmental.runs.threads import choose_threads
 
 logger = logging.getLogger(__name__)
 
-WORDS_NAME = "bag of words"
-_ALONE, _TOGETHER = "milliseconds", f"milliseconds_in_batches_of_{BATCH}"
-
-
-@dataclass(frozen=True)
-class Training:
-    """Texts that the bag of words learns from: labelled rows that the stages were trained on.
-
-    Attributes:
-        texts: strings or pairs.
-        labels: as `answers_in` takes them; None: the last stage labels the texts.
-    """
-
-    texts: Sequence[Text]
-    labels: Sequence[object] | None = None
+_MOSTLY_DIFFERENT = 0.9
+"""If fewer of the texts than this share are different, a remark says so."""
 
 
 def build_cascade(
@@ -66,7 +50,8 @@ def build_cascade(
     labels: Sequence[object] | None = None,
     changed: float = 0.01,
     delta: float = DELTA,
-    training: Training | None = None,
+    training: Rows | None = None,
+    validation: Rows | None = None,
     engine: str = AUTO,
     max_length: int | None = None,
     threads: int | None = None,
@@ -79,10 +64,12 @@ def build_cascade(
         stages: folders of classifiers, the cheapest first; the last one always answers.
         texts: strings or pairs that no stage was trained on.
         output: a new folder, or one that this function made. It appears whole or not at all.
-        labels: of the texts, for accuracies in the table; see `answers_in`.
+        labels: of the texts; see `answers_in`. They give the last stage its temperature, and accuracies.
         changed: share of the answers that may differ from the last stage's.
         delta: probability, over the choice of the texts, that more of them differ.
-        training: with it, a bag of words is the first stage. Texts that are in it are not used to calibrate.
+        training: rows that the stages were trained on. A bag of words that learns from them is the first stage.
+            Texts that are among them are not used to calibrate.
+        validation: labelled rows that accuracies are counted on; default: the texts that test the thresholds.
         engine: of every model; `auto`: the fastest of this machine that loses nothing and needs no PyTorch.
         max_length: texts are cut to this many tokens; default: as in each model's training.
         threads: of the engines; default: `OMP_NUM_THREADS`, or the cores of this process.
@@ -97,85 +84,73 @@ def build_cascade(
     """
     threads = choose_threads(threads)
     engines, output = engines_for(engine), Path(output)
-    atomic.refuse_losing({"--models": [str(folder) for folder in stages]}, [output], f"--output {output}")
-    if output.exists() and not (atomic.is_ours(output, damaged_too=True) and (output / CASCADE_FILE).is_file()):
-        raise UserError(f"--output {output} exists and is not a cascade; it is left alone")
-    if not stages or (len(stages) < 2 and training is None):
-        raise UserError("--models accepts two or more models, or one with --train_file for a bag of words before it")
+    _check_output(stages, output)
+    _check_stages(stages, training)
     sources = [read_source(folder, max_length) for folder in stages]
-    last, pairs = sources[-1], not isinstance(texts[0], str) if len(texts) else False
-    rows = _usable(texts, pairs, training)
+    last, pairs = sources[-1], bool(len(texts)) and not isinstance(texts[0], str)
+    _check_kinds(pairs, {"--texts": Rows(texts, labels), "--train_file": training, "--validation_file": validation})
+    rows = _unseen(texts, training)
     check_promise(len(rows), changed, delta)
-    texts = [texts[row] for row in rows]
-    right = None
-    if labels is not None:
-        right = answers_in([labels[row] for row in rows], last.labels, last.several, label_separator)
+    texts = [tuple(texts[row]) if pairs else texts[row] for row in rows]
+    known = None if labels is None else [labels[row] for row in rows]
+    right = None if known is None else answers_in(known, last.labels, last.several, label_separator)
     with atomic.atomic_folder(output, damaged_too=True) as target, tempfile.TemporaryDirectory() as place:
-        written = _write_stages(sources, Path(place), engines, texts, split_rows(len(texts), seed)[0], threads)
+        written = write_stages(sources, Path(place), engines, texts, split_rows(len(texts), seed)[0], threads)
         if training is not None:
-            words = _write_words(Path(place) / "words", training, texts, last, written[-1], label_separator)
-            written = [words, *written] if words else written
-        written, times = _cheapest_first(written, texts, threads)
-        found = calibrate([one.logits for one in written], times[_ALONE], changed, delta, last.several, seed)
+            words = Path(place) / "words"
+            first = write_bag_of_words(words, training, texts, last, written[-1].stage, label_separator)
+            written = written if first is None else [first, *written]
+        written, times = cheapest_first(written, texts, threads)
+        calibrated = calibrate([one.logits for one in written], times[ALONE], changed, delta, last.several, seed)
+        judged = _judged(written, last, calibrated, right, validation, label_separator)
         record = {
-            **_head(last, pairs, changed, delta),
-            **_measured(written, found, times, right, last.several),
-            "calibration": _about(texts, found, seed, threads),
+            **_interface(last, pairs, {"changed": changed, "delta": delta, "of": last.name}),
+            **measure(written, calibrated, times, last.several, judged),
+            "calibration": _fingerprint_of(texts, calibrated, seed, threads),
         }
-        record["stages"] = _kept(written, found, record["models"], right, target)
+        record["stages"] = _copy_kept(written, calibrated, record["models"], right, target)
         _write_card(target, record)
         atomic.write_json(target / CASCADE_FILE, record)
     return record
 
 
-def _cheapest_first(
-    written: Sequence[WrittenStage], texts: Sequence[Text], threads: int
-) -> tuple[list[WrittenStage], dict[str, list[float]]]:
-    """The stages by their time for one text, the last one at the end; their mean milliseconds."""
-    stages = [one.stage for one in written]
-    times = {name: milliseconds(stages, texts, size, threads) for name, size in ((_ALONE, 1), (_TOGETHER, BATCH))}
-    order = [*np.argsort(times[_ALONE][:-1], kind="stable"), len(written) - 1]
-    return [written[place] for place in order], {
-        name: [values[place] for place in order] for name, values in times.items()
-    }
+def _check_output(stages: Sequence[str | Path], output: Path) -> None:
+    """Refuse an output folder that would lose something."""
+    atomic.refuse_losing({"--models": [str(folder) for folder in stages]}, [output], f"--output {output}")
+    if output.exists() and not (atomic.is_ours(output, damaged_too=True) and (output / CASCADE_FILE).is_file()):
+        raise UserError(f"--output {output} exists and is not a cascade; it is left alone")
 
 
-def _head(last: Source, pairs: bool, changed: float, delta: float) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "emmental": emmental.__version__,
-        "labels": list(last.labels),
-        "several": last.several,
-        "pairs": pairs,
-        "promise": {"changed": changed, "delta": delta, "of": last.name},
-    }
+def _check_stages(stages: Sequence[str | Path], training: Rows | None) -> None:
+    """Refuse a cascade of one stage, and a folder that is given twice."""
+    if not stages or (len(stages) < 2 and training is None):
+        raise UserError("--models accepts two or more models, or one with --train_file for a bag of words before it")
+    places = [Path(folder).resolve() for folder in stages]
+    twice = next((folder for place, folder in zip(places, stages, strict=True) if places.count(place) > 1), None)
+    if twice is not None:
+        raise UserError(f"--models names {twice} twice")
 
 
-def _about(texts: Sequence[Text], found: Calibrated, seed: int, threads: int) -> dict[str, Any]:
-    fingerprint = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-    return {
-        "texts": len(texts),
-        "tested_on": len(found.test),
-        "seed": seed,
-        "threads": threads,
-        "sha256": fingerprint,
-    }
+def _check_kinds(pairs: bool, given: Mapping[str, Rows | None]) -> None:
+    """Refuse single texts among pairs, or the other way, and labels that are not one for each text."""
+    kind = "pairs" if pairs else "single texts"
+    for flag, rows in given.items():
+        for number, text in enumerate(() if rows is None else rows.texts):
+            fits = isinstance(text, tuple | list) and len(text) == 2 if pairs else isinstance(text, str)
+            if not fits:
+                raise UserError(f"{flag}: text {number} is {text!r:.60}, where --texts has {kind}")
+        if rows is not None and rows.labels is not None and len(rows.labels) != len(rows.texts):
+            raise UserError(f"{flag}: {len(rows.labels)} labels for {len(rows.texts)} texts")
 
 
-def _usable(texts: Sequence[Text], pairs: bool, training: Training | None) -> list[int]:
-    """The texts that are all of one kind and were not trained on; remarks on those left out and those repeated."""
-    for number, text in enumerate(texts):
-        fits = isinstance(text, tuple | list) and len(text) == 2 if pairs else isinstance(text, str)
-        if not fits:
-            raise UserError(f"--texts: text {number} is {text!r:.60} among {'pairs' if pairs else 'single texts'}")
-    if training is not None and len(training.texts) and isinstance(training.texts[0], str) == pairs:
-        raise UserError("--train_file and --texts: one of them has pairs, the other has single texts")
+def _unseen(texts: Sequence[Text], training: Rows | None) -> list[int]:
+    """The texts that were not trained on; warns of those repeated."""
     seen = {_key(text) for text in training.texts} if training is not None else set()
     rows = [row for row, text in enumerate(texts) if _key(text) not in seen]
     if len(rows) < len(texts):
         logger.warning("%d of %d --texts are in --train_file and are not used", len(texts) - len(rows), len(texts))
     distinct = len({_key(texts[row]) for row in rows})
-    if distinct < 0.9 * len(rows):
+    if distinct < _MOSTLY_DIFFERENT * len(rows):
         logger.warning("%d --texts, of which only %d are different: the promise counts each row", len(rows), distinct)
     return rows
 
@@ -184,125 +159,99 @@ def _key(text: Text) -> tuple[str, ...]:
     return (text,) if isinstance(text, str) else tuple(text)
 
 
-def _write_stages(
-    sources: Sequence[Source],
-    place: Path,
-    engines: Sequence[str],
-    texts: Sequence[Text],
-    design: np.ndarray,
-    threads: int,
-) -> list[WrittenStage]:
-    written, names = [], set()
-    for number, source in enumerate(sources):
-        one = write_stage(source, sources[-1], place / str(number), engines, texts, design, threads)
-        while one.settings["name"] in names:
-            one.settings["name"] += "'"
-        names.add(one.settings["name"])
-        written.append(one)
-        logger.info("%s: engine %s", one.settings["name"], one.settings["engine"])
-    return written
+def cheapest_first(
+    written: Sequence[WrittenStage], texts: Sequence[Text], threads: int
+) -> tuple[list[WrittenStage], dict[str, list[float]]]:
+    """The stages by their time for one text, the last one at the end; their mean milliseconds."""
+    stages = [one.stage for one in written]
+    times = {name: milliseconds(stages, texts, size, threads) for name, size in ((ALONE, 1), (TOGETHER, BATCH))}
+    order = [*np.argsort(times[ALONE][:-1], kind="stable"), len(written) - 1]
+    return [written[place] for place in order], {
+        name: [values[place] for place in order] for name, values in times.items()
+    }
 
 
-def _write_words(
-    folder: Path, training: Training, texts: Sequence[Text], last: Source, final: WrittenStage, separator: str
-) -> WrittenStage | None:
-    """The bag of words. It learns the labels, or without any the answers of the last stage."""
-    if training.labels is None:
-        answers = answers_of(final.stage.logits(training.texts), last.several)
-    else:
-        answers = answers_in(training.labels, last.labels, last.several, separator)
-    fitted = fit_bag_of_words(training.texts, answers, len(last.labels))
-    if fitted is None:
-        logger.warning("--train_file has no words to learn from, or one answer only: no bag of words")
-        return None
-    fitted.save(folder)
-    stage = WordsStage(folder, {})
-    settings = {"name": WORDS_NAME, "engine": WORDS_ENGINE}
-    return WrittenStage(folder, settings, stage, stage.logits(texts))
-
-
-def _measured(
+def _judged(
     written: Sequence[WrittenStage],
-    found: Calibrated,
-    times: dict[str, list[float]],
+    last: Source,
+    calibrated: Calibrated,
     right: np.ndarray | None,
-    several: bool,
-) -> dict[str, Any]:
-    """Numbers of each model alone, of the chosen thresholds, and of other promises; all on the rows that tested."""
-    answers = [answers_of(one.logits[found.test], several) for one in written]
-    labels = None if right is None else right[found.test]
-    logits = [one.logits[found.test] for one in written]
-    evidence = evidence_of(logits, found.temperatures, times[_ALONE], several)
-
-    def accuracy(given: np.ndarray) -> dict[str, float]:
-        return {} if labels is None else {"accuracy": 1 - float(differ(given, labels).mean())}
-
-    def line(one: TradeOff) -> dict[str, Any]:
-        by = stage_of(one.thresholds, evidence.confidence)
-        spent = {name: mean_milliseconds(one.thresholds, by, np.array(values)) for name, values in times.items()}
-        return {
-            "promise": one.promise,
-            "changed": one.changed,
-            "count": one.count,
-            "rows": one.rows,
-            "bound": one.bound,
-            **spent,
-            **accuracy(np.choose(by, answers) if not several else np.stack(answers)[by, np.arange(len(by))]),
-            "thresholds": {
-                each.settings["name"]: None if isinf(threshold) else threshold
-                for each, threshold in zip(written, one.thresholds, strict=False)
-            },
-            "shares": {each.settings["name"]: share for each, share in zip(written, one.shares, strict=True)},
-        }
-
-    models = [
-        {
-            "name": one.settings["name"],
-            "engine": one.settings["engine"],
-            "changed": float(differ(answers[number], answers[-1]).mean()),
-            **{name: values[number] for name, values in times.items()},
-            **accuracy(answers[number]),
-        }
-        for number, one in enumerate(written)
-    ]
-    return {"measured": line(found.chosen), "table": [line(one) for one in found.table], "models": models}
+    validation: Rows | None,
+    separator: str,
+) -> Labelled | None:
+    """The rows that give the accuracies: `validation`, or the texts that tested the thresholds; None: no labels."""
+    if validation is not None and validation.labels is not None:
+        wanted = answers_in(validation.labels, last.labels, last.several, separator)
+        return Labelled([one.stage.logits(validation.texts) for one in written], wanted)
+    if right is None:
+        return None
+    return Labelled([one.logits[calibrated.test] for one in written], right[calibrated.test])
 
 
-def _kept(
+def _interface(last: Source, pairs: bool, promise: dict[str, Any]) -> dict[str, Any]:
+    """The beginning of `cascade.json`: what texts a cascade takes, what it answers, and what it promises."""
+    return {
+        "format": FORMAT,
+        "emmental": emmental.__version__,
+        "labels": list(last.labels),
+        "several": last.several,
+        "pairs": pairs,
+        "promise": promise,
+    }
+
+
+def _fingerprint_of(texts: Sequence[Text], calibrated: Calibrated, seed: int, threads: int) -> dict[str, Any]:
+    """What the calibration depended on."""
+    return {
+        "texts": len(texts),
+        "tested_on": len(calibrated.test),
+        "seed": seed,
+        "threads": threads,
+        "sha256": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
+    }
+
+
+def _copy_kept(
     written: Sequence[WrittenStage],
-    found: Calibrated,
+    calibrated: Calibrated,
     models: Sequence[dict[str, Any]],
     right: np.ndarray | None,
     target: Path,
 ) -> list[dict[str, Any]]:
     """Copy the stages that pay; returns their settings. Labels give the last stage its temperature."""
-    last = 1.0 if right is None else fit_temperature(written[-1].logits[found.design], right[found.design])
-    thresholds, temperatures = (*found.chosen.thresholds, 0.0), (*found.temperatures, last)
+    design = calibrated.design
+    last = 1.0 if right is None else fit_temperature(written[-1].logits[design], right[design])
+    thresholds, temperatures = (*calibrated.chosen.thresholds, 0.0), (*calibrated.temperatures, last)
     kept = []
     for number, one in enumerate(written):
         if isinf(thresholds[number]):
             continue
         folder = f"{len(kept) + 1}-{''.join(c if c.isalnum() or c in '.-' else '-' for c in one.settings['name'])}"
         shutil.copytree(one.folder, target / folder)
-        file = WEIGHTS_FILE if one.settings["engine"] == WORDS_ENGINE else FILES.get(one.settings["engine"])
         kept.append(
             {
                 **one.settings,
                 "folder": folder,
                 "threshold": thresholds[number],
                 "temperature": temperatures[number],
-                "answered": round(found.chosen.shares[number] * found.chosen.rows),
+                "answered": round(calibrated.chosen.shares[number] * calibrated.chosen.rows),
                 "milliseconds": models[number]["milliseconds"],
-                "sha256": atomic.sha256_of(target / folder / (file or "model.safetensors")),
+                "sha256": atomic.sha256_of(target / folder / _file_of_weights(one.settings["engine"])),
             }
         )
     return kept
 
 
+def _file_of_weights(engine: str) -> str:
+    if engine == WORDS_ENGINE:
+        return WEIGHTS_FILE
+    return FILES.get(engine, (TORCH_FILE,))[-1]
+
+
 def _write_card(target: Path, record: dict[str, Any]) -> None:
     from emmental import optional
-    from emmental.cascade.report import card, picture
+    from emmental.cascade.report import PICTURE, card, picture
 
     atomic.write_text(target / "README.md", card(record))
     if optional.is_there("pictures"):
-        picture(record).save(target / "cascade.png")
+        picture(record).save(target / PICTURE)

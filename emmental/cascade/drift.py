@@ -18,6 +18,7 @@ SAMPLE = 1000
 """Most texts that the last stage answers too."""
 UNLIKELY = 0.01
 """Shares of stages differ if chance alone would make them differ so much with a smaller probability."""
+_FEWEST_EXPECTED, _RANDOM_TABLES = 5, 9999
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Drift:
 
     Attributes:
         before, now: texts that each stage answered, on the calibration rows and on the new texts.
-        chance: probability that chance alone makes the shares differ so much.
+        p_value: probability that chance alone makes the shares differ so much.
         reaches_further: whether the new texts go on to later stages, on average.
         count, rows: answers that differ from the last stage's, and texts that the last stage was asked for.
         low, high: bounds for the share of such answers, each at the `delta` of the promise.
@@ -35,7 +36,7 @@ class Drift:
 
     before: tuple[int, ...]
     now: tuple[int, ...]
-    chance: float
+    p_value: float
     reaches_further: bool
     count: int
     rows: int
@@ -46,7 +47,7 @@ class Drift:
     @property
     def shares_differ(self) -> bool:
         """Whether other stages answer than on the calibration rows."""
-        return self.chance < UNLIKELY
+        return self.p_value < UNLIKELY
 
     @property
     def broken(self) -> bool:
@@ -59,7 +60,7 @@ class Drift:
             " / ".join(f"{100 * one / max(sum(each), 1):.1f}" for one in each) for each in (self.before, self.now)
         ]
         more = "more of them reach the late stages" if self.reaches_further else "fewer of them reach the late stages"
-        said = f"these texts are of another kind: {more}" if self.shares_differ else "no more than chance makes"
+        said = f"these texts are of another kind: {more}" if self.shares_differ else "no more different than by chance"
         measured = (
             f"answers that differ from {names[-1]}'s: {self.count} of {self.rows} "
             f"({100 * self.count / self.rows:.2f} %); promised: at most {100 * self.promise:g} %"
@@ -72,7 +73,7 @@ class Drift:
             verdict = f"no sign that the promise fails (at most {100 * self.high:.2f} % change); more texts tell more"
         return [
             f"answered by {' / '.join(names)}: {shares[0]} % when calibrated, {shares[1]} % now; {said} "
-            f"(p = {self.chance:.2g})",
+            f"(p = {self.p_value:.2g})",
             f"{measured}; {verdict}",
         ]
 
@@ -111,7 +112,7 @@ def check(cascade: Cascade, texts: Sequence[Text], sample: int = SAMPLE, batch_s
     return Drift(
         before,
         now,
-        _chance(before, now),
+        _p_value(before, now),
         _mean_stage(now) > _mean_stage(before),
         count,
         len(chosen),
@@ -125,9 +126,21 @@ def _mean_stage(counts: Sequence[int]) -> float:
     return float(np.average(np.arange(len(counts)), weights=counts)) if sum(counts) else 0.0
 
 
-def _chance(before: Sequence[int], now: Sequence[int]) -> float:
+def _p_value(before: Sequence[int], now: Sequence[int]) -> float:
+    """Of the chi-squared test; if a count of less than five is expected, by random tables with the same sums."""
     from scipy.stats import chi2_contingency
+    from scipy.stats.contingency import expected_freq
 
     counts = np.array([before, now])
     counts = counts[:, counts.sum(axis=0) > 0]
-    return 1.0 if counts.shape[1] < 2 or 0 in counts.sum(axis=1) else float(chi2_contingency(counts).pvalue)
+    if counts.shape[1] < 2 or 0 in counts.sum(axis=1):
+        return 1.0
+    expected = expected_freq(counts)
+    if expected.min() >= _FEWEST_EXPECTED:
+        return float(chi2_contingency(counts).pvalue)
+    draw = np.random.default_rng(0)
+    drawn = draw.multivariate_hypergeometric(counts.sum(axis=0), counts[1].sum(), size=_RANDOM_TABLES)
+    # Both rows of a table differ from the expected counts by as much.
+    distances = ((drawn - expected[1]) ** 2 * (1 / expected).sum(axis=0)).sum(axis=1)
+    found = ((counts[1] - expected[1]) ** 2 * (1 / expected).sum(axis=0)).sum()
+    return float((1 + (distances >= found * (1 - 1e-9)).sum()) / (1 + _RANDOM_TABLES))

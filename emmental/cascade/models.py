@@ -1,8 +1,9 @@
-"""Writes a model as a stage of a cascade, in the fastest engine that loses nothing."""
+"""Writes the stages of a cascade: models in the fastest engine that loses nothing, and a bag of words."""
 
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel, PreT
 from emmental import atomic
 from emmental.architectures import longest_input
 from emmental.cascade.answers import answers_of, differ
-from emmental.cascade.stages import FILES, TOKENIZER_FILE, Stage, read_stage
+from emmental.cascade.fitting import fit_bag_of_words
+from emmental.cascade.rows import Rows, answers_in
+from emmental.cascade.stages import BF16, FILES, TOKENIZER_FILE, WORDS_ENGINE, Stage, WordsStage, read_stage
 from emmental.cascade.timing import milliseconds
 from emmental.cascade.words import Text
 from emmental.data.tokenization import plain_text_backend, trained_length
@@ -23,11 +26,15 @@ from emmental.errors import UserError
 from emmental.export.calibration import CALIBRATION_ROWS, Calibration
 from emmental.export.model_folder import make_config, read_model, read_settings
 from emmental.export.tokenizer import read_tokenizer_files, tokenizer_of
-from emmental.inference.engines import ENGINES, ONNX, ONNX_INT8, TORCH, why_not
+from emmental.inference.engines import ENGINES, ONNX_INT8, OPENVINO_INT8, TORCH, why_not_timed
+from emmental.runs.precision import bf16_in_hardware
 from emmental.tasks.classes import are_numbered, class_order, classes_of_model
 from emmental.tasks.task import CUSTOM, Task, listed
 
+logger = logging.getLogger(__name__)
+
 AUTO = "auto"
+WORDS_NAME = "bag of words"
 _MOST_CHANGED = 0.01
 """Share of its own fp32 answers that an engine may change in any stage but the last, which may change none."""
 _KINDS = {None: False, "single_label_classification": False, "multi_label_classification": True}
@@ -123,13 +130,12 @@ def engines_for(engine: str) -> list[str]:
         UserError: the engine is not known, or this machine lacks it.
     """
     if engine != AUTO:
-        if engine not in ENGINES or ENGINES[engine].calibrated:
-            accepted = ", ".join([AUTO, *(name for name, one in ENGINES.items() if not one.calibrated)])
-            raise UserError(f"--engine accepts {accepted}, not {engine}")
-        if reason := why_not(engine):
+        if engine not in ENGINES:
+            raise UserError(f"--engine accepts {', '.join([AUTO, *ENGINES])}, not {engine}")
+        if reason := why_not_timed(engine):
             raise UserError(f"--engine {engine}: {reason}")
         return [engine]
-    return [name for name in FILES if why_not(name) is None] or [TORCH]
+    return [name for name in FILES if why_not_timed(name) is None] or [TORCH]
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,51 @@ class WrittenStage:
     settings: dict[str, Any]
     stage: Stage
     logits: np.ndarray
+
+
+def write_stages(
+    sources: Sequence[Source],
+    place: Path,
+    engines: Sequence[str],
+    texts: Sequence[Text],
+    design: np.ndarray,
+    threads: int,
+) -> list[WrittenStage]:
+    """Write models as stages, see `write_stage`, each into a folder in `place`. No two have the same name."""
+    written, names = [], set()
+    for number, source in enumerate(sources):
+        logger.info("%s: written for %s", source.name, ", ".join(engines))
+        one = write_stage(source, sources[-1], place / str(number), engines, texts, design, threads)
+        while one.settings["name"] in names:
+            one.settings["name"] += "'"
+        names.add(one.settings["name"])
+        written.append(one)
+        logger.info("%s: %s is the fastest that loses nothing", one.settings["name"], one.settings["engine"])
+    return written
+
+
+def write_bag_of_words(
+    folder: Path, training: Rows, texts: Sequence[Text], last: Source, final: Stage, separator: str
+) -> WrittenStage | None:
+    """Fit a bag of words and write it as a stage into a new folder; None if nothing can be learnt.
+
+    Args:
+        training: what it learns from. Without labels, it learns the answers of the last stage.
+        texts: of the calibration.
+        last, final: the last stage.
+        separator: between the labels of a text, see `answers_in`.
+    """
+    if training.labels is None:
+        answers = answers_of(final.logits(training.texts), last.several)
+    else:
+        answers = answers_in(training.labels, last.labels, last.several, separator)
+    fitted = fit_bag_of_words(training.texts, answers, len(last.labels))
+    if fitted is None:
+        logger.warning("--train_file has no words to learn from, or one answer only: no bag of words")
+        return None
+    fitted.save(folder)
+    stage = WordsStage(folder)
+    return WrittenStage(folder, {"name": WORDS_NAME, "engine": WORDS_ENGINE}, stage, stage.logits(texts))
 
 
 def write_stage(
@@ -172,7 +223,8 @@ def write_stage(
     }
     made = folder.with_name(f"{folder.name}-engines")
     _write_files(source, made, engines, [texts[row] for row in design])
-    ready = {name: read_stage(made, {**settings, "engine": name}, threads) for name in engines}
+    every = {name: {**settings, **_of_engine(name)} for name in engines}
+    ready = {name: read_stage(made, every[name], threads) for name in engines}
     exact = next((name for name in engines if not ENGINES[name].rounds), engines[0])
     logits = {exact: ready[exact].logits(texts)}
     times = milliseconds([*ready.values()], texts, 1, threads) if len(ready) > 1 else [0.0]
@@ -184,9 +236,15 @@ def write_stage(
         pair = [answers_of(logits[one][judged], last.several) for one in (name, exact)]
         if name == exact or differ(*pair).mean() <= most:
             break
-    _keep(made, folder, name)
+    _copy_needed(made, folder, name)
     shutil.rmtree(made)
-    return WrittenStage(folder, {**settings, "engine": name}, ready[name], logits[name])
+    return WrittenStage(folder, every[name], ready[name], logits[name])
+
+
+def _of_engine(name: str) -> dict[str, Any]:
+    """Settings of a stage about its engine."""
+    bf16 = ENGINES[name].bf16 or (ENGINES[name].calibrated and bf16_in_hardware())
+    return {"engine": name, BF16: True} if bf16 and name in FILES else {"engine": name}
 
 
 def _write_files(source: Source, folder: Path, engines: Sequence[str], texts: Sequence[Text]) -> None:
@@ -195,23 +253,30 @@ def _write_files(source: Source, folder: Path, engines: Sequence[str], texts: Se
     from emmental.export.onnx_int8 import calibration_batches
 
     tokenizer = {TOKENIZER_FILE: plain_text_backend(source.tokenizer).to_str()}
-    tokenizer = {**read_tokenizer_files(source.folder), **tokenizer}
     if not any(name in FILES for name in engines):
         source.model.save_pretrained(folder, max_shard_size="1TB")
-        for name, text in tokenizer.items():
-            atomic.write_text(folder / name, text)
+        atomic.write_text(folder / TOKENIZER_FILE, tokenizer[TOKENIZER_FILE])
         return
-    int8 = ONNX_INT8 in engines
-    step = max(1, len(texts) // CALIBRATION_ROWS)
-    batches = calibration_batches(texts[::step], source.tokenizer, source.max_length) if int8 else ()
-    write_onnx_folder(source.model, tokenizer, folder, int8, source.name, calibration=Calibration(batches))
+    batches = ()
+    if {ONNX_INT8, OPENVINO_INT8} & {*engines}:
+        step = max(1, len(texts) // CALIBRATION_ROWS)
+        batches = calibration_batches(texts[::step], source.tokenizer, source.max_length)
+    write_onnx_folder(
+        source.model,
+        {**read_tokenizer_files(source.folder), **tokenizer},
+        folder,
+        ONNX_INT8 in engines,
+        source.name,
+        calibration=Calibration(batches),
+        openvino=OPENVINO_INT8 in engines,
+    )
 
 
-def _keep(made: Path, folder: Path, engine: str) -> None:
-    """Copy the files that an engine needs."""
+def _copy_needed(made: Path, folder: Path, engine: str) -> None:
+    """Copy the files that an engine needs, and no others."""
     if engine not in FILES:
         shutil.copytree(made, folder)
         return
-    (folder / FILES[ONNX]).parent.mkdir(parents=True)
-    for name in (TOKENIZER_FILE, "config.json", FILES[engine]):
+    for name in (TOKENIZER_FILE, *FILES[engine]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(made / name, folder / name)

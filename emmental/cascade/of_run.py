@@ -1,72 +1,71 @@
-"""A cascade of the models of a run, calibrated on its dev rows, which no stage was trained on."""
+"""A cascade of the models of a run, calibrated on training rows that were held back from all phases."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 
-from emmental.cascade.building import Training, build_cascade
-from emmental.cascade.promise import DELTA, check_promise
-from emmental.cascade.report import left_out, summary, table
-from emmental.cascade.words import Text
+from emmental.cascade.building import build_cascade
+from emmental.cascade.rows import Rows
 from emmental.errors import UserError
 from emmental.runs.run import Run
-from emmental.tasks import Split, read_split
+from emmental.tasks import Split, read_held_back, read_split
+from emmental.tasks.set_aside import recorded_rows
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "cascade"
 
 
-def refuse_impossible_cascade(run: Run) -> None:
-    """Refuse `--cascade` before the training, if the run's models or rows cannot make one.
+def check_cascade(run: Run) -> None:
+    """Check, before the training, that `--cascade` can be made of the run's models.
+
+    `emmental.training.tasks.find_task` has checked the classes, and has held enough rows back.
 
     Raises:
-        UserError: scores, no dense model before the pruned ones, or too few dev rows for `--changed`.
+        UserError: there is no dense model before the pruned ones.
     """
-    if not run.cascade:
-        return
-    if run.task.is_regression:
-        raise UserError("--cascade needs classes: nothing says how sure a score is")
-    if not any(phase.follows_dense for phase in run.phases):
+    if run.cascade and not any(phase.follows_dense for phase in run.phases):
         raise UserError("--cascade needs a dense model and a pruned one; this run makes a single model")
-    try:
-        check_promise(len(run.datasets[run.task.name, "dev"]), run.changed, DELTA)
-    except UserError as error:
-        raise UserError(f"--cascade is calibrated on the dev rows: {error}") from None
 
 
-def cascade_of_run(run: Run) -> list[str]:
-    """Write the cascade into the run's folder; returns its table and its promise as lines."""
-    train, dev = (read_split(run.task, run.data_dir, split) for split in ("train", "dev"))
+def warn_of_unknown_training(run: Run) -> None:
+    """Warn if the run starts from a fine-tuned model that may have been trained on the rows held back."""
+    if run.cascade and run.phases[0].follows_dense and recorded_rows(run.model_name_or_path) is None:
+        logger.warning(
+            "--cascade: nothing records which rows %s was trained on; the promise of the cascade holds only if these "
+            "were not the rows held back",
+            run.model_name_or_path,
+        )
+
+
+def cascade_of_run(run: Run) -> dict[str, Any] | None:
+    """Write the cascade into the run's folder; returns what `build_cascade` does, or None if it cannot be made."""
+    names = run.task.names
+
+    def rows(split: Split) -> Rows:
+        texts = split.texts_a if split.texts_b is None else list(zip(split.texts_a, split.texts_b, strict=True))
+        return Rows(texts, [names[label] for label in split.labels])
+
+    held_back = rows(read_held_back(run.task, run.data_dir))
+    train, dev = (rows(read_split(run.task, run.data_dir, split)) for split in ("train", "dev"))
     first = run.phases[0]
     dense = run.model_name_or_path if first.follows_dense else first.folder
     pruned = dict.fromkeys(phase.folder for phase in reversed(run.phases) if phase.follows_dense)
-    names = run.task.names
     try:
-        record = build_cascade(
+        return build_cascade(
             [*pruned, dense],
-            _texts(dev),
+            held_back.texts,
             run.output.record_folder(FOLDER),
-            labels=[names[label] for label in dev.labels],
+            labels=held_back.labels,
             changed=run.changed,
-            training=Training(_texts(train), [names[label] for label in train.labels]),
+            training=train,
+            validation=dev,
             threads=torch.get_num_threads(),
             seed=run.seed,
         )
     except UserError as error:  # the models are finished and saved, so this must not end the run
-        return [f"no cascade: {error}"]
-    out = left_out(record)
-    return [
-        *table(record).splitlines(),
-        summary(record),
-        *([f"left out, because they do not pay: {', '.join(out)}"] if out else []),
-        str(run.folder / FOLDER),
-    ]
-
-
-def _texts(split: Split) -> list[Text]:
-    if split.texts_b is None:
-        return split.texts_a
-    return list(zip(split.texts_a, split.texts_b, strict=True))
+        logger.warning("no cascade: %s", error)
+        return None

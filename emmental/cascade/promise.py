@@ -26,7 +26,7 @@ EPSILONS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05)
 """Shares of changed answers in the table of a cascade."""
 _DESIGN = 5
 """One row in this many finds temperatures and path, the others test it."""
-_PRICES, _SWEEPS, _MOST_DESIGN, _MOST_TOGETHER = 250, 3, 2000, 3
+_PRICES, _SWEEPS, _MOST_DESIGN, _MOST_TOGETHER = 350, 3, 2000, 3
 """Prices that are tried, sweeps for each choice of stages, rows that find the path, most stages of a choice."""
 _LEFT_OUT = float("inf")
 """The threshold of a stage that is not asked."""
@@ -188,7 +188,7 @@ def path(evidence: Evidence) -> list[tuple[float, ...]]:
     stages = range(len(doubt))
     choices = [choice for size in range(1, _MOST_TOGETHER + 1) for choice in combinations(stages, size)]
     found = [(_LEFT_OUT,) * len(doubt)]
-    for price in np.geomspace(ms[-1] / 1e-5, ms[-1] / 0.9, _PRICES):
+    for price in np.geomspace(1e5 * ms[-1], 1e-3 * ms[-1], _PRICES):
         best, least = found[0], float(ms[-1])
         for choice in choices:
             thresholds, cost = _cheapest(doubt, ms, choice, price)

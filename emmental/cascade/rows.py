@@ -20,15 +20,15 @@ _TEXTS, _PAIR, _LABEL = ("sentence1", "sentence", "text"), "sentence2", "label"
 
 @dataclass(frozen=True)
 class Rows:
-    """Texts of a file.
+    """Texts, with labels if there are any.
 
     Attributes:
-        texts: strings, or pairs if the file has a second text.
-        labels: as they are spelled; None if the file has none.
+        texts: strings, or pairs.
+        labels: as `answers_in` takes them; those of a file as they are spelled; None: not known.
     """
 
-    texts: list[Text]
-    labels: list[str] | None = None
+    texts: Sequence[Text]
+    labels: Sequence[object] | None = None
 
 
 def read_rows(path: str | Path, flag: str, reading: Reading | None = None) -> Rows:

@@ -134,20 +134,34 @@ def load(folder: str | Path, threads: int | None = None) -> Cascade:
     Raises:
         UserError: there is none, it is damaged, it is of a later version, or an engine is missing.
     """
-    folder = Path(folder)
+    folder, threads = Path(folder), choose_threads(threads)
+    record = read_record(folder)
+    try:
+        steps = [_step(folder, settings, threads) for settings in record["stages"]]
+        return Cascade(record["labels"], steps, bool(record["several"]), bool(record["pairs"]), record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{folder / CASCADE_FILE} is damaged ({type(error).__name__}: {error})") from error
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `cascade.json` of a cascade's folder holds, after checking the folder.
+
+    Raises:
+        UserError: there is none, a file of the folder is damaged, or it is of a later version.
+    """
     if not (folder / CASCADE_FILE).is_file():
         raise UserError(f"{folder} holds no {CASCADE_FILE}; give the folder of a cascade")
     atomic.verify_folder(folder)
     try:
         record = json.loads((folder / CASCADE_FILE).read_text(encoding="utf-8"))
-        if record["format"] != FORMAT:
-            raise UserError(f"{folder / CASCADE_FILE} has format {record['format']}; this version reads {FORMAT}")
-        steps = [_step(folder, settings, choose_threads(threads)) for settings in record["stages"]]
-        return Cascade(record["labels"], steps, bool(record["several"]), bool(record["pairs"]), record)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
+        written_as = record["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{folder / CASCADE_FILE} is damaged ({type(error).__name__}: {error})") from error
+    if written_as != FORMAT:
+        raise UserError(f"{folder / CASCADE_FILE} has format {written_as}; this version reads {FORMAT}")
+    return record
 
 
 def _step(folder: Path, settings: dict[str, Any], threads: int) -> Step:

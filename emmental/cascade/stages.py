@@ -1,4 +1,4 @@
-"""The stages of a cascade as they are served: texts in, logits out. NumPy, tokenizers and ONNX Runtime."""
+"""The stages of a cascade as they are served: texts in, logits out. NumPy, tokenizers and each stage's engine."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from emmental.errors import UserError
 from emmental.openvino_core import openvino_core
 
 TOKENIZER_FILE, FP32_FILE, INT8_FILE = "tokenizer.json", "onnx/model.onnx", "onnx/model_quantized.onnx"
+OPENVINO_INT8_FILE = "openvino/openvino_model_qint8_quantized.xml"
 FILES = {
-    "onnx": FP32_FILE,
-    "onnx-int8": INT8_FILE,
-    "openvino": FP32_FILE,
-    "openvino-bf16": FP32_FILE,
+    "onnx": (FP32_FILE,),
+    "onnx-int8": (INT8_FILE,),
+    "openvino": (FP32_FILE,),
+    "openvino-bf16": (FP32_FILE,),
+    "openvino-int8": (OPENVINO_INT8_FILE, OPENVINO_INT8_FILE.replace(".xml", ".bin")),
 }
-"""Engines that need no PyTorch -> the file that each runs. Other engines read the whole folder with PyTorch."""
+"""Engines that need no PyTorch -> the files that each runs, the model first. Other engines run `TORCH_FILE`."""
+TORCH_FILE = "model.safetensors"
+BF16 = "computes_in_bf16"
+"""Setting of a stage in OpenVINO."""
 WORDS_ENGINE = "words"
 """The engine of a bag of words."""
 _INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
@@ -39,7 +44,7 @@ class Stage(Protocol):
 class WordsStage:
     """A bag of words."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._words = read_bag_of_words(folder)
 
     def logits(self, texts: Sequence[Text], batch_size: int = 32) -> np.ndarray:
@@ -54,7 +59,7 @@ class ModelStage:
         """Args:
         folder: of the stage.
         settings: `engine`, `max_length`, `truncation_side`, `pad_token_id` and `order`: for each output of the model
-            the number of its class in the cascade.
+            the number of its class in the cascade; for OpenVINO also `BF16`.
         threads: of the engine.
         """
         from tokenizers import Tokenizer
@@ -70,7 +75,7 @@ class ModelStage:
         )
         self._padding = {"input_ids": settings["pad_token_id"]}
         self._order = np.argsort(settings["order"])
-        self._run, self._names = _runner(folder, settings["engine"], threads)
+        self._run, self._names = _runner(folder, settings, threads)
 
     def logits(self, texts: Sequence[Text], batch_size: int = 32) -> np.ndarray:
         """See `Stage`."""
@@ -95,21 +100,25 @@ class ModelStage:
 def read_stage(folder: Path, settings: Mapping[str, Any], threads: int) -> Stage:
     """The stage in a folder."""
     if settings["engine"] == WORDS_ENGINE:
-        return WordsStage(folder, settings)
+        return WordsStage(folder)
     return ModelStage(folder, settings, threads)
 
 
-def _runner(folder: Path, engine: str, threads: int) -> tuple[Runner, Sequence[str]]:
+def _runner(folder: Path, settings: Mapping[str, Any], threads: int) -> tuple[Runner, Sequence[str]]:
     """What computes logits in an engine, and the names of the inputs that it takes."""
+    engine = settings["engine"]
     if engine not in FILES:
         return _in_pytorch(folder, engine, threads)
-    path = folder / FILES[engine]
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: the stage for engine {engine} is not whole")
-    return (_in_onnx if engine.startswith("onnx") else _in_openvino)(path, engine, threads)
+    for name in FILES[engine]:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} does not exist: the stage for engine {engine} is not whole")
+    path = folder / FILES[engine][0]
+    if engine.startswith("onnx"):
+        return _in_onnx(path, threads)
+    return _in_openvino(path, bool(settings.get(BF16, engine == "openvino-bf16")), threads)
 
 
-def _in_onnx(path: Path, engine: str, threads: int) -> tuple[Runner, Sequence[str]]:
+def _in_onnx(path: Path, threads: int) -> tuple[Runner, Sequence[str]]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -123,14 +132,17 @@ def _in_onnx(path: Path, engine: str, threads: int) -> tuple[Runner, Sequence[st
     return lambda inputs: session.run(["logits"], dict(inputs))[0], names
 
 
-def _in_openvino(path: Path, engine: str, threads: int) -> tuple[Runner, Sequence[str]]:
+def _in_openvino(path: Path, bf16: bool, threads: int) -> tuple[Runner, Sequence[str]]:
     try:
         core = openvino_core()
     except ImportError as error:
-        raise UserError(f"engine {engine}: openvino is not installed: pip install openvino") from error
-    precision = "bf16" if engine.endswith("bf16") else "f32"
+        raise UserError(f"{path} runs in OpenVINO, which is not installed: pip install openvino") from error
+    precision = "bf16" if bf16 else "f32"
     options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    compiled = core.compile_model(path, "CPU", options)
+    try:
+        compiled = core.compile_model(path, "CPU", options)
+    except RuntimeError as error:
+        raise UserError(f"{path}: OpenVINO refuses it ({' '.join(str(error).split())[:200]})") from error
     return lambda inputs: compiled(dict(inputs))[0].copy(), [value.any_name for value in compiled.inputs]
 
 
@@ -141,7 +153,7 @@ def _in_pytorch(folder: Path, engine: str, threads: int) -> tuple[Runner, Sequen
         from emmental.export.model_folder import read_model
         from emmental.inference.engines import prepare
     except ImportError as error:
-        raise UserError(f"engine {engine} of {folder.name} needs PyTorch and Transformers ({error})") from error
+        raise UserError(f"engine {engine} of stage {folder.name} needs PyTorch and Transformers ({error})") from error
     model = prepare(read_model(folder), engine, threads)
 
     def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:

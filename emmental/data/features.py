@@ -41,7 +41,7 @@ FEATURES_FILE = "features.safetensors"
 _CHUNK = 2048
 _BLANK = ("", "nan", "none", "null", "<na>", "n/a", "#n/a")
 """How programs write a text that is missing, in lower case."""
-_NEWER = {"set_aside_up_to": None, "thousands": ""}
+_NEWER = {"set_aside_up_to": None, "thousands": "", "held_back_from": None}
 """Settings of a layout that older caches lack, with what these had. Their fingerprints leave them out."""
 
 

@@ -63,6 +63,7 @@ class TrainedModels:
         candidates: rows of the table, the dense model first; empty if there is nothing to compare.
         models: name of a candidate -> model, to be timed together.
         floor: result of a bag of words; None if it was not fitted.
+        cascade: of these models, as `emmental.cascade.build_cascade` returns it; None: not made.
     """
 
     model: nn.Module
@@ -71,6 +72,7 @@ class TrainedModels:
     candidates: list[Candidate] = field(default_factory=list)
     models: dict[str, nn.Module] = field(default_factory=dict)
     floor: Floor | None = None
+    cascade: dict[str, Any] | None = None
     _times: dict[str, float] = field(default_factory=dict)
 
     def add(self, one: Candidate, model: nn.Module) -> None:

@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from emmental import atomic
 from emmental.architectures import longest_input
+from emmental.cascade.report import picture
 from emmental.command_line import OneLineParser, leave_if, range_problems, user_mistakes
 from emmental.data.tokenization import check_token_ids, trained_length
 from emmental.errors import UserError
@@ -119,13 +120,15 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
 
 
 def draw(results: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, bytes]:
-    """PNG files for the page: `remaining`, and `curves` when there is a history to draw."""
+    """PNG files for the page: `remaining`; `curves` when there is a history to draw; `cascade` if there is one."""
     counts = results["remaining"]["matrices"]
     densities = {name: count["remaining"] / count["total"] for name, count in counts.items()}
     totals = {name: count["total"] for name, count in counts.items()}
     pictures = {"remaining": _png(overview(densities, results["name"], totals))}
     if has_curves(history):
         pictures["curves"] = _png(curves(history, results["name"]))
+    if (record := results["training"].get("cascade")) is not None:
+        pictures["cascade"] = _png(picture(record))
     return pictures
 
 

@@ -17,6 +17,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import emmental
+from emmental.cascade.of_run import FOLDER as CASCADE_FOLDER
+from emmental.cascade.serving import CASCADE_FILE, read_record
 from emmental.data import load_features
 from emmental.data.texts import Text
 from emmental.errors import UserError
@@ -192,7 +194,7 @@ def environment(threads: int) -> dict[str, Any]:
 
 
 def training(folder: Path) -> dict[str, Any]:
-    """Records of the trainer in its output folder: `command` and `summary`, if they exist.
+    """Records of the trainer in its output folder: `command`, `summary` and `cascade`, if they exist.
 
     Raises:
         UserError: a file of it is damaged.
@@ -206,6 +208,8 @@ def training(folder: Path) -> dict[str, Any]:
         records["command"] = training_command(flags, processes if isinstance(processes, int) else 1)
     if summary is not None:
         records["summary"] = summary
+    if (folder / CASCADE_FOLDER / CASCADE_FILE).is_file():
+        records["cascade"] = read_record(folder / CASCADE_FOLDER)
     return records
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from emmental.cascade.report import short_table, summary
 from emmental.inference.comparison import DENSE, FORM_TITLES, INT8_PACKAGE, FormRow, best_engine
 from emmental.inference.engines import ONNX, ONNX_INT8, TORCH, code_line
 from emmental.pictures.heat import count_of, heat_table, percent
@@ -18,6 +19,7 @@ from emmental.tasks.metrics import ERRORS
 
 GENERATOR = "emmental.export.report"
 TEMPLATE = "page.html.jinja"
+PICTURES = ("remaining", "curves", "cascade")
 _METRICS = {
     "acc": "accuracy",
     "f1": "F1",
@@ -50,7 +52,7 @@ def page(results: Results, pictures: Mapping[str, bytes]) -> str:
 
     Args:
         results: as `command.gather` makes them.
-        pictures: PNG files: `remaining`, and `curves` if the training left a log.
+        pictures: PNG files: `remaining`, `curves` if the training left a log, `cascade` if it made one.
     """
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -71,7 +73,8 @@ def page(results: Results, pictures: Mapping[str, bytes]) -> str:
             "command": training.get("command"),
             "summary": [(key, str(value)) for key, value in _flat(training.get("summary") or {})],
         },
-        pictures={name: base64.b64encode(pictures.get(name, b"")).decode() for name in ("remaining", "curves")},
+        cascade=cascade_of(results),
+        pictures={name: base64.b64encode(pictures.get(name, b"")).decode() for name in PICTURES},
         measured_by=results["command"],
         environment=[(key, str(value)) for key, value in results["environment"].items()],
     )
@@ -224,6 +227,16 @@ def _quality(results: Results) -> dict[str, Any]:
         "head": ["form", *map(_metric_name, metrics), "change", "largest logit difference", "answers that change"],
         "rows": rows,
     }
+
+
+def cascade_of(results: Results) -> dict[str, Any] | None:
+    """The cascade that the training made, as one row beside its models; None if it made none."""
+    record = results["training"].get("cascade")
+    if record is None:
+        return None
+    head, rows = short_table(record)
+    said = summary(record)
+    return {"note": f"{said[:1].upper()}{said[1:]}.", "head": head, "rows": rows}
 
 
 def _words(results: Results) -> float | None:

@@ -19,6 +19,8 @@ from torch import nn
 
 import emmental
 from emmental.architectures import base_model_type
+from emmental.cascade.of_run import FOLDER as CASCADE_FOLDER
+from emmental.cascade.report import PICTURE, compared, section
 from emmental.data import FeatureDataset
 from emmental.errors import UserError
 from emmental.methods import STRUCTURED, method_of
@@ -289,6 +291,7 @@ def summary(
         "vocabulary": _tokens(made),
         "embeddings": embeddings_share(made.model),
         "compared": [asdict(one) for one in made.timed(args.task.primary_metric)],
+        **({} if made.cascade is None else {"cascade": compared(made.cascade)}),
         "updates": max((row["step"] for row in history), default=0),
         "seconds": round(seconds, 1),
         "environment": environment_facts(args.processes),
@@ -345,7 +348,15 @@ def _upload(folder: str, name: str | None) -> None:
     api.upload_folder(
         repo_id=name,
         folder_path=folder,
-        allow_patterns=["*.json", "*.txt", "*.py", "model.safetensors", "README.md", "pictures/*"],
+        allow_patterns=[
+            "*.json",
+            "*.txt",
+            "*.py",
+            "model.safetensors",
+            "README.md",
+            "pictures/*",
+            f"{CASCADE_FOLDER}/*",
+        ],
         ignore_patterns=[".emmental*", "checkpoint-*", "dense/*", "pruned/*", "vocabulary/*", "keep-*"],
     )
     logger.info("uploaded as %s", name)
@@ -392,7 +403,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 model = AutoModelForSequenceClassification.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 ```
-"""
+{_cascade(args, made)}"""
+
+
+def _cascade(args: Run, made: TrainedModels) -> str:
+    """The cascade of the run's models as a part of the card; empty if there is none."""
+    if made.cascade is None:
+        return ""
+    return section(made.cascade, CASCADE_FOLDER, (Path(args.output_dir) / CASCADE_FOLDER / PICTURE).is_file())
 
 
 def _vocabulary_text(made: TrainedModels) -> str:

@@ -1,8 +1,9 @@
 """GLUE tasks and the user's own files: rows, labels, metrics and prediction files."""
 
 from emmental.tasks.classes import class_order, in_order_of
-from emmental.tasks.examples import read_split, split_files
+from emmental.tasks.examples import read_held_back, read_split, split_files
 from emmental.tasks.glue import TASKS, evaluation_tasks, resolve_task
+from emmental.tasks.held_back import hold_back
 from emmental.tasks.metrics import (
     always_the_same,
     class_shares,
@@ -28,11 +29,13 @@ __all__ = [
     "collapsed_to_one_class",
     "compute_metrics",
     "evaluation_tasks",
+    "hold_back",
     "in_order_of",
     "metric_text",
     "metric_title",
     "prediction_entropy",
     "predictions_from_logits",
+    "read_held_back",
     "read_split",
     "resolve_task",
     "split_files",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def located(task: Task, data_dir: str | Path | None, split: str) -> tuple[Layout
     if found is None:
         names = " or ".join(layout.files)
         raise UserError(f"--data_dir {data_dir}: {names} is missing, the {split} split of --task_name {task.name}")
-    return found
+    return replace(found[0], held_back_from=layout.held_back_from), found[1]
 
 
 def split_files(task: Task, data_dir: str | Path | None, split: str) -> list[Path]:
@@ -53,6 +54,29 @@ def read_split(task: Task, data_dir: str | Path | None, split: str) -> Split:
         UserError: a missing file, column or header, a missing or unknown label, a score that is not a number or
             out of range, an empty file, or an encoding that cannot be read; one line naming file and line.
     """
+    layout, whole = _all_rows(task, data_dir, split)
+    rows = np.ones(len(whole.texts_a), bool)
+    if layout.is_split:
+        rows = _set_aside(layout, whole) == (split == "dev")
+    if layout.held_back_from is not None:
+        held_back = rows & _held_back(layout, whole)
+        rows &= ~held_back
+        whole.notes.append(
+            f"{held_back.sum()} of the rows are held back from all training, by a hash of their text: the cascade is "
+            "calibrated on them"
+        )
+    return whole if rows.all() else _chosen(whole, rows)
+
+
+def read_held_back(task: Task, data_dir: str | Path | None) -> Split:
+    """Read the training rows that `emmental.tasks.held_back` keeps out of the training; see `read_split`."""
+    layout, whole = _all_rows(task, data_dir, "train")
+    rows = _held_back(layout, whole)
+    return _chosen(whole, rows & ~_set_aside(layout, whole) if layout.is_split else rows)
+
+
+def _all_rows(task: Task, data_dir: str | Path | None, split: str) -> tuple[Layout, Split]:
+    """The rows of the files of a split, whichever split they belong to."""
     layout, paths = located(task, data_dir, split)
     try:
         parts = [_examples(task, layout, path) for path in paths]
@@ -61,13 +85,21 @@ def read_split(task: Task, data_dir: str | Path | None, split: str) -> Split:
     whole = _joined(parts)
     if layout.index is None:  # counted, over all files
         whole.indices = [str(row) for row in range(len(whole.texts_a))]
-    if not layout.is_split:
-        return whole
-    if layout.set_aside is None:
-        rows = row_places(whole.texts_a, whole.texts_b) <= layout.set_aside_up_to
-    else:
-        rows = drawn_by_seed(whole.labels or [], layout.set_aside)
-    return _chosen(whole, rows if split == "dev" else ~rows)
+    return layout, whole
+
+
+def _set_aside(layout: Layout, whole: Split) -> np.ndarray:
+    """(N,) bool: the rows of a file of two splits that are dev rows."""
+    if layout.set_aside is not None:
+        return drawn_by_seed(whole.labels or [], layout.set_aside)
+    return row_places(whole.texts_a, whole.texts_b) <= layout.set_aside_up_to
+
+
+def _held_back(layout: Layout, whole: Split) -> np.ndarray:
+    """(N,) bool: the rows from the layout's limit on."""
+    return row_places(whole.texts_a, whole.texts_b) >= (
+        1.0 if layout.held_back_from is None else layout.held_back_from
+    )
 
 
 def _examples(task: Task, layout: Layout, path: Path) -> Split:

@@ -151,6 +151,8 @@ def _places(tables: dict[str, Table], layouts: dict[str, Layout], split: str) ->
 def unlabelled_task(file: str | Path, labelled: Task, reading: Reading = _AS_RECOGNISED) -> Task:
     """A task whose test rows are the texts of a file, for a teacher to label. A `.txt` file has a text a line.
 
+    Of texts that the labelled task holds back from training, none is among them.
+
     Args:
         file: as a test file of `user_task`; labels in it are not read.
         labelled: the task that gets more text. It says whether texts are pairs.
@@ -171,6 +173,7 @@ def unlabelled_task(file: str | Path, labelled: Task, reading: Reading = _AS_REC
             f"{FILE_FLAGS['test']} {file}: the task has {'pairs' if pairs else 'single texts'}, and the file has "
             f"{'a second text' if layout.text_b is not None else 'no second text'}"
         )
+    layout = replace(layout, held_back_from=labelled.layout("train").held_back_from)
     return replace(labelled, name=CUSTOM, train=None, dev=None, test=layout)
 
 

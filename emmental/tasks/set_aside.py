@@ -39,20 +39,28 @@ class TrainedRows:
         limit: rows up to this place were set aside; 0.0: none.
         sample: the lowest places of the texts it was trained on, each as eight hexadecimal digits.
         seed: the random choice of older versions, which had neither; None: not one of these.
+        held_back_from: rows from this place on were not trained on either, see `emmental.tasks.held_back`; None: all
+            rows above the limit were.
     """
 
     limit: float = 0.0
     sample: str = ""
     seed: int | None = None
+    held_back_from: float | None = None
 
     def share_in(self, places: np.ndarray) -> float:
         """The share of the training texts that rows with these places have, estimated from the sample."""
         known = {self.sample[at : at + _DIGITS] for at in range(0, len(self.sample), _DIGITS)}
         return len(known.intersection(_digits(places))) / max(len(known), 1)
 
+    def has_seen(self, places: np.ndarray) -> bool:
+        """Whether the model was trained on the file that has rows with these places."""
+        return self.seed is not None or self.share_in(places) >= _MENTIONED_SHARE
+
     def record(self) -> dict[str, Any]:
         """As `recorded_rows` reads it."""
-        return {"seed": self.seed} if self.seed is not None else {"limit": self.limit, "sample": self.sample}
+        known = {"seed": self.seed} if self.seed is not None else {"limit": self.limit, "sample": self.sample}
+        return known if self.held_back_from is None else {**known, "held_back_from": self.held_back_from}
 
 
 def row_places(texts_a: Sequence[str], texts_b: Sequence[str] | None = None) -> np.ndarray:
@@ -67,11 +75,13 @@ def row_places(texts_a: Sequence[str], texts_b: Sequence[str] | None = None) -> 
     return np.fromiter(map(place, *columns), np.float64, len(texts_a))
 
 
-def limit_for(places: np.ndarray) -> float:
+def limit_for(
+    places: np.ndarray, share: float = SHARE, fewest: int = FEWEST, most: int = MOST, largest: float = _LARGEST_SHARE
+) -> float:
     """The place up to which rows of a file are set aside.
 
-    It is `SHARE`, raised until `FEWEST` rows are below it, but not above a half; lowered until `MOST` rows are below
-    it. None of these rises when rows are added. At least one text is set aside, and one is left.
+    It is `share`, raised until `fewest` rows are below it, but not above `largest`; lowered until `most` rows are
+    below it. None of these rises when rows are added. At least one text is set aside, and one is left.
 
     Raises:
         UserError: all rows have the same text.
@@ -79,10 +89,10 @@ def limit_for(places: np.ndarray) -> float:
     ordered = np.sort(places)
     if ordered[0] == ordered[-1]:
         raise UserError("all texts are the same, so none can be set aside; give --validation_file")
-    limit = min(max(SHARE, ordered[min(FEWEST, len(ordered)) - 1]), _LARGEST_SHARE)
-    if len(ordered) > MOST:
+    limit = min(max(share, ordered[min(fewest, len(ordered)) - 1]), largest)
+    if len(ordered) > most:
         limit = min(
-            limit, ordered[max(np.searchsorted(ordered, ordered[MOST]) - 1, 0)]
+            limit, ordered[max(np.searchsorted(ordered, ordered[most]) - 1, 0)]
         )  # of equal places all, or none
     limit = max(limit, ordered[0])
     return float(limit if limit < ordered[-1] else ordered[np.searchsorted(ordered, ordered[-1]) - 1])
@@ -127,10 +137,12 @@ def recorded_rows(folder: str | Path) -> TrainedRows | None:
     found = config.get(SET_ASIDE) or flags.get(SET_ASIDE)
     if isinstance(found, dict):
         limit, sample, seed = found.get("limit"), found.get("sample"), found.get("seed")
+        held_back = found.get("held_back_from")
+        held_back = float(held_back) if isinstance(held_back, float | int) and 0 < held_back <= 1 else None
         if type(seed) is int and seed >= 0:
-            return TrainedRows(seed=seed)
+            return TrainedRows(seed=seed, held_back_from=held_back)
         if isinstance(limit, float | int) and 0 <= limit < 1 and re.fullmatch("[0-9a-f]*", str(sample)):
-            return TrainedRows(float(limit), str(sample))
+            return TrainedRows(float(limit), str(sample), held_back_from=held_back)
     older = flags.get("train_file") and not flags.get("validation_file") and flags.get("do_eval")
     return TrainedRows(seed=flags["seed"]) if older and type(flags.get("seed")) is int else None
 

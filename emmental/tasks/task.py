@@ -34,6 +34,7 @@ class Layout:
         skips_broken_rows: whether rows broken over lines are skipped and counted.
         set_aside_up_to: `"dev"` has the rows up to this place, `"train"` the others; see `emmental.tasks.set_aside`.
         set_aside: the same by a seed, as in the training of a model of an older version.
+        held_back_from: rows from this place on are not read as training rows; see `emmental.tasks.held_back`.
     """
 
     files: tuple[str, ...]
@@ -53,6 +54,7 @@ class Layout:
     set_aside: int | None = None
     set_aside_up_to: float | None = None
     thousands: str = ""
+    held_back_from: float | None = None
 
     @property
     def is_split(self) -> bool:

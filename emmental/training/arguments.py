@@ -153,7 +153,7 @@ FLAGS = {
         ),
         switch("floor", "compare with a bag of words", default=True, changes_result=False),
         switch("engines", "try this machine's engines at the end, name the best", default=True, changes_result=False),
-        switch("cascade", "calibrate a cascade of the run's models on the dev rows", changes_result=False),
+        switch("cascade", "end with a cascade of the run's models; holds training rows back to calibrate it"),
         flag(
             "changed",
             "share of a cascade's answers that may differ from dense",
@@ -340,7 +340,7 @@ def _task_problems(args: Flags) -> list[str]:
         problem = _hub_problem(args.dry_run)
         problems += [problem] if problem else []
     if args.cascade and not (args.do_train and args.do_eval):
-        problems.append("--cascade needs --do_train and --do_eval: it is calibrated on the dev rows")
+        problems.append("--cascade needs --do_train and --do_eval: its accuracy is that of the dev rows")
     if "changed" in args.explicit and not (args.cascade and args.changed < 1):
         problems.append("--changed accepts a share below 1, with --cascade")
     if args.evaluate_during_training and not args.do_train:

@@ -6,10 +6,11 @@ import csv
 
 from transformers import PreTrainedConfig
 
+from emmental.cascade.promise import DELTA, rows_needed
 from emmental.data.tokenization import trained_length
 from emmental.errors import UserError
 from emmental.runs.run import Run
-from emmental.tasks import CUSTOM, Task, in_order_of, resolve_task, split_files, task_of_model, user_task
+from emmental.tasks import CUSTOM, Task, hold_back, in_order_of, resolve_task, split_files, task_of_model, user_task
 from emmental.tasks.classes import are_numbered, classes_of_model, in_given_order, is_classifier, positive_class
 from emmental.tasks.own_files import Reading
 from emmental.tasks.set_aside import TrainedRows, recorded_rows
@@ -18,13 +19,30 @@ from emmental.training.models import load_config
 
 
 def find_task(args: Run) -> Task:
-    """The task with its classes in the order of the model's outputs.
+    """The task with its classes in the order of the model's outputs. For `--cascade`, training rows are held back.
 
     Without training, flags that are not given take the values of the model's training (see `_settle`).
 
     Raises:
-        UserError: the files cannot be read, or the model has other classes.
+        UserError: the files cannot be read, the model has other classes, or too few rows can be held back.
     """
+    task = _task_of_files(args)
+    return _with_rows_for_cascade(args, task) if args.cascade and args.do_train and task.train is not None else task
+
+
+def _with_rows_for_cascade(args: Run, task: Task) -> Task:
+    """The task without the training rows that a cascade of the run's models is calibrated on."""
+    if task.is_regression:
+        raise UserError("--cascade needs classes: nothing says how sure a score is")
+    called = f"--model_name_or_path {args.model_name_or_path}"
+    earlier = _earlier(args)
+    try:
+        return hold_back(task, args.data_dir, rows_needed(args.changed, DELTA), earlier, called)
+    except UserError as error:
+        raise UserError(f"--cascade --changed {args.changed:g}: {error}") from None
+
+
+def _task_of_files(args: Run) -> Task:
     names = _names(args.label_names)
     own = _files_first(args, names) if args.do_train else None
     config, called = load_config(args)

@@ -36,6 +36,8 @@ def with_unlabelled(run: Run, dataset: FeatureDataset, tokenizer: Any, cache: Pa
         if line := problem(more.unknown, f"{FLAG} {file}", run.accept_unknown_tokens):
             logger.warning("%s", line)
         logger.info("text without labels: %d rows of %s, which the teacher labels", len(more), file)
+        for note in more.notes:
+            logger.info("%s: %s", file, note)
     return joined_with_unlabelled(run, dataset, tokenizer, cache)
 
 

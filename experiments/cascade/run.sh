@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Cascades: a bag of words, MiniLM with 10 and 25 % of the encoder, and the dense model, on held-back training rows.
 #   bash experiments/cascade/run.sh [TASK ...]      tickets, movie-reviews, opinions, mrpc; all of them by default
-# MRPC is read from EMMENTAL_GLUE_DIR (default ../shared/data/glue). Finished trainings are kept.
+# MRPC is read from EMMENTAL_GLUE_DIR (default ../shared/data/glue). Finished trainings are kept. Folders of other models
+# in outputs/cascade/TASK/peers stand in the table too. PROMISE=1 also counts how often the promise fails in 200 splits.
 . "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
 model=$(python -m experiments.fetch minilm)
 [ $# -gt 0 ] || set -- tickets movie-reviews opinions mrpc
@@ -15,4 +16,7 @@ for task in "$@"; do
     fi
     echo "== $task"
     python -m experiments.cascade.table "$folder" --into "experiments/cascade/$task.json"
+    if [ -n "${PROMISE:-}" ]; then
+        python -m experiments.cascade.promise "$folder" --into "experiments/cascade/$task-promise.json"
+    fi
 done

@@ -1,67 +1,94 @@
-"""Cascades of one task, counted on dev rows that nothing was trained or calibrated on, as JSON and as a table.
+"""Cascades of one task, counted on dev rows that nothing was trained or calibrated on: JSON, table and picture.
 
 python -m experiments.cascade.table outputs/cascade/tickets --into experiments/cascade/tickets.json
 
-Every model runs in ONNX Runtime fp32 with one thread. Times are processor time: of single texts, and of batches of 32.
+The single models stand beside the cascades, and so do peers: other classifiers of the same rows, such as the first
+three or two layers of the dense model. Every model runs in ONNX Runtime fp32 with one thread. Times are processor
+time: of single texts, and of batches of 32.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from emmental import atomic
-from emmental.cascade import Cascade, build_cascade, load
-from emmental.cascade.building import Training
-from emmental.cascade.rows import Rows, read_rows
+from emmental.cascade import Cascade
+from emmental.cascade.measuring import ALONE
+from emmental.cascade.models import WrittenStage
+from emmental.cascade.promise import DELTA, calibrate, rows_needed
+from emmental.cascade.rows import Rows
 from emmental.cascade.serving import Step
-from emmental.errors import UserError
+from emmental.command_line import user_mistakes
 from emmental.latency import machine
+from emmental.pictures.canvas import Chart
+from emmental.pictures.cascade import cascade_picture
+from experiments.cascade.stages import SEED, TaskStages, task_stages
 
 PROMISES = (0.01, 0.03, 0.1, 0.2)
 """The last two show what the dense accuracy within its noise allows, however many answers change."""
 _TIMED, _BATCH, _TURNS = 300, 32, 3
+_CASCADE = "cascade, "
 
 
-def main() -> None:
-    """Build a cascade for each promise and count on the dev rows."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Calibrate a cascade for each promise, and count on the dev rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="with `rows` (experiments.cascade.rows) and `models` (the trainer)")
-    parser.add_argument("--into", type=Path, required=True, help="JSON file to write")
-    args = parser.parse_args()
-    train, calibrate, dev = (
-        read_rows(args.folder / "rows" / f"{name}.csv", "") for name in ("train", "calibrate", "dev")
+    parser.add_argument(
+        "--into", type=Path, required=True, help="JSON file to write; the picture is written beside it"
     )
-    models = args.folder / "models"  # itself the smallest of the ladder
-    stages = [models, *sorted(models.glob("keep-*")), models / "dense"]
-    cascades = {}
-    for promise in PROMISES:
-        served = args.folder / f"served-{promise:g}"
-        given = {"training": Training(train.texts, train.labels), "engine": "onnx", "threads": 1}
-        try:
-            build_cascade(stages, calibrate.texts, served, changed=promise, **given)
-        except UserError as error:  # too few rows for this promise
-            print(f"{promise:g}: {error}")
-            continue
-        cascades[promise] = load(served, threads=1)
-    rows = measured(cascades, dev)
-    atomic.write_json(args.into, {"machine": machine(), "dev": len(dev.texts), "rows": rows})
+    parser.add_argument(
+        "--peers", type=Path, nargs="*", help="folders of other models; default: those in FOLDER/peers"
+    )
+    args = parser.parse_args(argv)
+    peers = sorted(args.folder.glob("peers/*")) if args.peers is None else args.peers
+    with user_mistakes(), tempfile.TemporaryDirectory() as place:
+        task = task_stages(args.folder, Path(place), peers)
+        rows = measured(compared(task), task.dev)
+        atomic.write_json(args.into, {"machine": machine(), "dev": len(task.dev.texts), "rows": rows})
+        picture(rows, args.folder.name).save(args.into.with_suffix(".png"))
     print(table(rows))
 
 
-def measured(cascades: dict[float, Cascade], dev: Rows) -> list[dict[str, Any]]:
-    """A row for the last stage alone, and for each cascade; timed in turns."""
-    first = next(iter(cascades.values()))
-    final = first.steps[-1]
-    alone = Cascade(first.labels, [Step(final.name, final.stage, 0.0, 1.0)], first.several, first.pairs, {})
-    every = {final.name: alone} | {f"cascade, {100 * share:g} % may change": one for share, one in cascades.items()}
+def compared(task: TaskStages) -> dict[str, Cascade]:
+    """Name of a row -> what answers: the last stage alone, the other models and the peers alone, then the cascades."""
+
+    def cascade(steps: Sequence[Step]) -> Cascade:
+        pairs = not isinstance(task.dev.texts[0], str)
+        return Cascade(task.last.labels, steps, task.last.several, pairs, {})
+
+    def alone(one: WrittenStage) -> Cascade:
+        return cascade([Step(one.settings["name"], one.stage, 0.0, 1.0)])
+
+    *early, last = task.stages
+    found = {one.settings["name"]: alone(one) for one in (last, *early, *task.peers)}
+    promises = [one for one in PROMISES if rows_needed(one, DELTA) <= len(task.calibrate.texts)]
+    logits = [one.logits for one in task.stages]
+    result = calibrate(
+        logits, task.milliseconds[ALONE], promises[0], DELTA, task.last.several, SEED, epsilons=promises
+    )
+    for one in result.table:
+        steps = [
+            Step(stage.settings["name"], stage.stage, threshold, temperature)
+            for stage, threshold, temperature in zip(early, one.thresholds, result.temperatures, strict=True)
+            if np.isfinite(threshold)
+        ]
+        final = Step(last.settings["name"], last.stage, 0.0, 1.0)
+        found[f"{_CASCADE}{100 * one.promise:g} % may change"] = cascade([*steps, final])
+    return found
+
+
+def measured(every: Mapping[str, Cascade], dev: Rows) -> list[dict[str, Any]]:
+    """A row for each, timed in turns. Answers are compared with those of the first."""
     answers = {name: one.classify(dev.texts) for name, one in every.items()}
-    wanted = [one["label"] for one in answers[final.name]]
+    wanted = [one["label"] for one in next(iter(answers.values()))]
     times = {size: processor_times([*every.values()], dev.texts[:_TIMED], size) for size in (1, _BATCH)}
     rows = []
     for number, (name, found) in enumerate(answers.items()):
@@ -105,6 +132,24 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         cells = [row["name"], accuracy, f"{100 * row['changed']:.1f} %", *(f"{one:.1f}" for one in faster), by]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def picture(rows: Sequence[dict[str, Any]], title: str) -> Chart:
+    """Answers changed and accuracy over milliseconds of single texts: models and peers alone, and the cascade."""
+    joined = [row for row in rows if row["name"].startswith(_CASCADE)]
+    alone = [row for row in rows if row not in joined]
+    quantities = {"answers changed (%)": "changed", "accuracy (%)": "accuracy"}
+    return cascade_picture(
+        [row["name"] for row in alone],
+        [row["milliseconds"]["1"] for row in alone],
+        [row["name"].removeprefix(_CASCADE).removesuffix(" may change") for row in joined],
+        [row["milliseconds"]["1"] for row in joined],
+        {
+            name: tuple([100 * row[key] for row in those] for those in (alone, joined))
+            for name, key in quantities.items()
+        },
+        title=f"{title}: a cascade beside its models",
+    )
 
 
 if __name__ == "__main__":

@@ -5,17 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_cascade import NAMES, built, rows, teach
+from tiny_cascade import built, rows, trained_models
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> dict[str, Path]:
     """A dense model, a smaller one with its classes in the other order."""
-    place = tmp_path_factory.mktemp("models")
-    return {
-        "small": teach(place / "small", 25, names=NAMES[::-1], num_hidden_layers=1, intermediate_size=8),
-        "dense": teach(place / "dense", 60),
-    }
+    return trained_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")
@@ -31,10 +27,10 @@ def labels() -> list[str]:
 @pytest.fixture(scope="session")
 def served(models, texts, labels, tmp_path_factory) -> Path:
     """A cascade of a bag of words, the small model and the dense one, in ONNX Runtime."""
-    from emmental.cascade.building import Training
+    from emmental.cascade import Rows
 
     train_texts, train_labels = zip(*rows(40, seed=1), strict=True)
     folder = tmp_path_factory.mktemp("cascade") / "served"
-    stages, training = [models["small"], models["dense"]], Training(train_texts, train_labels)
+    stages, training = [models["small"], models["dense"]], Rows(train_texts, train_labels)
     built(stages, texts, folder, labels=labels, training=training, milliseconds=[1, 3, 30])
     return folder

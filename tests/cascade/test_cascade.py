@@ -14,11 +14,12 @@ import tiny
 from tiny_cascade import NAMES, built, rows, teach
 
 from emmental import atomic
-from emmental.cascade import Cascade, load
-from emmental.cascade.building import Training, build_cascade
-from emmental.cascade.models import read_source
+from emmental.cascade import Cascade, Rows, build_cascade, load
+from emmental.cascade import models as models_module
+from emmental.cascade.models import engines_for, read_source
 from emmental.cascade.serving import Step
 from emmental.errors import UserError
+from emmental.inference.engines import why_not_timed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -156,7 +157,7 @@ def test_pairs(tmp_path):
     """The second text has the class of the first, or not."""
     folder = teach(tmp_path / "dense", 5)
     pairs = [(text, other) for (text, _), (other, _) in zip(rows(500, 5), rows(500, 6), strict=True)]
-    training = Training(pairs[:100])  # the last stage labels them
+    training = Rows(pairs[:100])  # the last stage labels them
     record = built([folder], pairs[100:], tmp_path / "served", changed=0.4, training=training, milliseconds=[1, 30])
     assert record["pairs"]
     cascade = load(tmp_path / "served", threads=1)
@@ -172,7 +173,7 @@ def test_several_labels_at_once(tmp_path, texts, labels):
     folder = teach_labels(tmp_path / "dense", names, problem)
     wanted = [["is_good"] if label == "positive" else ["is_bad"] for label in labels]
     train = rows(300, 1)
-    training = Training(
+    training = Rows(
         [text for text, _ in train], [["is_good"] if one == "positive" else ["is_bad"] for _, one in train]
     )
     record = built(
@@ -225,7 +226,10 @@ def test_other_classes_are_refused(tmp_path, models, texts):
     [
         ({"stages": []}, "two or more models"),
         ({"texts": ["a"] * 30}, "--changed 0.01 needs at least 373 texts, got 30"),
-        ({"texts": ["a", ("b", "c")]}, "text 1 is"),
+        ({"texts": ["a", ("b", "c")]}, "--texts: text 1 is .'b', 'c'., where --texts has single texts"),
+        ({"training": Rows([("a", "b")])}, "--train_file: text 0 is .'a', 'b'., where --texts has single texts"),
+        ({"validation": Rows(["a", "b"], ["positive"])}, "--validation_file: 1 labels for 2 texts"),
+        ({"labels": ["positive"]}, "--texts: 1 labels for 600 texts"),
         ({"engine": "abacus"}, "--engine accepts auto, torch"),
         ({"max_length": 100}, "--max_seq_length accepts 4 to 32"),
         ({"labels": ["dull"] * 600}, "label 'dull' is none of the last stage's classes: negative, positive"),
@@ -246,7 +250,7 @@ def test_a_foreign_folder_is_left_alone(models, texts, tmp_path):
 
 
 def test_rows_of_the_training_are_not_used(models, texts, tmp_path, caplog):
-    training = Training(texts[:200], [NAMES[row % 2] for row in range(200)])
+    training = Rows(texts[:200], [NAMES[row % 2] for row in range(200)])
     record = built([models["dense"]], texts, tmp_path / "x", changed=0.3, training=training, milliseconds=[1, 30])
     assert record["calibration"]["texts"] == 600 - sum(text in texts[:200] for text in texts)
     assert "are in --train_file and are not used" in caplog.text
@@ -274,8 +278,53 @@ sys.meta_path.insert(0, Blocker())
 """
 
 
+def test_a_stage_holds_only_what_it_needs(served):
+    """An ONNX file and a tokenizer; of a bag of words, its terms and weights. No configuration, no other weights."""
+    found = {str(file.relative_to(served)) for file in served.rglob("*") if file.is_file()}
+    assert found == {
+        *("1-bag-of-words/words.json", "1-bag-of-words/weights.safetensors"),
+        *(f"{stage}/{file}" for stage in ("2-small", "3-dense") for file in ("tokenizer.json", "onnx/model.onnx")),
+        *("README.md", "cascade.json", "cascade.png", "manifest.json"),
+    }
+
+
+def test_int8_in_openvino_is_a_stage(models, texts, tmp_path):
+    """Its two files are enough, and it answers as when it was calibrated."""
+    pytest.importorskip("nncf")
+    given = [models["small"], models["dense"]]
+    record = built(given, texts[:200], tmp_path / "served", changed=0.3, engine="openvino-int8")
+    for stage in record["stages"]:
+        held = {file.name for file in (tmp_path / "served" / stage["folder"]).rglob("*.*")}
+        assert held == {"tokenizer.json", *(f"openvino_model_qint8_quantized.{end}" for end in ("xml", "bin"))}
+    cascade = load(tmp_path / "served", threads=1)
+    assert served_elsewhere(tmp_path / "served", texts[200:230]) == [
+        {**one, "score": pytest.approx(one["score"], abs=1e-4)} for one in cascade.classify(texts[200:230])
+    ]
+    damaged = next((tmp_path / "served").rglob("*.bin"))
+    damaged.unlink()
+    with pytest.raises(UserError, match=r"qint8_quantized\.bin"):
+        load(tmp_path / "served")
+
+
+def test_the_fastest_engine_that_loses_nothing_is_taken(models, texts, tmp_path):
+    """All engines of this machine are tried, OpenVINO's int8 too, the last one first here."""
+    tried = engines_for("auto")
+    assert {"onnx", "onnx-int8"} <= {*tried}
+    assert ("openvino-int8" in tried) == (why_not_timed("openvino-int8") is None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models_module, "_MOST_CHANGED", 1.0)
+        record = built([models["small"], models["dense"]], texts[:200], tmp_path / "x", changed=0.3, engine="auto")
+    assert record["models"][0]["engine"] == tried[-1]
+
+
 def test_it_is_served_without_pytorch(served, cascade, texts):
     """NumPy, tokenizers and ONNX Runtime are enough; the answers are the same."""
+    for one, wanted in zip(served_elsewhere(served, texts[:60]), cascade.classify(texts[:60]), strict=True):
+        assert one == {**wanted, "score": pytest.approx(wanted["score"], abs=1e-6)}
+
+
+def served_elsewhere(served, texts):
+    """Answers of a process that cannot import PyTorch."""
     program = f"""{BLOCKED}
 import json
 import emmental.cascade
@@ -284,15 +333,14 @@ assert not {{"torch", "transformers", "sklearn", "scipy"}} & {{*sys.modules}}
 """
     run = subprocess.run(
         [sys.executable, "-c", program],
-        input=json.dumps(texts[:60]),
+        input=json.dumps(texts),
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    for one, wanted in zip(json.loads(run.stdout), cascade.classify(texts[:60]), strict=True):
-        assert one == {**wanted, "score": pytest.approx(wanted["score"], abs=1e-6)}
+    return json.loads(run.stdout)
 
 
 STAND_IN = """
@@ -324,24 +372,55 @@ assert not {{"torch", "transformers", "sklearn", "scipy"}} & {{*sys.modules}}
     assert [one["label"] for one in json.loads(run.stdout)] == [one["label"] for one in cascade.classify(texts[:10])]
 
 
-@pytest.mark.parametrize("engine", ["auto", "torch"])
-def test_every_engine_serves(engine, models, texts, tmp_path):
-    record = built(
-        [models["small"], models["dense"]],
-        texts[:200],
-        tmp_path / "served",
-        changed=0.3,
-        engine=engine,
-        training=None,
-        milliseconds=[3, 30],
-    )
+def test_pytorch_serves(models, texts, tmp_path):
+    """Weights, configuration and tokenizer.json; of the tokenizer's other files none is needed."""
+    record = built([models["small"], models["dense"]], texts[:200], tmp_path / "served", changed=0.3, engine="torch")
     cascade = load(tmp_path / "served", threads=1)
     answers = cascade.classify(texts[200:260])
     assert {one["stage"] for one in answers} <= {"small", "dense"}
-    assert {one["engine"] for one in record["models"]} <= ({"torch"} if engine == "torch" else {*record_engines()})
+    assert {one["engine"] for one in record["models"]} == {"torch"}
+    held = {file.name for file in (tmp_path / "served" / record["stages"][-1]["folder"]).iterdir()}
+    assert held == {"config.json", "model.safetensors", "tokenizer.json"}
 
 
-def record_engines() -> tuple[str, ...]:
-    from emmental.cascade.stages import FILES
+def test_labels_of_other_rows_give_the_accuracies(models, texts, labels, tmp_path):
+    """All rows of the validation are called wrong, so no model and no promise has a right answer among them."""
+    wrong = [NAMES[1 - NAMES.index(label)] for label in labels[:50]]
+    given = [models["small"], models["dense"]]
+    right = build_with(given, texts, tmp_path / "a", labels, Rows(texts[:50], labels[:50]))
+    turned = build_with(given, texts, tmp_path / "b", labels, Rows(texts[:50], wrong))
+    for name in ("models", "table"):
+        for one, other in zip(right[name], turned[name], strict=True):
+            assert one["accuracy"] + other["accuracy"] == pytest.approx(1)
+            assert one["changed"] == other["changed"]
+    assert right["judged_on"] == turned["judged_on"] == 50
+    assert "Accuracies: on 50 labelled rows." in (tmp_path / "a" / "README.md").read_text()
 
-    return tuple(FILES)
+
+def build_with(stages, texts, output, labels, validation):
+    return built(stages, texts, output, labels=labels, validation=validation)
+
+
+def test_pairs_may_be_lists(tmp_path):
+    folder, other = teach(tmp_path / "dense", 5), teach(tmp_path / "small", 4)
+    pairs = [[text, other] for (text, _), (other, _) in zip(rows(300, 5), rows(300, 6), strict=True)]
+    record = built([other, folder], pairs, tmp_path / "served", changed=0.4, engine="onnx-int8")
+    assert record["pairs"]
+    assert len(load(tmp_path / "served", threads=1)([["kasa", "kate"], ("a", "b")])) == 2
+
+
+def test_what_is_stopped_leaves_the_earlier_cascade(served, models, texts, tmp_path, monkeypatch):
+    import shutil
+
+    from emmental.cascade import building
+
+    shutil.copytree(served, tmp_path / "served")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(building, "calibrate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        built([models["small"], models["dense"]], texts, tmp_path / "served")
+    assert [file.name for file in tmp_path.iterdir()] == ["served"]
+    assert len(load(tmp_path / "served", threads=1)(texts[:3])) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pytest
 from tiny_cascade import rows
@@ -63,17 +64,54 @@ def test_build_predict_and_check(place, models, capsys):
         (["--models", "a", "b"], "--models needs --texts"),
         (["--models", "a", "b", "--texts", "none.csv"], "--texts none.csv is not a file"),
         (["--models", "a", "b", "--texts", "none.csv", "--changed", "3"], "--changed accepts a share between 0 and 1"),
+        (["--predict", "there.csv", "--model_name_or_path", "x"], "x holds no cascade.json"),
+        (["--models", "a", "b", "--texts", "there.csv", "--encoding", "foo"], "there.csv: --encoding accepts what"),
+        (["--models", "a", "b", "--texts", "there.csv", "--delimiter", "ab"], "--delimiter accepts one character"),
+        (["--models", "a", "a", "--texts", "there.csv", "--engine", "onnx"], "--models names a twice"),
+        (["--models", "a", "--texts", "there.csv", "--engine", "onnx"], "--models accepts two or more models"),
+        (["--predict", "a.csv", "--changed", "0.2"], "--changed is for --models, not for --predict"),
+        (["--models", "a", "b", "--texts", "c.csv", "--sample", "3"], "--sample is for --check, not for --models"),
+        (["--models", "a", "b", "--texts", "c.csv", "--batch_size", "3"], "--batch_size is for --predict and --check"),
+        (["--check", "a.csv", "--validation_file", "b.csv"], "--validation_file is for --models, not for --check"),
         (["--predict", "a.csv"], "served holds no cascade.json"),
-        (["--check", "a.csv", "--output", "x"], "--output is not for --check"),
-        (["--predict", "a.csv", "--texts", "b.csv"], "--texts is for building a cascade"),
+        (["--check", "a.csv", "--output", "x"], "--output is for --models and --predict, not for --check"),
+        (["--predict", "a.csv", "--texts", "b.csv"], "--texts is for --models, not for --predict"),
         (["--predict", "a.csv", "--batch_size", "0"], "--batch_size"),
     ],
 )
 def test_mistakes_are_one_line(flags, message, place, capsys):
+    (place / "there.csv").write_text("sentence1\na\n")
     with pytest.raises(SystemExit) as ended:
         main(flags)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_nothing(place, models, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(building, "write_stages", stop)
+    held_out = write(place / "held-out.csv", ["sentence1"], [[text] for text, _ in rows(400, 2)])
+    with pytest.raises(SystemExit) as ended:
+        main(["--models", *map(str, models.values()), "--texts", held_out, "--engine", "onnx"])
+    assert ended.value.code == 130
+    assert "stopped; nothing was written" in capsys.readouterr().err
+    assert [file.name for file in place.iterdir()] == ["held-out.csv"]
+
+
+def test_an_earlier_cascade_is_replaced_and_labels_of_the_validation_count(place, models, served, capsys, monkeypatch):
+    monkeypatch.setattr(building, "milliseconds", lambda stages, *_: [3, 30])
+    shutil.copytree(served, place / "served")
+    held_out = write(place / "held-out.csv", ["sentence1"], [[text] for text, _ in rows(400, 2)])
+    dev = write(place / "dev.csv", ["sentence1", "label"], rows(50, 4))
+    flags = ["--models", *map(str, models.values()), "--texts", held_out, "--engine", "onnx", "--changed", "0.05"]
+    main([*flags, "--validation_file", dev])
+    assert load("served").record["judged_on"] == 50
+    assert " accuracy | " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*flags, "--validation_file", held_out])
+    assert "--validation_file held-out.csv needs labels" in capsys.readouterr().err.replace(f"{place}/", "")
 
 
 def test_labels_of_other_classes(place, models, capsys, caplog, monkeypatch):

@@ -9,7 +9,7 @@ from scipy.stats import chi2
 from tiny_cascade import NAMES, rows
 
 from emmental.cascade import load
-from emmental.cascade.drift import _chance, check
+from emmental.cascade.drift import _p_value, check
 from emmental.cascade.promise import lower_bound, upper_bound
 from emmental.cascade.serving import Cascade, Step
 from emmental.errors import UserError
@@ -39,7 +39,7 @@ def known(changes: bool = False, answered: tuple[int, int] = (90, 10)) -> Cascad
 def test_the_same_kind_of_texts():
     found = check(known(), ["3"] * 90 + ["0.1"] * 10)
     assert (found.before, found.now) == ((90, 10), (90, 10))
-    assert found.chance == 1
+    assert found.p_value == 1
     assert (found.count, found.rows) == (0, 100)
     assert found.high == pytest.approx(upper_bound(0, 100, 0.05))
     assert not found.shares_differ
@@ -51,10 +51,17 @@ def test_texts_that_fall_through():
     found = check(known(), ["3"] * 50 + ["0.1"] * 50)
     expected = np.array([[70, 30], [70, 30]])
     statistic = ((np.abs(np.array([[90, 10], [50, 50]]) - expected) - 0.5) ** 2 / expected).sum()  # Yates' correction
-    assert found.chance == pytest.approx(chi2.sf(statistic, 1))
+    assert found.p_value == pytest.approx(chi2.sf(statistic, 1))
     assert found.shares_differ
     assert found.reaches_further
     assert "more of them reach the late stages" in found.lines(["early", "last"])[0]
+
+
+def test_few_texts_are_judged_by_what_chance_makes_of_them():
+    """Two texts reach a stage that 3 of 100 did. Both of two draws are such rows: 5 * 4 / (102 * 101)."""
+    assert _p_value((97, 3), (0, 2)) == pytest.approx(20 / (102 * 101), abs=0.0015)
+    assert _p_value((97, 3), (2, 0)) == 1
+    assert _p_value((480, 3, 0), (1, 0, 1)) == pytest.approx(2 / 485, abs=0.003)
 
 
 def test_answers_that_change():
@@ -75,8 +82,8 @@ def test_a_sample_and_what_it_cannot_tell():
 
 
 def test_stages_that_never_answer_do_not_count():
-    assert _chance((50, 0, 50), (50, 0, 50)) == 1
-    assert _chance((100, 0), (80, 0)) == 1
+    assert _p_value((50, 0, 50), (50, 0, 50)) == 1
+    assert _p_value((100, 0), (80, 0)) == 1
 
 
 def test_a_real_cascade(served):

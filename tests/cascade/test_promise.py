@@ -84,6 +84,15 @@ def test_a_stage_that_does_not_pay_is_left_out():
     assert all(step[1] == NEVER for step in path(evidence))
 
 
+def test_the_path_ends_with_the_cheapest_stage_alone():
+    """However sure the second stage is: a promise that is loose enough needs none of it."""
+    confidence = np.stack([np.linspace(0.2, 0.99, 200), np.full(200, 0.9999)])
+    evidence = Evidence(confidence, np.zeros((2, 200), bool), np.array([1.0, 3.0, 10.0]))
+    cheapest = outcome(path(evidence)[-1], evidence, 0.5, 0.05)
+    assert cheapest.shares == (1, 0, 0)
+    assert cheapest.milliseconds == 1
+
+
 def test_fixed_sequence_testing_stops_at_the_first_step_that_fails():
     """Three steps; the second changes too much, and the third, which would pass, is not reached."""
     confidence = np.stack([np.linspace(0, 1, 400), np.linspace(0, 1, 400)])

@@ -112,6 +112,29 @@ class Page(HTMLParser):
         self.words.append(data.strip())
 
 
+def test_the_cascade_of_the_training_stands_beside_its_models(results):
+    """One row, which is ten times as fast as the last stage, and a picture; without a cascade there is neither."""
+    times = {"milliseconds": 20.0, "milliseconds_in_batches_of_32": 10.0}
+    fast = {name: value / 10 for name, value in times.items()}
+    alone = [
+        {"name": "small", "engine": "onnx", "changed": 0.04, "accuracy": 0.8, **fast},
+        {"name": "dense", "engine": "onnx", "changed": 0.0, "accuracy": 0.9, **times},
+    ]
+    joined = {"promise": 0.01, "changed": 0.005, "bound": 0.0099, "count": 5, "rows": 1000, "accuracy": 0.895, **fast}
+    record = {"models": alone, "measured": joined, "table": [joined], "stages": alone}
+    record["promise"] = {"changed": 0.01, "delta": 0.05, "of": "dense"}
+    with_one = copy.deepcopy(results)
+    with_one["training"]["cascade"] = record
+    shown = Page(page(with_one, draw(with_one, [])))
+    cells = shown.words[shown.words.index("cascade, 1 % may change") :][:6]
+    assert cells[1:] == ["89.5 %", "0.50 %", "0.99 %", "2.00 (10.0 x)", "1.00 (10.0 x)"]
+    assert any("at most 1 % of the answers differ from dense's; measured: 5 of 1000" in word for word in shown.words)
+    without = Page(page(results, draw(results, [])))
+    assert shown.tags.count("img") == without.tags.count("img") + 1
+    assert "Cascade" in shown.words
+    assert "Cascade" not in without.words
+
+
 def test_quality_is_what_the_model_answers(run, results):
     model, split = read_model(run / "masked"), read_split(resolve_task("sst-2"), run / "data", "dev")
     encoded = tiny.tokenizer()(split.texts_a, padding=True, return_tensors="pt")

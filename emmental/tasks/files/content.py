@@ -166,6 +166,9 @@ def _recognised(data: bytes) -> str:
 def _decoded(path: Path, data: bytes, encoding: str) -> str:
     try:
         return data.decode(encoding)
+    except LookupError:
+        known = "what Python knows (utf-8, latin-1, cp1252, ...)"
+        raise UserError(f"{path}: --encoding accepts {known}, not {encoding!r}") from None
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         if encoding != "utf-8-sig":

@@ -143,6 +143,8 @@ def read_table(
     path = Path(path)
     if kind == "parquet":
         return _parquet(path, keys)
+    if delimiter is not None and len(delimiter) != 1:
+        raise UserError(f"{path}: --delimiter accepts one character, not {delimiter!r}")
     lines, notes = read_lines(path, encoding)
     if kind == TEXT_LINES:
         rows = [(number, [line.strip()]) for number, line in enumerate(lines, start=1) if line.strip()]
