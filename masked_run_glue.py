@@ -11,6 +11,7 @@ import itertools
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ from emmental.training.phases import DenseTraining, PhaseContext
 from emmental.training.plan import Plan, plan_updates
 from emmental.training.route import plan_lines, route
 from emmental.training.tasks import find_task
-from emmental.training.unlabelled import with_unlabelled
+from emmental.training.unlabelled import joined_with_unlabelled, with_unlabelled
 
 __all__ = ["evaluate", "load_and_cache_examples", "main", "regularization", "schedule_threshold", "set_seed", "train"]
 
@@ -102,18 +103,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         run.task = prepare_task(run)
         tokenizer = load_tokenizer(run)
         rows = load_data(run, tokenizer)
-        facts = plan_route(run, rows) if run.do_train else None
+        facts = plan_route(run, rows, tokenizer) if run.do_train else None
         model, teacher = load_models(run, tokenizer)
         if facts is not None:
             tell_plan(run, facts)
         if run.dry_run:
             return {}
         made = train_models(run, model, teacher, tokenizer, rows, facts)
-        results = evaluate(run, made.model, tokenizer) if run.do_eval else {}
+        results = evaluate(run, made.model, made.tokenizer) if run.do_eval else {}
         if run.eval_all_checkpoints:
-            evaluate_all_checkpoints(run, tokenizer)
+            evaluate_all_checkpoints(run, made.tokenizer)
         if run.do_predict:
-            predict(run, made.model, tokenizer)
+            predict(run, made.model, made.tokenizer)
         if run.output is not None:
             save(run, made, results, time.monotonic() - started)
         return results
@@ -161,9 +162,22 @@ def load_data(run: Run, tokenizer: Any) -> FeatureDataset | None:
     return rows
 
 
-def plan_route(run: Run, rows: FeatureDataset) -> DataFacts:
+def tokenise(run: Run, tokenizer: Any) -> FeatureDataset:
+    """Open the data of the run again with another tokenizer. Returns the training rows, as `load_data` does."""
+    opened = [*run.datasets]
+    run.datasets.clear()
+    for name, split in opened:
+        load_and_cache_examples(run, name, tokenizer, evaluate=split == "dev", predict=split == "test")
+    labelled = run.datasets[run.task.name, "train"]
+    for name, split in opened:
+        if split == "dev":
+            run.datasets[name, split].mark_known_rows(labelled)
+    return joined_with_unlabelled(run, labelled, tokenizer, _cache_folder(run))
+
+
+def plan_route(run: Run, rows: FeatureDataset, tokenizer: Any) -> DataFacts:
     """Decide the phases of the run. The settings of the last one become flags. Raises if they cannot work."""
-    facts = data_facts(run, run.datasets[run.task.name, "train"], rows)
+    facts = data_facts(run, run.datasets[run.task.name, "train"], rows, tokenizer)
     run.phases = route(run.flags, facts)
     check_cascade(run)
     vars(run.flags).update(run.phases[-1].settings.as_flags(), model_type=run.model_type)
@@ -212,12 +226,14 @@ def train_models(
     facts: DataFacts | None,
 ) -> TrainedModels:
     """Go through the phases of the run. Without training, the loaded model is the finished one."""
-    made = TrainedModels(model, floor=floor_of(run))
+    made = TrainedModels(model, tokenizer, rows, floor=floor_of(run))
     if not run.phases:
         run.output = OutputFolder(run.folder) if run.processes.is_main else None
         return made
     lock_run(run)
-    context = PhaseContext(run, tokenizer, rows, model, run.model_name_or_path, teacher, _train_from_seed)
+    context = PhaseContext(
+        run, tokenizer, rows, model, run.model_name_or_path, teacher, _train_from_seed, partial(tokenise, run)
+    )
     parts = runs_by_folder(run, facts)
     run.phases[-1].prepare(run, model)
     compares = any(phase.follows_dense for phase in run.phases)
@@ -227,15 +243,16 @@ def train_models(
         with opened(parts[folder], context, phases := [*phases]) as part:
             for phase in phases:
                 made.model = phase.run(made.model, part, context)
-            source = save_model(part, made.model, tokenizer)
+            source = save_model(part, made.model, context.tokenizer)
             if not phase.follows_dense:
                 context.dense, context.source = made.model, source
             if compares:
-                add_model(made, part, phase.name, made.model, folder, tokenizer)
+                add_model(made, part, phase.name, made.model, folder, context.tokenizer)
     run.learning_rate = part.learning_rate  # for the model card
     if folder != run.folder:
         run.record()
-        save_model(run, made.model, tokenizer)
+        save_model(run, made.model, context.tokenizer)
+    made.tokenizer, made.rows = context.tokenizer, context.rows
     return made
 
 

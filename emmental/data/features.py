@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -57,6 +58,7 @@ class FeatureDataset(Dataset):
         known: (N,) bool, whether a row is also a training row, where `mark_known_rows` was called.
         notes: for the user, on how the files were read.
         unknown: what the tokenizer does not know of the texts.
+        for_teacher: the same rows with the tokens of the teacher, if those are others.
 
     Args:
         folder: a cache folder made by `load_features`.
@@ -64,6 +66,8 @@ class FeatureDataset(Dataset):
     Raises:
         DamagedError: the file is missing, is not a features file of this version, or contradicts itself.
     """
+
+    for_teacher: FeatureDataset | None = None
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -93,6 +97,14 @@ class FeatureDataset(Dataset):
     def indices(self) -> list[str]:
         """The examples' names for a prediction file, in the order of the rows."""
         return self._index_text.tobytes().decode("utf-8").split("\n")
+
+    def token_counts(self, rows: np.ndarray | None = None) -> Counter[int]:
+        """Id -> how often these rows (default: all) use it, special tokens included."""
+        ids = self._input_ids
+        if rows is not None:
+            ids = np.concatenate([ids[self._offsets[row] : self._offsets[row + 1]] for row in rows])
+        found, counts = np.unique(ids, return_counts=True)
+        return Counter(dict(zip(found.tolist(), counts.tolist(), strict=True)))
 
     def mark_known_rows(self, training: FeatureDataset) -> None:
         """Set `known`: the rows whose tokens, to the last one that the model reads, are those of a training row."""

@@ -224,18 +224,18 @@ def latencies(
     return rows
 
 
-def sizes(files: Mapping[str, Path], model: PreTrainedModel) -> list[FormRow]:
+def sizes(files: Mapping[str, Path], model: PreTrainedModel, dense: PreTrainedModel | None = None) -> list[FormRow]:
     """Bytes of each file.
 
     Args:
         files: form -> its file of weights, or its package.
         model: the one that they hold.
+        dense: the one that the form `dense` holds.
 
     Returns:
         A row for each: `name`, `bytes`, `without_embeddings`, and of packages `matrices`, the pruned matrices with
         their positions, and `bound`, the entropy of the positions and the bits of the values.
     """
-    embeddings = sum(p.numel() for name, p in model.named_parameters() if name.endswith("_embeddings.weight"))
     rows = []
     for form, file in files.items():
         if file.suffix == ".emmental":
@@ -244,8 +244,13 @@ def sizes(files: Mapping[str, Path], model: PreTrainedModel) -> list[FormRow]:
             rows[-1] |= {"matrices": parts.matrices, "bound": parts.bound}
         else:
             size, width = file.stat().st_size, 1 if form == ONNX_INT8 else 4
+            embeddings = _embeddings(dense if form == DENSE and dense is not None else model)
             rows.append({"name": form, "bytes": size, "without_embeddings": size - width * embeddings})
     return rows
+
+
+def _embeddings(model: PreTrainedModel) -> int:
+    return sum(p.numel() for name, p in model.named_parameters() if name.endswith("_embeddings.weight"))
 
 
 def costs_little(points: float) -> bool:

@@ -12,11 +12,13 @@ from typing import Any
 from torch import nn
 
 from emmental.architectures import encoder_linears, longest_input
+from emmental.data import FeatureDataset
 from emmental.inference.engines import ENGINES, measure_together
 from emmental.latency import seconds_of_each
 from emmental.pruning import remaining_weights
 from emmental.runs.run import Run
 from emmental.shrinking import layer_sizes
+from emmental.structured.vocabulary import embedding_weights
 from emmental.tasks import metric_text, read_split
 from emmental.tasks.bag_of_words import Floor, bag_of_words
 from emmental.training.budgets import SpeedTarget
@@ -38,6 +40,7 @@ class Candidate:
         bytes: size of the file of weights; None if there is none.
         milliseconds: for one sentence of 128 tokens; None if it was not timed.
         original: weights of the encoder's matrices before any pruning, if the model's configuration says it.
+        embeddings: share of the model's weights that are embeddings of tokens; None for a bag of words.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Candidate:
     bytes: int | None = None
     milliseconds: float | None = None
     original: int | None = None
+    embeddings: float | None = None
 
 
 @dataclass
@@ -54,6 +58,8 @@ class TrainedModels:
 
     Attributes:
         model: the finished one.
+        tokenizer: its own.
+        rows: the training rows in its tokens; None without training.
         candidates: rows of the table, the dense model first; empty if there is nothing to compare.
         models: name of a candidate -> model, to be timed together.
         floor: result of a bag of words; None if it was not fitted.
@@ -61,6 +67,8 @@ class TrainedModels:
     """
 
     model: nn.Module
+    tokenizer: Any = None
+    rows: FeatureDataset | None = None
     candidates: list[Candidate] = field(default_factory=list)
     models: dict[str, nn.Module] = field(default_factory=dict)
     floor: Floor | None = None
@@ -116,7 +124,13 @@ def candidate(name: str, model: nn.Module, folder: Path, metric: float | None) -
     file = folder / "model.safetensors"
     size = file.stat().st_size if file.exists() else None
     original = getattr(model.config, "dense_encoder_weights", None)
-    return Candidate(name, metric, nonzero_encoder_weights(model), size, original=original)
+    share = embeddings_share(model)
+    return Candidate(name, metric, nonzero_encoder_weights(model), size, original=original, embeddings=share)
+
+
+def embeddings_share(model: nn.Module) -> float:
+    """Share of a model's weights, and so of its file, that are embeddings of tokens."""
+    return embedding_weights(model) / sum(parameter.numel() for parameter in model.parameters())
 
 
 def nonzero_encoder_weights(model: nn.Module) -> int:
@@ -158,7 +172,7 @@ def speed_reached(target: SpeedTarget, made: TrainedModels) -> str:
 
 def before_and_after(candidates: Sequence[Candidate], metric: str) -> list[str]:
     """The table as lines of text; the others are compared with the first candidate."""
-    head = ("", metric, "encoder weights", "MB", f"ms ({BATCH} x {LENGTH})")
+    head = ("", metric, "encoder weights", "MB (embeddings)", f"ms ({BATCH} x {LENGTH})")
     first = candidates[0]
     rows = [head, *(_cells(one, first) for one in candidates)]
     return aligned(rows)
@@ -195,9 +209,13 @@ def _cells(one: Candidate, first: Candidate) -> tuple[str, ...]:
         one.name,
         "-" if one.metric is None else f"{one.metric:.4f}",
         weights,
-        "-" if one.bytes is None else f"{one.bytes / 1e6:.1f}",
+        "-" if one.bytes is None else f"{one.bytes / 1e6:.1f}{_embeddings(one)}",
         times,
     )
+
+
+def _embeddings(one: Candidate) -> str:
+    return "" if one.embeddings is None else f" ({100 * one.embeddings:.0f} %)"
 
 
 def _shares(weights: int, first: Candidate, is_first: bool) -> str:

@@ -8,6 +8,7 @@ It writes every exported form of the model into `--work_dir`.
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -57,6 +58,8 @@ from emmental.tasks.own_files import Reading
 from emmental.tasks.set_aside import recorded_rows
 from emmental.training.reading_arguments import DELIMITERS, HOW_TO_READ
 
+logger = logging.getLogger(__name__)
+
 CARD_BEGIN, CARD_END = "<!-- report:begin -->", "<!-- report:end -->"
 
 
@@ -78,7 +81,17 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
     model = read_model(source, args.pruning_method, args.threshold)
     records, work = training(Path(args.model_name_or_path)), Path(args.work_dir)
     dense = dense_origin(source, model, args.dense)
-    data, calibration = _dev_data(args, model) if loaded is None else _text_data(args, loaded, dense)
+    original = None if dense is None else read_model(dense)
+    other_tokens = original is not None and original.config.vocab_size != model.config.vocab_size
+    if loaded is not None and other_tokens:
+        logger.warning(
+            "%s has other tokens than %s: it is left out, and answers are compared with fp32", dense, source
+        )
+        dense = original = None
+    if loaded is None:
+        data, calibration = _dev_data(args, model, tokenizer_of(dense) if other_tokens else None)
+    else:
+        data, calibration = _text_data(args, loaded, original)
     judge = Judge(data.evaluate, args.threads, named_config(model))
     judge.judge(MASKED if masked_layers(model) else TORCH, model)
     artifacts = make_artifacts(
@@ -97,18 +110,24 @@ def gather(args: argparse.Namespace, command: str) -> dict[str, Any]:
         "primary_metric": data.primary_metric,
         "architecture": unmasked_class(type(model)).__name__,
         "pruning": _pruning(model),
-        "remaining": remaining(model, None if dense is None else read_model(dense)),
+        "remaining": remaining(model, original),
         **asdict(compared),
         "int8": both_tried(artifacts.int8_form, calibration.words),
-        "sizes": sizes(artifacts.files, model),
+        "sizes": sizes(artifacts.files, model, original),
         "training": records,
         "environment": environment(args.threads),
         "command": command,
     }
 
 
-def _dev_data(args: argparse.Namespace, model: PreTrainedModel) -> tuple[DevData, CalibrationTexts]:
-    """The labelled rows that a classifier is judged on, and texts for int8. `--max_seq_length` is filled in."""
+def _dev_data(
+    args: argparse.Namespace, model: PreTrainedModel, of_dense: PreTrainedTokenizerBase | None
+) -> tuple[DevData, CalibrationTexts]:
+    """The labelled rows that a classifier is judged on, and texts for int8. `--max_seq_length` is filled in.
+
+    Args:
+        of_dense: the tokenizer of the dense model, if that has other tokens.
+    """
     source = Path(args.model_name_or_path)
     if not type(model).__name__.endswith("ForSequenceClassification"):
         raise UserError(
@@ -122,10 +141,12 @@ def _dev_data(args: argparse.Namespace, model: PreTrainedModel) -> tuple[DevData
     features = Path(args.work_dir) / "features"
     calibration = calibration_texts(args.calibration_file, task, args.data_dir)
     sizes = args.max_seq_length, args.per_gpu_eval_batch_size
-    return DevData(task, args.data_dir, *sizes, features, tokenizer, calibration.dev_rows), calibration
+    return DevData(task, args.data_dir, *sizes, features, tokenizer, of_dense, calibration.dev_rows), calibration
 
 
-def _text_data(args: argparse.Namespace, loaded: LoadedModel, dense: Path | None) -> tuple[TextData, CalibrationTexts]:
+def _text_data(
+    args: argparse.Namespace, loaded: LoadedModel, original: PreTrainedModel | None
+) -> tuple[TextData, CalibrationTexts]:
     """The texts that a model of any task head is judged on, and others for int8. `--max_seq_length` is filled in."""
     args.max_seq_length = args.max_seq_length or loaded.length(None)
     _check_lengths(loaded.model, args)
@@ -133,8 +154,7 @@ def _text_data(args: argparse.Namespace, loaded: LoadedModel, dense: Path | None
     delimiter = args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter)
     columns = Columns(args.text_column, args.text_pair_column, label, delimiter, args.encoding)
     calibration = calibration_file_texts(args.calibration_file) if args.calibration_file else None
-    origin = None if dense is None else read_model(dense)
-    return read_text_data(loaded, args.texts, columns, args.max_seq_length, origin, calibration)
+    return read_text_data(loaded, args.texts, columns, args.max_seq_length, original, calibration)
 
 
 def draw(results: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, bytes]:

@@ -31,7 +31,7 @@ from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package
 from emmental.export.package import VALUE_TYPES
 from emmental.export.storage import save_package
 from emmental.flags import Flags
-from emmental.inference.comparison import DENSE, Evaluation
+from emmental.inference.comparison import DENSE, FORM_TITLES, Evaluation
 from emmental.inference.engines import ONNX, ONNX_INT8, TORCH, available, prepare
 from emmental.latency import machine
 from emmental.masked_models import unmasked_class
@@ -86,6 +86,7 @@ class DevData:
         batch_size: of the evaluation.
         cache_dir: folder of the tokenised data.
         tokenizer: of the model.
+        of_dense: that of the dense model, if it has other tokens.
         calibrated: (n,) dev rows that int8 is calibrated on: its points are counted on the others.
     """
 
@@ -95,6 +96,7 @@ class DevData:
     batch_size: int
     cache_dir: Path
     tokenizer: PreTrainedTokenizerBase
+    of_dense: PreTrainedTokenizerBase | None = None
     calibrated: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
@@ -112,9 +114,10 @@ class DevData:
         logits, metrics, judged = [], {}, []
         columns = np.argsort(class_order(self.task, model.config, title))  # a dense model may have its own order
         alone = Processes(device=torch.device("cpu"))
+        own = self.of_dense if self.of_dense is not None and title == FORM_TITLES[DENSE] else self.tokenizer
         for task in evaluation_tasks(self.task):
             rows = load_features(
-                task, self.data_dir, "dev", self.tokenizer, self.max_seq_length, self.cache_dir, show_progress=False
+                task, self.data_dir, "dev", own, self.max_seq_length, self.cache_dir, show_progress=False
             )
             bar, precision = f"Evaluating {title}", Precision(alone.device)
             part = predict_logits(model, rows, self.batch_size, alone, precision, bar).numpy()[:, columns]

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from emmental.cascade.report import short_table, summary
-from emmental.inference.comparison import DENSE, FORM_TITLES, INT8_PACKAGE, best_engine
+from emmental.inference.comparison import DENSE, FORM_TITLES, INT8_PACKAGE, FormRow, best_engine
 from emmental.inference.engines import ONNX, ONNX_INT8, TORCH, code_line
 from emmental.pictures.heat import count_of, heat_table, percent
 from emmental.tasks import metric_text
@@ -135,7 +135,7 @@ def card_tables(results: Results) -> str:
     if (words := _words(results)) is not None:
         rows.append([_WORDS, _points(words), *("" for _ in shapes)])
     files = [
-        [FILE_TITLES[row["name"]], _megabytes(row["bytes"]), _megabytes(row["without_embeddings"])]
+        [FILE_TITLES[row["name"]], _megabytes(row["bytes"]), _megabytes(row["without_embeddings"]), _embeddings(row)]
         for row in results["sizes"]
     ]
     facts, sums = results["environment"], results["remaining"]["sums"]["encoder matrices"]
@@ -146,7 +146,12 @@ def card_tables(results: Results) -> str:
     )
     refused = [f"{line}." for line in (results["int8"], *results["not_offered"].values())]
     parts = [headline(results), f"```python\n{best_code(results)}\n```", *refused, note, _markdown(head, rows)]
-    return "\n\n".join([*parts, _markdown(["file", "MB", "without embeddings, MB"], files)])
+    return "\n\n".join([*parts, _markdown(["file", "MB", "without embeddings, MB", "embeddings"], files)])
+
+
+def _embeddings(row: FormRow) -> str:
+    """The share of a file that is embeddings, as `80 %`."""
+    return f"{100 * max(0.0, 1 - row['without_embeddings'] / row['bytes']):.0f} %"
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -302,9 +307,14 @@ def _sizes(results: Results) -> dict[str, Any]:
         parts_of_file = [row["bytes"], row["without_embeddings"], row.get("matrices"), row.get("bound")]
         ratio = f"{row['matrices'] / row['bound']:.3f}" if row.get("bound") else ""
         lines.append(
-            [FILE_TITLES[row["name"]], *("" if size is None else f"{size / 1e6:.3f}" for size in parts_of_file), ratio]
+            [
+                FILE_TITLES[row["name"]],
+                *("" if size is None else f"{size / 1e6:.3f}" for size in parts_of_file),
+                ratio,
+                _embeddings(row),
+            ]
         )
-    head = ["file", "MB", "without embeddings", "pruned matrices", "entropy bound", "times the bound"]
+    head = ["file", "MB", "without embeddings", "pruned matrices", "entropy bound", "times the bound", "embeddings"]
     return {"bars": bars, "head": head, "rows": lines}
 
 

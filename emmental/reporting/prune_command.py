@@ -36,7 +36,7 @@ from emmental.structured.prune import known_labels, share_budget, time_budget
 from emmental.structured.rungs import CLIFF, Pruned
 from emmental.structured.selection import Budget
 from emmental.structured.texts import Material, material
-from emmental.structured.vocabulary import saving, vocabulary_size
+from emmental.structured.vocabulary import counted_texts, saving, token_counts, vocabulary_size
 from emmental.task_heads import MOST_PASSES, Agreement
 from emmental.tasks.files import DELIMITERS
 from emmental.training.prune_model import Start, recovered
@@ -117,7 +117,8 @@ def prune_folder(flags: Flags) -> str:
         made = [(target, _made(flags, start, target, output)) for target in targets]
         shown = _finish(flags, loaded, start, made, output, length)
         if size is None and not loaded.head.needs_words:
-            shown.append(saving(made[-1][1].model, loaded.tokenizer, texts, "--vocabulary"))
+            counts = token_counts(loaded.tokenizer, counted_texts(texts))
+            shown.append(saving(made[-1][1].model, loaded.tokenizer, counts, "--vocabulary"))
         return "\n".join(line for line in shown if line is not None)
     finally:
         output.close()

@@ -26,18 +26,26 @@ from emmental.errors import UserError
 from emmental.methods import STRUCTURED, method_of
 from emmental.patching import masked_layers
 from emmental.pruning import densities, mask_churn, remaining_weights
-from emmental.reporting.before_after import TrainedModels, before_and_after, no_better_than_words, speed_reached
+from emmental.reporting.before_after import (
+    TrainedModels,
+    before_and_after,
+    embeddings_share,
+    no_better_than_words,
+    speed_reached,
+)
 from emmental.reporting.engine_lines import engine_lines
 from emmental.runs.loop import RunLoop
 from emmental.runs.processes import Processes
 from emmental.runs.progress import LOG_FILE, TENSORBOARD, duration
 from emmental.runs.run import Run
+from emmental.structured.vocabulary import saving
 from emmental.tasks import CUSTOM, Task, always_the_same, evaluation_tasks, metric_text, metric_title
 from emmental.tasks.metrics import ERRORS, MOSTLY_ONE
 from emmental.training.budgets import SpeedTarget
 from emmental.training.phases import Phase
 from emmental.training.plan import Plan
 from emmental.training.reading_arguments import HOW_TO_READ
+from emmental.training.recipe import ALL_TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +142,8 @@ def final_table(args: Run, made: TrainedModels, results: dict[str, float], secon
         rows.append(("remaining weights", f"{made.remaining:.2f} % of the encoder's matrices"))
     if weights.exists():
         scores = ", with mask scores" if made.model.config.model_type.startswith("masked_") else ""
-        rows.append(("size on disk", f"{weights.stat().st_size / 1e6:.1f} MB ({weights.name}{scores})"))
+        shares = f"{weights.name}{scores}; {100 * embeddings_share(made.model):.0f} % embeddings of tokens"
+        rows.append(("size on disk", f"{weights.stat().st_size / 1e6:.1f} MB ({shares})"))
     if args.phases and isinstance(target := args.phases[-1].target, SpeedTarget):
         rows.append(("speed", speed_reached(target, made)))
     rows.append(("time", duration(seconds)))
@@ -188,6 +197,7 @@ def _advice(args: Run, made: TrainedModels, results: dict[str, float]) -> list[s
     if made.candidates and args.do_train and args.do_eval and args.engines:
         dev, train = (args.datasets[args.task.name, split] for split in ("dev", "train"))
         lines += engine_lines(args.task, dev, train, made, args.output_dir)
+    lines += _vocabulary_advice(args, made)
     if made.candidates and args.do_train:
         tool = f"python -m emmental.export.report --model_name_or_path {args.output_dir}"
         lines.append(f"next: {tool} {_data_flags(args)} --output report.html")
@@ -195,6 +205,15 @@ def _advice(args: Run, made: TrainedModels, results: dict[str, float]) -> list[s
         tool = f"python -m emmental.export.bertarize --model_name_or_path {args.output_dir}"
         lines.append(f"next: {tool}   (a plain model with exact zeros, of the dense model's size)")
     return lines
+
+
+def _vocabulary_advice(args: Run, made: TrainedModels) -> list[str]:
+    """What `--vocabulary` would save, if it is not given, can be and is worth it."""
+    if args.vocabulary != ALL_TOKENS or made.rows is None or not (args.phases and args.phases[-1].follows_dense):
+        return []
+    width = getattr(torch, args.save_dtype).itemsize
+    line = saving(made.model, made.tokenizer, made.rows.token_counts(), "--vocabulary", width)
+    return [] if line is None else [line]
 
 
 def _data_flags(args: Run) -> str:
@@ -263,12 +282,20 @@ def summary(
         "positive_label": args.task.positive_name,
         "constant_answer": constant_answer(args.task, args.datasets),
         "remaining": made.remaining,
+        "vocabulary": _tokens(made),
+        "embeddings": embeddings_share(made.model),
         "compared": [asdict(one) for one in made.timed(args.task.primary_metric)],
         **({} if made.cascade is None else {"cascade": compared(made.cascade)}),
         "updates": max((row["step"] for row in history), default=0),
         "seconds": round(seconds, 1),
         "environment": environment_facts(args.processes),
     }
+
+
+def _tokens(made: TrainedModels) -> dict[str, int]:
+    """Tokens of the finished model, and of the dense one."""
+    first = next(iter(made.models.values()), made.model)
+    return {"tokens": made.model.config.vocab_size, "dense": first.config.vocab_size}
 
 
 def model_card(args: Run, made: TrainedModels, results: dict[str, float]) -> str:
@@ -324,7 +351,7 @@ def _upload(folder: str, name: str | None) -> None:
             "pictures/*",
             f"{CASCADE_FOLDER}/*",
         ],
-        ignore_patterns=[".emmental*", "checkpoint-*", "dense/*", "pruned/*", "keep-*"],
+        ignore_patterns=[".emmental*", "checkpoint-*", "dense/*", "pruned/*", "vocabulary/*", "keep-*"],
     )
     logger.info("uploaded as %s", name)
 
@@ -357,6 +384,7 @@ A {base_model_type(config.model_type)} {kind} for {args.task.name}, fine-tuned w
 {table}
 
 {_compared(args.task.primary_metric, made, results)}- Encoder: {pruned}.
+- Vocabulary: {_vocabulary_text(made)}.
 - Updates: learning rate {args.learning_rate:g}{scores}, batch {args.per_gpu_train_batch_size} x \
 {args.gradient_accumulation_steps} x {args.processes.world_size}, seed {args.seed}; all flags in `training_args.json`.
 - Made with emmental {emmental.__version__}, PyTorch {torch.__version__}, Transformers {transformers.__version__}, \
@@ -377,6 +405,12 @@ def _cascade(args: Run, made: TrainedModels) -> str:
     if made.cascade is None:
         return ""
     return section(made.cascade, CASCADE_FOLDER, (Path(args.output_dir) / CASCADE_FOLDER / PICTURE).is_file())
+
+
+def _vocabulary_text(made: TrainedModels) -> str:
+    tokens, share = _tokens(made), f"their embeddings are {100 * embeddings_share(made.model):.0f} % of the file"
+    of = f" of {tokens['dense']:,}" if tokens["tokens"] < tokens["dense"] else ""
+    return f"{tokens['tokens']:,}{of} tokens; {share}"
 
 
 def _compared(metric: str, made: TrainedModels, results: dict[str, float]) -> str:

@@ -144,6 +144,19 @@ def material(
     )
 
 
+def batches_in_order(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[tuple[str, ...]],
+    max_length: int,
+    batch_size: int,
+    head: TaskHead | None = None,
+) -> list[Batch]:
+    """The one or two strings of each text as batches, in their order, each padded to its longest."""
+    encodings = [_encode(tokenizer, parts, max_length, head) for parts in texts]
+    starts = range(0, len(encodings), batch_size)
+    return [_padded(tokenizer, encodings, range(len(encodings))[begin : begin + batch_size]) for begin in starts]
+
+
 def spelt_again(material: Material, tokenizer: PreTrainedTokenizerBase) -> Material:
     """The same texts, in the same parts, with the tokens of another tokenizer; those of `check` in the same order."""
     spelling = material.spelling

@@ -27,8 +27,8 @@ from emmental.structured.smaller_tokenizer import (
     read_state,
     smaller_tokenizer,
 )
-from emmental.structured.texts import Material, Text, check_rows, material, spelt_again
-from emmental.task_heads import task_head
+from emmental.structured.texts import Batch, Material, Text, batches_in_order, check_rows, material
+from emmental.task_heads import TaskHead, task_head
 
 AUTO = "auto"
 MOST_CHANGED = 0.01
@@ -38,7 +38,7 @@ _SEEN_OFTEN = 2
 MOST_COUNTED = 1_000_000
 """Most texts whose tokens are counted."""
 _LONGEST = 128
-_WORTH_SAYING = 0.1
+_WORTH_SAYING = 0.2
 """Smallest share of a model's bytes that `saving` speaks of."""
 
 
@@ -55,6 +55,29 @@ class Reduced:
     tokenizer: PreTrainedTokenizerBase
     order: list[int]
     changed: float | None = None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Texts on which "auto" tries sizes. Their tokens do not count then.
+
+    Attributes:
+        texts: the one or two strings of each.
+        counts: id -> how often they use it.
+        head: what the model answers.
+        max_length: tokens beyond which a text is cut.
+        batch_size: texts that go through the model at once.
+    """
+
+    texts: Sequence[tuple[str, ...]]
+    counts: Counter[int]
+    head: TaskHead
+    max_length: int
+    batch_size: int = 32
+
+    def batches(self, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
+        """The texts, in order, with the tokens of a tokenizer."""
+        return batches_in_order(tokenizer, self.texts, self.max_length, self.batch_size, self.head)
 
 
 def reduce_vocabulary(
@@ -106,10 +129,16 @@ def reduced(
     """
     size = vocabulary_size(size, called)
     check_token_ids(tokenizer, model.config, "tokenizer", "model")
-    source = _Source(model, tokenizer)
-    if size == AUTO:
-        return _automatic(source, texts, rows)
-    return source.reduced(source.choose(_counts(tokenizer, texts), size, called))
+    source, counts = Vocabulary(tokenizer, model.config), token_counts(tokenizer, texts)
+    if size != AUTO:
+        return source.reduced(model, source.choose(counts, size, called))
+    head = rows.head or task_head(model)
+    if head.needs_words:
+        raise UserError(f"vocabulary auto: the answers of {head.title} change with the tokens; give a number")
+    spelling = rows.spelling
+    of_held_out = token_counts(tokenizer, rows.held_out)
+    held_out = HeldOut(rows.held_out, of_held_out, head, spelling.max_length, spelling.batch_size)
+    return source.automatic(model, counts, held_out)
 
 
 def counted_texts(texts: Iterable[Text]) -> list[Text]:
@@ -128,14 +157,25 @@ def embedding_weights(model: PreTrainedModel) -> int:
     return sum({id(each.weight): each.weight.numel() for each in tables if each is not None}.values())
 
 
-def saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text], flag: str) -> str | None:
-    """A line that says what `flag` would save at most; None if that is little, or the tokens cannot be fewer."""
+def saving(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    counts: Counter[int],
+    flag: str,
+    bytes_of_weight: int | None = None,
+) -> str | None:
+    """A line that says what `flag` would save at most; None if that is little, or the tokens cannot be fewer.
+
+    Args:
+        counts: id -> how often the texts use it.
+        bytes_of_weight: in the file; default: as in memory.
+    """
     try:
-        source = _Source(model, tokenizer)
+        source = Vocabulary(tokenizer, model.config)
     except UserError:
         return None
-    share = 1 - source.seen_often(_counts(tokenizer, counted_texts(texts))) / source.whole
-    megabyte = 1e6 / next(model.parameters()).element_size()
+    share = 1 - source.seen_often(counts) / source.whole
+    megabyte = 1e6 / (bytes_of_weight or next(model.parameters()).element_size())
     whole = sum(each.numel() for each in model.parameters()) / megabyte
     saved = share * embedding_weights(model) / megabyte
     if round(saved) == 0 or saved < _WORTH_SAYING * whole:
@@ -158,76 +198,100 @@ def vocabulary_size(value: Any, called: str = "vocabulary") -> int | str:
     return int(value)
 
 
-class _Source:
-    """A model and its tokenizer, before."""
+class Vocabulary:
+    """The tokens of a model, and which of them can go.
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.state = read_state(tokenizer)
-        self.pieces: Pieces = pieces_of(self.state)
-        self.needed = needed_ids(self.state, self.pieces, self._named())
-        self.whole = len({*self.pieces.ids.values()} | self.pieces.added)
-        position = _padding_position(model.config)
+    Attributes:
+        needed: ids that stay whatever the texts hold.
+        whole: number of all tokens.
+
+    Args:
+        tokenizer: a fast one.
+        config: of its model.
+
+    Raises:
+        UserError: a tokenizer of another kind, or one that does not belong to the model.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+        self.tokenizer = tokenizer
+        self._state = read_state(tokenizer)
+        self._pieces: Pieces = pieces_of(self._state)
+        self.needed = needed_ids(self._state, self._pieces, _named(tokenizer, config))
+        self._all = {*self._pieces.ids.values()} | self._pieces.added
+        self.whole = len(self._all)
+        position = _padding_position(config)
         if position is not None and position not in self.needed:
             raise UserError(f"vocabulary: pad_token_id {position} of the model is no token of the tokenizer")
 
-    def _named(self) -> list[int]:
-        """Ids that the tokenizer's class and the model's configuration name."""
-        found = [*self.tokenizer.all_special_ids]
-        for value in _token_ids(self.model.config).values():
-            found += value if isinstance(value, list) else [value]
-        after = _positions_after(self.model.config)
-        return found + (list(range(after + 1)) if isinstance(after, int) else [])
-
-    def choose(self, counts: Counter[int], size: int, called: str) -> set[int]:
+    def check_size(self, size: int, called: str) -> None:
+        """Refuse a number of tokens that cannot be; `called` is its name for messages."""
         if not len(self.needed) <= size <= self.whole:
             raise UserError(
                 f"{called} accepts auto or {len(self.needed)} (characters and special tokens always stay) to "
                 f"{self.whole} tokens, not {size}"
             )
-        return choose(self.pieces, self.needed, counts, size)
+
+    def choose(self, counts: Counter[int], size: int, called: str = "vocabulary") -> set[int]:
+        """Ids of at most `size` tokens: those that are needed, then those with the highest counts.
+
+        Raises:
+            UserError: see `check_size`.
+        """
+        self.check_size(size, called)
+        return choose(self._pieces, self.needed, counts, size)
 
     def seen_often(self, counts: Counter[int]) -> int:
         """Number of tokens that stay because the texts use them more than once, with all that must stay."""
         kept = set(self.needed)
         for number, count in counts.items():
             if count >= _SEEN_OFTEN:
-                kept |= self.pieces.with_parts(number)
+                kept |= self._pieces.with_parts(number)
         return len(kept)
 
-    def reduced(self, kept: set[int], changed: float | None = None) -> Reduced:
-        order = id_order(self.state, self.pieces, kept)
-        tokenizer = smaller_tokenizer(self.tokenizer, self.state, self.pieces, order)
-        return Reduced(fewer_embeddings(self.model, order), tokenizer, order, changed)
+    def reduced(self, model: PreTrainedModel, kept: set[int], changed: float | None = None) -> Reduced:
+        """The model and its tokenizer with the tokens `kept`. Both originals stay as they are."""
+        order = id_order(self._state, self._pieces, kept)
+        tokenizer = smaller_tokenizer(self.tokenizer, self._state, self._pieces, order)
+        return Reduced(fewer_embeddings(model, order), tokenizer, order, changed)
+
+    def automatic(self, model: PreTrainedModel, everything: Counter[int], held_out: HeldOut) -> Reduced:
+        """Sizes are tried on held-out texts, which do not count. Then all texts count for the size that was found.
+
+        Args:
+            everything: id -> how often all texts use it, those that are held out among them.
+            held_out: see `HeldOut`.
+        """
+        counts = everything - held_out.counts
+        expected = answers(model, held_out.batches(self.tokenizer), held_out.head)
+        size = self.seen_often(counts)
+        while size < self.whole:
+            found = self.reduced(model, self.choose(counts, size))
+            reached = answers(found.model, held_out.batches(found.tokenizer), held_out.head)
+            changed = agreement(held_out.head, expected, reached).changed
+            if changed < MOST_CHANGED:
+                size = max(size, self.seen_often(everything))
+                return self.reduced(model, self.choose(everything, size), changed)
+            size *= 2
+        return self.reduced(model, self._all, 0.0)
 
 
-def _automatic(source: _Source, texts: Sequence[Text], rows: Material) -> Reduced:
-    """Sizes are tried on held-out texts, which do not count. Then all texts count for the size that was found."""
-    head = rows.head or task_head(source.model)
-    if head.needs_words:
-        raise UserError(f"vocabulary auto: the answers of {head.title} change with the tokens; give a number")
-    everything = _counts(source.tokenizer, texts)
-    counts = everything - _counts(source.tokenizer, rows.held_out)
-    expected = answers(source.model, rows.check, head)
-    size = source.seen_often(counts)
-    while size < source.whole:
-        found = source.reduced(choose(source.pieces, source.needed, counts, size))
-        reached = answers(found.model, spelt_again(rows, found.tokenizer).check, head)
-        changed = agreement(head, expected, reached).changed
-        if changed < MOST_CHANGED:
-            size = max(size, source.seen_often(everything))
-            return source.reduced(choose(source.pieces, source.needed, everything, size), changed)
-        size *= 2
-    return source.reduced({*source.pieces.ids.values()} | source.pieces.added, 0.0)
-
-
-def _counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> Counter[int]:
+def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> Counter[int]:
     """Id -> how often the texts use it."""
     parts = [part for text in texts for part in _strings(text)]
     counts: Counter[int] = Counter()
     for encoding in plain_text_backend(tokenizer).encode_batch(parts, add_special_tokens=False):
         counts.update(encoding.ids)
     return counts
+
+
+def _named(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[int]:
+    """Ids that the tokenizer's class and the model's configuration name."""
+    found = [*tokenizer.all_special_ids]
+    for value in _token_ids(config).values():
+        found += value if isinstance(value, list) else [value]
+    after = _positions_after(config)
+    return found + (list(range(after + 1)) if isinstance(after, int) else [])
 
 
 def _strings(text: Any) -> Iterator[str]:

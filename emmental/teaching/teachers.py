@@ -107,7 +107,8 @@ def teaching(
     if teacher is None:
         return None, None
     hidden = hidden_state_match(run, teacher, model)
-    return teacher_logits(run, teacher, dataset, run.processes, cache_dir, rows), hidden
+    asked = dataset if dataset.for_teacher is None else dataset.for_teacher
+    return teacher_logits(run, teacher, asked, run.processes, cache_dir, rows), hidden
 
 
 def _teachers_classes(run: Run) -> tuple[str, list[str] | None, str]:

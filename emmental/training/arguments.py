@@ -25,7 +25,7 @@ from emmental.methods import (
 )
 from emmental.runs.arguments import common_problems, derive, distillation_flags, optimization_flags, run_flags
 from emmental.training.reading_arguments import READING_FLAGS, reading_problems
-from emmental.training.recipe import dense_model_teaches, fill_in_recipe, recipe_problems
+from emmental.training.recipe import ALL_TOKENS, dense_model_teaches, fill_in_recipe, recipe_problems
 
 MODEL_TYPES = (*(f"masked_{name}" for name in ARCHITECTURES), *ARCHITECTURES)
 SAVE_DTYPES = ("float32", "float16", "bfloat16")
@@ -41,11 +41,7 @@ FLAGS = {
             "your own data: .csv, .tsv, .jsonl or .parquet with sentence1, [sentence2], label",
             changes_result=False,
         ),
-        flag(
-            "validation_file",
-            "like --train_file, for evaluation; default: a tenth of --train_file",
-            changes_result=False,
-        ),
+        flag("validation_file", "like --train_file; default: a tenth of it", changes_result=False),
         flag("test_file", "for --do_predict; needs no labels", changes_result=False),
         flag(
             "unlabeled_file",
@@ -60,7 +56,7 @@ FLAGS = {
             "of two classes, the one for F1; default: the second",
             changes_result="load_best_model_at_end",
         ),
-        flag("max_seq_length", "longer inputs are cut to this number of tokens", 128, at_least=3),
+        flag("max_seq_length", "tokens of a text, at most", 128, at_least=3),
         flag("feature_cache_dir", "folder for tokenised data; default: ~/.cache/emmental", "", changes_result=False),
         switch(
             "accept_unknown_tokens",
@@ -122,6 +118,7 @@ FLAGS = {
             type=float,
             at_least=1,
         ),
+        flag("vocabulary", "auto, or tokens that stay", ALL_TOKENS),
         flag("speedup_batch_size", "sentences at once when --speedup is measured", 1, at_least=1),
         flag("speedup_length", "tokens of each of these sentences", 128, at_least=1),
         flag(
@@ -210,11 +207,7 @@ FLAGS = {
     ),
     "run, output and logging": (
         flag("output_dir", "default: outputs/<task_name>", changes_result=False),
-        switch(
-            "overwrite_output_dir",
-            "start afresh: remove what this program wrote",
-            changes_result=False,
-        ),
+        switch("overwrite_output_dir", "start afresh: remove what this program wrote", changes_result=False),
         flag(
             "logging_steps",
             "updates between two log entries; --recipe auto: about 40 entries a run",
@@ -244,7 +237,7 @@ FLAGS = {
 """Title of a group -> its flags."""
 EVERYDAY = (
     "data_dir task_name train_file validation_file test_file max_seq_length model_name_or_path do_train "
-    "do_eval do_predict dry_run recipe granularity keep speedup pruning_method teacher_name_or_path "
+    "do_eval do_predict dry_run recipe granularity keep speedup vocabulary pruning_method teacher_name_or_path "
     "per_gpu_train_batch_size learning_rate num_train_epochs output_dir overwrite_output_dir seed threads"
 )
 """Flags that `--help` shows; `--help_all` shows all."""

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from emmental.architectures import base_model_type, encoder_linears, longest_input
 from emmental.data import FeatureDataset
+from emmental.errors import UserError
 from emmental.masked_models import MaskedConfig
 from emmental.methods import RECOMMENDED_FOR_FEW, Method
 from emmental.runs.precision import bf16_in_hardware
 from emmental.runs.processes import memory_of
 from emmental.runs.run import Run
+from emmental.structured.vocabulary import Vocabulary
 from emmental.training.models import load_config
+from emmental.training.recipe import ALL_TOKENS, AUTO_TOKENS
 
 BATCH = 32
+
+
+@dataclass(frozen=True)
+class TokenFacts:
+    """Numbers of tokens, for a run that removes some.
+
+    Attributes:
+        whole: all that the model has.
+        fewest: those that `--vocabulary auto` keeps at least: the needed ones, and all that the rows use twice.
+    """
+
+    whole: int
+    fewest: int
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,7 @@ class DataFacts:
             word embeddings.
         memory: bytes of the machine that this process may use, or of its GPU.
         memory_for_few: every process has twice the memory that the method for few weights needs to cut.
+        tokens: None if all tokens stay.
         saved_method: the pruning method of a masked model; None if the model is not masked.
         model: its flag and name, for messages.
     """
@@ -56,6 +74,7 @@ class DataFacts:
     embedding_weights: int = 0
     memory: int = 0
     memory_for_few: bool = False
+    tokens: TokenFacts | None = None
     saved_method: str | None = None
     model: str = ""
 
@@ -74,16 +93,17 @@ class DataFacts:
         return method.bytes_a_weight * self.encoder_weights
 
 
-def data_facts(run: Run, dataset: FeatureDataset, rows: FeatureDataset) -> DataFacts:
+def data_facts(run: Run, dataset: FeatureDataset, rows: FeatureDataset, tokenizer: Any) -> DataFacts:
     """Gather the facts. All processes get the same ones.
 
     Args:
         run: of the trainer, with its task.
         dataset: labelled training rows.
         rows: these and those of `--unlabeled_file`.
+        tokenizer: of the model.
 
     Raises:
-        UserError: the model's configuration cannot be found.
+        UserError: the model's configuration cannot be found, or `--vocabulary` does not fit the tokenizer.
     """
     config, called = load_config(run)
     device, world = run.processes.device, run.processes.world_size
@@ -105,9 +125,22 @@ def data_facts(run: Run, dataset: FeatureDataset, rows: FeatureDataset) -> DataF
         embedding_weights=embeddings,
         memory=memory,
         memory_for_few=not run.processes.any(too_little),
+        tokens=_token_facts(run.vocabulary, tokenizer, config, rows),
         saved_method=config.pruning_method if isinstance(config, MaskedConfig) else None,
         model=called,
     )
+
+
+def _token_facts(asked: str, tokenizer: Any, config: PreTrainedConfig, rows: FeatureDataset) -> TokenFacts | None:
+    if asked == ALL_TOKENS:
+        return None
+    try:
+        vocabulary = Vocabulary(tokenizer, config)
+    except UserError as error:
+        raise UserError(f"--{error}") from None
+    if asked != AUTO_TOKENS:
+        vocabulary.check_size(int(asked), "--vocabulary")
+    return TokenFacts(vocabulary.whole, vocabulary.seen_often(rows.token_counts()))
 
 
 def numbers_in(config: PreTrainedConfig) -> tuple[int, int, int]:

@@ -19,6 +19,8 @@ MOST_UPDATES, MOST_EPOCHS = 3000, 20.0
 DENSE_UPDATES, RECOVERY_UPDATES = 600, 600
 HARD_CUT, HARD_CUT_OF_WEIGHTS = 0.15, 0.05
 KEEP = {STRUCTURED: 0.25, UNSTRUCTURED: 0.15}
+ALL_TOKENS, AUTO_TOKENS = "all", "auto"
+"""Values of `--vocabulary` besides a number."""
 
 
 _FLAGS_OF_ORIGINAL_SCRIPTS = (
@@ -80,7 +82,8 @@ def dense_model_teaches(flags: Flags) -> bool:
 
 def recipe_problems(flags: Flags) -> list[str]:
     """Contradictions among the flags of recipe and budget, a line each."""
-    given, problems = flags.explicit, [*_of_original_scripts(flags), *_untrained_problems(flags)]
+    given = flags.explicit
+    problems = [*_of_original_scripts(flags), *_untrained_problems(flags), *_vocabulary_problems(flags)]
     if "speedup" in given and "keep" in given:
         problems.append("--speedup replaces --keep; give one of them")
     if flags.keep and any(not 0 < share <= 1 for share in flags.keep):
@@ -130,6 +133,26 @@ def _untrained_problems(flags: Flags) -> list[str]:
         problems.append(
             f"--pruning_method {flags.pruning_method} prunes before training: give --keep, and omit "
             "--initial_threshold, --mask_init, --initial_warmup and --recipe paper"
+        )
+    return problems
+
+
+def _vocabulary_problems(flags: Flags) -> list[str]:
+    """Why `--vocabulary` cannot be, a line each."""
+    value = flags.vocabulary
+    if value == ALL_TOKENS:
+        return []
+    if value != AUTO_TOKENS and not (value.isdecimal() and int(value) > 0):
+        return [f"--vocabulary accepts {AUTO_TOKENS}, {ALL_TOKENS}, or a number of tokens that stay, not {value!r}"]
+    problems = []
+    if trains_dense(flags):
+        problems.append(f"--vocabulary is for pruned models; --model_type {flags.model_type} trains dense: omit one")
+    elif not dense_model_teaches(flags):
+        problems.append("--vocabulary takes tokens from a dense model; give --dense_first, or omit --recipe paper")
+    if flags.alpha_hidden_cos > 0 or flags.alpha_hidden_mse > 0:
+        problems.append(
+            "--vocabulary changes the tokens of the rows, so hidden states of student and teacher do not match; omit "
+            "--alpha_hidden_cos and --alpha_hidden_mse"
         )
     return problems
 

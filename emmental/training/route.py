@@ -24,14 +24,18 @@ from emmental.training.phases import (
     CutHeadsAndNeurons,
     CutSingleWeights,
     DenseTraining,
+    FewerTokens,
     FinePruning,
     MaskedRecovery,
     Phase,
     Recovery,
 )
 from emmental.training.phases.cut import Cut, fewest_rows
+from emmental.training.phases.fewer_tokens import FEWEST_ROWS, tokens_left
 from emmental.training.plan import plan_updates
 from emmental.training.recipe import (
+    ALL_TOKENS,
+    AUTO_TOKENS,
     HARD_CUT,
     STRUCTURED,
     cut_weights_values,
@@ -67,8 +71,8 @@ def route(flags: Flags, facts: DataFacts) -> list[Phase]:
         saved = {} if facts.saved_method is None else {"pruning_method": facts.saved_method}
         phases = [FinePruning(folder, TrainSettings.of(flags, saved), _target_of_schedule(flags), follows_dense=False)]
     else:
-        steps = [_steps_to(*each, flags, facts) for each in _targets(flags, folder)]
-        phases = [*_dense_first(flags, facts, folder, steps[-1][-1].settings), *itertools.chain(*steps)]
+        steps = [*itertools.chain(*(_steps_to(*each, flags, facts) for each in _targets(flags, folder)))]
+        phases = [*_dense_first(flags, facts, folder, steps[-1].settings), *_fewer_tokens(flags, facts, steps)]
     for phase in phases:
         updates = phase.updates(facts)
         phase.settings = replace(phase.settings, logging_steps=log_interval(flags, updates))
@@ -158,6 +162,17 @@ def _dense_first(flags: Flags, facts: DataFacts, folder: Path, later: TrainSetti
     ]
 
 
+def _fewer_tokens(flags: Flags, facts: DataFacts, steps: list[Phase]) -> list[Phase]:
+    """The phases after the dense model, with `--vocabulary` from fewer tokens. The first folder holds these."""
+    if flags.vocabulary == ALL_TOKENS:
+        return steps
+    first, left = steps[0], tokens_left(flags.vocabulary, facts)
+    steps = [FewerTokens(first.folder, first.settings, size=flags.vocabulary), *steps]
+    for phase in steps:
+        phase.tokens_left = left
+    return steps
+
+
 def _steps_to(target: Target | None, folder: Path, flags: Flags, facts: DataFacts) -> list[Phase]:
     """The phases from the dense model, or from the pruned one before it, to a target."""
     by_recipe = flags.recipe == "auto"
@@ -208,6 +223,10 @@ def _refuse_impossible(phases: list[Phase], flags: Flags, facts: DataFacts) -> N
             fewest = fewest_rows(facts.processes)
             raise UserError(
                 f"--granularity {flags.granularity} needs {fewest} training rows or more, not {facts.examples}"
+            )
+        if isinstance(phase, FewerTokens) and phase.size == AUTO_TOKENS and facts.examples < FEWEST_ROWS:
+            raise UserError(
+                f"--vocabulary auto needs {FEWEST_ROWS} training rows or more, not {facts.examples}; give a number"
             )
         if isinstance(phase, CutSingleWeights):
             _refuse_too_little_memory(method_of(phase.method), facts)

@@ -38,7 +38,13 @@ def with_unlabelled(run: Run, dataset: FeatureDataset, tokenizer: Any, cache: Pa
         logger.info("text without labels: %d rows of %s, which the teacher labels", len(more), file)
         for note in more.notes:
             logger.info("%s: %s", file, note)
-        dataset = JoinedDataset(dataset, more)
+    return joined_with_unlabelled(run, dataset, tokenizer, cache)
+
+
+def joined_with_unlabelled(run: Run, dataset: FeatureDataset, tokenizer: Any, cache: Path) -> FeatureDataset:
+    """`with_unlabelled` without its messages and checks."""
+    for file in run.unlabeled_file or ():
+        dataset = JoinedDataset(dataset, _features(run, file, tokenizer, cache))
     return dataset
 
 

@@ -21,6 +21,7 @@ from transformers import (
     BertForTokenClassification,
     PreTrainedTokenizerFast,
     RobertaForMaskedLM,
+    XLMRobertaTokenizer,
 )
 
 import emmental
@@ -311,7 +312,7 @@ def test_auto_doubles_until_few_answers_change(monkeypatch, others, tried, size)
         return Answers(torch.eye(2)[[0] * 9 + [last]], torch.ones(10, dtype=torch.int64))
 
     monkeypatch.setattr(vocabulary, "answers", remembered)
-    monkeypatch.setattr(vocabulary._Source, "seen_often", lambda source, counts: 110)
+    monkeypatch.setattr(vocabulary.Vocabulary, "seen_often", lambda source, counts: 110)
     _, _, found = automatic("bert", TEXTS)
     assert sizes == tried
     assert (found.changed, found.model.config.vocab_size) == (0.0, size)
@@ -364,13 +365,13 @@ def test_what_fewer_tokens_would_save(monkeypatch):
     tokenizer = tiny_vocabulary.tokenizer("bert")
     model = tiny_vocabulary.model("bert", tokenizer, hidden_size=1024, num_hidden_layers=1, intermediate_size=1)
     assert embedding_weights(model) == 250 * 1024
-    monkeypatch.setattr(vocabulary._Source, "seen_often", lambda source, counts: 100)
+    monkeypatch.setattr(vocabulary.Vocabulary, "seen_often", lambda source, counts: 100)
     monkeypatch.setattr(vocabulary, "_WORTH_SAYING", 0.0)
     whole = sum(each.numel() for each in model.parameters()) * 4e-6
     hardly = "MB are embeddings of tokens that your texts hardly use: --vocabulary auto"
-    assert saving(model, tokenizer, TEXTS, "--vocabulary") == f"1 of {whole:.0f} {hardly}"
-    monkeypatch.setattr(vocabulary, "_WORTH_SAYING", 0.1)
-    assert saving(model, tokenizer, TEXTS, "--vocabulary") is None
+    assert saving(model, tokenizer, Counter(), "--vocabulary") == f"1 of {whole:.0f} {hardly}"
+    monkeypatch.setattr(vocabulary, "_WORTH_SAYING", 0.2)
+    assert saving(model, tokenizer, Counter(), "--vocabulary") is None
 
 
 @pytest.mark.parametrize(
@@ -395,3 +396,31 @@ def test_tokenizers_whose_words_nothing_spells():
     whole = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
     with pytest.raises(UserError, match="accepts tokenizers of the kinds WordPiece, BPE, Unigram, not WordLevel"):
         fewer(whole, {})
+
+
+@pytest.mark.slow
+def test_the_file_of_a_multilingual_vocabulary_falls_by_nine_tenths(tmp_path):
+    """XLM-R's size: 250,002 tokens, of which the texts use some 100. The folder is read back and spells all texts."""
+    drawing, letters = random.Random(0), [chr(number) for number in range(0x4E00, 0x4E00 + 5000)]
+    used = [(f"▁{word}", -8.0) for word in {word for text in TEXTS for word in text.split()}]
+    words = {"".join(drawing.choices(letters, k=drawing.randint(2, 5))) for _ in range(260_000)}
+    characters = [(letter, -14.0) for letter in [*letters, *tiny_vocabulary.LETTERS, "▁"]]
+    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    pieces = [*special, *used, *characters]
+    pieces += [(word, -12.0) for word in sorted(words)[: 250_001 - len(pieces)]] + [("<mask>", 0.0)]
+    tokenizer = XLMRobertaTokenizer(vocab=pieces, model_max_length=32)
+    assert len(tokenizer) == 250_002
+    model = tiny_vocabulary.model("xlm-roberta", tokenizer)
+    small, fewer_tokens = reduce_vocabulary(model, tokenizer, TEXTS, 10_000)
+    for folder, each in (("whole", model), ("small", small)):
+        each.save_pretrained(tmp_path / folder)
+    fewer_tokens.save_pretrained(tmp_path / "small")
+    sizes = [(tmp_path / folder / "model.safetensors").stat().st_size for folder in ("whole", "small")]
+    assert sizes[1] < 0.1 * sizes[0]
+    read = AutoTokenizer.from_pretrained(tmp_path / "small")
+    assert read(TEXTS[0], return_tensors="pt")["input_ids"].max() < len(read) == 10_000
+    assert read.decode(read(TEXTS[0])["input_ids"], skip_special_tokens=True) == TEXTS[0]
+    same = [each(**made(TEXTS[0], return_tensors="pt")).logits for each, made in ((model, tokenizer), (small, read))]
+    torch.testing.assert_close(*same)
+    for text in ("".join(drawing.choices(letters, k=30)) for _ in range(20)):
+        assert unknown_tokens(read, text) == unknown_tokens(tokenizer, text) == 0

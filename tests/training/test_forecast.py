@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from emmental.training.arguments import parse_arguments
-from emmental.training.facts import DataFacts
+from emmental.training.facts import DataFacts, TokenFacts
 from emmental.training.forecast import disk_forecast, disk_needed, work_after
 from emmental.training.route import route
 
@@ -49,6 +50,18 @@ def test_a_masked_training_has_scores_and_frozen_embeddings():
 def test_the_plain_command_trains_twice_and_keeps_what_it_cut():
     small = WEIGHTS - int(ENCODER * 0.75)
     assert disk() == (3 * 12 * WEIGHTS + 4 * WEIGHTS + 4 * small + 3 * 12 * small + 4 * small, 12 * WEIGHTS)
+
+
+def test_fewer_tokens_make_smaller_files():
+    """A third of the tokens stays: 200 of 300 numbers go from every file after the dense model's."""
+    known = replace(facts(64), tokens=TokenFacts(90, 10))
+    small = WEIGHTS - int(ENCODER * 0.75) - 200
+    total, checkpoint = disk_needed(phases(known, "--vocabulary", "30"), known, None, KEPT)
+    reduced = 4 * (WEIGHTS - 200)
+    assert total == 3 * 12 * WEIGHTS + 4 * WEIGHTS + reduced + 4 * small + 3 * 12 * small + 4 * small
+    assert checkpoint == 12 * WEIGHTS
+    masked = phases(known, "--vocabulary", "30", "--pruning_method", "topK")[-1]
+    assert masked.checkpoint_bytes(known) == 4 * (WEIGHTS - 200 + ENCODER) + 8 * (WEIGHTS - 300 + ENCODER)
 
 
 def test_cutting_alone_writes_no_checkpoint_of_its_own():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from emmental.errors import UserError
 from emmental.methods.brain_surgeon import BrainSurgeon
 from emmental.training.arguments import parse_arguments
-from emmental.training.facts import DataFacts
-from emmental.training.phases import Phase
+from emmental.training.facts import DataFacts, TokenFacts
+from emmental.training.phases import FewerTokens, Phase
 from emmental.training.route import log_interval, plan_lines, route, without_effect
 
 FACTS = DataFacts(
@@ -55,6 +56,40 @@ def phases(*given: str, facts: DataFacts = FACTS) -> list[Phase]:
 def test_flags_lead_to_phases(given, expected):
     found = [f"{type(one).__name__} {one.folder.relative_to('out')}" for one in phases(*given)]
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], [DENSE, "FewerTokens .", "CutHeadsAndNeurons .", "Recovery ."]),
+        (["--pruning_method", "topK"], [DENSE, "FewerTokens .", "FinePruning ."]),
+        (["--recipe", "paper", "--dense_first"], [DENSE, "FewerTokens .", "FinePruning ."]),
+        (
+            ["--no-dense_first", "--granularity", "unstructured", "--keep", "0.5", "0.25"],
+            [
+                *("FewerTokens keep-0.5", "CutSingleWeights keep-0.5", "MaskedRecovery keep-0.5"),
+                *("CutSingleWeights keep-0.25", "MaskedRecovery keep-0.25"),
+            ],
+        ),
+    ],
+)
+def test_tokens_go_once_after_the_dense_model(given, expected):
+    """Of 100 tokens 40 are used twice: `auto` keeps at least these, and is expected to keep twice as many."""
+    facts = replace(FACTS, tokens=TokenFacts(100, 40))
+    found = phases(*given, "--vocabulary", "auto", facts=facts)
+    assert [f"{type(one).__name__} {one.folder.relative_to('out')}" for one in found] == expected
+    assert [one.tokens_left for one in found if one.follows_dense] == [0.8] * sum(one.follows_dense for one in found)
+    tokens = next(one for one in found if isinstance(one, FewerTokens))
+    said = "vocabulary: 40 or more of 100 tokens stay, until few answers to held-out rows change"
+    assert tokens.describe(facts) == said
+    assert tokens.cost(facts) == pytest.approx(3 * 400 / 3 / tokens.rows_of_update(facts))
+
+
+def test_auto_holds_rows_out():
+    facts = replace(FACTS, examples=31, tokens=TokenFacts(100, 40))
+    with pytest.raises(UserError, match="--vocabulary auto needs 32 training rows or more, not 31; give a number"):
+        phases("--vocabulary", "auto", facts=facts)
+    assert isinstance(phases("--vocabulary", "50", facts=facts)[1], FewerTokens)
 
 
 def test_a_schedule_of_the_paper_ends_with_a_masked_model():

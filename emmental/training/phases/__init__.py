@@ -2,6 +2,7 @@
 
 from emmental.training.phases.cut import CutHeadsAndNeurons, CutSingleWeights
 from emmental.training.phases.dense import DenseTraining
+from emmental.training.phases.fewer_tokens import FewerTokens
 from emmental.training.phases.fine_pruning import FinePruning
 from emmental.training.phases.phase import Phase, PhaseContext
 from emmental.training.phases.recovery import MaskedRecovery, Recovery
@@ -10,6 +11,7 @@ __all__ = [
     "CutHeadsAndNeurons",
     "CutSingleWeights",
     "DenseTraining",
+    "FewerTokens",
     "FinePruning",
     "MaskedRecovery",
     "Phase",

@@ -77,7 +77,7 @@ class Cut(Phase):
         """
         folder, processes = cut_folder(self.folder), part.processes
         identity = {"budget": name, "dense": weights_fingerprint(model), "data": rows.fingerprint, "seed": part.seed}
-        if processes.any(processes.is_main and not is_complete(folder, identity)):
+        if processes.any(processes.is_main and not is_complete(folder, _RECORD, identity)):
             material = rows_to_prune_on(rows, model, part.seed, processes)
             in_rungs = partial(prune, model.eval(), material, reduce=processes.sum)
             pruned = prune_carefully(in_rungs, CLIFF_BEFORE_RECOVERY if self.recovers else CLIFF)
@@ -126,7 +126,7 @@ class CutSingleWeights(Cut):
         """A plain model with exact zeros, in evaluation mode."""
         method, share = method_of(self.method), self.target.share
         name = f"keep {share:g} of single weights" + ("" if method is RECOMMENDED else f" by {method.name}")
-        return self._cut(part, context.dense, context.rows, partial(prune_weights, keep=share, method=method), name)
+        return self._cut(part, context.start, context.rows, partial(prune_weights, keep=share, method=method), name)
 
     def describe(self, facts: DataFacts) -> str:
         """Method and share."""
@@ -160,8 +160,7 @@ def rows_to_prune_on(dataset: FeatureDataset, model: PreTrainedModel, seed: int,
     have `fewest_rows` or more.
     """
     count = processes.world_size
-    rows = np.random.default_rng(seed).permutation(len(dataset))
-    checked, others = np.split(rows, [min(MOST_CHECKED, len(rows) // 5)])
+    checked, others = held_out_rows(len(dataset), seed)
     tokens = np.cumsum(dataset.lengths[others])
     enough = min(REFIT_TEXTS, int(np.searchsorted(tokens, REFIT_TOKENS)) + 1)
 
@@ -174,6 +173,13 @@ def rows_to_prune_on(dataset: FeatureDataset, model: PreTrainedModel, seed: int,
     return Material(batches(others[:INFORMATION_TEXTS]), batches(others[:enough]), batches(checked))
 
 
+def held_out_rows(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the rows that check a cut, and of the others, drawn from `count` rows by the seed."""
+    rows = np.random.default_rng(seed).permutation(count)
+    checked, others = np.split(rows, [min(MOST_CHECKED, count // 5)])
+    return checked, others
+
+
 def _inputs(dataset: FeatureDataset, rows: np.ndarray, model: PreTrainedModel) -> Batch:
     names = ["input_ids", "attention_mask"]
     names += ["token_type_ids"] if architecture_of(model.config).token_types else []
@@ -181,13 +187,13 @@ def _inputs(dataset: FeatureDataset, rows: np.ndarray, model: PreTrainedModel) -
     return {name: batch[name] for name in names}
 
 
-def is_complete(folder: Path, identity: dict[str, Any]) -> bool:
-    """Whether the folder holds the undamaged result of this identity."""
+def is_complete(folder: Path, record: str, identity: dict[str, Any]) -> bool:
+    """Whether the folder holds the undamaged result of this identity, which is in its file `record`."""
     try:
         atomic.verify_folder(folder)
     except atomic.DamagedError:
         return False
-    recorded = atomic.read_object(folder / _RECORD)
+    recorded = atomic.read_object(folder / record)
     return all(recorded.get(key) == value for key, value in identity.items())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,12 +45,14 @@ class PhaseContext:
 
     Attributes:
         run: the whole run.
-        tokenizer: of the model.
-        rows: training rows, with those of `--unlabeled_file`.
+        tokenizer: of the model that is made.
+        rows: training rows, with those of `--unlabeled_file`, in its tokens.
         dense: the model that cuts are compared with, and that teaches.
-        source: folder or Hub name of that model.
+        source: folder or Hub name of the model that cuts start from.
         teacher: the one that the flags name, or None.
         train_model: train a model: (part of the run, rows, model, tokenizer, teacher).
+        tokenise: open all data of the run with another tokenizer. Returns the training rows.
+        reduced: the dense model with fewer tokens, if some were removed.
     """
 
     run: Run
@@ -60,6 +62,13 @@ class PhaseContext:
     source: str
     teacher: nn.Module | None
     train_model: Callable[[Run, FeatureDataset, nn.Module, Any, nn.Module | None], None]
+    tokenise: Callable[[Any], FeatureDataset]
+    reduced: nn.Module | None = None
+
+    @property
+    def start(self) -> nn.Module:
+        """The model that cuts start from."""
+        return self.dense if self.reduced is None else self.reduced
 
 
 @dataclass
@@ -70,6 +79,7 @@ class Phase(ABC):
         folder: where it saves; phases with the same folder make one model together.
         settings: of its training.
         target: how much stays; None for a dense model.
+        tokens_left: about this share of the tokens is left in its model.
         method: how the model is made, in a word, for tables and cards.
         follows_dense: it starts from a dense model, which also teaches.
         masked: it trains a masked model.
@@ -79,6 +89,7 @@ class Phase(ABC):
     folder: Path
     settings: TrainSettings
     target: Target | None = None
+    tokens_left: float = field(default=1.0, kw_only=True)
     method: ClassVar[str] = STRUCTURED
     follows_dense: ClassVar[bool] = True
     masked: ClassVar[bool] = False
@@ -167,12 +178,14 @@ class Phase(ABC):
         if not self.trains:
             return 0
         numbers = self._numbers(facts)
-        trained = numbers - (facts.embedding_weights if self.masked else 0)  # embeddings are frozen while pruning
+        frozen = int(facts.embedding_weights * self.tokens_left) if self.masked else 0  # while pruning
+        trained = numbers - frozen
         return _BYTES_OF_WEIGHT * numbers + _BYTES_OF_ADAM * trained
 
     def _numbers(self, facts: DataFacts) -> int:
         """Numbers in the model that it trains or leaves."""
+        weights = facts.weights - int(facts.embedding_weights * (1 - self.tokens_left))
         if self.masked:
-            return facts.weights + facts.encoder_weights
+            return weights + facts.encoder_weights
         most = self.target.most_left if self.target else 1.0
-        return facts.weights - int(facts.encoder_weights * (1 - most))
+        return weights - int(facts.encoder_weights * (1 - most))
