@@ -149,7 +149,7 @@ def read_table(
         raise UserError(f"{path}: --delimiter accepts one character, not {delimiter!r}")
     lines, notes = read_lines(path, encoding)
     if kind == TEXT_LINES:
-        return _texts(path, lines, notes)
+        return _lines_of_text(path, lines, notes)
     if as_found and begins_as_json(lines[0]) and table_format(path) != "jsonl":
         notes.append(f"{path}: it holds JSON lines, and is read as such")
         kind = "jsonl"
@@ -181,7 +181,7 @@ def read_table(
     return Table(path, header, rows, notes, kind, found)
 
 
-def _texts(path: Path, lines: list[str], notes: list[str]) -> Table:
+def _lines_of_text(path: Path, lines: Sequence[str], notes: list[str]) -> Table:
     rows = [(number, [line.strip()]) for number, line in enumerate(lines, start=1) if line.strip()]
     if not rows:
         raise UserError(f"{path}: no text")
