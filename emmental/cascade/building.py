@@ -17,13 +17,13 @@ import numpy as np
 import emmental
 from emmental import atomic
 from emmental.cascade.answers import fit_temperature
-from emmental.cascade.measuring import ALONE, TOGETHER, Labelled, measure
+from emmental.cascade.measuring import Labelled, measure
 from emmental.cascade.models import (
     AUTO,
     Source,
     WrittenStage,
-    engines_for,
     read_source,
+    stage_engines,
     write_bag_of_words,
     write_stages,
 )
@@ -31,7 +31,7 @@ from emmental.cascade.promise import DELTA, Calibrated, calibrate, check_promise
 from emmental.cascade.rows import Rows, answers_in
 from emmental.cascade.serving import CASCADE_FILE, FORMAT
 from emmental.cascade.stages import FILES, TORCH_FILE, WORDS_ENGINE
-from emmental.cascade.timing import BATCH, milliseconds
+from emmental.cascade.timing import BATCH, MS_ALONE, MS_BATCHED, milliseconds
 from emmental.cascade.words import WEIGHTS_FILE, Text
 from emmental.errors import UserError
 from emmental.runs.threads import choose_threads
@@ -83,7 +83,7 @@ def build_cascade(
         UserError: no stage besides the last one, models that cannot be stages, too few texts, or another folder.
     """
     threads = choose_threads(threads)
-    engines, output = engines_for(engine), Path(output)
+    engines, output = stage_engines(engine), Path(output)
     _check_output(stages, output)
     _check_stages(stages, training)
     sources = [read_source(folder, max_length) for folder in stages]
@@ -101,7 +101,7 @@ def build_cascade(
             first = write_bag_of_words(words, training, texts, last, written[-1].stage, label_separator)
             written = written if first is None else [first, *written]
         written, times = cheapest_first(written, texts, threads)
-        calibrated = calibrate([one.logits for one in written], times[ALONE], changed, delta, last.several, seed)
+        calibrated = calibrate([one.logits for one in written], times[MS_ALONE], changed, delta, last.several, seed)
         judged = _judged(written, last, calibrated, right, validation, label_separator)
         record = {
             **_interface(last, pairs, {"changed": changed, "delta": delta, "of": last.name}),
@@ -164,8 +164,8 @@ def cheapest_first(
 ) -> tuple[list[WrittenStage], dict[str, list[float]]]:
     """The stages by their time for one text, the last one at the end; their mean milliseconds."""
     stages = [one.stage for one in written]
-    times = {name: milliseconds(stages, texts, size, threads) for name, size in ((ALONE, 1), (TOGETHER, BATCH))}
-    order = [*np.argsort(times[ALONE][:-1], kind="stable"), len(written) - 1]
+    times = {name: milliseconds(stages, texts, size, threads) for name, size in ((MS_ALONE, 1), (MS_BATCHED, BATCH))}
+    order = [*np.argsort(times[MS_ALONE][:-1], kind="stable"), len(written) - 1]
     return [written[place] for place in order], {
         name: [values[place] for place in order] for name, values in times.items()
     }

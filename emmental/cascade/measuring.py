@@ -12,9 +12,7 @@ import numpy as np
 from emmental.cascade.answers import answers_of, differ
 from emmental.cascade.models import WrittenStage
 from emmental.cascade.promise import Calibrated, Evidence, TradeOff, evidence_of, mean_milliseconds, stage_of
-from emmental.cascade.timing import BATCH
-
-ALONE, TOGETHER = "milliseconds", f"milliseconds_in_batches_of_{BATCH}"
+from emmental.cascade.timing import MS_ALONE
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def measure(
     Args:
         written: the stages.
         calibrated: see `calibrate`, of the same stages.
-        times: `ALONE` and `TOGETHER` -> mean milliseconds of each stage.
+        times: `MS_ALONE` and `MS_BATCHED` -> mean milliseconds of each stage.
         several: whether several labels are given at once.
         judged: rows with labels; None: no accuracies.
 
@@ -54,7 +52,7 @@ def measure(
     """
     names = [one.settings["name"] for one in written]
     tested = [one.logits[calibrated.test] for one in written]
-    evidence = evidence_of(tested, calibrated.temperatures, times[ALONE], several)
+    evidence = evidence_of(tested, calibrated.temperatures, times[MS_ALONE], several)
     answers = [answers_of(one, several) for one in tested]
     models = [
         {
@@ -66,7 +64,9 @@ def measure(
         }
         for number, (name, one) in enumerate(zip(names, written, strict=True))
     ]
-    labelled = None if judged is None else evidence_of(judged.logits, calibrated.temperatures, times[ALONE], several)
+    labelled = (
+        None if judged is None else evidence_of(judged.logits, calibrated.temperatures, times[MS_ALONE], several)
+    )
 
     def row(one: TradeOff) -> dict[str, Any]:
         by = None if labelled is None else stage_of(one.thresholds, labelled.confidence)

@@ -114,7 +114,7 @@ def order_of(source: Source, last: Source) -> list[int]:
     )
 
 
-def engines_for(engine: str) -> list[str]:
+def stage_engines(engine: str) -> list[str]:
     """The engines that are tried: those of this machine that need no PyTorch, or the one asked for.
 
     Raises:

@@ -174,7 +174,7 @@ def outcome(thresholds: Sequence[float], evidence: Evidence, promise: float, del
     return TradeOff(promise, tuple(map(float, thresholds)), shares, count, evidence.rows, bound, ms)
 
 
-def path(evidence: Evidence) -> list[tuple[float, ...]]:
+def threshold_path(evidence: Evidence) -> list[tuple[float, ...]]:
     """Thresholds from safe to cheap: for each price of a changed answer, those with the least mean cost.
 
     The cost of a text is its milliseconds plus price x probability that the answer changes. That probability is the
@@ -298,7 +298,7 @@ def calibrate(
     final = answers_of(logits[-1], several)
     temperatures = tuple(fit_temperature(one[design], final[design]) for one in logits[:-1])
     evidence = evidence_of(logits, temperatures, milliseconds, several)
-    steps, on_test = path(evidence.some(design)), evidence.some(test)
+    steps, on_test = threshold_path(evidence.some(design)), evidence.some(test)
     promised = sorted({*(one for one in epsilons if rows >= rows_needed(one, delta)), changed})
     table = tuple(fastest_on(steps, on_test, one, delta) for one in promised)
     return Calibrated(temperatures, table[promised.index(changed)], table, design, test)

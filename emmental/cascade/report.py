@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from emmental.cascade.timing import BATCH
+from emmental.cascade.timing import BATCH, MS_ALONE, MS_BATCHED
 
 if TYPE_CHECKING:
     from emmental.pictures.canvas import Chart
 
 PICTURE = "cascade.png"
-_TOGETHER = f"milliseconds_in_batches_of_{BATCH}"
 
 
 def table(record: dict[str, Any]) -> str:
@@ -34,7 +33,7 @@ def compared(record: dict[str, Any]) -> list[dict[str, Any]]:
     Each has `name`, `engine` (models only), `accuracy` if there are labels, `changed` (the share of the answers that
     differ from the last stage's), and mean milliseconds of single texts and of batches.
     """
-    keys = ("engine", "accuracy", "changed", "milliseconds", _TOGETHER)
+    keys = ("engine", "accuracy", "changed", MS_ALONE, MS_BATCHED)
     named = [*((one["name"], one) for one in record["models"]), (_served(record), record["measured"])]
     return [{"name": name, **{key: one[key] for key in keys if key in one}} for name, one in named]
 
@@ -100,7 +99,7 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _line(name: str, one: dict[str, Any], last: dict[str, Any]) -> list[str]:
     accuracy = [f"{100 * one['accuracy']:.1f} %"] if "accuracy" in one else []
     bound = f"{100 * one['bound']:.2f} %" if "bound" in one else ""
-    times = [f"{one[key]:.2f} ({last[key] / one[key]:.1f} x)" for key in ("milliseconds", _TOGETHER)]
+    times = [f"{one[key]:.2f} ({last[key] / one[key]:.1f} x)" for key in (MS_ALONE, MS_BATCHED)]
     return [name, *accuracy, f"{100 * one['changed']:.2f} %", bound, *times]
 
 

@@ -22,7 +22,7 @@ _STAGE_KEYS = ("name", "folder", "engine", "threshold", "temperature")
 
 
 @dataclass(frozen=True)
-class Step:
+class ReadyStage:
     """A stage with what decides whether it answers.
 
     Attributes:
@@ -50,7 +50,7 @@ class Cascade:
     """
 
     def __init__(
-        self, labels: Sequence[str], steps: Sequence[Step], several: bool, pairs: bool, record: dict[str, Any]
+        self, labels: Sequence[str], steps: Sequence[ReadyStage], several: bool, pairs: bool, record: dict[str, Any]
     ) -> None:
         self.labels, self.several, self.pairs = tuple(labels), several, pairs
         self.steps, self.record = tuple(steps), record
@@ -164,8 +164,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _step(folder: Path, settings: dict[str, Any], threads: int) -> Step:
+def _step(folder: Path, settings: dict[str, Any], threads: int) -> ReadyStage:
     name, place, _, threshold, temperature = (settings[key] for key in _STAGE_KEYS)
     if Path(place).name != place or not (folder / place).is_dir():
         raise UserError(f"{folder / CASCADE_FILE}: stage folder {place!r} is not a folder beside it")
-    return Step(name, read_stage(folder / place, settings, threads), float(threshold), float(temperature))
+    return ReadyStage(name, read_stage(folder / place, settings, threads), float(threshold), float(temperature))

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from emmental.cascade.stages import Stage
 from emmental.cascade.words import Text
 
-ALONE, TOGETHER = 100, 128
+TEXTS_ALONE, TEXTS_BATCHED = 100, 128
 """Texts that are timed one at a time, and in batches of `BATCH`."""
 BATCH = 32
+MS_ALONE, MS_BATCHED = "milliseconds", f"milliseconds_in_batches_of_{BATCH}"
+"""Keys of mean times of a text, alone and in such batches."""
 _TURNS = 3
 
 
@@ -26,7 +28,7 @@ def milliseconds(stages: Sequence[Stage], texts: Sequence[Text], batch_size: int
     one thread, the time is that of the processor.
     """
     clock = time.process_time if threads == 1 else time.perf_counter
-    chosen = spread(texts, ALONE if batch_size == 1 else TOGETHER)
+    chosen = spread(texts, TEXTS_ALONE if batch_size == 1 else TEXTS_BATCHED)
     batches = [chosen[begin : begin + batch_size] for begin in range(0, len(chosen), batch_size)]
     totals = [0.0] * len(stages)
     for batch in batches:

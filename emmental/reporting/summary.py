@@ -82,7 +82,7 @@ def warn_of_churn(churn: float, high_before: int, learning_rate: float, is_main:
 
 
 def warn_of_collapse(
-    args: Run,
+    run: Run,
     predicted: int | np.ndarray | None,
     checkpoint: str = "",
     model: nn.Module | None = None,
@@ -92,29 +92,27 @@ def warn_of_collapse(
 
     `predicted` is what `Kind.collapsed` found.
     """
-    if predicted is not None and args.processes.is_main:
-        same = args.task.kind.same_answer(args.task, predicted, labels)
+    if predicted is not None and run.processes.is_main:
+        same = run.task.kind.same_answer(run.task, predicted, labels)
         where = f"{checkpoint}: " if checkpoint else ""
         if same.share >= MOSTLY_ONE:
             logger.warning("%severy prediction is %s, and %s", where, same.text, same.if_common)
             return
-        logger.warning(
-            "%severy prediction is %s: the model has collapsed. %s", where, same.text, _against(args, model)
-        )
+        logger.warning("%severy prediction is %s: the model has collapsed. %s", where, same.text, _against(run, model))
 
 
-def _against(args: Run, model: nn.Module | None) -> str:
+def _against(run: Run, model: nn.Module | None) -> str:
     """Advice against a collapse."""
-    if not args.phases:
-        return f"{args.model_name_or_path} was trained that way, or gets other inputs than it was trained on"
-    slower = f"--learning_rate (now {args.learning_rate:g})"
-    if not (args.model_type.startswith("masked_") and args.phases[-1].masked):
+    if not run.phases:
+        return f"{run.model_name_or_path} was trained that way, or gets other inputs than it was trained on"
+    slower = f"--learning_rate (now {run.learning_rate:g})"
+    if not (run.model_type.startswith("masked_") and run.phases[-1].masked):
         return f"Lower {slower}, or train longer (--num_train_epochs)"
-    if method_of(args.pruning_method).learns_scores:
-        slower = f"--mask_scores_learning_rate (now {args.mask_scores_learning_rate:g}) or {slower}"
+    if method_of(run.pruning_method).learns_scores:
+        slower = f"--mask_scores_learning_rate (now {run.mask_scores_learning_rate:g}) or {slower}"
     if model is not None and masked_layers(model) and (left := remaining_weights(model)) > MOSTLY_THERE:
         return f"Lower {slower}, or train longer (--num_train_epochs): {left:.1f} % of the weights are still there"
-    return f"Lower {slower}, or prune less ({args.phases[-1].milder_flag()}) or more slowly (--num_train_epochs)"
+    return f"Lower {slower}, or prune less ({run.phases[-1].milder_flag()}) or more slowly (--num_train_epochs)"
 
 
 def checkpoints_table(rows: Sequence[Mapping[str, float]]) -> list[str]:
@@ -129,45 +127,45 @@ def checkpoints_table(rows: Sequence[Mapping[str, float]]) -> list[str]:
     ]
 
 
-def final_table(args: Run, made: TrainedModels, results: dict[str, float], seconds: float) -> str:
+def final_table(run: Run, made: TrainedModels, results: dict[str, float], seconds: float) -> str:
     """The table at the end of a run: before and after, metrics, remaining weights, size on disk, and places of files.
 
     A run that only evaluates or predicts names its model and the files it wrote.
     """
-    output, metric = Path(args.output_dir), args.task.primary_metric
+    output, metric = Path(run.output_dir), run.task.primary_metric
     weights = output / "model.safetensors"
-    rows = [(metric_title(args.task, name), metric_text(name, value)) for name, value in results.items()]
-    rows += _floor_rows(args, made, results)
-    if args.do_train or made.model.config.model_type.startswith("masked_"):
+    rows = [(metric_title(run.task, name), metric_text(name, value)) for name, value in results.items()]
+    rows += _floor_rows(run, made, results)
+    if run.do_train or made.model.config.model_type.startswith("masked_"):
         rows.append(("remaining weights", f"{made.remaining:.2f} % of the encoder's matrices"))
     if weights.exists():
         scores = ", with mask scores" if made.model.config.model_type.startswith("masked_") else ""
         shares = f"{weights.name}{scores}; {100 * embeddings_share(made.model):.0f} % embeddings of tokens"
         rows.append(("size on disk", f"{weights.stat().st_size / 1e6:.1f} MB ({shares})"))
-    if args.phases and isinstance(target := args.phases[-1].target, SpeedTarget):
+    if run.phases and isinstance(target := run.phases[-1].target, SpeedTarget):
         rows.append(("speed", speed_reached(target, made)))
     rows.append(("time", duration(seconds)))
-    rows.append(("model", str(output if args.do_train else args.model_name_or_path)))
-    for title, path in _places(args):
+    rows.append(("model", str(output if run.do_train else run.model_name_or_path)))
+    for title, path in _places(run):
         if (output / path).exists():
             rows.append((title, str(output / path)))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    table = before_and_after(made.timed(metric), metric) if made.candidates and args.do_train else []
+    table = before_and_after(made.timed(metric), metric) if made.candidates and run.do_train else []
     rule = "-" * max(len(line) for line in [*lines, *table])
     parts = [rule, *table, rule] if table else [rule]
-    return "\n".join([*parts, *lines, *_advice(args, made, results), rule])
+    return "\n".join([*parts, *lines, *_advice(run, made, results), rule])
 
 
-def _floor_rows(args: Run, made: TrainedModels, results: dict[str, float]) -> list[tuple[str, str]]:
+def _floor_rows(run: Run, made: TrainedModels, results: dict[str, float]) -> list[tuple[str, str]]:
     """(title, value) of what the bag of words reaches, and the same answer for every row."""
-    rows, metric = [], args.task.primary_metric
+    rows, metric = [], run.task.primary_metric
     if made.floor is not None:
         shown = [*([] if made.candidates else [metric]), *(name for name in made.floor.metrics if name in ERRORS)]
-        rows = [(f"bag of words, {metric_title(args.task, m)}", metric_text(m, made.floor.metrics[m])) for m in shown]
-    constant = constant_answer(args.task, args.datasets)
-    if results and constant and args.task.kind.shows_constant(constant):
-        title = args.task.kind.constant_title
+        rows = [(f"bag of words, {metric_title(run.task, m)}", metric_text(m, made.floor.metrics[m])) for m in shown]
+    constant = constant_answer(run.task, run.datasets)
+    if results and constant and run.task.kind.shows_constant(constant):
+        title = run.task.kind.constant_title
         rows += [(f"{title}, {name}", metric_text(name, value)) for name, value in constant.items()]
     return rows
 
@@ -183,58 +181,56 @@ def constant_answer(task: Task, datasets: Mapping[tuple[str, str], FeatureDatase
     return always_the_same(task, (dev if train is None else train).labels, dev.labels)
 
 
-def _advice(args: Run, made: TrainedModels, results: dict[str, float]) -> list[str]:
+def _advice(run: Run, made: TrainedModels, results: dict[str, float]) -> list[str]:
     """Hints for the user: what to know or to do next, a line each."""
     lines = []
-    if made.floor is not None and no_better_than_words(results, made.floor, args.task.primary_metric):
+    if made.floor is not None and no_better_than_words(results, made.floor, run.task.primary_metric):
         lines.append("no significant gain over the bag of words: serve the bag of words, it is faster")
-    by_scores = made_by(args.phases, made) == args.pruning_method and not method_of(args.pruning_method).by_share
-    if args.do_train and by_scores and made.remaining > MOSTLY_THERE:
+    by_scores = made_by(run.phases, made) == run.pruning_method and not method_of(run.pruning_method).by_share
+    if run.do_train and by_scores and made.remaining > MOSTLY_THERE:
         lines.append(
             f"{made.remaining:.1f} % of the weights remain, so hardly anything was pruned: give --keep, or a larger "
-            f"--final_lambda (now {args.final_lambda:g})"
+            f"--final_lambda (now {run.final_lambda:g})"
         )
-    if made.candidates and args.do_train and args.do_eval and args.engines:
-        dev, train = (args.datasets[args.task.name, split] for split in ("dev", "train"))
-        lines += engine_lines(args.task, dev, train, made, args.output_dir)
-    lines += _vocabulary_advice(args, made)
-    if made.candidates and args.do_train:
-        tool = f"python -m emmental.export.report --model_name_or_path {args.output_dir}"
-        lines.append(f"next: {tool} {_data_flags(args)} --output report.html")
-    elif args.do_train and made.model.config.model_type.startswith("masked_"):
-        tool = f"python -m emmental.export.bertarize --model_name_or_path {args.output_dir}"
+    if made.candidates and run.do_train and run.do_eval and run.engines:
+        dev, train = (run.datasets[run.task.name, split] for split in ("dev", "train"))
+        lines += engine_lines(run.task, dev, train, made, run.output_dir)
+    lines += _vocabulary_advice(run, made)
+    if made.candidates and run.do_train:
+        tool = f"python -m emmental.export.report --model_name_or_path {run.output_dir}"
+        lines.append(f"next: {tool} {_data_flags(run)} --output report.html")
+    elif run.do_train and made.model.config.model_type.startswith("masked_"):
+        tool = f"python -m emmental.export.bertarize --model_name_or_path {run.output_dir}"
         lines.append(f"next: {tool}   (a plain model with exact zeros, of the dense model's size)")
     return lines
 
 
-def _vocabulary_advice(args: Run, made: TrainedModels) -> list[str]:
+def _vocabulary_advice(run: Run, made: TrainedModels) -> list[str]:
     """What `--vocabulary` would save, if it is not given, can be and is worth it."""
-    if args.vocabulary != ALL_TOKENS or made.rows is None or not (args.phases and args.phases[-1].follows_dense):
+    if run.vocabulary != ALL_TOKENS or made.rows is None or not (run.phases and run.phases[-1].follows_dense):
         return []
-    width = getattr(torch, args.save_dtype).itemsize
+    width = getattr(torch, run.save_dtype).itemsize
     line = saving(made.model, made.tokenizer, made.rows.token_counts(), "--vocabulary", width)
     return [] if line is None else [line]
 
 
-def _data_flags(args: Run) -> str:
+def _data_flags(run: Run) -> str:
     """The flags of the report that name the run's dev data."""
-    if args.task.name != CUSTOM:
-        return shlex.join(["--data_dir", args.data_dir, "--task_name", args.task.name])
-    file = "validation_file" if args.validation_file else "train_file"
-    given = [(name, getattr(args, name)) for name in (file, *HOW_TO_READ)]
+    if run.task.name != CUSTOM:
+        return shlex.join(["--data_dir", run.data_dir, "--task_name", run.task.name])
+    file = "validation_file" if run.validation_file else "train_file"
+    given = [(name, getattr(run, name)) for name in (file, *HOW_TO_READ)]
     values = [(name, value if isinstance(value, list) else [value]) for name, value in given if value is not None]
     return shlex.join(word for name, words in values for word in (f"--{name}", *words))
 
 
-def _places(args: Run) -> list[tuple[str, str]]:
+def _places(run: Run) -> list[tuple[str, str]]:
     """(title, path in the output folder) of files that a run may write."""
     places = (
-        [("results", str(place_of_results(args.do_train, args.output_dir) / "eval_results.json"))]
-        if args.do_eval
-        else []
+        [("results", str(place_of_results(run.do_train, run.output_dir) / "eval_results.json"))] if run.do_eval else []
     )
-    if args.do_predict:
-        places += [("predictions", task.prediction_file) for task in evaluation_tasks(args.task)]
+    if run.do_predict:
+        places += [("predictions", task.prediction_file) for task in evaluation_tasks(run.task)]
     return [*places, ("log", LOG_FILE), ("tensorboard", TENSORBOARD), ("pictures", "pictures")]
 
 
@@ -268,7 +264,7 @@ def made_by(phases: Sequence[Phase], made: TrainedModels) -> str:
 
 
 def summary(
-    args: Run,
+    run: Run,
     made: TrainedModels,
     results: dict[str, float],
     history: list[dict[str, Any]],
@@ -276,19 +272,19 @@ def summary(
 ) -> dict[str, Any]:
     """The final table for programs: metrics, remaining weights in %, updates, seconds of this run, and machine."""
     return {
-        "task": args.task.name,
-        "method": made_by(args.phases, made),
+        "task": run.task.name,
+        "method": made_by(run.phases, made),
         "metrics": {name: value for name, value in results.items() if name != "entropy"},
-        "positive_label": args.task.positive_name,
-        "constant_answer": constant_answer(args.task, args.datasets),
+        "positive_label": run.task.positive_name,
+        "constant_answer": constant_answer(run.task, run.datasets),
         "remaining": made.remaining,
         "vocabulary": _tokens(made),
         "embeddings": embeddings_share(made.model),
-        "compared": [asdict(one) for one in made.timed(args.task.primary_metric)],
+        "compared": [asdict(one) for one in made.timed(run.task.primary_metric)],
         **({} if made.cascade is None else {"cascade": compared(made.cascade)}),
         "updates": max((row["step"] for row in history), default=0),
         "seconds": round(seconds, 1),
-        "environment": environment_facts(args.processes),
+        "environment": environment_facts(run.processes),
     }
 
 
@@ -298,16 +294,16 @@ def _tokens(made: TrainedModels) -> dict[str, int]:
     return {"tokens": made.model.config.vocab_size, "dense": first.config.vocab_size}
 
 
-def model_card(args: Run, made: TrainedModels, results: dict[str, float]) -> str:
+def model_card(run: Run, made: TrainedModels, results: dict[str, float]) -> str:
     """The output folder's README.md: the Hub's metadata with the metrics, and how the model was made."""
-    name = args.hub_model_id or Path(args.output_dir).resolve().name
-    dataset = (CUSTOM, "own files") if args.task.name == CUSTOM else ("glue", f"GLUE {args.task.name}")
+    name = run.hub_model_id or Path(run.output_dir).resolve().name
+    dataset = (CUSTOM, "own files") if run.task.name == CUSTOM else ("glue", f"GLUE {run.task.name}")
     data = ModelCardData(
         library_name="transformers",
         tags=["emmental"]
-        if made_by(args.phases, made) == "dense"
-        else ["emmental", "pruning", made_by(args.phases, made)],
-        base_model=_hub_name(args.model_name_or_path),
+        if made_by(run.phases, made) == "dense"
+        else ["emmental", "pruning", made_by(run.phases, made)],
+        base_model=_hub_name(run.model_name_or_path),
         pipeline_tag="text-classification",
         model_name=name,
         eval_results=[
@@ -317,7 +313,7 @@ def model_card(args: Run, made: TrainedModels, results: dict[str, float]) -> str
         ]
         or None,
     )
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_card_text(args, made, results, name)}"))
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_card_text(run, made, results, name)}"))
 
 
 def push_to_hub(folder: str, name: str | None = None) -> None:
@@ -360,33 +356,33 @@ def _hub_name(name: str) -> str | None:
     return None if Path(name).exists() else name
 
 
-def _card_text(args: Run, made: TrainedModels, results: dict[str, float], name: str) -> str:
-    shown = {metric_title(args.task, metric): metric_text(metric, value) for metric, value in results.items()}
-    if results and args.task.is_regression:
-        constant = constant_answer(args.task, args.datasets)
+def _card_text(run: Run, made: TrainedModels, results: dict[str, float], name: str) -> str:
+    shown = {metric_title(run.task, metric): metric_text(metric, value) for metric, value in results.items()}
+    if results and run.task.is_regression:
+        constant = constant_answer(run.task, run.datasets)
         shown |= {f"always the mean, {name}": metric_text(name, value) for name, value in constant.items()}
     rows = [f"| {title} | {text} |" for title, text in shown.items()]
     table = "\n".join(rows) or "| not evaluated | |"
-    config, method = made.model.config, made_by(args.phases, made)
-    kind, note = args.task.kind.noun, args.task.kind.note
+    config, method = made.model.config, made_by(run.phases, made)
+    kind, note = run.task.kind.noun, run.task.kind.note
     pruned = method if method == "dense" else f"{method}, {made.remaining:.2f} % remain"
-    learns = args.phases and args.phases[-1].masked and method_of(method).learns_scores
-    scores = f", mask scores {args.mask_scores_learning_rate:g}" if learns else ""
+    learns = run.phases and run.phases[-1].masked and method_of(method).learns_scores
+    scores = f", mask scores {run.mask_scores_learning_rate:g}" if learns else ""
     if config.model_type.startswith("masked_"):
         pruned = f"{config.pruning_method}, threshold {config.threshold}, {made.remaining:.2f} % remain"
     return f"""# {name}
 
-A {base_model_type(config.model_type)} {kind} for {args.task.name}, fine-tuned with emmental from \
-`{Path(args.model_name_or_path).name}`.{f" {note}" if note else ""}
+A {base_model_type(config.model_type)} {kind} for {run.task.name}, fine-tuned with emmental from \
+`{Path(run.model_name_or_path).name}`.{f" {note}" if note else ""}
 
 | metric (dev) | value |
 |---|---|
 {table}
 
-{_compared(args.task.primary_metric, made, results)}- Encoder: {pruned}.
+{_compared(run.task.primary_metric, made, results)}- Encoder: {pruned}.
 - Vocabulary: {_vocabulary_text(made)}.
-- Updates: learning rate {args.learning_rate:g}{scores}, batch {args.per_gpu_train_batch_size} x \
-{args.gradient_accumulation_steps} x {args.processes.world_size}, seed {args.seed}; all flags in `training_args.json`.
+- Updates: learning rate {run.learning_rate:g}{scores}, batch {run.per_gpu_train_batch_size} x \
+{run.gradient_accumulation_steps} x {run.processes.world_size}, seed {run.seed}; all flags in `training_args.json`.
 - Made with emmental {emmental.__version__}, PyTorch {torch.__version__}, Transformers {transformers.__version__}, \
 Python {platform.python_version()}.
 
@@ -397,14 +393,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 model = AutoModelForSequenceClassification.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 ```
-{_cascade(args, made)}"""
+{_cascade(run, made)}"""
 
 
-def _cascade(args: Run, made: TrainedModels) -> str:
+def _cascade(run: Run, made: TrainedModels) -> str:
     """The cascade of the run's models as a part of the card; empty if there is none."""
     if made.cascade is None:
         return ""
-    return section(made.cascade, CASCADE_FOLDER, (Path(args.output_dir) / CASCADE_FOLDER / PICTURE).is_file())
+    return section(made.cascade, CASCADE_FOLDER, (Path(run.output_dir) / CASCADE_FOLDER / PICTURE).is_file())
 
 
 def _vocabulary_text(made: TrainedModels) -> str:

@@ -30,7 +30,7 @@ from emmental.tasks.set_aside import SET_ASIDE
 logger = logging.getLogger(__name__)
 
 
-def load_tokenizer(args: Run) -> Any:
+def load_tokenizer(run: Run) -> Any:
     """The fast tokenizer of the model, or the one that `--tokenizer_name` names.
 
     If `--max_seq_length` was not given, it becomes the model's length if that is shorter.
@@ -38,32 +38,32 @@ def load_tokenizer(args: Run) -> Any:
     Raises:
         UserError: there is none, or no fast one, or `--max_seq_length` is more than the model accepts.
     """
-    casing = {} if args.do_lower_case is None else {"do_lower_case": args.do_lower_case}
-    name = args.tokenizer_name or args.model_name_or_path
-    flag = "--tokenizer_name" if args.tokenizer_name else "--model_name_or_path"
-    tokenizer = tokenization.load_tokenizer(name, flag=flag, cache_dir=args.cache_dir or None, **casing)
-    if args.do_lower_case is not None and tokenization.lowers_case(tokenizer) != args.do_lower_case:
-        how = "keeps upper case" if args.do_lower_case else "lowers the case"
-        asked = f"--{'' if args.do_lower_case else 'no-'}do_lower_case"
+    casing = {} if run.do_lower_case is None else {"do_lower_case": run.do_lower_case}
+    name = run.tokenizer_name or run.model_name_or_path
+    flag = "--tokenizer_name" if run.tokenizer_name else "--model_name_or_path"
+    tokenizer = tokenization.load_tokenizer(name, flag=flag, cache_dir=run.cache_dir or None, **casing)
+    if run.do_lower_case is not None and tokenization.lowers_case(tokenizer) != run.do_lower_case:
+        how = "keeps upper case" if run.do_lower_case else "lowers the case"
+        asked = f"--{'' if run.do_lower_case else 'no-'}do_lower_case"
         logger.warning("%s is ignored: the tokenizer of %s %s whatever the flag says", asked, name, how)
-    if args.max_seq_length > tokenizer.model_max_length and "max_seq_length" not in args.explicit:
-        args.max_seq_length = tokenizer.model_max_length
-        logger.info("--max_seq_length %d: the model accepts no more", args.max_seq_length)
-    if args.max_seq_length > tokenizer.model_max_length:
+    if run.max_seq_length > tokenizer.model_max_length and "max_seq_length" not in run.explicit:
+        run.max_seq_length = tokenizer.model_max_length
+        logger.info("--max_seq_length %d: the model accepts no more", run.max_seq_length)
+    if run.max_seq_length > tokenizer.model_max_length:
         raise UserError(
-            f"--max_seq_length {args.max_seq_length} is more than the {tokenizer.model_max_length} tokens of {name}"
+            f"--max_seq_length {run.max_seq_length} is more than the {tokenizer.model_max_length} tokens of {name}"
         )
     return tokenizer
 
 
-def load_config(args: Run) -> tuple[PreTrainedConfig, str]:
+def load_config(run: Run) -> tuple[PreTrainedConfig, str]:
     """The configuration of the model to train or evaluate, and its name in messages: flag and value."""
-    flag = "--config_name" if args.config_name else "--model_name_or_path"
-    name = args.config_name or args.model_name_or_path
-    return from_pretrained(AutoConfig, name, flag=flag, cache_dir=args.cache_dir or None), f"{flag} {name}"
+    flag = "--config_name" if run.config_name else "--model_name_or_path"
+    name = run.config_name or run.model_name_or_path
+    return from_pretrained(AutoConfig, name, flag=flag, cache_dir=run.cache_dir or None), f"{flag} {name}"
 
 
-def load_model(args: Run, task: Task, tokenizer: Any) -> PreTrainedModel:
+def load_model(run: Run, task: Task, tokenizer: Any) -> PreTrainedModel:
     """The model to train or evaluate, with the task's outputs.
 
     A dense checkpoint gets masks as the flags say, unless `--model_type` names its own type. A masked one keeps its
@@ -72,34 +72,34 @@ def load_model(args: Run, task: Task, tokenizer: Any) -> PreTrainedModel:
     Raises:
         UserError: the checkpoint contradicts the flags, or is not an encoder of a known type.
     """
-    name = args.model_name_or_path
-    config, called = load_config(args)
+    name = run.model_name_or_path
+    config, called = load_config(run)
     require_encoder(config, called)
-    if args.max_seq_length > longest_input(config):
+    if run.max_seq_length > longest_input(config):
         raise UserError(
-            f"--max_seq_length {args.max_seq_length} is more than the {longest_input(config)} positions of {name}"
+            f"--max_seq_length {run.max_seq_length} is more than the {longest_input(config)} positions of {name}"
         )
     tokenization.check_token_ids(tokenizer, config, f"--tokenizer_name {tokenizer.name_or_path}", f"the model {name}")
     tokenization.fit_to_model(tokenizer, config)
-    _check_model_type(args, config)
-    masks = args.do_train or "model_type" in args.explicit or isinstance(config, MaskedConfig)
-    if masks and args.model_type.startswith("masked_"):
-        return _loaded(args, masked_config(config, **_masking(args, config), **_outputs(args, task)))
-    return _loaded(args, type(config)(**{**config.to_dict(), **_outputs(args, task)}))
+    _check_model_type(run, config)
+    masks = run.do_train or "model_type" in run.explicit or isinstance(config, MaskedConfig)
+    if masks and run.model_type.startswith("masked_"):
+        return _loaded(run, masked_config(config, **_masking(run, config), **_outputs(run, task)))
+    return _loaded(run, type(config)(**{**config.to_dict(), **_outputs(run, task)}))
 
 
-def _check_model_type(args: Run, config: PreTrainedConfig) -> None:
+def _check_model_type(run: Run, config: PreTrainedConfig) -> None:
     """Refuse a `--model_type` that is not the type of the model."""
-    if "model_type" not in args.explicit:
+    if "model_type" not in run.explicit:
         return
-    asked, name = args.model_type, args.model_name_or_path
+    asked, name = run.model_type, run.model_name_or_path
     if base_model_type(asked) != base_model_type(config.model_type):
         raise UserError(f"--model_type {asked}, but {name} is a {config.model_type}; omit the flag")
     if isinstance(config, MaskedConfig) and not asked.startswith("masked_"):
         raise UserError(f"--model_type {asked} trains dense, but {name} is masked; omit the flag")
 
 
-def _loaded(args: Run, config: PreTrainedConfig) -> PreTrainedModel:
+def _loaded(run: Run, config: PreTrainedConfig) -> PreTrainedModel:
     """Load the model. If the checkpoint has no head for these labels, the head is new.
 
     Raises:
@@ -107,26 +107,26 @@ def _loaded(args: Run, config: PreTrainedConfig) -> PreTrainedModel:
     """
     model, info = from_pretrained(
         AutoModelForSequenceClassification,
-        args.model_name_or_path,
+        run.model_name_or_path,
         flag="--model_name_or_path",
         config=config,
-        cache_dir=args.cache_dir or None,
-        ignore_mismatched_sizes=args.do_train,
+        cache_dir=run.cache_dir or None,
+        ignore_mismatched_sizes=run.do_train,
         output_loading_info=True,
     )
     body = f"{model.base_model_prefix}."
     if misfits := sorted(key for key, *_ in info["mismatched_keys"] if key.startswith(body)):
         raise UserError(
-            f"--model_name_or_path {args.model_name_or_path}: the sizes in config.json do not fit the weights "
+            f"--model_name_or_path {run.model_name_or_path}: the sizes in config.json do not fit the weights "
             f"({misfits[0]})"
         )
     fresh = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    if fresh and not args.do_train:
-        raise UserError(f"--model_name_or_path {args.model_name_or_path} is not fine-tuned: it has no {fresh[0]}")
-    if args.new_classifier:
+    if fresh and not run.do_train:
+        raise UserError(f"--model_name_or_path {run.model_name_or_path} is not fine-tuned: it has no {fresh[0]}")
+    if run.new_classifier:
         _start_classifier_anew(model)
     if fresh:
-        logger.info("not in %s, so started at random: %s", args.model_name_or_path, ", ".join(fresh))
+        logger.info("not in %s, so started at random: %s", run.model_name_or_path, ", ".join(fresh))
     return model
 
 
@@ -156,50 +156,50 @@ def in_dtype(model: nn.Module, name: str) -> nn.Module:
     return copy.deepcopy(model).to(getattr(torch, name))
 
 
-def model_to_evaluate(args: Run) -> str:
+def model_to_evaluate(run: Run) -> str:
     """The model of a run without training: that of the output folder, unless `--model_name_or_path` names another.
 
     The model that the output folder's training started from does not count as another: the command that trained
     names it too.
     """
-    output = Path(args.output_dir)
+    output = Path(run.output_dir)
     if not (output / "config.json").is_file():
-        return args.model_name_or_path
-    if "model_name_or_path" in args.explicit and args.model_name_or_path != _trained_from(output):
-        return args.model_name_or_path
-    return args.output_dir
+        return run.model_name_or_path
+    if "model_name_or_path" in run.explicit and run.model_name_or_path != _trained_from(output):
+        return run.model_name_or_path
+    return run.output_dir
 
 
 def _trained_from(output: Path) -> str | None:
     return atomic.read_object(output / "training_args.json").get("model_name_or_path")
 
 
-def _outputs(args: Run, task: Task) -> dict[str, Any]:
+def _outputs(run: Run, task: Task) -> dict[str, Any]:
     """Settings of the configuration about the outputs and, for later uses of the model, about its training."""
-    settings = {"max_seq_length": args.max_seq_length, "positive_label": task.positive_name} if args.do_train else {}
-    if args.do_train and task.trained_rows is not None:
+    settings = {"max_seq_length": run.max_seq_length, "positive_label": task.positive_name} if run.do_train else {}
+    if run.do_train and task.trained_rows is not None:
         settings[SET_ASIDE] = task.trained_rows.record()
     return {**task.kind.settings(task.names), **settings}
 
 
-def _masking(args: Run, config: PreTrainedConfig) -> dict[str, Any]:
+def _masking(run: Run, config: PreTrainedConfig) -> dict[str, Any]:
     asked = {
-        "pruning_method": method_of(args.pruning_method).masked_name,
-        "mask_init": args.mask_init,
-        "mask_scale": args.mask_scale,
+        "pruning_method": method_of(run.pruning_method).masked_name,
+        "mask_init": run.mask_init,
+        "mask_scale": run.mask_scale,
     }
     if not isinstance(config, MaskedConfig):
         return asked
     for flag, value in asked.items():
-        if flag in args.explicit and value != getattr(config, flag):
+        if flag in run.explicit and value != getattr(config, flag):
             raise UserError(
-                f"--{flag} {value} contradicts {args.model_name_or_path}, saved with {getattr(config, flag)}"
+                f"--{flag} {value} contradicts {run.model_name_or_path}, saved with {getattr(config, flag)}"
             )
-    args.pruning_method = config.pruning_method
-    return {} if args.do_train else _evaluated_at(args, config)
+    run.pruning_method = config.pruning_method
+    return {} if run.do_train else _evaluated_at(run, config)
 
 
-def _evaluated_at(args: Run, config: MaskedConfig) -> dict[str, Any]:
+def _evaluated_at(run: Run, config: MaskedConfig) -> dict[str, Any]:
     """The threshold of a masked model that is not trained: `--final_threshold` if given, else the saved one.
 
     Raises:
@@ -207,8 +207,8 @@ def _evaluated_at(args: Run, config: MaskedConfig) -> dict[str, Any]:
     """
     if not method_of(config.pruning_method).has_threshold:
         return {}
-    if "final_threshold" in args.explicit and args.final_threshold != config.threshold:
-        return {"threshold": args.final_threshold, "global_boundary": None}
+    if "final_threshold" in run.explicit and run.final_threshold != config.threshold:
+        return {"threshold": run.final_threshold, "global_boundary": None}
     if config.threshold is None and config.global_boundary is None:
-        raise UserError(f"{args.model_name_or_path} records no threshold: give the one to use with --final_threshold")
+        raise UserError(f"{run.model_name_or_path} records no threshold: give the one to use with --final_threshold")
     return {}

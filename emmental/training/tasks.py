@@ -19,88 +19,86 @@ from emmental.training.models import load_config
 from emmental.training.reading_arguments import DELIMITERS
 
 
-def find_task(args: Run) -> Task:
+def find_task(run: Run) -> Task:
     """The task with its classes in the order of the model's outputs. For `--cascade`, training rows are held back.
 
-    Without training, flags that are not given take the values of the model's training (see `_settle`).
+    Without training, flags that are not given take the values of the model's training (see `_take_from_training`).
 
     Raises:
         UserError: the files cannot be read, the model has other classes, or too few rows can be held back.
     """
-    task = _task_of_files(args)
-    return _with_rows_for_cascade(args, task) if args.cascade and args.do_train and task.train is not None else task
+    task = _task_of_files(run)
+    return _with_rows_for_cascade(run, task) if run.cascade and run.do_train and task.train is not None else task
 
 
-def _with_rows_for_cascade(args: Run, task: Task) -> Task:
+def _with_rows_for_cascade(run: Run, task: Task) -> Task:
     """The task without the training rows that a cascade of the run's models is calibrated on."""
     if task.is_regression:
         raise UserError("--cascade needs classes: nothing says how sure a score is")
-    called = f"--model_name_or_path {args.model_name_or_path}"
-    earlier = _earlier(args)
+    called = f"--model_name_or_path {run.model_name_or_path}"
+    earlier = _earlier(run, load_config(run)[0])
     try:
-        return hold_back(task, args.data_dir, rows_needed(args.changed, DELTA), earlier, called)
+        return hold_back(task, run.data_dir, rows_needed(run.changed, DELTA), earlier, called)
     except UserError as error:
-        raise UserError(f"--cascade --changed {args.changed:g}: {error}") from None
+        raise UserError(f"--cascade --changed {run.changed:g}: {error}") from None
 
 
-def _task_of_files(args: Run) -> Task:
-    names = _names(args.label_names)
-    own = _files_first(args, names) if args.do_train else None
-    config, called = load_config(args)
-    if not args.do_train:
-        _settle(args, config, called, names)
-    if args.task_name != CUSTOM:
-        task = resolve_task(args.task_name)
-        task = task if args.positive_label is None else task.with_positive(args.positive_label)
-        return _in_order_of_student(args, task, config, called, names)
-    if not args.train_file:
-        return task_of_model(config, called, args.validation_file, args.test_file, names, reading_of(args, config))
-    if own is None or _record_of_hub(args, config) is not None:
-        own = _own_task(args, names, config)
-    return _in_order_of_student(args, own, config, called, names)
+def _task_of_files(run: Run) -> Task:
+    names = _names(run.label_names)
+    own = _files_first(run, names) if run.do_train else None
+    config, called = load_config(run)
+    if not run.do_train:
+        _take_from_training(run, config, called, names)
+    if run.task_name != CUSTOM:
+        task = resolve_task(run.task_name)
+        task = task if run.positive_label is None else task.with_positive(run.positive_label)
+        return _in_order_of_student(run, task, config, called, names)
+    if not run.train_file:
+        return task_of_model(config, called, run.validation_file, run.test_file, names, reading_of(run, config))
+    if own is None or _record_of_hub(run, config) is not None:
+        own = _own_task(run, names, config)
+    return _in_order_of_student(run, own, config, called, names)
 
 
-def _files_first(args: Run, names: list[str] | None) -> Task | None:
+def _files_first(run: Run, names: list[str] | None) -> Task | None:
     """The task of own files. Faults in files are found here, before the Hub is asked for a model."""
-    if args.train_file:
-        return _own_task(args, names)
-    task = resolve_task(args.task_name)
+    if run.train_file:
+        return _own_task(run, names)
+    task = resolve_task(run.task_name)
     if task.train is not None:
-        split_files(task, args.data_dir, "train")
+        split_files(task, run.data_dir, "train")
     return None
 
 
-def _own_task(args: Run, names: list[str] | None, config: PreTrainedConfig | None = None) -> Task:
-    return user_task(args.train_file, args.validation_file, args.test_file, names, reading_of(args, config))
+def _own_task(run: Run, names: list[str] | None, config: PreTrainedConfig | None = None) -> Task:
+    return user_task(run.train_file, run.validation_file, run.test_file, names, reading_of(run, config))
 
 
-def _in_order_of_student(
-    args: Run, task: Task, config: PreTrainedConfig, called: str, names: list[str] | None
-) -> Task:
+def _in_order_of_student(run: Run, task: Task, config: PreTrainedConfig, called: str, names: list[str] | None) -> Task:
     """The task with its classes in the order of the model's outputs; a new classifier takes the task's own order.
 
     Training makes a new classifier if the model has none, if the user wants it, or if the model's has another size and
     unnamed classes.
     """
-    if args.do_train:
+    if run.do_train:
         own = classes_of_model(config, called)
         unnamed = are_numbered(own) and len(own) != task.num_labels
-        if args.new_classifier or unnamed or not is_classifier(config):
+        if run.new_classifier or unnamed or not is_classifier(config):
             return task if names is None else in_given_order(task, names)
     try:
         return in_order_of(task, config, called, names)
     except UserError as error:
-        if not args.do_train:
+        if not run.do_train:
             raise
         raise UserError(f"{error}; --new_classifier starts with a new classifier") from None
 
 
-def _settle(args: Run, config: PreTrainedConfig, called: str, names: list[str] | None) -> None:
+def _take_from_training(run: Run, config: PreTrainedConfig, called: str, names: list[str] | None) -> None:
     """Use the text length and the positive label of the model's training, unless flags say others."""
-    if "max_seq_length" not in args.explicit:
-        args.max_seq_length = trained_length(config) or args.max_seq_length
-    if args.positive_label is None and args.task_kind != "regression":
-        args.positive_label = positive_class(config, called, names)
+    if "max_seq_length" not in run.explicit:
+        run.max_seq_length = trained_length(config) or run.max_seq_length
+    if run.positive_label is None and run.task_kind != "regression":
+        run.positive_label = positive_class(config, called, names)
 
 
 def _names(given: list[str] | None) -> list[str] | None:
@@ -111,36 +109,36 @@ def _names(given: list[str] | None) -> list[str] | None:
     return [part.strip() for part in parts]
 
 
-def reading_of(args: Run, config: PreTrainedConfig | None = None) -> Reading:
+def reading_of(run: Run, config: PreTrainedConfig | None = None) -> Reading:
     """How own files are read. The configuration is the model's, if it is loaded."""
-    delimiter = args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter)
-    columns = tuple(args.label_column or ())
-    evaluates = args.do_eval or args.evaluate_during_training or args.eval_all_checkpoints
+    delimiter = run.delimiter and DELIMITERS.get(run.delimiter, run.delimiter)
+    columns = tuple(run.label_column or ())
+    evaluates = run.do_eval or run.evaluate_during_training or run.eval_all_checkpoints
     return Reading(
-        text=args.text_column,
-        pair=args.text_pair_column,
+        text=run.text_column,
+        pair=run.text_pair_column,
         label=columns[0] if len(columns) == 1 else None,
         delimiter=delimiter,
-        encoding=args.encoding,
-        kind=args.task_kind,
-        positive_label=args.positive_label,
+        encoding=run.encoding,
+        kind=run.task_kind,
+        positive_label=run.positive_label,
         set_aside=bool(evaluates),
-        model=f"--model_name_or_path {args.model_name_or_path}",
-        earlier=_earlier(args, config),
+        model=f"--model_name_or_path {run.model_name_or_path}",
+        earlier=_earlier(run, config),
         label_columns=columns if len(columns) > 1 else (),
-        label_separator=args.label_separator,
+        label_separator=run.label_separator,
     )
 
 
-def _earlier(args: Run, config: PreTrainedConfig | None) -> TrainedRows | None:
+def _earlier(run: Run, config: PreTrainedConfig | None) -> TrainedRows | None:
     """What the model records about its training rows; or the output folder, if an older version began the run."""
-    begun = recorded_rows(args.output_dir) if args.do_train and not args.overwrite_output_dir else None
+    begun = recorded_rows(run.output_dir) if run.do_train and not run.overwrite_output_dir else None
     if begun is not None and begun.seed is not None:
         return begun
-    return _record_of_hub(args, config) or recorded_rows(args.model_name_or_path)
+    return _record_of_hub(run, config) or recorded_rows(run.model_name_or_path)
 
 
-def _record_of_hub(args: Run, config: PreTrainedConfig | None) -> TrainedRows | None:
+def _record_of_hub(run: Run, config: PreTrainedConfig | None) -> TrainedRows | None:
     """What a model of the Hub records, which has no folder of that name."""
-    is_folder = Path(args.model_name_or_path).is_dir()
+    is_folder = Path(run.model_name_or_path).is_dir()
     return None if config is None or is_folder else rows_of_record(getattr(config, SET_ASIDE, None))

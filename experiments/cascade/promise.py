@@ -22,7 +22,6 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from emmental import atomic
-from emmental.cascade.measuring import ALONE
 from emmental.cascade.promise import (
     DELTA,
     EPSILONS,
@@ -33,6 +32,7 @@ from emmental.cascade.promise import (
     outcome,
     rows_needed,
 )
+from emmental.cascade.timing import MS_ALONE
 from emmental.command_line import user_mistakes
 from experiments.cascade.stages import task_stages
 
@@ -66,7 +66,7 @@ def keep_answers(folder: Path, kept: Path) -> None:
             f"{number}": np.concatenate([one.logits, one.stage.logits(task.dev.texts)]).astype(np.float32)
             for number, one in enumerate(task.stages)
         }
-    about = {"milliseconds": task.milliseconds[ALONE], "several": task.last.several}
+    about = {"milliseconds": task.milliseconds[MS_ALONE], "several": task.last.several}
     with atomic.atomic_file(kept) as temporary:
         save_file(tensors, temporary, {"stages": json.dumps(about)})
 

@@ -20,11 +20,11 @@ import numpy as np
 
 from emmental import atomic
 from emmental.cascade import Cascade
-from emmental.cascade.measuring import ALONE
 from emmental.cascade.models import WrittenStage
 from emmental.cascade.promise import DELTA, calibrate, rows_needed
 from emmental.cascade.rows import Rows
-from emmental.cascade.serving import Step
+from emmental.cascade.serving import ReadyStage
+from emmental.cascade.timing import MS_ALONE
 from emmental.command_line import user_mistakes
 from emmental.latency import machine
 from emmental.pictures.canvas import Chart
@@ -60,27 +60,27 @@ def main(argv: Sequence[str] | None = None) -> None:
 def compared(task: TaskStages) -> dict[str, Cascade]:
     """Name of a row -> what answers: the last stage alone, the other models and the peers alone, then the cascades."""
 
-    def cascade(steps: Sequence[Step]) -> Cascade:
+    def cascade(steps: Sequence[ReadyStage]) -> Cascade:
         pairs = not isinstance(task.dev.texts[0], str)
         return Cascade(task.last.labels, steps, task.last.several, pairs, {})
 
     def alone(one: WrittenStage) -> Cascade:
-        return cascade([Step(one.settings["name"], one.stage, 0.0, 1.0)])
+        return cascade([ReadyStage(one.settings["name"], one.stage, 0.0, 1.0)])
 
     *early, last = task.stages
     found = {one.settings["name"]: alone(one) for one in (last, *early, *task.peers)}
     promises = [one for one in PROMISES if rows_needed(one, DELTA) <= len(task.calibrate.texts)]
     logits = [one.logits for one in task.stages]
     result = calibrate(
-        logits, task.milliseconds[ALONE], promises[0], DELTA, task.last.several, SEED, epsilons=promises
+        logits, task.milliseconds[MS_ALONE], promises[0], DELTA, task.last.several, SEED, epsilons=promises
     )
     for one in result.table:
         steps = [
-            Step(stage.settings["name"], stage.stage, threshold, temperature)
+            ReadyStage(stage.settings["name"], stage.stage, threshold, temperature)
             for stage, threshold, temperature in zip(early, one.thresholds, result.temperatures, strict=True)
             if np.isfinite(threshold)
         ]
-        final = Step(last.settings["name"], last.stage, 0.0, 1.0)
+        final = ReadyStage(last.settings["name"], last.stage, 0.0, 1.0)
         found[f"{_CASCADE}{100 * one.promise:g} % may change"] = cascade([*steps, final])
     return found
 

@@ -16,8 +16,8 @@ from tiny_cascade import NAMES, built, rows, teach
 from emmental import atomic
 from emmental.cascade import Cascade, Rows, build_cascade, load
 from emmental.cascade import models as models_module
-from emmental.cascade.models import engines_for, read_source
-from emmental.cascade.serving import Step
+from emmental.cascade.models import read_source, stage_engines
+from emmental.cascade.serving import ReadyStage
 from emmental.errors import UserError
 from emmental.inference.engines import why_not_timed
 
@@ -79,7 +79,9 @@ def test_each_stage_sees_what_is_left(cascade, texts, monkeypatch):
             asked[self.name] = len(given)
             return self.stage.logits(given, batch_size)
 
-    steps = [Step(one.name, Listening(one.name, one.stage), one.threshold, one.temperature) for one in cascade.steps]
+    steps = [
+        ReadyStage(one.name, Listening(one.name, one.stage), one.threshold, one.temperature) for one in cascade.steps
+    ]
     heard = Cascade(cascade.labels, steps, False, False, {})
     answers = heard.classify(texts[:200])
     by = [one["stage"] for one in answers]
@@ -308,7 +310,7 @@ def test_int8_in_openvino_is_a_stage(models, texts, tmp_path):
 
 def test_the_fastest_engine_that_loses_nothing_is_taken(models, texts, tmp_path):
     """All engines of this machine are tried, OpenVINO's int8 too, the last one first here."""
-    tried = engines_for("auto")
+    tried = stage_engines("auto")
     assert {"onnx", "onnx-int8"} <= {*tried}
     assert ("openvino-int8" in tried) == (why_not_timed("openvino-int8") is None)
     with pytest.MonkeyPatch.context() as patch:

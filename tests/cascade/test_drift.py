@@ -11,7 +11,7 @@ from tiny_cascade import NAMES, rows
 from emmental.cascade import load
 from emmental.cascade.drift import _p_value, check
 from emmental.cascade.promise import lower_bound, upper_bound
-from emmental.cascade.serving import Cascade, Step
+from emmental.cascade.serving import Cascade, ReadyStage
 from emmental.errors import UserError
 
 
@@ -28,7 +28,7 @@ class Known:
 
 def known(changes: bool = False, answered: tuple[int, int] = (90, 10)) -> Cascade:
     """Texts with a number beyond 1 are answered early, by the class that the last stage gives or by the other."""
-    steps = [Step("early", Known(-1 if changes else 1), 0.88, 1.0), Step("last", Known(1), 0.0, 1.0)]
+    steps = [ReadyStage("early", Known(-1 if changes else 1), 0.88, 1.0), ReadyStage("last", Known(1), 0.0, 1.0)]
     record = {
         "stages": [{"answered": count} for count in answered],
         "promise": {"changed": 0.1, "delta": 0.05},

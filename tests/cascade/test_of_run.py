@@ -36,7 +36,7 @@ def run(tmp_path_factory, bert_dir):
     made = flags(place, bert_dir, train=100, dev=30)
     said, told = io.StringIO(), io.StringIO()
     with redirect_stdout(said), redirect_stderr(told), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(building, "engines_for", lambda engine: ["onnx"])  # the others take long to write
+        patch.setattr(building, "stage_engines", lambda engine: ["onnx"])  # the others take long to write
         masked_run_glue.main([*made, "--keep", "0.6", "0.3", "--cascade", "--changed", "0.2"])
     return place, said.getvalue(), told.getvalue()
 
@@ -103,7 +103,7 @@ def test_the_card_and_the_page_show_it(run):
 
 def test_the_same_command_finds_its_run_again(run, bert_dir, capsys, monkeypatch):
     place, _, _ = run
-    monkeypatch.setattr(building, "engines_for", lambda engine: ["onnx"])
+    monkeypatch.setattr(building, "stage_engines", lambda engine: ["onnx"])
     made = flags(place, bert_dir, train=100, dev=30)
     masked_run_glue.main([*made, "--keep", "0.6", "0.3", "--cascade", "--changed", "0.2"])
     assert "cascade, 20 % may change (served)" in capsys.readouterr().out

@@ -15,10 +15,10 @@ from emmental.cascade.promise import (
     fastest_on,
     lower_bound,
     outcome,
-    path,
     rows_needed,
     stage_of,
     tail,
+    threshold_path,
     upper_bound,
 )
 from emmental.errors import UserError
@@ -68,7 +68,7 @@ def test_the_path_goes_from_safe_to_cheap():
     """With one early stage, it answers as soon as a going on would cost more than its doubt."""
     doubt = np.linspace(0.001, 0.5, 200)
     evidence = Evidence((1 - doubt)[None], np.zeros((1, 200), bool), np.array([1.0, 10.0]))
-    steps = path(evidence)
+    steps = threshold_path(evidence)
     assert steps[0] == (NEVER,)
     assert len(steps) > 30
     thresholds = [step[0] for step in steps[1:]]
@@ -81,14 +81,14 @@ def test_a_stage_that_does_not_pay_is_left_out():
     doubt = np.linspace(0.001, 0.9, 300)
     confidence = np.stack([1 - doubt, 1 - doubt])
     evidence = Evidence(confidence, np.zeros((2, 300), bool), np.array([1.0, 5.0, 10.0]))
-    assert all(step[1] == NEVER for step in path(evidence))
+    assert all(step[1] == NEVER for step in threshold_path(evidence))
 
 
 def test_the_path_ends_with_the_cheapest_stage_alone():
     """However sure the second stage is: a promise that is loose enough needs none of it."""
     confidence = np.stack([np.linspace(0.2, 0.99, 200), np.full(200, 0.9999)])
     evidence = Evidence(confidence, np.zeros((2, 200), bool), np.array([1.0, 3.0, 10.0]))
-    cheapest = outcome(path(evidence)[-1], evidence, 0.5, 0.05)
+    cheapest = outcome(threshold_path(evidence)[-1], evidence, 0.5, 0.05)
     assert cheapest.shares == (1, 0, 0)
     assert cheapest.milliseconds == 1
 

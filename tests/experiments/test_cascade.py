@@ -11,7 +11,7 @@ import pytest
 from tiny_cascade import rows, trained_models
 
 from emmental.cascade.rows import Rows
-from emmental.cascade.serving import Cascade, Step
+from emmental.cascade.serving import Cascade, ReadyStage
 from experiments.cascade.promise import main as main_of_promise
 from experiments.cascade.promise import simulate
 from experiments.cascade.promise import table as promise_table
@@ -56,7 +56,7 @@ class Known:
 
 def test_the_table_counts_on_the_dev_rows():
     """The early stage answers texts beyond 1, and calls 1.5 bad, which the last one calls good."""
-    early, last = Step("early", Known(1.6), 0.0, 1.0), Step("dense", Known(0.0), 0.0, 1.0)
+    early, last = ReadyStage("early", Known(1.6), 0.0, 1.0), ReadyStage("dense", Known(0.0), 0.0, 1.0)
     cascade = Cascade(["bad", "good"], [early, last], False, False, {})
     dense = Cascade(["bad", "good"], [last], False, False, {})
     dev = Rows(["-2", "1.5", "3", "-1"], ["bad", "good", "good", "good"])
