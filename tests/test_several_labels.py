@@ -185,11 +185,11 @@ def test_a_teacher_is_learned_label_by_label(dense, bert: Path, tmp_path: Path) 
     assert results["micro_f1"] > 0.8
 
 
-def test_a_ladder_ends_with_a_cascade(dense, tmp_path: Path, capsys) -> None:
-    run(dense[0], tmp_path, "--keep", "0.6", "0.3", "--cascade", "--changed", "0.3", *FEW)
+def test_a_ladder_ends_with_a_cascade(bert: Path, tmp_path: Path, capsys) -> None:
+    run(bert, tmp_path, "--keep", "0.6", "0.3", "--cascade", "--changed", "0.3", *FEW)
     assert "cascade, 30 % may change (served)" in capsys.readouterr().out
     cascade = load(tmp_path / "out" / "cascade", threads=1)
-    assert {one["name"] for one in cascade.record["models"]} == {"bag of words", "keep-0.3", "keep-0.6", "out"}
+    assert {one["name"] for one in cascade.record["models"]} == {"bag of words", "keep-0.3", "keep-0.6", "dense"}
     (answer,) = cascade.classify([tiny_labels.rows(1, 1)[0][0]])
     assert isinstance(answer["label"], list)
     assert AutoConfig.from_pretrained(tmp_path / "out" / "keep-0.6").problem_type == SEVERAL

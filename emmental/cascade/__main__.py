@@ -118,7 +118,7 @@ def _problems(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list
 
 def _reading(args: argparse.Namespace, label: str | None = None) -> Any:
     from emmental.tasks.own_files import Reading
-    from emmental.training.arguments import DELIMITERS
+    from emmental.training.reading_arguments import DELIMITERS
 
     delimiter = args.delimiter and DELIMITERS.get(args.delimiter, args.delimiter)
     return Reading(args.text_column, args.text_pair_column, label, delimiter, args.encoding)

@@ -149,10 +149,7 @@ def read_table(
         raise UserError(f"{path}: --delimiter accepts one character, not {delimiter!r}")
     lines, notes = read_lines(path, encoding)
     if kind == TEXT_LINES:
-        rows = [(number, [line.strip()]) for number, line in enumerate(lines, start=1) if line.strip()]
-        if not rows:
-            raise UserError(f"{path}: no text")
-        return Table(path, None, rows, notes, kind)
+        return _lines_of_text(path, lines, notes)
     if as_found and begins_as_json(lines[0]) and table_format(path) != "jsonl":
         notes.append(f"{path}: it holds JSON lines, and is read as such")
         kind = "jsonl"
@@ -182,6 +179,13 @@ def read_table(
         notes.append(f"{path}:{odd[0]}: a carriage return inside a line is text ({len(odd)} lines have one)")
     _refuse_second_header(path, header, rows, keys)
     return Table(path, header, rows, notes, kind, found)
+
+
+def _lines_of_text(path: Path, lines: Sequence[str], notes: list[str]) -> Table:
+    rows = [(number, [line.strip()]) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not rows:
+        raise UserError(f"{path}: no text")
+    return Table(path, None, rows, notes, TEXT_LINES)
 
 
 def _parquet(path: Path, keys: Collection[str], lists: Collection[str]) -> Table:
