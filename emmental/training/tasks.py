@@ -36,7 +36,7 @@ def _with_rows_for_cascade(args: Run, task: Task) -> Task:
     if task.is_regression:
         raise UserError("--cascade needs classes: nothing says how sure a score is")
     called = f"--model_name_or_path {args.model_name_or_path}"
-    earlier = _earlier(args)
+    earlier = _earlier(args, load_config(args)[0])
     try:
         return hold_back(task, args.data_dir, rows_needed(args.changed, DELTA), earlier, called)
     except UserError as error:
