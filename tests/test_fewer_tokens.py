@@ -15,6 +15,7 @@ import tiny_vocabulary
 import torch
 from faults.runs import Command, difference, last_lines, log_of
 from safetensors.torch import load_file
+from test_phases import even_table
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -203,6 +204,15 @@ def test_a_ladder_has_one_vocabulary(world: World, tmp_path: Path) -> None:
     assert len({(folder / "tokenizer.json").read_bytes() for folder in folders}) == 1
     assert [(folder / "vocabulary").is_dir() for folder in folders] == [True, False, False]
     assert {*map(tokens, folders)} == {tokens(output / "keep-0.5" / "vocabulary")}
+
+
+def test_a_speedup_is_that_of_the_model_with_fewer_tokens(world: World, structured: Path, tmp_path: Path) -> None:
+    start = ("--model_name_or_path", str(structured / "dense"), "--no-dense_first", "--num_train_epochs", "0")
+    flags = ("--vocabulary", "auto", "--speedup", "1.5", "--speedup_length", "16", "--max_steps", "-1")
+    output = tmp_path / "out"
+    assert world.command(*start, *flags).run(output, even_table) == 0
+    assert tokens(output) == tokens(output / "vocabulary") < WHOLE
+    assert "times as fast as dense (1 x 16, PyTorch fp32), 1.5 asked" in log_of(output).read_text()
 
 
 def test_text_without_labels_counts(world: World, structured: Path, tmp_path: Path) -> None:
