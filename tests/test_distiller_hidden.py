@@ -22,6 +22,7 @@ from transformers import (
 import masked_run_glue
 from distiller import TaskDistiller
 from emmental.data import FeatureDataset, load_features
+from emmental.runs.precision import Precision
 from emmental.tasks import resolve_task
 from emmental.teaching import teachers
 from emmental.teaching.hidden_states import (
@@ -245,7 +246,7 @@ def test_two_processes_equal_one(world: Path, tmp_path: Path) -> None:
 
 def test_a_dense_teacher_of_the_same_shape_is_imitated_exactly(world: Path) -> None:
     student = BertForSequenceClassification.from_pretrained(world / "deep").eval()
-    states = teachers.TeacherStates(student, [1, 2, 3, 4], masked_run_glue.Precision(torch.device("cpu")))
+    states = teachers.TeacherStates(student, [1, 2, 3, 4], Precision(torch.device("cpu")))
     batch = features(world).batch([0, 1, 2])
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     hidden = student(**inputs, output_hidden_states=True).hidden_states

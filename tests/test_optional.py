@@ -64,6 +64,7 @@ def nothing_remembered():
 @pytest.mark.parametrize("engine", [engines.OPENVINO, engines.ONNX_INT8])
 def test_files_are_checked_in_onnx_runtime(engine, monkeypatch):
     """OpenVINO runs a file that was checked there first."""
+    pytest.importorskip(engines.ENGINES[engine].package)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert engines.why_not(engine) == "onnxruntime is not installed: pip install onnxruntime"
 

@@ -67,7 +67,7 @@ def test_random_signs_are_exact_in_expectation(kind):
     places = values.numel()
     total = torch.zeros(places, places, dtype=torch.float64)
     for signs in itertools.product((-1.0, 1.0), repeat=places):
-        drawn = head.scores(values, torch.tensor(signs, dtype=torch.float64).view_as(values), batch).flatten()
+        drawn = head.score_factors(values, torch.tensor(signs, dtype=torch.float64).view_as(values), batch).flatten()
         total += torch.outer(drawn, drawn) / 2**places
     torch.testing.assert_close(total, exact(kind, values), rtol=0, atol=1e-12)
 
