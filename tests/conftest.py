@@ -32,9 +32,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def log_as_before() -> Iterator[None]:
     """A program that a test runs configures the log; its handlers end with the test, as what they write to does."""
-    before = list(logging.getLogger().handlers)
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
     yield
-    logging.getLogger().handlers[:] = before
+    root.handlers[:] = before
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True, scope="session")
