@@ -120,6 +120,8 @@ class TaskDistiller(Learner):
             batch: on any device: input_ids, attention_mask, token_type_ids (B, T) int64; labels (B,) int64,
                 (B,) float32 for regression, (B, L) float32 for several labels; index (B,) int64, the rows in the
                 training set; weights (B,) float32, 0 for rows that only fill the batch.
+            threshold: of this update; None for a dense model.
+            regu_lambda: weight of the regularization.
 
         Returns:
             True when the parameters were updated.

@@ -144,9 +144,8 @@ def load_data(run: Run, tokenizer: Any) -> FeatureDataset | None:
             load_and_cache_examples(run, task.name, tokenizer, predict=True)
     labelled = load_and_cache_examples(run, run.task.name, tokenizer) if run.do_train else None
     splits = {split: rows for (name, split), rows in run.datasets.items() if name == run.task.name}
-    for name, split in run.datasets:
-        if split == "dev" and labelled is not None:
-            run.datasets[name, split].mark_known_rows(labelled)
+    if labelled is not None:
+        _mark_known_rows(run, labelled)
     for line in description(run.task, splits, run.max_seq_length):
         logger.info(line)
     for line in cautions(run.task, splits):
@@ -169,10 +168,15 @@ def tokenise(run: Run, tokenizer: Any) -> FeatureDataset:
     for name, split in opened:
         load_and_cache_examples(run, name, tokenizer, evaluate=split == "dev", predict=split == "test")
     labelled = run.datasets[run.task.name, "train"]
-    for name, split in opened:
-        if split == "dev":
-            run.datasets[name, split].mark_known_rows(labelled)
+    _mark_known_rows(run, labelled)
     return joined_with_unlabelled(run, labelled, tokenizer, _cache_folder(run))
+
+
+def _mark_known_rows(run: Run, labelled: FeatureDataset) -> None:
+    """Let the dev data know which of its rows are training rows too."""
+    for (_, split), rows in run.datasets.items():
+        if split == "dev":
+            rows.mark_known_rows(labelled)
 
 
 def plan_route(run: Run, rows: FeatureDataset, tokenizer: Any) -> DataFacts:

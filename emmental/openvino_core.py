@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,3 +24,18 @@ def openvino_core() -> openvino.Core:
     import openvino
 
     return openvino.Core()
+
+
+def compile_model(path: Path, threads: int, precision: str) -> openvino.CompiledModel:
+    """A file of ONNX or OpenVINO, ready to run on the CPU.
+
+    Args:
+        path: of the file.
+        threads: of OpenVINO.
+        precision: `f32` or `bf16`.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+    """
+    options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    return openvino_core().compile_model(path, "CPU", options)

@@ -10,7 +10,7 @@ import numpy as np
 
 from emmental.cascade.words import Text, read_bag_of_words
 from emmental.errors import UserError
-from emmental.openvino_core import openvino_core
+from emmental.openvino_core import compile_model
 
 TOKENIZER_FILE, FP32_FILE, INT8_FILE = "tokenizer.json", "onnx/model.onnx", "onnx/model_quantized.onnx"
 OPENVINO_INT8_FILE = "openvino/openvino_model_qint8_quantized.xml"
@@ -134,13 +134,9 @@ def _in_onnx(path: Path, threads: int) -> tuple[Runner, Sequence[str]]:
 
 def _in_openvino(path: Path, bf16: bool, threads: int) -> tuple[Runner, Sequence[str]]:
     try:
-        core = openvino_core()
+        compiled = compile_model(path, threads, "bf16" if bf16 else "f32")
     except ImportError as error:
         raise UserError(f"{path} runs in OpenVINO, which is not installed: pip install openvino") from error
-    precision = "bf16" if bf16 else "f32"
-    options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    try:
-        compiled = core.compile_model(path, "CPU", options)
     except RuntimeError as error:
         raise UserError(f"{path}: OpenVINO refuses it ({' '.join(str(error).split())[:200]})") from error
     return lambda inputs: compiled(dict(inputs))[0].copy(), [value.any_name for value in compiled.inputs]

@@ -35,7 +35,7 @@ def write_openvino_int8(path: Path, folder: Path, calibration: Sequence[Mapping[
     with contextlib.redirect_stdout(io.StringIO()):  # progress bars and messages
         import nncf
 
-        nncf.set_log_level(logging.ERROR)
+        logging.getLogger("nncf").setLevel(logging.ERROR)
         model = openvino_core().read_model(path)
         names = [value.any_name for value in model.inputs]
         batches = nncf.Dataset([{name: batch[name].numpy() for name in names} for batch in calibration])

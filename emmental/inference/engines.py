@@ -25,7 +25,7 @@ from emmental.export.bertarize import bertarize
 from emmental.export.calibration import DYNAMIC, STATIC
 from emmental.export.openvino_int8 import OPENVINO_FILE, missing_package, write_openvino_int8
 from emmental.export.outputs import OUTPUTS
-from emmental.openvino_core import openvino_core
+from emmental.openvino_core import compile_model
 from emmental.optional import why_missing
 from emmental.patching import masked_layers
 from emmental.runs.precision import bf16_in_hardware
@@ -148,8 +148,7 @@ class OpenVinoEngine(nn.Module):
         precision: `f32` or `bf16`.
         """
         super().__init__()
-        options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-        self.compiled = openvino_core().compile_model(path, "CPU", options)
+        self.compiled = compile_model(path, threads, precision)
         self.config = config
         self.input_names = [value.any_name for value in self.compiled.inputs]
         self.output_names = [value.any_name for value in self.compiled.outputs]

@@ -102,7 +102,7 @@ def read_text_data(
     rows = material(loaded.tokenizer, texts, known, max_length, _ROWS_AT_ONCE, accept_unknown_tokens, head)
     others, spelt = rows.spelling.others, rows.spelling.rows
     aside = spread_rows(len(others), min(CALIBRATION_ROWS, len(others) // 2)) if calibration is None else ()
-    judged = [place for place in range(len(others)) if place not in set(aside)]
+    judged = sorted({*range(len(others))} - {*aside})
     order = [*rows.spelling.checked, *(others[place] for place in longest_first(rows.encodings, judged))]
     batches = [*rows.check, *padded_batches(loaded.tokenizer, rows.encodings, judged, _ROWS_AT_ONCE)]
     if calibration is None:

@@ -27,28 +27,32 @@ def find_task(run: Run) -> Task:
     Raises:
         UserError: the files cannot be read, the model has other classes, or too few rows can be held back.
     """
-    task = _task_of_files(run)
-    return _with_rows_for_cascade(run, task) if run.cascade and run.do_train and task.train is not None else task
+    names = _names(run.label_names)
+    own = _files_first(run, names) if run.do_train else None
+    config, called = load_config(run)
+    if not run.do_train:
+        _take_from_training(run, config, called, names)
+    task = _task_for_model(run, own, config, called, names)
+    holds_back = run.cascade and run.do_train and task.train is not None
+    return _with_rows_for_cascade(run, task, config) if holds_back else task
 
 
-def _with_rows_for_cascade(run: Run, task: Task) -> Task:
+def _with_rows_for_cascade(run: Run, task: Task, config: PreTrainedConfig) -> Task:
     """The task without the training rows that a cascade of the run's models is calibrated on."""
     if task.is_regression:
         raise UserError("--cascade needs classes: nothing says how sure a score is")
     called = f"--model_name_or_path {run.model_name_or_path}"
-    earlier = _earlier(run, load_config(run)[0])
+    earlier = _earlier(run, config)
     try:
         return hold_back(task, run.data_dir, rows_needed(run.changed, DELTA), earlier, called)
     except UserError as error:
         raise UserError(f"--cascade --changed {run.changed:g}: {error}") from None
 
 
-def _task_of_files(run: Run) -> Task:
-    names = _names(run.label_names)
-    own = _files_first(run, names) if run.do_train else None
-    config, called = load_config(run)
-    if not run.do_train:
-        _take_from_training(run, config, called, names)
+def _task_for_model(
+    run: Run, own: Task | None, config: PreTrainedConfig, called: str, names: list[str] | None
+) -> Task:
+    """GLUE's task or that of own files, with the classes of the model. `own`: read already, if files were read."""
     if run.task_name != CUSTOM:
         task = resolve_task(run.task_name)
         task = task if run.positive_label is None else task.with_positive(run.positive_label)

@@ -114,8 +114,10 @@ def _tell(reduced: PreTrainedModel, dense: PreTrainedModel, changed: Any, fewest
         logger.warning(
             "--vocabulary auto: all %d tokens stay, because with fewer %.0f %% of the answers to held-out rows "
             "or more change. The recovery repairs some of that: --vocabulary %d keeps those that the rows use twice",
-            before, 100 * MOST_CHANGED, fewest,
-        )  # fmt: skip
+            before,
+            100 * MOST_CHANGED,
+            fewest,
+        )
         return
     found = "" if changed is None else f"; {100 * changed:.1f} % of the answers to held-out rows change"
     logger.info("vocabulary: %d of %d tokens stay%s", after, before, found)
